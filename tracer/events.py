@@ -1,0 +1,187 @@
+"""What happened to which connection: the one type that everything after the kernel speaks.
+
+The field names are the JSON contract (docs/events.md). None means unknown and is left
+out of the JSON. `Event` does not say where it came from: live and replay are one path.
+"""
+
+from __future__ import annotations
+
+import calendar
+import errno
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import Any
+
+EVENTS = ("retransmit", "keepalive", "state", "reset", "error", "lost")
+"""The values of `Event.event` that this version writes. Others are read and passed on."""
+
+STATES = {
+    1: "ESTABLISHED",
+    2: "SYN_SENT",
+    3: "SYN_RECV",
+    4: "FIN_WAIT1",
+    5: "FIN_WAIT2",
+    6: "TIME_WAIT",
+    7: "CLOSE",
+    8: "CLOSE_WAIT",
+    9: "LAST_ACK",
+    10: "LISTEN",
+    11: "CLOSING",
+    12: "NEW_SYN_RECV",
+}
+"""The kernel's numbers (include/net/tcp_states.h) and names, without their TCP_."""
+
+CA_STATES = {0: "Open", 1: "Disorder", 2: "CWR", 3: "Recovery", 4: "Loss"}
+"""enum tcp_ca_state, include/uapi/linux/tcp.h."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Event:
+    """One event. Times in the unit that the name ends with, ports in host byte order."""
+
+    time_ns: int  # wall clock, nanoseconds since 1970; whole microseconds, as the JSON has no more
+    ktime_ns: int  # CLOCK_BOOTTIME, nanoseconds: the order of events
+    event: str
+    family: int | None = None  # 4 or 6; a v4-mapped address is 4
+    laddr: str | None = None
+    lport: int | None = None  # None in connect(), before the socket has one
+    raddr: str | None = None
+    rport: int | None = None
+    netns: int | None = None  # inode
+    sock: str | None = None  # the same for all of a socket's life, never the same for two
+    state: str | None = None
+    pid: int | None = None
+    comm: str | None = None
+    pids: list[int] | None = None
+    cgroup: str | None = None
+    silent_ms: int | None = None  # since the peer was last heard
+    unacked_bytes: int | None = None
+    rto_ms: int | None = None
+    srtt_ms: float | None = None
+    snd_wnd: int | None = None  # bytes that the peer is ready to take
+    ca_state: str | None = None
+    backoff: int | None = None
+    keepalive: bool | None = None
+    keepalive_idle_s: int | None = None
+    keepalive_interval_s: int | None = None
+    keepalive_probes: int | None = None
+    user_timeout_ms: int | None = None  # 0: not set
+    kind: str | None = None  # retransmit: rto, tlp, fast, syn, synack, fin
+    attempt: int | None = None  # retransmit: RTOs so far, as `ss -o` counts; keepalive: 1 for the first probe
+    send_error: str | None = None  # retransmit: why it could not even be sent
+    old_state: str | None = None
+    new_state: str | None = None
+    direction: str | None = None  # reset: received, sent, refused
+    reason: str | None = None  # reset: the kernel's
+    errno: int | None = None
+    error: str | None = None
+    count: int | None = None  # lost
+    hook: str | None = None  # lost
+
+
+class InvalidEvent(ValueError):
+    """A JSON object that is not an event; the text says why."""
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "str": (str,),
+    "bool": (bool,),
+    "float": (int, float),
+    "list[int]": (list,),
+}
+_FIELDS: dict[str, tuple[type, ...]] = {
+    field.name: _TYPES[str(field.type).removesuffix(" | None")]
+    for field in fields(Event)
+    if field.name != "time_ns"
+}
+_NAMES = tuple(_FIELDS)
+_TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)\.(\d{6})Z", re.ASCII)
+
+
+def to_json(event: Event) -> dict[str, Any]:
+    """The event as a flat JSON object, `time` first."""
+    record: dict[str, Any] = {"time": format_time(event.time_ns)}
+    for name in _NAMES:
+        value = getattr(event, name)
+        if value is not None:
+            record[name] = value
+    return record
+
+
+def from_json(record: Mapping[str, Any]) -> Event:
+    """The event of a JSON object. Unknown fields are ignored; raises InvalidEvent for anything else."""
+    if not isinstance(record, Mapping):
+        raise InvalidEvent("not a JSON object")
+    values: dict[str, Any] = {}
+    for name, types in _FIELDS.items():
+        value = record.get(name)
+        if value is None:
+            continue
+        # bool is an int to Python, not to us.
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            raise InvalidEvent(f"{name} is {value!r:.40}")
+        values[name] = value
+    for name in ("ktime_ns", "event"):
+        if name not in values:
+            raise InvalidEvent(f"{name} is missing")
+    if not all(type(pid) is int for pid in values.get("pids", ())):
+        raise InvalidEvent("pids has something else than numbers")
+    time_text = record.get("time")
+    if not isinstance(time_text, str):
+        raise InvalidEvent("time is missing")
+    return Event(time_ns=parse_time(time_text), **values)
+
+
+@lru_cache(maxsize=4)
+def _format_second(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+
+
+def format_time(time_ns: int) -> str:
+    """RFC 3339 in UTC with microseconds."""
+    second, rest = divmod(time_ns, 1_000_000_000)
+    return f"{_format_second(second)}.{rest // 1000:06d}Z"
+
+
+def parse_time(text: str) -> int:
+    """Nanoseconds since 1970 of what `format_time` wrote; InvalidEvent for anything else."""
+    match = _TIME.fullmatch(text)
+    if match is None:
+        raise InvalidEvent(f"time is {text!r:.40}")
+    year, month, day, hour, minute, second, micro = map(int, match.groups())
+    if not (1970 <= year and 1 <= month <= 12 and 1 <= day <= 31 and hour < 24 and minute < 60 and second < 61):
+        raise InvalidEvent(f"time is {text!r:.40}")
+    return calendar.timegm((year, month, day, hour, minute, second)) * 1_000_000_000 + micro * 1000
+
+
+def error_name(number: int) -> str:
+    """`ETIMEDOUT` for 110."""
+    return errno.errorcode.get(number, f"errno {number}")
+
+
+def retransmit_kind(
+    *, synack: bool, state: str | None, ca_state: int, pending: int, attempt: int, unacked: int, silent_jiffies: int
+) -> str:
+    """Why a segment went out again, from the socket at that instant.
+
+    The RTO timer clears icsk_pending before it retransmits, a tail loss probe leaves
+    ICSK_TIME_LOSS_PROBE (5) in it (tcp_write_timer_handler, net/ipv4/tcp_timer.c). When an
+    ICMP error makes the kernel retry early (tcp_ld_RTO_revert, net/ipv4/tcp_ipv4.c), pending is
+    set again, but the socket is in Loss and nothing has been heard; what recovery from loss
+    sends follows an ACK at once.
+    """
+    if synack:
+        return "synack"
+    if state == "SYN_SENT":
+        return "syn"
+    if state in ("FIN_WAIT1", "CLOSING", "LAST_ACK") and unacked == 0:
+        return "fin"
+    if pending == 5 and ca_state < 3:
+        return "tlp"
+    if pending == 0 or (ca_state == 4 and attempt > 0 and silent_jiffies >= 2):
+        return "rto"
+    return "fast"

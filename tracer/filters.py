@@ -1,0 +1,75 @@
+"""Which connections and events are wanted: the FILTERS of the command line.
+
+The kernel side decides ports, family, addresses and namespaces before it fills an event
+(bpf/filter.h); the same rules stand here for recordings, together with what only Python
+knows: processes, kinds of event, silence.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from tracer.events import Event
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Options combine with and, the values of one option with or. An empty option wants everything.
+
+    What an event does not know cannot match: an event without an owner does not pass --pid.
+    `lost` always passes: whatever the filter, it may have been among the lost.
+    """
+
+    ports: frozenset[int] = frozenset()  # either end
+    lports: frozenset[int] = frozenset()
+    rports: frozenset[int] = frozenset()
+    hosts: tuple[Network, ...] = ()  # either end; IPv4 networks match v4-mapped addresses too
+    family: int | None = None  # 4, 6
+    netns: frozenset[int] = frozenset()
+    pids: frozenset[int] = frozenset()
+    comms: frozenset[str] = frozenset()
+    events: frozenset[str] = frozenset()
+    min_idle_ms: int | None = None
+
+    def wants(self, event: Event) -> bool:
+        """Whether this event is wanted."""
+        if event.event == "lost":
+            return True
+        return self.wants_connection(event) and self._wants_owner(event) and self._wants_kind(event)
+
+    def wants_connection(self, event: Event) -> bool:
+        """The part that the kernel decides when it is live."""
+        if self.ports and event.lport not in self.ports and event.rport not in self.ports:
+            return False
+        if self.lports and event.lport not in self.lports:
+            return False
+        if self.rports and event.rport not in self.rports:
+            return False
+        if self.family is not None and event.family != self.family:
+            return False
+        if self.netns and event.netns not in self.netns:
+            return False
+        return not self.hosts or self._is_listed(event.laddr) or self._is_listed(event.raddr)
+
+    def _is_listed(self, address: str | None) -> bool:
+        if address is None:
+            return False
+        try:
+            parsed = ipaddress.ip_address(address)
+        except ValueError:
+            return False
+        return any(parsed in network for network in self.hosts)
+
+    def _wants_owner(self, event: Event) -> bool:
+        if self.pids and self.pids.isdisjoint(event.pids or ([event.pid] if event.pid else [])):
+            return False
+        return not self.comms or event.comm in self.comms
+
+    def _wants_kind(self, event: Event) -> bool:
+        if self.events and event.event not in self.events:
+            return False
+        return self.min_idle_ms is None or (event.silent_ms is not None and event.silent_ms >= self.min_idle_ms)
