@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The few kernel facts that the program needs. No kernel header is included: Python scans this source for
+ * READ(type, member, ...), HAS(type, member), OFFSET(type, member), ENUM(type, name) and ARGS(hook), looks
+ * each up in /sys/kernel/btf/vmlinux and hands the answer over as -D (tracer/kernel/btf.py). A nested member is
+ * written with two underscores: icsk_ack__lrcvtime.
+ */
+#ifndef TCPWATCH_KERNEL_H
+#define TCPWATCH_KERNEL_H
+
+#include <linux/types.h>
+
+/* The kernel's member at base, as a u64, whatever its width; 0 where this kernel has no such member. */
+#define READ(type, member, base) \
+    read_member((u64)(base), OFFSET_##type##__##member, SIZE_##type##__##member, SHIFT_##type##__##member, \
+                BITS_##type##__##member)
+#define HAS(type, member) (SIZE_##type##__##member != 0)
+#define OFFSET(type, member) OFFSET_##type##__##member
+#define ENUM(type, name) ENUM_##type##__##name
+/* Number of arguments of a raw tracepoint; 0 where the kernel lacks it. Asking for one too many fails at attach. */
+#define ARGS(hook) ARGS_##hook
+
+/* include/uapi/asm-generic, include/net/tcp_states.h: part of the kernel's ABI. */
+#define AF_INET 2
+#define AF_INET6 10
+#define IPPROTO_TCP 6
+
+enum tcp_state {
+    TCP_ESTABLISHED = 1,
+    TCP_SYN_SENT,
+    TCP_SYN_RECV,
+    TCP_FIN_WAIT1,
+    TCP_FIN_WAIT2,
+    TCP_TIME_WAIT,
+    TCP_CLOSE,
+    TCP_CLOSE_WAIT,
+    TCP_LAST_ACK,
+    TCP_LISTEN,
+    TCP_CLOSING,
+    TCP_NEW_SYN_RECV,
+};
+
+/* offset, size, shift and bits are constants, so all that is left is one helper call (little-endian only). */
+static __always_inline u64 read_member(u64 base, u32 offset, const u32 size, u32 shift, u32 bits)
+{
+    u64 value = 0;
+
+    if (size == 0 || base == 0)
+        return 0;
+    if (bpf_probe_read_kernel(&value, size, (void *)(base + offset)) != 0)
+        return 0;
+    value >>= shift;
+    if (bits != 0 && bits < 64)
+        value &= (1ULL << bits) - 1;
+    return value;
+}
+
+/* The first argument of a function under a kprobe, from the registers of its entry. */
+#if defined(__x86_64__)
+#define READ_FIRST_ARGUMENT(registers) READ(pt_regs, di, registers)
+#elif defined(__aarch64__)
+#define READ_FIRST_ARGUMENT(registers) READ(user_pt_regs, regs, registers)
+#else
+#define READ_FIRST_ARGUMENT(registers) 0
+#endif
+
+static __always_inline u16 swap16(u16 value)
+{
+    return __builtin_bswap16(value);
+}
+
+#endif

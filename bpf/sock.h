@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* What is read from a socket, or from the packet where there is none, at the instant of an event. */
+#ifndef TCPWATCH_SOCK_H
+#define TCPWATCH_SOCK_H
+
+#include "event.h"
+#include "filter.h"
+#include "kernel.h"
+
+/* When a socket's present life began, and who began it: at connect() the process is still on the CPU. */
+struct birth {
+    u64 born;
+    u32 pid;
+    u8 comm[16];
+    u32 reserved;
+};
+
+BPF_TABLE("lru_hash", u64, struct birth, births, 65536);
+
+static __always_inline void copy_ipv4(u8 *to, u32 addr)
+{
+    __builtin_memset(to, 0, 10);
+    to[10] = 0xff;
+    to[11] = 0xff;
+    __builtin_memcpy(to + 12, &addr, 4);
+}
+
+static __always_inline bool is_v4_mapped(u8 *addr)
+{
+    u64 high;
+    u32 low;
+
+    __builtin_memcpy(&high, addr, 8);
+    __builtin_memcpy(&low, addr + 8, 4);
+    return high == 0 && low == 0xffff0000;
+}
+
+static __always_inline u32 netns_inode(u64 net)
+{
+    return READ(net, ns__inum, net);
+}
+
+/*
+ * Fills the tuple from any socket that begins with a sock_common: a full socket, a request or a time-wait socket.
+ * False as soon as a filter says no.
+ */
+static __always_inline bool tuple_of_sock(u64 sk, struct tuple *t, bool unbound)
+{
+    u32 flags = active_filters();
+    u16 family;
+
+    t->lport = READ(sock_common, skc_num, sk);
+    t->rport = swap16(READ(sock_common, skc_dport, sk));
+    if (!ports_wanted(flags, t->lport, t->rport, unbound))
+        return false;
+    family = READ(sock_common, skc_family, sk);
+    if (family == AF_INET) {
+        copy_ipv4(t->laddr, READ(sock_common, skc_rcv_saddr, sk));
+        copy_ipv4(t->raddr, READ(sock_common, skc_daddr, sk));
+        t->family = 4;
+    } else if (family == AF_INET6 && HAS(sock_common, skc_v6_daddr)) {
+        bpf_probe_read_kernel(t->laddr, 16, (void *)(sk + OFFSET(sock_common, skc_v6_rcv_saddr)));
+        bpf_probe_read_kernel(t->raddr, 16, (void *)(sk + OFFSET(sock_common, skc_v6_daddr)));
+        t->family = is_v4_mapped(t->raddr) ? 4 : 6;
+    } else {
+        return false;
+    }
+    if (!family_wanted(flags, t->family) || !hosts_wanted(flags, t))
+        return false;
+    t->netns = netns_inode(READ(sock_common, skc_net__net, sk));
+    return netns_wanted(flags, t->netns);
+}
+
+/* The same from a received packet: its destination is our end. Used for a reset that no socket sends. */
+static __always_inline bool tuple_of_packet(u64 skb, struct tuple *t)
+{
+    u32 flags = active_filters();
+    u64 head = READ(sk_buff, head, skb);
+    u64 ip = head + READ(sk_buff, network_header, skb);
+    u64 tcp = head + READ(sk_buff, transport_header, skb);
+    u16 ports[2] = {};
+    u32 addrs[2] = {};
+    u8 version = 0;
+
+    if (bpf_probe_read_kernel(ports, sizeof(ports), (void *)tcp) != 0)
+        return false;
+    t->rport = swap16(ports[0]);
+    t->lport = swap16(ports[1]);
+    if (!ports_wanted(flags, t->lport, t->rport, false))
+        return false;
+    bpf_probe_read_kernel(&version, 1, (void *)ip);
+    if ((version >> 4) == 4) {
+        bpf_probe_read_kernel(addrs, sizeof(addrs), (void *)(ip + 12));
+        copy_ipv4(t->raddr, addrs[0]);
+        copy_ipv4(t->laddr, addrs[1]);
+        t->family = 4;
+    } else if ((version >> 4) == 6) {
+        bpf_probe_read_kernel(t->raddr, 16, (void *)(ip + 8));
+        bpf_probe_read_kernel(t->laddr, 16, (void *)(ip + 24));
+        t->family = 6;
+    } else {
+        return false;
+    }
+    if (!family_wanted(flags, t->family) || !hosts_wanted(flags, t))
+        return false;
+    t->netns = netns_inode(READ(net_device, nd_net__net, READ(sk_buff, dev, skb)));
+    return netns_wanted(flags, t->netns);
+}
+
+/*
+ * Jiffies since the peer was last heard: the kernel's own keepalive_time_elapsed() (include/net/tcp.h), which takes
+ * the later of the last data and the last ACK received. lsndtime would not do: the retransmission overwrites it.
+ * Both stamps are 32 bits of jiffies and 0 until the first segment comes.
+ */
+static __always_inline u32 silence(u64 sk)
+{
+    u32 now = bpf_jiffies64();
+    u32 ack = READ(tcp_sock, rcv_tstamp, sk);
+    u32 data = READ(inet_connection_sock, icsk_ack__lrcvtime, sk);
+    u32 since_ack = now - ack, since_data = now - data;
+
+    if (ack == 0 && data == 0)
+        return SILENT_UNKNOWN;
+    if (ack == 0)
+        return since_data;
+    if (data == 0)
+        return since_ack;
+    return since_ack < since_data ? since_ack : since_data;
+}
+
+static __always_inline u64 socket_inode(u64 sk)
+{
+    u64 socket = READ(sock, sk_socket, sk);
+
+    if (socket == 0)
+        return 0;
+    return READ(socket_alloc, vfs_inode__i_ino, socket - OFFSET(socket_alloc, socket));
+}
+
+static __always_inline bool sock_flag(u64 sk, u32 bit)
+{
+    return (READ(sock_common, skc_flags, sk) >> bit) & 1;
+}
+
+static __always_inline u64 sock_net(u64 sk)
+{
+    return READ(sock_common, skc_net__net, sk);
+}
+
+/* The three times in force, in jiffies and a count: include/net/tcp.h, keepalive_time_when() and its siblings. */
+static __always_inline u32 keepalive_idle(u64 sk)
+{
+    u32 own = READ(tcp_sock, keepalive_time, sk);
+
+    return own ? own : READ(net, ipv4__sysctl_tcp_keepalive_time, sock_net(sk));
+}
+
+static __always_inline u32 keepalive_interval(u64 sk)
+{
+    u32 own = READ(tcp_sock, keepalive_intvl, sk);
+
+    return own ? own : READ(net, ipv4__sysctl_tcp_keepalive_intvl, sock_net(sk));
+}
+
+static __always_inline u32 keepalive_probes(u64 sk)
+{
+    u32 own = READ(tcp_sock, keepalive_probes, sk);
+
+    return own ? own : READ(net, ipv4__sysctl_tcp_keepalive_probes, sock_net(sk));
+}
+
+/* Sent and not acknowledged, in bytes. SYN and FIN each take a sequence number, and are nobody's data. */
+static __always_inline u32 unacked_bytes(u64 sk, u8 state)
+{
+    u32 nxt = READ(tcp_sock, snd_nxt, sk);
+    u32 in_flight = nxt - (u32)READ(tcp_sock, snd_una, sk);
+
+    if (in_flight == 0)
+        return 0;
+    if (state == TCP_SYN_SENT || state == TCP_SYN_RECV)
+        return in_flight - 1;
+    if (state == TCP_FIN_WAIT1 || state == TCP_CLOSING || state == TCP_LAST_ACK)
+        /* The FIN stands at the end of the write queue; it is in flight once snd_nxt has passed write_seq's last. */
+        return nxt == (u32)READ(tcp_sock, write_seq, sk) ? in_flight - 1 : in_flight;
+    return in_flight;
+}
+
+static __always_inline void fill_tuple(struct event *e, struct tuple *t)
+{
+    __builtin_memcpy(e->laddr, t->laddr, 16);
+    __builtin_memcpy(e->raddr, t->raddr, 16);
+    e->lport = t->lport;
+    e->rport = t->rport;
+    e->netns = t->netns;
+    e->family = t->family;
+}
+
+static __always_inline void fill_birth(struct event *e, u64 sk)
+{
+    struct birth *b = births.lookup(&sk);
+
+    if (!b)
+        return;
+    e->born = b->born;
+    e->pid = b->pid;
+    __builtin_memcpy(e->comm, b->comm, 16);
+}
+
+/* A time-wait or request socket ends after its sock_common: reading on would read its neighbour. */
+static __always_inline bool is_full_sock(u8 state)
+{
+    return state != TCP_TIME_WAIT && state != TCP_NEW_SYN_RECV;
+}
+
+static __always_inline void fill_sock(struct event *e, u64 sk)
+{
+    u8 state = READ(sock_common, skc_state, sk);
+
+    e->sk = sk;
+    e->state = state;
+    if (!is_full_sock(state))
+        return;
+    e->flags |= FULL_SOCK;
+    if (sock_flag(sk, ENUM(sock_flags, SOCK_KEEPOPEN)))
+        e->flags |= KEEPALIVE;
+    e->inode = socket_inode(sk);
+    e->cgroup = READ(kernfs_node, id, READ(cgroup, kn, READ(sock, sk_cgrp_data__cgroup, sk)));
+    e->silent = silence(sk);
+    e->rto = READ(inet_connection_sock, icsk_rto, sk);
+    e->srtt_us = READ(tcp_sock, srtt_us, sk) >> 3;
+    e->unacked = unacked_bytes(sk, state);
+    e->snd_wnd = READ(tcp_sock, snd_wnd, sk);
+    e->keepalive_idle = keepalive_idle(sk);
+    e->keepalive_interval = keepalive_interval(sk);
+    e->keepalive_probes = keepalive_probes(sk);
+    e->user_timeout_ms = READ(inet_connection_sock, icsk_user_timeout, sk);
+    e->error = READ(sock, sk_err, sk);
+    e->attempt = READ(inet_connection_sock, icsk_retransmits, sk);
+    e->ca_state = READ(inet_connection_sock, icsk_ca_state, sk);
+    e->backoff = READ(inet_connection_sock, icsk_backoff, sk);
+    e->pending = READ(inet_connection_sock, icsk_pending, sk);
+    fill_birth(e, sk);
+}
+
+#endif

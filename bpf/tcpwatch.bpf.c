@@ -1,0 +1,383 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * The hooks. Each one filters, fills an event and submits it; nothing is changed and nothing is remembered but when a
+ * socket's life began. Python attaches them by name: on_<raw tracepoint>, or on_<function> for the kprobe
+ * (tracer/kernel/probes.py). Arguments are taken as u64, so that bcc's rewriter leaves them alone.
+ */
+#include "event.h"
+#include "kernel.h"
+#include "filter.h"
+#include "sock.h"
+
+BPF_RINGBUF_OUTPUT(events, RING_PAGES);
+BPF_PERCPU_ARRAY(lost, u64, HOOKS);
+
+/* The error that a socket had when it was closed: sk_error_report() wakes the process first and traces later, and a
+ * connect() on another CPU may have taken sk_err in between (net/core/sock.c). */
+struct closing_error {
+    u64 sk;
+    s32 error;
+    u32 reserved;
+};
+
+BPF_PERCPU_ARRAY(closing_errors, struct closing_error, 1);
+
+static __always_inline struct event *new_event(u8 type, int hook, struct tuple *t)
+{
+    struct event *e = events.ringbuf_reserve(sizeof(struct event));
+
+    if (!e) {
+        u64 *count = lost.lookup(&hook);
+
+        if (count)
+            *count += 1;
+        return NULL;
+    }
+    __builtin_memset(e, 0, sizeof(*e));
+    e->ktime_ns = bpf_ktime_get_boot_ns();
+    e->type = type;
+    e->silent = SILENT_UNKNOWN;
+    fill_tuple(e, t);
+    return e;
+}
+
+static __always_inline bool is_tcp(u64 sk)
+{
+    return READ(sock, sk_protocol, sk) == IPPROTO_TCP;
+}
+
+/* A retransmission, whatever its kind: __tcp_retransmit_skb(), net/ipv4/tcp_output.c. */
+int on_tcp_retransmit_skb(struct bpf_raw_tracepoint_args *ctx)
+{
+    u64 sk = ctx->args[0];
+    struct tuple t = {};
+    struct event *e;
+
+    if (!tuple_of_sock(sk, &t, false))
+        return 0;
+    e = new_event(EVENT_RETRANSMIT, HOOK_RETRANSMIT, &t);
+    if (!e)
+        return 0;
+    fill_sock(e, sk);
+    e->error = 0;
+#if ARGS(tcp_retransmit_skb) > 2
+    e->error = -(s32)ctx->args[2];
+#endif
+    events.ringbuf_submit(e, 0);
+    return 0;
+}
+
+/* A SYN/ACK again: tcp_rtx_synack(). The connection exists as a request only; the listener tells whose it is. */
+int on_tcp_retransmit_synack(struct bpf_raw_tracepoint_args *ctx)
+{
+    u64 listener = ctx->args[0];
+    u64 req = ctx->args[1];
+    struct tuple t = {};
+    struct event *e;
+
+    if (!tuple_of_sock(req, &t, false))
+        return 0;
+    e = new_event(EVENT_RETRANSMIT, HOOK_SYNACK, &t);
+    if (!e)
+        return 0;
+    e->flags = SYNACK;
+    e->sk = req;
+    e->born = READ(tcp_request_sock, snt_isn, req);
+    e->state = TCP_SYN_RECV;
+    e->inode = socket_inode(listener);
+    e->cgroup = READ(kernfs_node, id, READ(cgroup, kn, READ(sock, sk_cgrp_data__cgroup, listener)));
+    e->attempt = READ(request_sock, num_retrans, req) + 1;
+    events.ringbuf_submit(e, 0);
+    return 0;
+}
+
+static __always_inline void remember_birth(u64 sk, bool by_process)
+{
+    struct birth b = {.born = bpf_ktime_get_boot_ns()};
+    struct birth *old;
+
+    if (by_process) {
+        b.pid = bpf_get_current_pid_tgid() >> 32;
+        bpf_get_current_comm(b.comm, sizeof(b.comm));
+    }
+    births.update(&sk, &b);
+}
+
+/* A process closes: remember which, for when its table of files is gone before Python can look. */
+static __always_inline void remember_closer(u64 sk)
+{
+    struct birth *b = births.lookup(&sk);
+    u32 pid = bpf_get_current_pid_tgid() >> 32;
+    struct birth fresh = {};
+
+    if (pid == 0)
+        return;
+    if (b) {
+        b->pid = pid;
+        bpf_get_current_comm(b->comm, sizeof(b->comm));
+        return;
+    }
+    /* born stays 0: the life of this socket began before us, and its identity must not change now. */
+    fresh.pid = pid;
+    bpf_get_current_comm(fresh.comm, sizeof(fresh.comm));
+    births.update(&sk, &fresh);
+}
+
+#if ARGS(inet_sk_error_report) == 0
+static __always_inline void submit_error(u64 sk, struct tuple *t, s32 error)
+{
+    struct event *e = new_event(EVENT_ERROR, HOOK_ERROR, t);
+
+    if (!e)
+        return;
+    fill_sock(e, sk);
+    e->error = error;
+    events.ringbuf_submit(e, 0);
+}
+#endif
+
+/* tcp_set_state(): inet_sk_state_store() traces just before it stores, net/ipv4/af_inet.c. */
+int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
+{
+    u64 sk = ctx->args[0];
+    u32 old_state = ctx->args[1];
+    u32 new_state = ctx->args[2];
+    bool connecting = old_state == TCP_CLOSE && new_state == TCP_SYN_SENT;
+    struct tuple t = {};
+    struct event *e;
+    s32 error;
+
+    if (!is_tcp(sk) || !tuple_of_sock(sk, &t, connecting))
+        return 0;
+    if (t.rport == 0) /* a listener, or a child that has no remote end yet: no connection */
+        return 0;
+    if (connecting)
+        remember_birth(sk, true);
+    else if (old_state == TCP_SYN_RECV && new_state == TCP_ESTABLISHED)
+        remember_birth(sk, false);
+    else if (new_state == TCP_FIN_WAIT1 || new_state == TCP_LAST_ACK)
+        remember_closer(sk);
+    if (!connecting || ports_wanted(active_filters(), t.lport, t.rport, false)) {
+        e = new_event(EVENT_STATE, HOOK_STATE, &t);
+        if (e) {
+            fill_sock(e, sk);
+            e->state = new_state;
+            e->old_state = old_state;
+            e->new_state = new_state;
+            events.ringbuf_submit(e, 0);
+        }
+    }
+    if (new_state == TCP_CLOSE) {
+        error = READ(sock, sk_err, sk);
+        if (error != 0) {
+#if ARGS(inet_sk_error_report) == 0
+            submit_error(sk, &t, error);
+#else
+            int zero = 0;
+            struct closing_error *closing = closing_errors.lookup(&zero);
+
+            if (closing) {
+                closing->sk = sk;
+                closing->error = error;
+            }
+#endif
+        }
+#if ARGS(inet_sk_error_report) == 0
+        births.delete(&sk);
+#else
+        /* The report of the error comes after the close, and still needs to know whose socket it is. */
+        if (error == 0)
+            births.delete(&sk);
+#endif
+    }
+    return 0;
+}
+
+#if ARGS(inet_sk_error_report) > 0
+/* What the application's next call returns: sk_error_report(), net/core/sock.c (5.14). */
+int on_inet_sk_error_report(struct bpf_raw_tracepoint_args *ctx)
+{
+    u64 sk = ctx->args[0];
+    int zero = 0;
+    s32 error = READ(sock, sk_err, sk);
+    struct closing_error *closing = closing_errors.lookup(&zero);
+    struct tuple t = {};
+    struct event *e;
+
+    if (closing && closing->sk == sk) {
+        if (error == 0)
+            error = closing->error;
+        closing->sk = 0;
+    }
+    /* Without an error this is a notice in the error queue: a time stamp, the end of a zero-copy send. */
+    if (error == 0 || !is_tcp(sk) || !tuple_of_sock(sk, &t, false))
+        return 0;
+    e = new_event(EVENT_ERROR, HOOK_ERROR, &t);
+    if (e) {
+        fill_sock(e, sk);
+        e->error = error;
+        events.ringbuf_submit(e, 0);
+    }
+    if (READ(sock_common, skc_state, sk) == TCP_CLOSE)
+        births.delete(&sk);
+    return 0;
+}
+#endif
+
+static __always_inline void keepalive_probe(u64 sk, struct tuple *t)
+{
+    struct event *e = new_event(EVENT_KEEPALIVE, HOOK_KEEPALIVE, t);
+
+    if (!e)
+        return;
+    fill_sock(e, sk);
+    e->attempt = READ(inet_connection_sock, icsk_probes_out, sk) + 1;
+    events.ringbuf_submit(e, 0);
+}
+
+/* Nothing in flight and nothing waiting: what is left for tcp_write_wakeup() to send is a keepalive probe. */
+static __always_inline bool nothing_to_send(u64 sk)
+{
+    return READ(tcp_sock, packets_out, sk) == 0 &&
+           (u32)READ(tcp_sock, write_seq, sk) == (u32)READ(tcp_sock, snd_nxt, sk);
+}
+
+/*
+ * A keepalive probe goes out: tcp_write_wakeup(sk, mib), net/ipv4/tcp_output.c. It serves the zero-window probe too,
+ * which has data waiting; the two callers' own tests exclude each other.
+ */
+int on_tcp_write_wakeup(void *ctx)
+{
+    u64 sk = READ_FIRST_ARGUMENT(ctx);
+    struct tuple t = {};
+
+    if (tuple_of_sock(sk, &t, false) && nothing_to_send(sk))
+        keepalive_probe(sk, &t);
+    return 0;
+}
+
+/*
+ * The same without kprobes: the timer expires, and tcp_keepalive_timer() (net/ipv4/tcp_timer.c) will send a probe if
+ * its own tests say so. They are repeated here in its order: the timer fires twice a cycle for one packet, and serves
+ * FIN_WAIT2 as well. Which member of the socket the timer is moved in 6.19, and in stable releases before it.
+ */
+int on_timer_expire_entry(struct bpf_raw_tracepoint_args *ctx)
+{
+    u64 timer = ctx->args[0];
+    u64 sk;
+    struct tuple t = {};
+    u32 probes, elapsed, user_timeout;
+    u8 state;
+
+    if (READ(timer_list, function, timer) != KEEPALIVE_TIMER_ADDRESS)
+        return 0;
+    if (HAS(inet_connection_sock, icsk_keepalive_timer))
+        sk = timer - OFFSET(inet_connection_sock, icsk_keepalive_timer);
+    else
+        sk = timer - OFFSET(sock, sk_timer);
+    if (!tuple_of_sock(sk, &t, false))
+        return 0;
+    state = READ(sock_common, skc_state, sk);
+    if (state == TCP_LISTEN || state == TCP_CLOSE || state == TCP_SYN_SENT)
+        return 0;
+    if (state == TCP_FIN_WAIT2 && sock_flag(sk, ENUM(sock_flags, SOCK_DEAD)))
+        return 0;
+    if (READ(sock, sk_lock__owned, sk) || !sock_flag(sk, ENUM(sock_flags, SOCK_KEEPOPEN)))
+        return 0;
+    if (!nothing_to_send(sk))
+        return 0;
+    elapsed = silence(sk);
+    if (elapsed < keepalive_idle(sk))
+        return 0;
+    /* About to give up instead: that is a reset and an error, not a probe. */
+    probes = READ(inet_connection_sock, icsk_probes_out, sk);
+    user_timeout = READ(inet_connection_sock, icsk_user_timeout, sk);
+    if (user_timeout != 0) {
+        /* msecs_to_jiffies() rounds up. */
+        if (probes > 0 && elapsed >= ((u64)user_timeout * KERNEL_HZ + 999) / 1000)
+            return 0;
+    } else if (probes >= keepalive_probes(sk)) {
+        return 0;
+    }
+    keepalive_probe(sk, &t);
+    return 0;
+}
+
+/* A reset that was accepted: tcp_reset(), net/ipv4/tcp_input.c. */
+int on_tcp_receive_reset(struct bpf_raw_tracepoint_args *ctx)
+{
+    u64 sk = ctx->args[0];
+    struct tuple t = {};
+    struct event *e;
+
+    if (!tuple_of_sock(sk, &t, false))
+        return 0;
+    e = new_event(EVENT_RESET, HOOK_RESET_RECEIVED, &t);
+    if (!e)
+        return 0;
+    fill_sock(e, sk);
+    e->direction = RESET_RECEIVED;
+    events.ringbuf_submit(e, 0);
+    return 0;
+}
+
+/*
+ * A reset that we send: tcp_send_active_reset() with a socket, tcp_v4_send_reset() and its IPv6 twin in answer to a
+ * packet, perhaps without any socket or with a mere request or time-wait one.
+ */
+int on_tcp_send_reset(struct bpf_raw_tracepoint_args *ctx)
+{
+    u64 sk = ctx->args[0];
+    u64 skb = ctx->args[1];
+    struct tuple t = {};
+    struct event *e;
+
+    /* A listener is no end of a connection: the packet says who is refused. */
+    if (sk != 0 && READ(sock_common, skc_state, sk) == TCP_LISTEN)
+        sk = 0;
+    if (sk != 0) {
+        if (!tuple_of_sock(sk, &t, false))
+            return 0;
+    } else if (skb == 0 || !tuple_of_packet(skb, &t)) {
+        return 0;
+    }
+    e = new_event(EVENT_RESET, HOOK_RESET_SENT, &t);
+    if (!e)
+        return 0;
+    if (sk != 0)
+        fill_sock(e, sk);
+    e->direction = RESET_SENT;
+#if ARGS(tcp_send_reset) > 2
+    e->reason = ctx->args[2];
+    e->flags |= HAS_REASON;
+#endif
+    events.ringbuf_submit(e, 0);
+    return 0;
+}
+
+#if ARGS(kfree_skb) > 3
+/*
+ * A reset that the socket refused: in its window but not exactly at rcv_nxt, answered with a challenge ACK (RFC 5961,
+ * tcp_validate_incoming()). The accepted ones are freed without a trace. The reason is in a register, so every
+ * other dropped packet costs one comparison; the socket (rx_sk) is there since 6.11.
+ */
+int on_kfree_skb(struct bpf_raw_tracepoint_args *ctx)
+{
+    u64 sk;
+    struct tuple t = {};
+    struct event *e;
+
+    if ((u32)ctx->args[2] != ENUM(skb_drop_reason, SKB_DROP_REASON_TCP_RESET))
+        return 0;
+    sk = ctx->args[3];
+    if (sk == 0 || READ(sock_common, skc_state, sk) == TCP_LISTEN || !tuple_of_sock(sk, &t, false))
+        return 0;
+    e = new_event(EVENT_RESET, HOOK_RESET_REFUSED, &t);
+    if (!e)
+        return 0;
+    fill_sock(e, sk);
+    e->direction = RESET_REFUSED;
+    events.ringbuf_submit(e, 0);
+    return 0;
+}
+#endif

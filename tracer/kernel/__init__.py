@@ -1,0 +1,1 @@
+"""The running kernel: alone imports bcc, alone reads /proc and /sys."""

@@ -1,0 +1,195 @@
+"""Struct offsets, enum values and tracepoint arguments from the running kernel's BTF.
+
+Nothing else knows them: the same release of a kernel lays out `tcp_sock` differently
+from one point release to the next and from one configuration to another. libbpf reads
+the BTF; it is a dependency of libbcc, so it is there where bcc is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from tracer.errors import TcpwatchError
+
+VMLINUX = Path("/sys/kernel/btf/vmlinux")
+
+# enum in include/uapi/linux/btf.h
+_KIND_PTR, _KIND_ARRAY, _KIND_STRUCT, _KIND_UNION, _KIND_ENUM = 2, 3, 4, 5, 6
+_KIND_TYPEDEF, _KIND_VOLATILE, _KIND_CONST, _KIND_RESTRICT = 8, 9, 10, 11
+_KIND_TYPE_TAG, _KIND_ENUM64 = 18, 19
+_TRANSPARENT = {_KIND_TYPEDEF, _KIND_VOLATILE, _KIND_CONST, _KIND_RESTRICT, _KIND_TYPE_TAG}
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Where a struct member lies: bytes from the start of the struct, bytes to read, and for a bitfield
+    how far to shift right and how many bits remain (0 = all)."""
+
+    offset: int
+    size: int
+    shift: int = 0
+    bits: int = 0
+
+
+class _Type(ctypes.Structure):
+    _fields_ = (("name_off", ctypes.c_uint32), ("info", ctypes.c_uint32), ("size_or_type", ctypes.c_uint32))
+
+    @property
+    def kind(self) -> int:
+        return int(self.info >> 24 & 0x1F)
+
+    @property
+    def count(self) -> int:
+        """Members, enumerators or parameters."""
+        return int(self.info & 0xFFFF)
+
+
+class _Member(ctypes.Structure):
+    _fields_ = (("name_off", ctypes.c_uint32), ("type", ctypes.c_uint32), ("offset", ctypes.c_uint32))
+
+
+class _Enumerator(ctypes.Structure):
+    _fields_ = (("name_off", ctypes.c_uint32), ("value", ctypes.c_int32))
+
+
+class _Enumerator64(ctypes.Structure):
+    _fields_ = (("name_off", ctypes.c_uint32), ("low", ctypes.c_uint32), ("high", ctypes.c_uint32))
+
+
+@lru_cache(maxsize=1)
+def _libbpf() -> ctypes.CDLL:
+    for name in ("libbpf.so.1", "libbpf.so.0"):
+        try:
+            lib = ctypes.CDLL(name, use_errno=True)
+            break
+        except OSError:
+            continue
+    else:
+        raise TcpwatchError("libbpf is missing", hint="sudo apt-get install python3-bpfcc")
+    lib.btf__load_vmlinux_btf.restype = ctypes.c_void_p
+    lib.btf__find_by_name_kind.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint32)
+    lib.btf__find_by_name_kind.restype = ctypes.c_int32
+    lib.btf__type_by_id.argtypes = (ctypes.c_void_p, ctypes.c_uint32)
+    lib.btf__type_by_id.restype = ctypes.c_void_p
+    lib.btf__name_by_offset.argtypes = (ctypes.c_void_p, ctypes.c_uint32)
+    lib.btf__name_by_offset.restype = ctypes.c_char_p
+    lib.btf__resolve_size.argtypes = (ctypes.c_void_p, ctypes.c_uint32)
+    lib.btf__resolve_size.restype = ctypes.c_int64
+    lib.btf__free.argtypes = (ctypes.c_void_p,)
+    lib.libbpf_set_print(None)
+    return lib
+
+
+class KernelTypes:
+    """The type information of the running kernel.
+
+    Answers None for what this kernel does not have. Raises TcpwatchError where the
+    kernel has no BTF at all. Use it as a context manager: the information takes some
+    megabytes, and is needed only until the program is compiled.
+    """
+
+    def __init__(self) -> None:
+        if not VMLINUX.exists():
+            raise TcpwatchError(
+                f"this kernel has no BTF ({VMLINUX} is missing)",
+                hint="boot a kernel built with CONFIG_DEBUG_INFO_BTF=y; every Debian and Ubuntu kernel since 2021 is",
+            )
+        self._lib = _libbpf()
+        handle = self._lib.btf__load_vmlinux_btf()
+        # libbpf before 1.0 returns an error as a pointer into the last page.
+        if not handle or handle > 2**64 - 4096:
+            raise TcpwatchError(
+                f"{VMLINUX} cannot be read",
+                hint="run it as root; if that is so already, update libbpf (sudo apt-get install libbpf1)",
+            )
+        self._handle = handle
+
+    def __enter__(self) -> KernelTypes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lib.btf__free(self._handle)
+
+    def member(self, struct: str, path: str) -> Member | None:
+        """The member at the dotted path, looked for inside anonymous structs and unions as C does."""
+        type_id = self._find(struct, _KIND_STRUCT)
+        if type_id is None:
+            return None
+        offset_bits, bitfield = 0, 0
+        for name in path.split("."):
+            found = self._member_of(type_id, name)
+            if found is None:
+                return None
+            bits, type_id, bitfield = found
+            offset_bits += bits
+        size = int(self._lib.btf__resolve_size(self._handle, type_id))
+        if bitfield == 0:
+            return Member(offset_bits // 8, size)
+        first, last = offset_bits // 8, (offset_bits + bitfield - 1) // 8
+        return Member(first, last - first + 1, offset_bits % 8, bitfield)
+
+    def enumerator(self, enum: str, name: str) -> int | None:
+        """The value of one name of a named enum."""
+        return self.enumerators(enum).get(name)
+
+    def enumerators(self, enum: str) -> dict[str, int]:
+        """All names of a named enum with their values; empty where the kernel has no such enum."""
+        values: dict[str, int] = {}
+        for kind, entry in ((_KIND_ENUM, _Enumerator), (_KIND_ENUM64, _Enumerator64)):
+            type_id = self._find(enum, kind)
+            if type_id is None:
+                continue
+            address, described = self._type(type_id)
+            entries = (entry * described.count).from_address(address + ctypes.sizeof(_Type))
+            for item in entries:
+                value = item.value if isinstance(item, _Enumerator) else item.high << 32 | item.low
+                values[self._name(item.name_off)] = value
+        return values
+
+    def hook_arguments(self, tracepoint: str) -> int:
+        """How many arguments a raw tracepoint passes; 0 where the kernel has no such tracepoint."""
+        type_id = self._find(f"btf_trace_{tracepoint}", _KIND_TYPEDEF)
+        if type_id is None:
+            return 0
+        _, prototype = self._type(self._skip(type_id, _TRANSPARENT | {_KIND_PTR}))
+        return prototype.count - 1  # the first one is the kernel's own `void *__data`
+
+    def _find(self, name: str, kind: int) -> int | None:
+        type_id = self._lib.btf__find_by_name_kind(self._handle, name.encode(), kind)
+        return type_id if type_id > 0 else None
+
+    def _type(self, type_id: int) -> tuple[int, _Type]:
+        address = self._lib.btf__type_by_id(self._handle, type_id)
+        return address, _Type.from_address(address)
+
+    def _name(self, offset: int) -> str:
+        return str(self._lib.btf__name_by_offset(self._handle, offset).decode())
+
+    def _skip(self, type_id: int, kinds: set[int]) -> int:
+        while True:
+            _, described = self._type(type_id)
+            if described.kind not in kinds:
+                return type_id
+            type_id = described.size_or_type
+
+    def _member_of(self, type_id: int, name: str) -> tuple[int, int, int] | None:
+        """(offset in bits, type, bits of a bitfield or 0) of a direct or anonymously nested member."""
+        address, described = self._type(self._skip(type_id, _TRANSPARENT))
+        if described.kind not in (_KIND_STRUCT, _KIND_UNION):
+            return None
+        has_bitfields = bool(described.info >> 31)
+        members = (_Member * described.count).from_address(address + ctypes.sizeof(_Type))
+        for member in members:
+            offset = member.offset & 0xFFFFFF if has_bitfields else member.offset
+            bitfield = member.offset >> 24 if has_bitfields else 0
+            found = self._name(member.name_off)
+            if found == name:
+                return offset, member.type, bitfield
+            if not found:
+                inner = self._member_of(member.type, name)
+                if inner is not None:
+                    return offset + inner[0], inner[1], inner[2]
+        return None

@@ -1,0 +1,138 @@
+"""Which hook serves which event on this kernel, and what takes its place where it is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from tracer.errors import TcpwatchError
+
+_KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe")
+_KALLSYMS = Path("/proc/kallsyms")
+
+Status = Literal["ok", "fallback", "missing"]
+
+LOST_HOOKS = (
+    "tcp_retransmit_skb",
+    "tcp_retransmit_synack",
+    "inet_sock_set_state",
+    "keepalive",
+    "tcp_receive_reset",
+    "tcp_send_reset",
+    "kfree_skb",
+    "inet_sk_error_report",
+)
+"""Names of the counters of lost events, in the order of enum hook in bpf/event.h."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """One BPF function on one hook."""
+
+    kind: Literal["raw tracepoint", "kprobe"]
+    hook: str
+
+    @property
+    def function(self) -> str:
+        """Its name in bpf/tcpwatch.bpf.c."""
+        return f"on_{self.hook}"
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.hook}"
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """How one kind of event is seen on this kernel.
+
+    attachment is None where it is not seen, or where another hook sees it as well; note
+    says so, and how to get it, in words for a person.
+    """
+
+    event: str
+    status: Status
+    attachment: Attachment | None
+    note: str = ""
+    if_refused: Probe | None = None  # what to attach where the kernel turns this one down
+
+
+class HookArguments(Protocol):
+    """What KernelTypes answers; a test answers for other kernels."""
+
+    def hook_arguments(self, tracepoint: str) -> int: ...
+
+
+def choose(types: HookArguments, *, kprobes: bool, keepalive_timer: int) -> list[Probe]:
+    """A probe for each kind of event, best first.
+
+    kprobes: whether the kernel has them. keepalive_timer: the address of tcp_keepalive_timer(),
+    0 where kallsyms does not tell.
+    """
+
+    def raw(event: str, hook: str, *, arguments: int = 1, missing: str) -> Probe:
+        if types.hook_arguments(hook) >= arguments:
+            return Probe(event, "ok", Attachment("raw tracepoint", hook))
+        return Probe(event, "missing", None, missing)
+
+    probes = [
+        raw("retransmit", "tcp_retransmit_skb", missing="needs Linux 4.15"),
+        raw("retransmit (SYN/ACK)", "tcp_retransmit_synack", missing="needs Linux 4.16"),
+        raw("state", "inet_sock_set_state", missing="needs Linux 4.16"),
+        _keepalive(types, kprobes, keepalive_timer),
+        raw("reset (received)", "tcp_receive_reset", missing="needs Linux 4.16"),
+        raw("reset (sent)", "tcp_send_reset", missing="needs Linux 4.16"),
+        raw("reset (refused)", "kfree_skb", arguments=4, missing="needs Linux 6.11"),
+        raw("error", "inet_sk_error_report", missing=""),
+    ]
+    if probes[-1].status == "missing":
+        probes[-1] = Probe("error", "fallback", None, "seen when the socket is closed; the report needs Linux 5.14")
+    return probes
+
+
+def _keepalive(types: HookArguments, kprobes: bool, timer: int) -> Probe:
+    timer_probe = Probe("keepalive", "missing", None, "needs kprobes, or tcp_keepalive_timer in /proc/kallsyms")
+    if timer and types.hook_arguments("timer_expire_entry"):
+        timer_probe = Probe(
+            "keepalive",
+            "fallback",
+            Attachment("raw tracepoint", "timer_expire_entry"),
+            "no kprobes here: from the keepalive timer",
+        )
+    if not kprobes:
+        return timer_probe
+    return Probe("keepalive", "ok", Attachment("kprobe", "tcp_write_wakeup"), if_refused=timer_probe)
+
+
+def require(probes: Sequence[Probe]) -> None:
+    """Raise where the two events are missing without which nothing can be told."""
+    for probe in probes:
+        if probe.event in ("retransmit", "state") and probe.attachment is None:
+            raise TcpwatchError(
+                f"this kernel does not show {probe.event} events ({probe.note})",
+                hint="tcpwatch check",
+            )
+
+
+def kprobes_available() -> bool:
+    """Whether perf_event_open() offers kprobes: CONFIG_KPROBE_EVENTS."""
+    return _KPROBE_PMU.is_dir()
+
+
+def keepalive_timer_address() -> int:
+    """The address of tcp_keepalive_timer(), or 0 where it is hidden (kernel.kptr_restrict) or absent."""
+    try:
+        with _KALLSYMS.open(encoding="ascii", errors="replace") as lines:
+            return symbol_address(lines, "tcp_keepalive_timer")
+    except OSError:
+        return 0
+
+
+def symbol_address(lines: Iterable[str], symbol: str) -> int:
+    """The address of exactly this symbol (`.cold` twins exist) in lines of /proc/kallsyms; 0 if not there."""
+    ending = f" {symbol}\n"
+    for line in lines:
+        if line.endswith(ending):
+            return int(line.split(" ", 1)[0], 16)
+    return 0

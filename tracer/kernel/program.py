@@ -1,0 +1,251 @@
+"""The kernel side as a running thing: compile bpf/, load, attach, set the filters, count what was lost."""
+
+from __future__ import annotations
+
+import ctypes
+import ipaddress
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tracer.errors import TcpwatchError
+from tracer.filters import Filter
+from tracer.kernel.btf import KernelTypes, Member
+from tracer.kernel.probes import LOST_HOOKS, Attachment, Probe
+
+_INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
+_MEMBER = re.compile(r"\b(?:READ|HAS|OFFSET)\((\w+), (\w+)[,)]")
+_ENUM = re.compile(r"\bENUM\((\w+), (\w+)\)")
+_ARGS = re.compile(r"\bARGS\((\w+)\)")
+
+# enum filter_flags in bpf/filter.h
+_PORT, _LPORT, _RPORT, _HOST, _NETNS, _IPV4, _IPV6 = 1, 2, 4, 8, 16, 32, 64
+
+RING_BYTES = 8 * 1024 * 1024
+"""Size of the ring buffer: some fifty thousand events between two looks."""
+
+
+class ProgramError(TcpwatchError):
+    """The kernel or the compiler turned the program down; `log` is what they said."""
+
+    def __init__(self, message: str, *, log: str) -> None:
+        super().__init__(message, hint="tcpwatch check")
+        self.log = log
+
+
+def bpf_directory() -> Path:
+    """Where the C is: bpf/ at the top of the tree, or tracer/bpf/ once installed."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "bpf"
+    return installed if installed.is_dir() else package.parent / "bpf"
+
+
+def read_source(directory: Path) -> str:
+    """The program as one text, each of our headers in the place of its first #include.
+
+    bcc rewrites map accesses only in the file that it is given.
+    """
+    seen: set[str] = set()
+
+    def expand(name: str) -> str:
+        if name in seen:
+            return ""
+        seen.add(name)
+        text = (directory / name).read_text(encoding="utf-8")
+        return _INCLUDE.sub(lambda match: expand(match[1]), text)
+
+    return expand("tcpwatch.bpf.c")
+
+
+def definitions(source: str, types: KernelTypes) -> list[str]:
+    """What the source asks about the running kernel, answered, as -D arguments."""
+    answers: dict[str, int] = {}
+    for struct, name in _MEMBER.findall(source):
+        if struct == "type":  # kernel.h's own definition of the macro
+            continue
+        member = types.member(struct, name.replace("__", ".")) or Member(0, 0)
+        answers[f"OFFSET_{struct}__{name}"] = member.offset
+        answers[f"SIZE_{struct}__{name}"] = member.size
+        answers[f"SHIFT_{struct}__{name}"] = member.shift
+        answers[f"BITS_{struct}__{name}"] = member.bits
+    for enum, name in _ENUM.findall(source):
+        value = types.enumerator(enum, name)
+        answers[f"ENUM_{enum}__{name}"] = 0 if value is None else value
+    for hook in _ARGS.findall(source):
+        answers[f"ARGS_{hook}"] = types.hook_arguments(hook)
+    return [f"-D{name}={value}" for name, value in answers.items()]
+
+
+def absent_members(source: str, types: KernelTypes) -> list[str]:
+    """The members that the source reads and this kernel lacks, as `struct.member`."""
+    return sorted(
+        {
+            f"{struct}.{name.replace('__', '.')}"
+            for struct, name in _MEMBER.findall(source)
+            if struct != "type" and types.member(struct, name.replace("__", ".")) is None
+        }
+    )
+
+
+class Program:
+    """The loaded program. Close it, or use it as a context manager: then nothing stays behind."""
+
+    def __init__(self, types: KernelTypes, *, hz: int, keepalive_timer: int) -> None:
+        """Compile. Raises TcpwatchError without bcc, ProgramError where the compiler fails."""
+        bcc = import_bcc()
+        directory = bpf_directory()
+        source = read_source(directory)
+        page = os.sysconf("SC_PAGE_SIZE")
+        cflags = [
+            *definitions(source, types),
+            f"-DKERNEL_HZ={hz}",
+            f"-DKEEPALIVE_TIMER_ADDRESS={keepalive_timer}ULL",
+            f"-DPAGE_SIZE={page}",
+            f"-DRING_PAGES={RING_BYTES // page}",
+            "-Wno-unused-function",
+        ]
+        # bcc wants a directory of kernel headers, and takes it from here before any other place.
+        os.environ["BCC_KERNEL_SOURCE"] = str(directory)
+        self._bcc = bcc
+        with _quiet() as said:
+            try:
+                self._bpf = bcc.BPF(text=source, cflags=cflags)
+            except Exception as error:
+                raise ProgramError(f"bcc could not compile the program: {error}", log=said()) from error
+        self.attached: list[Probe] = []
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Detach everything and give the maps back."""
+        self._bpf.cleanup()
+
+    def set_filter(self, wanted: Filter) -> None:
+        """Hand over what the kernel can decide. Call it before `attach`."""
+        flags = 0
+        ports: dict[int, int] = {}
+        for bit, option in ((_PORT, wanted.ports), (_LPORT, wanted.lports), (_RPORT, wanted.rports)):
+            if option:
+                flags |= bit
+                for port in option:
+                    ports[port] = ports.get(port, 0) | bit
+        table = self._bpf["filter_ports"]
+        for port, bits in ports.items():
+            table[ctypes.c_uint16(port)] = ctypes.c_uint8(bits)
+        if wanted.hosts:
+            flags |= _HOST
+            table = self._bpf["filter_hosts"]
+            for host in wanted.hosts:
+                prefix, address = _mapped(host)
+                table[table.Key(prefix, (ctypes.c_uint8 * 16)(*address))] = ctypes.c_uint8(1)
+        if wanted.netns:
+            flags |= _NETNS
+            table = self._bpf["filter_netns"]
+            for netns in wanted.netns:
+                table[ctypes.c_uint32(netns)] = ctypes.c_uint8(1)
+        if wanted.family == 4:
+            flags |= _IPV4
+        elif wanted.family == 6:
+            flags |= _IPV6
+        self._bpf["filter_flags"][ctypes.c_int(0)] = ctypes.c_uint32(flags)
+
+    def attach(self, probes: Sequence[Probe]) -> None:
+        """Attach each probe, or what takes its place. Raises ProgramError where the kernel refuses both."""
+        for probe in probes:
+            chosen: Probe | None = probe
+            while chosen is not None and chosen.attachment is not None:
+                try:
+                    self._attach(chosen.attachment)
+                    break
+                except ProgramError:
+                    if chosen.if_refused is None:
+                        raise
+                    chosen = chosen.if_refused
+            if chosen is not None:
+                self.attached.append(chosen)
+
+    def _attach(self, attachment: Attachment) -> None:
+        function = attachment.function.encode()
+        with _quiet() as said:
+            try:
+                if attachment.kind == "kprobe":
+                    self._bpf.attach_kprobe(event=attachment.hook.encode(), fn_name=function)
+                else:
+                    self._bpf.attach_raw_tracepoint(tp=attachment.hook.encode(), fn_name=function)
+            except Exception as error:
+                raise ProgramError(f"the kernel refused the {attachment}: {error}", log=said()) from error
+
+    def open_events(self, receive: Callable[[bytes], bool]) -> None:
+        """Have `receive` called with each event's bytes during `poll`. It returns False to end the poll early."""
+
+        def callback(_context: Any, data: int, size: int) -> int:
+            return 0 if receive(ctypes.string_at(data, size)) else -1
+
+        self._bpf["events"].open_ring_buffer(callback)
+
+    def poll(self, timeout_ms: int) -> None:
+        """Wait for events, at most this long, and hand over what is there."""
+        self._bpf.ring_buffer_poll(timeout_ms)
+
+    def lost(self) -> dict[str, int]:
+        """Events that found no room in the ring buffer so far, by hook; only hooks that lost any."""
+        table = self._bpf["lost"]
+        counts = {}
+        for index, hook in enumerate(LOST_HOOKS):
+            count = sum(table[ctypes.c_int(index)])
+            if count:
+                counts[hook] = count
+        return counts
+
+
+def _mapped(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> tuple[int, bytes]:
+    if network.version == 4:
+        return 96 + network.prefixlen, b"\0" * 10 + b"\xff\xff" + network.network_address.packed
+    return network.prefixlen, network.network_address.packed
+
+
+def import_bcc() -> Any:
+    """The distribution's bcc. Raises TcpwatchError that tells a missing one from PyPI's other project."""
+    hint = "sudo apt-get install python3-bpfcc, and run tcpwatch with /usr/bin/python3 (sudo scripts/install does both)"
+    try:
+        import bcc
+    except ImportError as error:
+        raise TcpwatchError(f"the Python package bcc is missing ({error})", hint=hint) from error
+    if not hasattr(bcc, "BPF"):
+        where = getattr(bcc, "__file__", None) or "nowhere"
+        raise TcpwatchError(
+            f"the Python package bcc in {where} is PyPI's, which is another project",
+            hint=f"{sys.executable} -m pip uninstall bcc; {hint}",
+        )
+    return bcc
+
+
+@contextmanager
+def _quiet() -> Iterator[Callable[[], str]]:
+    """Keep what the C libraries write to stdout and stderr out of sight; yields a function that returns it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as sink:
+        saved = [(fd, os.dup(fd)) for fd in (1, 2)]
+        for fd, _ in saved:
+            os.dup2(sink.fileno(), fd)
+
+        def said() -> str:
+            sink.seek(0)
+            return sink.read().decode("utf-8", "replace")
+
+        try:
+            yield said
+        finally:
+            for fd, copy in saved:
+                os.dup2(copy, fd)
+                os.close(copy)

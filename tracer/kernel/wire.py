@@ -1,0 +1,153 @@
+"""Ring-buffer bytes → events: the mirror of struct event in bpf/event.h."""
+
+from __future__ import annotations
+
+import ipaddress
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
+from typing import NamedTuple
+
+from tracer.events import CA_STATES, STATES, Event, error_name, retransmit_kind
+
+_LAYOUT = (
+    *((name, "Q") for name in ("ktime_ns", "sk", "born", "inode", "cgroup")),
+    *((name, "I") for name in ("netns", "silent", "rto", "srtt_us", "unacked", "snd_wnd")),
+    *((name, "I") for name in ("keepalive_idle", "keepalive_interval", "keepalive_probes")),
+    *((name, "I") for name in ("user_timeout_ms", "pid", "reason")),
+    ("error", "i"),
+    *((name, "H") for name in ("lport", "rport", "attempt", "flags")),
+    *((name, "16s") for name in ("laddr", "raddr", "comm")),
+    *((name, "B") for name in ("type", "family", "state", "old_state", "new_state", "ca_state")),
+    *((name, "B") for name in ("backoff", "pending", "direction")),
+    ("reserved", "11s"),
+)
+
+_RECORD = struct.Struct("<" + "".join(code for _, code in _LAYOUT))
+SIZE = _RECORD.size
+"""Bytes of one event."""
+
+OFFSETS = {
+    name: struct.calcsize("<" + "".join(code for _, code in _LAYOUT[:index]))
+    for index, (name, _) in enumerate(_LAYOUT)
+}
+"""Bytes from the start of each member, for the test that compares this mirror with the C."""
+
+_EVENTS = {1: "retransmit", 2: "keepalive", 3: "state", 4: "reset", 5: "error"}
+_DIRECTIONS = {1: "received", 2: "sent", 3: "refused"}
+_FULL_SOCK, _KEEPALIVE, _SYNACK, _HAS_REASON = 1, 2, 4, 8
+_SILENT_UNKNOWN = 0xFFFFFFFF
+
+
+class WireError(ValueError):
+    """Bytes that are not an event: the two sides of tcpwatch do not belong together."""
+
+
+class Owner(NamedTuple):
+    """What the kernel side knew about whose socket it is; the rest is up to owners.py."""
+
+    inode: int  # 0: no process holds the socket
+    cgroup: int  # cgroup id, 0: unknown
+    pid: int  # who connected or closed, 0: not seen
+    comm: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decoder:
+    """Turns records into events.
+
+    hz: jiffies per second of this kernel. clock_offset_ns is passed with each record: what to add
+    to CLOCK_BOOTTIME for the wall clock. reasons: enum sk_rst_reason of this kernel. key: random
+    per run; socket addresses leave only as a keyed hash, because a kernel address is a secret.
+    """
+
+    hz: int
+    reasons: Mapping[int, str]
+    key: bytes
+
+    def decode(self, record: bytes, clock_offset_ns: int) -> tuple[Event, Owner]:
+        """One event, still without its processes. Raises WireError."""
+        if len(record) < SIZE:
+            raise WireError(f"{len(record)} bytes instead of {SIZE}")
+        (
+            ktime_ns, sk, born, inode, cgroup,
+            netns, silent, rto, srtt_us, unacked, snd_wnd,
+            keepalive_idle, keepalive_interval, keepalive_probes, user_timeout_ms, pid, reason,
+            error, lport, rport, attempt, flags,
+            laddr, raddr, comm,
+            kind, family, state, old_state, new_state, ca_state, backoff, pending, direction, _,
+        ) = _RECORD.unpack_from(record)  # fmt: skip
+        if kind not in _EVENTS:
+            raise WireError(f"event type {kind}")
+        name = _EVENTS[kind]
+        event = Event(
+            time_ns=(ktime_ns + clock_offset_ns) // 1000 * 1000,
+            ktime_ns=ktime_ns,
+            event=name,
+            family=family,
+            laddr=_address(laddr, family),
+            lport=lport or None,
+            raddr=_address(raddr, family),
+            rport=rport,
+            netns=netns or None,
+            sock=_identity(self.key, sk, born) if sk else None,
+            state=STATES.get(state),
+        )
+        if flags & _FULL_SOCK:
+            ms_per_jiffy = 1000 / self.hz
+            if silent != _SILENT_UNKNOWN:
+                event.silent_ms = int(silent * ms_per_jiffy)
+            event.unacked_bytes = unacked
+            event.rto_ms = int(rto * ms_per_jiffy) if rto else None
+            event.srtt_ms = srtt_us / 1000 if srtt_us else None
+            event.snd_wnd = snd_wnd
+            event.ca_state = CA_STATES.get(ca_state)
+            event.backoff = backoff
+            event.keepalive = bool(flags & _KEEPALIVE)
+            event.keepalive_idle_s = keepalive_idle // self.hz if keepalive_idle else None
+            event.keepalive_interval_s = keepalive_interval // self.hz if keepalive_interval else None
+            event.keepalive_probes = keepalive_probes or None
+            event.user_timeout_ms = user_timeout_ms
+        if name == "retransmit":
+            event.attempt = attempt
+            event.send_error = error_name(error) if error > 0 else None
+            event.kind = retransmit_kind(
+                synack=bool(flags & _SYNACK),
+                state=event.state,
+                ca_state=ca_state,
+                pending=pending,
+                attempt=attempt,
+                unacked=unacked,
+                silent_jiffies=silent,
+            )
+        elif name == "keepalive":
+            event.attempt = attempt
+        elif name == "state":
+            event.old_state = STATES.get(old_state)
+            event.new_state = STATES.get(new_state)
+        elif name == "reset":
+            event.direction = _DIRECTIONS.get(direction)
+            if flags & _HAS_REASON:
+                event.reason = self.reasons.get(reason, f"reason {reason}")
+        elif error > 0:
+            event.errno = error
+            event.error = error_name(error)
+        return event, Owner(inode, cgroup, pid, _text(comm))
+
+
+@lru_cache(maxsize=4096)
+def _address(raw: bytes, family: int) -> str:
+    if family == 4:
+        return str(ipaddress.IPv4Address(raw[12:]))
+    return str(ipaddress.IPv6Address(raw))
+
+
+@lru_cache(maxsize=4096)
+def _identity(key: bytes, sk: int, born: int) -> str:
+    return blake2b(struct.pack("<QQ", sk, born), digest_size=8, key=key).hexdigest()
+
+
+def _text(raw: bytes) -> str:
+    return raw.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
