@@ -50,6 +50,9 @@ static __always_inline bool tuple_of_sock(u64 sk, struct tuple *t, bool unbound)
     u16 family;
 
     t->lport = READ(sock_common, skc_num, sk);
+    /* A socket that is being closed has given its number back (inet_put_port()), but still knows its source port. */
+    if (t->lport == 0 && !unbound)
+        t->lport = swap16(READ(inet_sock, inet_sport, sk));
     t->rport = swap16(READ(sock_common, skc_dport, sk));
     if (!ports_wanted(flags, t->lport, t->rport, unbound))
         return false;

@@ -12,12 +12,15 @@
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 BPF_PERCPU_ARRAY(lost, u64, HOOKS);
 
-/* The error that a socket had when it was closed: sk_error_report() wakes the process first and traces later, and a
- * connect() on another CPU may have taken sk_err in between (net/core/sock.c). */
+/*
+ * What a socket was like when it was closed with an error, for the report of that error a moment later on the same CPU.
+ * sk_error_report() wakes the process first and traces then, and a connect() on another CPU may have taken sk_err in
+ * between (net/core/sock.c); and with the state gone nobody knows any more whether a SYN or FIN was in flight.
+ */
 struct closing_error {
     u64 sk;
     s32 error;
-    u32 reserved;
+    u32 unacked;
 };
 
 BPF_PERCPU_ARRAY(closing_errors, struct closing_error, 1);
@@ -149,7 +152,8 @@ int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 
     if (!is_tcp(sk) || !tuple_of_sock(sk, &t, connecting))
         return 0;
-    if (t.rport == 0) /* a listener, or a child that has no remote end yet: no connection */
+    /* A listener, or the child of one that will be ESTABLISHED at once: no connection yet. */
+    if (t.rport == 0 || old_state == TCP_LISTEN)
         return 0;
     if (connecting)
         remember_birth(sk, true);
@@ -179,6 +183,7 @@ int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
             if (closing) {
                 closing->sk = sk;
                 closing->error = error;
+                closing->unacked = unacked_bytes(sk, old_state);
             }
 #endif
         }
@@ -201,10 +206,11 @@ int on_inet_sk_error_report(struct bpf_raw_tracepoint_args *ctx)
     int zero = 0;
     s32 error = READ(sock, sk_err, sk);
     struct closing_error *closing = closing_errors.lookup(&zero);
+    bool closed = closing && closing->sk == sk;
     struct tuple t = {};
     struct event *e;
 
-    if (closing && closing->sk == sk) {
+    if (closed) {
         if (error == 0)
             error = closing->error;
         closing->sk = 0;
@@ -216,6 +222,8 @@ int on_inet_sk_error_report(struct bpf_raw_tracepoint_args *ctx)
     if (e) {
         fill_sock(e, sk);
         e->error = error;
+        if (closed)
+            e->unacked = closing->unacked;
         events.ringbuf_submit(e, 0);
     }
     if (READ(sock_common, skc_state, sk) == TCP_CLOSE)

@@ -1,0 +1,86 @@
+"""What this machine says about itself: kernel release, clocks, jiffies, namespaces' counters."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from tracer.errors import TcpwatchError
+
+_CLOCK_MONOTONIC_COARSE = 6  # include/uapi/linux/time.h; Python has no name for it
+_LOCKDOWN = Path("/sys/kernel/security/lockdown")
+_PROC = Path("/proc")
+
+
+def hz() -> int:
+    """Jiffies per second. The coarse clock advances once a jiffy, and its resolution is KTIME_LOW_RES = 1/HZ."""
+    return round(1 / time.clock_getres(_CLOCK_MONOTONIC_COARSE))
+
+
+def clock_offset_ns() -> int:
+    """What to add to CLOCK_BOOTTIME to get the wall clock, nanoseconds."""
+    before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    wall = time.time_ns()
+    after = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    return wall - (before + after) // 2
+
+
+def kernel_release() -> str:
+    """As `uname -r`."""
+    return os.uname().release
+
+
+def lockdown() -> str:
+    """`none`, `integrity`, `confidentiality`, or `` where the kernel does not say."""
+    try:
+        text = _LOCKDOWN.read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError):
+        return ""
+    return text.partition("[")[2].partition("]")[0]
+
+
+def require_privilege() -> None:
+    """Raise unless we may load BPF programs."""
+    if os.geteuid() != 0:
+        raise TcpwatchError("tracing the kernel needs root", hint="run it again with sudo")
+    if lockdown() == "confidentiality":
+        raise TcpwatchError(
+            "the kernel is locked down (lockdown=confidentiality): no BPF program may read its memory",
+            hint="boot with lockdown=integrity or without lockdown; cat /sys/kernel/security/lockdown",
+        )
+
+
+class RetransmitCounter:
+    """The kernel's own TcpRetransSegs of every network namespace that a process lives in, since `start`."""
+
+    def __init__(self, proc: Path = _PROC) -> None:
+        self._proc = proc
+        self._start = _retransmitted_segments(proc)
+
+    def since_start(self) -> int:
+        """Segments. A namespace that came meanwhile counts from 0; one that went is not counted."""
+        now = _retransmitted_segments(self._proc)
+        return sum(max(0, count - self._start.get(netns, 0)) for netns, count in now.items())
+
+
+def _retransmitted_segments(proc: Path) -> dict[int, int]:
+    counts: dict[int, int] = {}
+    for name in os.listdir(proc):
+        if not name.isdecimal():
+            continue
+        try:
+            netns = (proc / name / "ns/net").stat().st_ino
+            if netns not in counts:
+                counts[netns] = _tcp_counter((proc / name / "net/snmp").read_text(encoding="ascii"), "RetransSegs")
+        except OSError:  # ended, or not ours to see
+            continue
+    return counts
+
+
+def _tcp_counter(snmp: str, name: str) -> int:
+    """One number of the two `Tcp:` lines of /proc/net/snmp, 0 if it is not there."""
+    rows = [line.split() for line in snmp.splitlines() if line.startswith("Tcp:")]
+    if len(rows) == 2 and name in rows[0]:
+        return int(rows[1][rows[0].index(name)])
+    return 0

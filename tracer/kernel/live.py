@@ -1,0 +1,125 @@
+"""LiveSource: the running kernel as a stream of events."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+
+from tracer.events import Event
+from tracer.filters import Filter
+from tracer.kernel import host, probes
+from tracer.kernel.btf import KernelTypes
+from tracer.kernel.owners import Owners
+from tracer.kernel.program import Program
+from tracer.kernel.wire import Decoder
+
+POLL_MS = 250
+"""Longest wait for an event: how late ^C or --duration may be noticed."""
+BATCH = 8192
+"""Most events taken before they are handed on, so that a storm cannot hold us in the ring buffer."""
+LOST_EVERY_S = 1.0
+CLOCK_STEP_NS = 1_000_000
+"""The wall clock is followed when it has moved this far from CLOCK_BOOTTIME; less is measuring noise."""
+
+
+class LiveSource:
+    """Events from the kernel, as they happen, in the order of their time within each look.
+
+    Construct it to compile, load and attach: when the constructor returns, every hook is in place.
+    Iterate until `stop()` says to end. Close it, or use it as a context manager.
+
+    stop: asked between looks, at most POLL_MS apart. Raises TcpwatchError from the constructor for
+    whatever is missing on this host.
+    """
+
+    def __init__(self, wanted: Filter, stop: Callable[[], bool]) -> None:
+        host.require_privilege()
+        hz = host.hz()
+        keepalive_timer = probes.keepalive_timer_address()
+        with KernelTypes() as types:
+            chosen = probes.choose(types, kprobes=probes.kprobes_available(), keepalive_timer=keepalive_timer)
+            probes.require(chosen)
+            reasons = {
+                value: name.removeprefix("SK_RST_REASON_")
+                for name, value in types.enumerators("sk_rst_reason").items()
+            }
+            self._program = Program(types, hz=hz, keepalive_timer=keepalive_timer)
+        try:
+            self._decoder = Decoder(hz=hz, reasons=reasons, key=os.urandom(16))
+            self._owners = Owners()
+            self._stop = stop
+            self._batch: list[bytes] = []
+            self._clock_offset_ns = host.clock_offset_ns()
+            self._lost: dict[str, int] = {}
+            self._lost_checked = time.monotonic()
+            self._program.open_events(self._receive)
+            self._program.set_filter(wanted)
+            self._program.attach(chosen)
+        except BaseException:
+            self._program.close()
+            raise
+
+    def __enter__(self) -> LiveSource:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Detach every hook."""
+        self._program.close()
+
+    @property
+    def attached(self) -> list[probes.Probe]:
+        """What serves each kind of event."""
+        return self._program.attached
+
+    def __iter__(self) -> Iterator[Event]:
+        while not self._stop():
+            self._program.poll(POLL_MS)
+            yield from self._take()
+            if time.monotonic() - self._lost_checked >= LOST_EVERY_S:
+                yield from self._newly_lost()
+        # What the kernel had seen before the end was asked for belongs to the run.
+        self._program.poll(0)
+        yield from self._take()
+        yield from self._newly_lost()
+
+    def _receive(self, record: bytes) -> bool:
+        self._batch.append(record)
+        return len(self._batch) < BATCH
+
+    def _take(self) -> Iterator[Event]:
+        """The events received, sorted: the ring keeps the order of reservation, which two CPUs may swap."""
+        batch, self._batch = self._batch, []
+        if not batch:
+            return
+        self._follow_clock()
+        # ktime_ns comes first in the record, little-endian.
+        batch.sort(key=lambda record: int.from_bytes(record[:8], "little"))
+        for record in batch:
+            event, owner = self._decoder.decode(record, self._clock_offset_ns)
+            self._owners.complete(event, owner)
+            yield event
+
+    def _newly_lost(self) -> Iterator[Event]:
+        self._lost_checked = time.monotonic()
+        now = self._program.lost()
+        for hook, count in now.items():
+            new = count - self._lost.get(hook, 0)
+            if new:
+                ktime_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+                yield Event(
+                    time_ns=(ktime_ns + self._clock_offset_ns) // 1000 * 1000,
+                    ktime_ns=ktime_ns,
+                    event="lost",
+                    count=new,
+                    hook=hook,
+                )
+        self._lost = now
+
+    def _follow_clock(self) -> None:
+        offset = host.clock_offset_ns()
+        if abs(offset - self._clock_offset_ns) > CLOCK_STEP_NS:
+            self._clock_offset_ns = offset

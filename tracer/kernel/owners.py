@@ -1,0 +1,182 @@
+"""Exact socket → processes and cgroup.
+
+A retransmission happens in softirq, on whatever process was interrupted: the pid on the CPU
+says nothing. What says it is the socket's inode, found again among the open files of all
+processes; and where no process holds it any more, who held it last.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from tracer.events import Event
+from tracer.kernel.wire import Owner
+
+SHARE_OF_CPU = 0.05
+"""Most of one core that walking through /proc may take."""
+SHORTEST_PAUSE_S = 0.2
+"""Between two walks, however quick they are."""
+REMEMBERED_SOCKETS = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Holders:
+    """The processes that hold a socket, lowest pid first, and the name of that first one."""
+
+    pids: tuple[int, ...]
+    comm: str | None
+
+
+class Owners:
+    """Names the owners of events. One walk through /proc answers for every socket at once.
+
+    A walk is made when an unknown socket turns up, or when what is known is older than a second,
+    and never so often that it takes more than SHARE_OF_CPU. Until the next one an event gets what
+    the kernel side saw at connect or close.
+    """
+
+    def __init__(
+        self,
+        proc: Path = Path("/proc"),
+        clock: Callable[[], float] = time.monotonic,
+        cgroup_path: Callable[[int], str | None] | None = None,
+    ) -> None:
+        self._proc = proc
+        self._clock = clock
+        self._cgroup_path = cgroup_path or cgroup_path_of
+        self._holders: dict[int, Holders] = {}
+        self._walked_at = float("-inf")
+        self._walk_took = 0.0
+        self._last: OrderedDict[str, Holders] = OrderedDict()  # by Event.sock
+        self._cgroups: OrderedDict[str, str] = OrderedDict()
+
+    def complete(self, event: Event, owner: Owner) -> None:
+        """Fill pid, comm, pids and cgroup of an event, as far as they can be known."""
+        holders = self._find(event, owner)
+        if holders is not None:
+            event.pids = list(holders.pids)
+            event.pid = holders.pids[0]
+            event.comm = holders.comm
+        if owner.cgroup:
+            event.cgroup = self._cgroup_path(owner.cgroup)
+
+    def _find(self, event: Event, owner: Owner) -> Holders | None:
+        holders = self._holders_of(owner) if owner.inode else None
+        if holders is not None:
+            if event.sock is not None:
+                self._remember(event.sock, holders)
+            return holders
+        if event.sock is not None and event.sock in self._last:
+            return self._last[event.sock]
+        if owner.pid:
+            return Holders((owner.pid,), owner.comm or None)
+        return None
+
+    def _holders_of(self, owner: Owner) -> Holders | None:
+        known = self._holders.get(owner.inode)
+        age = self._clock() - self._walked_at
+        if age >= 1.0 or (known is None and age >= SHORTEST_PAUSE_S):
+            if age >= self._walk_took / SHARE_OF_CPU:
+                self._walk()
+                return self._holders.get(owner.inode)
+        return known
+
+    def _remember(self, sock: str, holders: Holders) -> None:
+        self._last[sock] = holders
+        self._last.move_to_end(sock)
+        if len(self._last) > REMEMBERED_SOCKETS:
+            self._last.popitem(last=False)
+
+    def _walk(self) -> None:
+        began = self._clock()
+        self._holders = {
+            inode: Holders(tuple(pids), _comm(self._proc, pids[0]))
+            for inode, pids in socket_holders(self._proc).items()
+        }
+        self._walked_at = self._clock()
+        self._walk_took = self._walked_at - began
+
+
+def socket_holders(proc: Path = Path("/proc")) -> dict[int, list[int]]:
+    """Every open socket's inode with the pids that hold it, ascending. Processes that end meanwhile are left out."""
+    holders: dict[int, list[int]] = {}
+    for pid in sorted(int(name) for name in os.listdir(proc) if name.isdecimal()):
+        for inode in _socket_inodes(f"{proc}/{pid}/fd"):
+            pids = holders.setdefault(inode, [])
+            if not pids or pids[-1] != pid:
+                pids.append(pid)
+    return holders
+
+
+def _socket_inodes(directory: str) -> Sequence[int]:
+    inodes = []
+    try:
+        descriptors = os.listdir(directory)
+    except OSError:  # ended, or not ours to see
+        return ()
+    for descriptor in descriptors:
+        try:
+            target = os.readlink(f"{directory}/{descriptor}")
+        except OSError:
+            continue
+        if target.startswith("socket:["):
+            inodes.append(int(target[8:-1]))
+    return inodes
+
+
+def _comm(proc: Path, pid: int) -> str | None:
+    try:
+        return (proc / str(pid) / "comm").read_bytes().rstrip(b"\n").decode("utf-8", "backslashreplace")
+    except OSError:
+        return None
+
+
+# include/linux/exportfs.h: a file handle that is a kernfs id, which is the cgroup id.
+_FILEID_KERNFS = 0xFE
+_CGROUP_MOUNTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
+
+
+class _FileHandle(ctypes.Structure):
+    _fields_ = (
+        ("handle_bytes", ctypes.c_uint),
+        ("handle_type", ctypes.c_int),
+        ("f_handle", ctypes.c_ubyte * 8),
+    )
+
+
+@lru_cache(maxsize=4096)
+def cgroup_path_of(cgroup_id: int) -> str | None:
+    """The path of a cgroup below its mount, `/` for the root; None for one that is gone or out of sight.
+
+    open_by_handle_at(2) takes the id as a handle (kernfs_fh_to_dentry, fs/kernfs/mount.c, 5.5), so no
+    tree has to be walked. It needs CAP_DAC_READ_SEARCH.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    handle = _FileHandle(8, _FILEID_KERNFS, (ctypes.c_ubyte * 8)(*struct.pack("=Q", cgroup_id)))
+    for mount in _CGROUP_MOUNTS:
+        try:
+            mount_fd = os.open(mount, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError:
+            continue
+        try:
+            fd = libc.open_by_handle_at(mount_fd, ctypes.byref(handle), os.O_RDONLY | os.O_CLOEXEC | 0o10000000)
+            if fd < 0:
+                continue
+            try:
+                path = os.readlink(f"/proc/self/fd/{fd}")
+            finally:
+                os.close(fd)
+        finally:
+            os.close(mount_fd)
+        if path.startswith(mount):
+            return path.removeprefix(mount) or "/"
+        return path
+    return None
