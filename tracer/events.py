@@ -94,9 +94,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "list[int]": (list,),
 }
 _FIELDS: dict[str, tuple[type, ...]] = {
-    field.name: _TYPES[str(field.type).removesuffix(" | None")]
-    for field in fields(Event)
-    if field.name != "time_ns"
+    field.name: _TYPES[str(field.type).removesuffix(" | None")] for field in fields(Event) if field.name != "time_ns"
 }
 _NAMES = tuple(_FIELDS)
 _TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)\.(\d{6})Z", re.ASCII)
@@ -153,7 +151,7 @@ def parse_time(text: str) -> int:
     if match is None:
         raise InvalidEvent(f"time is {text!r:.40}")
     year, month, day, hour, minute, second, micro = map(int, match.groups())
-    if not (1970 <= year and 1 <= month <= 12 and 1 <= day <= 31 and hour < 24 and minute < 60 and second < 61):
+    if not (year >= 1970 and 1 <= month <= 12 and 1 <= day <= 31 and hour < 24 and minute < 60 and second < 61):
         raise InvalidEvent(f"time is {text!r:.40}")
     return calendar.timegm((year, month, day, hour, minute, second)) * 1_000_000_000 + micro * 1000
 
@@ -164,7 +162,14 @@ def error_name(number: int) -> str:
 
 
 def retransmit_kind(
-    *, synack: bool, state: str | None, ca_state: int, pending: int, attempt: int, unacked: int, silent_jiffies: int
+    *,
+    synack: bool,
+    state: str | None,
+    ca_state: int,
+    pending: int,
+    attempt: int,
+    unacked: int,
+    silent_jiffies: int,
 ) -> str:
     """Why a segment went out again, from the socket at that instant.
 

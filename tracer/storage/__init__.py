@@ -1,0 +1,1 @@
+"""Recordings: JSON lines behind a header. Needs neither root nor bcc."""

@@ -1,0 +1,96 @@
+"""The first line of a recording: which version of the format, and where and how it was made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tracer.filters import Filter
+
+FORMAT = "tcpwatch"
+VERSION = 1
+"""Goes up by one with each incompatible change of the format, whatever the tool's version does."""
+
+
+class InvalidHeader(ValueError):
+    """The line is not the header of a recording that we can read; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Everything that a recording must say so that it can be read elsewhere and later."""
+
+    tool: str  # tcpwatch's version
+    kernel: str  # uname -r
+    host: str
+    started: str  # RFC 3339, UTC
+    clock_offset_ns: int  # wall clock minus CLOCK_BOOTTIME at the start
+    utc_offset_s: int  # local time of the host, seconds east of UTC: replay shows the same times
+    hz: int  # jiffies per second: how fine silent_ms and rto_ms are
+    filters: Mapping[str, Any] = field(default_factory=dict)
+    sysctls: Mapping[str, int] = field(default_factory=dict)  # of the host's own network namespace
+
+    def to_line(self) -> str:
+        """One line of JSON, with its newline."""
+        record = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        return json.dumps(record, separators=(",", ":")) + "\n"
+
+
+def header_from_line(line: bytes) -> Header:
+    """Raises InvalidHeader for anything else than a header of a version that we know."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        raise InvalidHeader("its first line is not a tcpwatch header") from None
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise InvalidHeader("its first line is not a tcpwatch header")
+    version = record.get("version")
+    if type(version) is not int or version < 1:
+        raise InvalidHeader("its header has no version")
+    if version > VERSION:
+        raise InvalidHeader(f"it has version {version} of the format, and this tcpwatch reads up to {VERSION}")
+    return Header(
+        tool=_text(record, "tool"),
+        kernel=_text(record, "kernel"),
+        host=_text(record, "host"),
+        started=_text(record, "started"),
+        clock_offset_ns=_number(record, "clock_offset_ns"),
+        utc_offset_s=max(-86399, min(86399, _number(record, "utc_offset_s"))),
+        hz=_number(record, "hz"),
+        filters=_mapping(record, "filters"),
+        sysctls=_mapping(record, "sysctls"),
+    )
+
+
+def _text(record: Mapping[str, Any], name: str) -> str:
+    value = record.get(name, "")
+    return value if isinstance(value, str) else ""
+
+
+def _number(record: Mapping[str, Any], name: str) -> int:
+    value = record.get(name, 0)
+    return value if type(value) is int else 0
+
+
+def _mapping(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = record.get(name, {})
+    return value if isinstance(value, dict) else {}
+
+
+def describe_filter(wanted: Filter) -> dict[str, Any]:
+    """The filter as the header keeps it: only the options that were given."""
+    options: dict[str, Any] = {
+        "ports": sorted(wanted.ports),
+        "lports": sorted(wanted.lports),
+        "rports": sorted(wanted.rports),
+        "hosts": [str(network) for network in wanted.hosts],
+        "family": wanted.family,
+        "netns": sorted(wanted.netns),
+        "pids": sorted(wanted.pids),
+        "comms": sorted(wanted.comms),
+        "events": sorted(wanted.events),
+        "min_idle_ms": wanted.min_idle_ms,
+    }
+    return {name: value for name, value in options.items() if value not in (None, [])}
