@@ -1,0 +1,23 @@
+"""Events as JSON, one object a line: the objects of a recording, without its header."""
+
+from __future__ import annotations
+
+import json
+from typing import TextIO
+
+from tracer.events import Event, to_json
+
+
+class JsonSink:
+    """Writes lines; everything outside ASCII is escaped, so no terminal acts on it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, event: Event) -> None:
+        """One line."""
+        self._stream.write(json.dumps(to_json(event), separators=(",", ":")) + "\n")
+
+    def flush(self) -> None:
+        """Show what was written."""
+        self._stream.flush()

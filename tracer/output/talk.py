@@ -1,0 +1,31 @@
+"""What tcpwatch says about itself: lines on stderr, because stdout is data."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+
+import click
+
+from tracer.errors import TcpwatchError
+from tracer.output.words import safe
+
+
+def say(text: str) -> None:
+    """One line. Nobody listening is no reason to fail."""
+    _write(f"tcpwatch: {safe(text)}")
+
+
+def complain(error: TcpwatchError) -> None:
+    """What is wrong, then what to type."""
+    message = f"tcpwatch: {safe(str(error))}"
+    if sys.stderr.isatty():
+        message = click.style(message, fg="red", bold=True)
+    _write(message)
+    if error.hint:
+        _write(f"Hint: {safe(error.hint)}")
+
+
+def _write(line: str) -> None:
+    with suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,50 @@
+"""How numbers and names are put before a person."""
+
+from __future__ import annotations
+
+
+def duration(ms: float) -> str:
+    """At most six characters: `840ms`, `6.2s`, `12m05s`, `1h02m`, `3d04h`."""
+    if ms < 1000:
+        return f"{ms:.0f}ms"
+    seconds = ms / 1000
+    if seconds < 60:
+        # Never round up to `60.0s`.
+        return f"{int(seconds * 10) / 10:.1f}s"
+    whole = int(seconds)
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
+
+
+def size(count: int) -> str:
+    """Bytes in at most five characters: `527`, `99999`, `717K`, `12M`."""
+    if count < 100_000:
+        return str(count)
+    for unit in "KMG":
+        count //= 1024
+        if count < 10_000:
+            return f"{count}{unit}"
+    return f"{count}G"
+
+
+def endpoint(address: str | None, port: int | None) -> str:
+    """`10.1.2.3:3306`, `[2001:db8::1]:443`; `*` for what is not known."""
+    host = safe(address) if address is not None else "*"
+    if ":" in host:
+        host = f"[{host}]"
+    return f"{host}:{'*' if port is None else port}"
+
+
+def safe(text: str) -> str:
+    """The text with everything that a terminal would act on, or not show, written as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 event`, `1,234 events`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
