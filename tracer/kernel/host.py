@@ -31,6 +31,28 @@ def kernel_release() -> str:
     return os.uname().release
 
 
+def name() -> str:
+    """As `uname -n`."""
+    return os.uname().nodename
+
+
+_SYSCTLS = (
+    "tcp_retries1", "tcp_retries2", "tcp_syn_retries", "tcp_orphan_retries", "tcp_early_retrans",
+    "tcp_keepalive_time", "tcp_keepalive_intvl", "tcp_keepalive_probes", "tcp_rto_max_ms", "tcp_rto_min_us",
+)  # fmt: skip
+
+
+def tcp_sysctls() -> dict[str, int]:
+    """The net.ipv4 settings that decide when TCP gives up, of our own network namespace; absent ones left out."""
+    values = {}
+    for sysctl in _SYSCTLS:
+        try:
+            values[f"net.ipv4.{sysctl}"] = int((_PROC / "sys/net/ipv4" / sysctl).read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            continue
+    return values
+
+
 def lockdown() -> str:
     """`none`, `integrity`, `confidentiality`, or `` where the kernel does not say."""
     try:

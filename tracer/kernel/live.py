@@ -75,49 +75,55 @@ class LiveSource:
         """What serves each kind of event."""
         return self._program.attached
 
-    def __iter__(self) -> Iterator[Event]:
+    def __iter__(self) -> Iterator[list[Event]]:
         while not self._stop():
             self._program.poll(POLL_MS)
-            yield from self._take()
+            yield self._take()
             if time.monotonic() - self._lost_checked >= LOST_EVERY_S:
-                yield from self._newly_lost()
+                yield self._newly_lost()
         # What the kernel had seen before the end was asked for belongs to the run.
-        self._program.poll(0)
-        yield from self._take()
-        yield from self._newly_lost()
+        while True:
+            self._program.poll(0)
+            batch = self._take()
+            yield batch
+            if len(batch) < BATCH:
+                break
+        yield self._newly_lost()
 
     def _receive(self, record: bytes) -> bool:
         self._batch.append(record)
         return len(self._batch) < BATCH
 
-    def _take(self) -> Iterator[Event]:
+    def _take(self) -> list[Event]:
         """The events received, sorted: the ring keeps the order of reservation, which two CPUs may swap."""
         batch, self._batch = self._batch, []
         if not batch:
-            return
+            return []
         self._follow_clock()
         # ktime_ns comes first in the record, little-endian.
         batch.sort(key=lambda record: int.from_bytes(record[:8], "little"))
+        events = []
         for record in batch:
             event, owner = self._decoder.decode(record, self._clock_offset_ns)
             self._owners.complete(event, owner)
-            yield event
+            events.append(event)
+        return events
 
-    def _newly_lost(self) -> Iterator[Event]:
+    def _newly_lost(self) -> list[Event]:
         self._lost_checked = time.monotonic()
-        now = self._program.lost()
-        for hook, count in now.items():
-            new = count - self._lost.get(hook, 0)
-            if new:
-                ktime_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-                yield Event(
-                    time_ns=(ktime_ns + self._clock_offset_ns) // 1000 * 1000,
-                    ktime_ns=ktime_ns,
-                    event="lost",
-                    count=new,
-                    hook=hook,
-                )
-        self._lost = now
+        before, self._lost = self._lost, self._program.lost()
+        ktime_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        return [
+            Event(
+                time_ns=(ktime_ns + self._clock_offset_ns) // 1000 * 1000,
+                ktime_ns=ktime_ns,
+                event="lost",
+                count=count - before.get(hook, 0),
+                hook=hook,
+            )
+            for hook, count in self._lost.items()
+            if count > before.get(hook, 0)
+        ]
 
     def _follow_clock(self) -> None:
         offset = host.clock_offset_ns()

@@ -83,10 +83,10 @@ class Owners:
     def _holders_of(self, owner: Owner) -> Holders | None:
         known = self._holders.get(owner.inode)
         age = self._clock() - self._walked_at
-        if age >= 1.0 or (known is None and age >= SHORTEST_PAUSE_S):
-            if age >= self._walk_took / SHARE_OF_CPU:
-                self._walk()
-                return self._holders.get(owner.inode)
+        due = age >= 1.0 or (known is None and age >= SHORTEST_PAUSE_S)
+        if due and age >= self._walk_took / SHARE_OF_CPU:
+            self._walk()
+            return self._holders.get(owner.inode)
         return known
 
     def _remember(self, sock: str, holders: Holders) -> None:

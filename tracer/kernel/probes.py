@@ -61,7 +61,8 @@ class Probe:
 class HookArguments(Protocol):
     """What KernelTypes answers; a test answers for other kernels."""
 
-    def hook_arguments(self, tracepoint: str) -> int: ...
+    def hook_arguments(self, tracepoint: str) -> int:
+        """How many arguments a raw tracepoint passes; 0 where there is none."""
 
 
 def choose(types: HookArguments, *, kprobes: bool, keepalive_timer: int) -> list[Probe]:

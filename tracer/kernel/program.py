@@ -23,6 +23,14 @@ _MEMBER = re.compile(r"\b(?:READ|HAS|OFFSET)\((\w+), (\w+)[,)]")
 _ENUM = re.compile(r"\bENUM\((\w+), (\w+)\)")
 _ARGS = re.compile(r"\bARGS\((\w+)\)")
 
+# The C takes one or the other of these, by kernel or by architecture: lacking one leaves no field absent.
+_ALTERNATIVES = {
+    "inet_connection_sock.icsk_keepalive_timer",
+    "sock.sk_timer",
+    "pt_regs.di",
+    "user_pt_regs.regs",
+}
+
 # enum filter_flags in bpf/filter.h
 _PORT, _LPORT, _RPORT, _HOST, _NETNS, _IPV4, _IPV6 = 1, 2, 4, 8, 16, 32, 64
 
@@ -82,14 +90,13 @@ def definitions(source: str, types: KernelTypes) -> list[str]:
 
 
 def absent_members(source: str, types: KernelTypes) -> list[str]:
-    """The members that the source reads and this kernel lacks, as `struct.member`."""
-    return sorted(
-        {
-            f"{struct}.{name.replace('__', '.')}"
-            for struct, name in _MEMBER.findall(source)
-            if struct != "type" and types.member(struct, name.replace("__", ".")) is None
-        }
-    )
+    """The members that the source reads and this kernel lacks, as `struct.member`: fields that stay unknown."""
+    absent = {
+        f"{struct}.{name.replace('__', '.')}"
+        for struct, name in _MEMBER.findall(source)
+        if struct != "type" and types.member(struct, name.replace("__", ".")) is None
+    }
+    return sorted(absent - _ALTERNATIVES)
 
 
 class Program:
@@ -215,7 +222,9 @@ def _mapped(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> tuple[int
 
 def import_bcc() -> Any:
     """The distribution's bcc. Raises TcpwatchError that tells a missing one from PyPI's other project."""
-    hint = "sudo apt-get install python3-bpfcc, and run tcpwatch with /usr/bin/python3 (sudo scripts/install does both)"
+    hint = (
+        "sudo apt-get install python3-bpfcc, and run tcpwatch with /usr/bin/python3 (sudo scripts/install does both)"
+    )
     try:
         import bcc
     except ImportError as error:

@@ -1,0 +1,98 @@
+"""What this host can do, and what is missing: every hook is really attached, for a moment."""
+
+from __future__ import annotations
+
+import os
+import platform
+
+from tracer.errors import TcpwatchError
+from tracer.findings import Finding
+from tracer.kernel import host, probes
+from tracer.kernel.btf import VMLINUX, KernelTypes
+from tracer.kernel.program import (
+    Program,
+    ProgramError,
+    absent_members,
+    bpf_directory,
+    import_bcc,
+    read_source,
+)
+
+
+def check_host() -> list[Finding]:
+    """Every finding, requirements first. Raises nothing: what fails is a finding."""
+    findings = [_kernel(), _lockdown(), _privilege(), _bcc(), _btf()]
+    if any(finding.status == "missing" for finding in findings):
+        return findings
+    return [*findings, *_hooks()]
+
+
+def _kernel() -> Finding:
+    detail = f"{host.kernel_release()} {platform.machine()}, HZ {host.hz()}"
+    if platform.machine() not in ("x86_64", "aarch64"):
+        return Finding("kernel", "missing", f"{detail}: only x86_64 and aarch64 are known", needed=True)
+    return Finding("kernel", "ok", detail, needed=True)
+
+
+def _lockdown() -> Finding:
+    mode = host.lockdown()
+    if mode == "confidentiality":
+        return Finding(
+            "lockdown", "missing", "confidentiality: BPF may not read kernel memory",
+            hint="boot with lockdown=integrity", needed=True,
+        )  # fmt: skip
+    return Finding("lockdown", "ok", mode or "none, or not told", needed=True)
+
+
+def _privilege() -> Finding:
+    if os.geteuid() != 0:
+        return Finding("root", "missing", f"uid {os.geteuid()}", hint="sudo tcpwatch check", needed=True)
+    return Finding("root", "ok", needed=True)
+
+
+def _bcc() -> Finding:
+    try:
+        bcc = import_bcc()
+    except TcpwatchError as error:
+        return Finding("bcc", "missing", str(error), hint=error.hint, needed=True)
+    return Finding("bcc", "ok", str(getattr(bcc, "__version__", "version not told")), needed=True)
+
+
+def _btf() -> Finding:
+    try:
+        with KernelTypes() as types:
+            absent = absent_members(read_source(bpf_directory()), types)
+    except TcpwatchError as error:
+        return Finding("BTF", "missing", str(error), hint=error.hint, needed=True)
+    detail = str(VMLINUX)
+    if absent:
+        detail += f"; this kernel has no {', '.join(absent)}"
+    return Finding("BTF", "ok", detail, needed=True)
+
+
+def _hooks() -> list[Finding]:
+    timer = probes.keepalive_timer_address()
+    with KernelTypes() as types:
+        chosen = probes.choose(types, kprobes=probes.kprobes_available(), keepalive_timer=timer)
+        try:
+            program = Program(types, hz=host.hz(), keepalive_timer=timer)
+        except ProgramError as error:
+            return [Finding("BPF program", "missing", str(error), hint=_last_line(error.log), needed=True)]
+    with program:
+        return [_hook(program, probe) for probe in chosen]
+
+
+def _hook(program: Program, probe: probes.Probe) -> Finding:
+    needed = probe.event in ("retransmit", "state")
+    try:
+        program.attach([probe])
+    except ProgramError as error:
+        return Finding(probe.event, "missing", str(error), hint=_last_line(error.log), needed=needed)
+    used = program.attached[-1]
+    detail = ": ".join(part for part in (str(used.attachment or ""), used.note) if part)
+    return Finding(probe.event, used.status, detail, needed=needed)
+
+
+def _last_line(log: str) -> str:
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    return lines[-1] if lines else ""

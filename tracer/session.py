@@ -1,0 +1,96 @@
+"""A live run from its first line to its summary: what `tcpwatch` and `tcpwatch record` share."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import tracer
+from tracer import notify
+from tracer.events import format_time
+from tracer.filters import Filter
+from tracer.kernel import host
+from tracer.kernel.live import LiveSource
+from tracer.output.talk import say
+from tracer.output.words import duration, plural
+from tracer.pipeline import Sink, Totals, run
+from tracer.stopping import Stop, discard
+from tracer.storage.header import Header, describe_filter
+from tracer.storage.writer import RecordingWriter
+
+
+def watch(wanted: Filter, sinks: Sequence[Sink], stop: Stop, *, recording: Path | None) -> None:
+    """Trace until `stop`, and end with a summary. Raises TcpwatchError; whatever happens nothing stays attached."""
+    totals = Totals()
+    writer: RecordingWriter | None = None
+    with LiveSource(wanted, stop) as source:
+        try:
+            if recording is not None:
+                writer = RecordingWriter(recording, make_header(wanted))
+            counter = host.RetransmitCounter()
+            began = time.monotonic()
+            stop.start_clock()
+            say(f"tracing {describe(wanted)}" + (f", recording to {recording}" if recording is not None else ""))
+            notify.ready()
+            try:
+                # The recording first: what is shown has been kept.
+                run(source, wanted, [writer, *sinks] if writer else sinks, totals)
+            except BrokenPipeError:
+                discard(sys.stdout)
+            finally:
+                say(summary(totals, time.monotonic() - began, counter.since_start()))
+        finally:
+            if writer is not None:
+                writer.close()
+    for probe in source.attached:
+        if probe.status == "missing":
+            say(f"not seen on this kernel: {probe.event} ({probe.note})")
+
+
+def summary(totals: Totals, seconds: float, counted_by_kernel: int) -> str:
+    """The last word: what was seen and lost, and what the kernel itself counted over the same time."""
+    return (
+        f"{plural(totals.events, 'event')}, {totals.lost:,} lost, {plural(totals.connections, 'connection')} "
+        f"in {duration(seconds * 1000)}; {plural(totals.retransmits, 'retransmission')} shown, "
+        f"the kernel counted {counted_by_kernel:,} (TcpRetransSegs, all connections)"
+    )
+
+
+def describe(wanted: Filter) -> str:
+    """The filter in words."""
+    words = {
+        "ports": "port", "lports": "local port", "rports": "remote port", "hosts": "host", "family": "IPv",
+        "netns": "netns", "pids": "pid", "comms": "process", "events": "event", "min_idle_ms": "idle for",
+    }  # fmt: skip
+    parts = []
+    for name, value in describe_filter(wanted).items():
+        if name == "family":
+            parts.append(f"IPv{value} only")
+        elif name == "min_idle_ms":
+            parts.append(f"idle for {duration(value)}")
+        else:
+            parts.append(f"{words[name]} {','.join(map(str, value))}")
+    return " and ".join(parts) if parts else "every TCP connection"
+
+
+def make_header(wanted: Filter) -> Header:
+    """The header of a recording that begins now on this host."""
+    now = time.time_ns()
+    return Header(
+        tool=tracer.__version__,
+        kernel=host.kernel_release(),
+        host=host.name(),
+        started=format_time(now),
+        clock_offset_ns=host.clock_offset_ns(),
+        utc_offset_s=utc_offset_now_s(),
+        hz=host.hz(),
+        filters=describe_filter(wanted),
+        sysctls=host.tcp_sysctls(),
+    )
+
+
+def utc_offset_now_s() -> int:
+    """Of the local zone, seconds east of UTC."""
+    return time.localtime().tm_gmtoff
