@@ -24,18 +24,22 @@ from tracer.storage.reader import RecordingReader
 
 _EPILOG = """\b
 Examples:
-  sudo tcpwatch --port 3306                 everything about MySQL connections
-  sudo tcpwatch -p 3306,11300 -w night.tw   the same while recording it
-  sudo tcpwatch --min-idle 10m              only what happens after ten minutes of silence
-  tcpwatch replay night.tw --rport 3306     look at it later, on any machine
-  sudo tcpwatch demo                        see the incident happen, in a minute
+  sudo tcpwatch --port 3306                everything about MySQL connections
+  sudo tcpwatch -p 3306,11300 -w night.tw  the same, and record it
+  sudo tcpwatch --min-idle 10m             what happens after ten silent minutes
+  tcpwatch replay night.tw --rport 3306    look at it later, on any machine
+  sudo tcpwatch demo                       see the incident in half a minute
 
 \b
-EVENT column: tlp (tail loss probe), rto N (Nth retransmission by the timer), fast,
-syn N, synack N, fin N (retransmissions of these); keepalive N (probe; 1 = the one
-before was answered); RST received, sent, refused; an errno (what the application's
-next call returns); a change of state. SILENT is the time since the peer was last
-heard, UNACK the bytes sent and not acknowledged.
+What the columns say:
+  EVENT   tlp: a tail loss probe; rto N: the Nth retransmission by the timer;
+          fast, syn N, synack N, fin N: other retransmissions; keepalive N: a
+          probe (1: the one before was answered); RST received, sent or
+          refused; an errno: what the application's next call returns;
+          or a change of state
+  SILENT  time since the peer was last heard
+  UNACK   bytes sent and not acknowledged
+  OWNER   the processes that hold the socket
 """
 
 

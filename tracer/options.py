@@ -50,7 +50,8 @@ def parse_port(text: str) -> int:
 def parse_host(text: str) -> Network:
     """An address or a CIDR block."""
     try:
-        network = ipaddress.ip_network(text, strict=False)
+        # An interface (fe80::1%eth0) is no part of what the kernel compares.
+        network = ipaddress.ip_network(text.replace("%", "no"), strict=False)
     except ValueError:
         raise UsageError(
             f"{text!r} is no address",

@@ -1,0 +1,130 @@
+"""The commands that need no kernel, as processes: what a user types and sees."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from builders import event
+from test_storage import EVENTS, write
+
+from tracer.events import to_json
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+
+
+def tcpwatch(*arguments: str | Path, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tracer.cli", *map(str, arguments)],
+        input=stdin.decode("latin-1"),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        timeout=60,
+    )
+
+
+def test_replay_as_json_is_the_recording_without_its_header(tmp_path: Path) -> None:
+    content = write(tmp_path / "x.tw").decode()
+    shown = tcpwatch("replay", tmp_path / "x.tw", "--json")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout == content.partition("\n")[2]
+
+
+def test_replay_in_the_recordings_own_time_zone(tmp_path: Path) -> None:
+    write(tmp_path / "x.tw")
+    outputs = {tcpwatch("replay", tmp_path / "x.tw", TZ=zone).stdout for zone in ("UTC", "Asia/Tokyo")}
+    assert len(outputs) == 1
+    assert "09:00:00.000 10.66.1.2:33356" in outputs.pop()
+
+
+def test_replay_filters_and_reads_stdin(tmp_path: Path) -> None:
+    content = write(tmp_path / "x.tw", [*EVENTS, event(at=2, rport=11300)])
+    shown = tcpwatch("replay", "-", "--rport", "11300", "--json", stdin=content)
+    assert [json.loads(line)["rport"] for line in shown.stdout.splitlines()] == [11300]
+
+
+def test_a_half_written_last_line_is_a_warning(tmp_path: Path) -> None:
+    content = write(tmp_path / "x.tw")
+    (tmp_path / "x.tw").write_bytes(content[:-20])
+    shown = tcpwatch("replay", tmp_path / "x.tw", "--json")
+    assert shown.returncode == 0
+    assert "the last line is incomplete" in shown.stderr
+    assert [json.loads(line) for line in shown.stdout.splitlines()] == [to_json(EVENTS[0])]
+
+
+def test_nothing_of_a_kernel_is_needed_to_replay(tmp_path: Path) -> None:
+    """As on another operating system: the kernel side cannot even be imported."""
+    write(tmp_path / "x.tw")
+    blocker = tmp_path / "sitecustomize.py"
+    blocker.write_text("import sys\nsys.modules['bcc'] = sys.modules['tracer.kernel'] = None\n")
+    shown = tcpwatch("replay", tmp_path / "x.tw", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert (shown.returncode, shown.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "complaint"),
+    [
+        (["--port", "0"], 2, "is no port"),
+        (["--port", "3306,no-such"], 2, "'no-such' is no port"),
+        (["--host", "db.example"], 2, "is no address"),
+        (["--duration", "10"], 2, "is no duration"),
+        (["--min-idle", "soon"], 2, "is no duration"),
+        (["-e", "retransmit,stalls"], 2, "'stalls' is no event"),
+        (["--pid", "x"], 2, "is no process id"),
+        (["--netns", "no-such-netns"], 2, "there is no network namespace"),
+        (["-4", "-6"], 2, "leave nothing"),
+        (["--nonsense"], 2, "No such option"),
+        (["nonsense"], 2, "No such command"),
+        (["replay"], 2, "Missing argument"),
+        (["--port", "80", "replay", "x.tw"], 2, "options of replay go after its name"),
+        (["replay", "/no/such/file"], 1, "cannot read /no/such/file: No such file"),
+        (["replay", "/"], 1, "Is a directory"),
+        (["replay", "pyproject.toml"], 1, "is no recording"),
+        (["replay", "a\x1b[2Jb"], 1, "\\x1b[2J"),
+    ],
+)
+def test_every_error_says_what_is_wrong_and_what_to_type(arguments: list[str], status: int, complaint: str) -> None:
+    shown = tcpwatch(*arguments)
+    assert shown.returncode == status
+    assert shown.stdout == ""
+    first, second = shown.stderr.splitlines()
+    assert first.startswith("tcpwatch: ") and complaint in first
+    assert second.startswith("Hint: ")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["record", "--help"], ["replay", "-h"], ["check", "--help"]])
+def test_help_has_room_on_eighty_columns(arguments: list[str]) -> None:
+    shown = tcpwatch(*arguments, COLUMNS="80")
+    assert shown.returncode == 0
+    assert max(len(line) for line in shown.stdout.splitlines()) <= 80
+
+
+def test_a_closed_pipe_ends_it_quietly(tmp_path: Path) -> None:
+    write(tmp_path / "x.tw", [event(at=second) for second in range(5000)])
+    command = f"{sys.executable} -m tracer.cli replay {tmp_path / 'x.tw'}; echo status $? >&2"
+    shown = subprocess.run(
+        ["bash", "-c", f"({command}) | head -1"],
+        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60,
+    )  # fmt: skip
+    assert shown.stdout.count("\n") == 1
+    assert shown.stderr == "status 0\n"
+
+
+def test_a_full_disk_behind_stdout(tmp_path: Path) -> None:
+    write(tmp_path / "x.tw")
+    with Path("/dev/full").open("wb") as full:
+        shown = subprocess.run(
+            [sys.executable, "-m", "tracer.cli", "replay", str(tmp_path / "x.tw")],
+            stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60,
+        )  # fmt: skip
+    assert shown.returncode == 1
+    assert "No space left on device" in shown.stderr
+    assert "Traceback" not in shown.stderr

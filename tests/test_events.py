@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from builders import START, event
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracer.events import Event, InvalidEvent, format_time, from_json, parse_time, retransmit_kind, to_json
+
+
+def test_json_leaves_out_what_is_unknown() -> None:
+    assert to_json(event(attempt=0, kind="tlp", lport=None)) == {
+        "time": "2027-01-15T08:00:00.000000Z",
+        "ktime_ns": 1_000_000_000,
+        "event": "retransmit",
+        "family": 4,
+        "laddr": "10.66.1.2",
+        "raddr": "10.66.2.2",
+        "rport": 3306,
+        "netns": 4026532000,
+        "sock": "00112233445566aa",
+        "state": "ESTABLISHED",
+        "kind": "tlp",
+        "attempt": 0,
+    }
+
+
+def test_json_there_and_back_is_the_same_event() -> None:
+    before = event("keepalive", at=1.5, pids=[7, 8], pid=7, comm="php", keepalive=True, srtt_ms=0.039, attempt=2)
+    assert from_json(json.loads(json.dumps(to_json(before)))) == before
+
+
+def test_unknown_fields_and_unknown_events_are_read() -> None:
+    record = {**to_json(event("resume")), "cause": "data"}
+    assert from_json(record).event == "resume"
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"time": None}, "time is missing"),
+        ({"time": "yesterday"}, "time is 'yesterday'"),
+        ({"time": "2027-13-01T00:00:00.000000Z"}, "time is"),
+        ({"event": None}, "event is missing"),
+        ({"event": 7}, "event is 7"),
+        ({"lport": "3306"}, "lport is '3306'"),
+        ({"lport": True}, "lport is True"),
+        ({"keepalive": 1}, "keepalive is 1"),
+        ({"pids": ["a"]}, "pids has something else"),
+        ({"pids": [True]}, "pids has something else"),
+    ],
+)
+def test_what_is_no_event_is_named(change: dict[str, object], complaint: str) -> None:
+    with pytest.raises(InvalidEvent, match=complaint):
+        from_json({**to_json(event()), **change})
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists, max_leaves=5))
+def test_any_json_is_an_event_or_an_invalid_one(value: object) -> None:
+    for candidate in (value, {**to_json(event()), "pids": value}, {**to_json(event()), "time": value}):
+        try:
+            assert isinstance(from_json(candidate), Event)  # type: ignore[arg-type]
+        except InvalidEvent:
+            pass
+
+
+@given(st.integers(min_value=0, max_value=4_000_000_000_000_000))
+def test_time_there_and_back(microseconds: int) -> None:
+    assert parse_time(format_time(microseconds * 1000)) == microseconds * 1000
+
+
+def test_time_is_cut_to_microseconds() -> None:
+    assert format_time(START + 1999) == "2027-01-15T08:00:00.000001Z"
+
+
+@pytest.mark.parametrize(
+    ("kind", "sock"),
+    [
+        ("tlp", {"pending": 5}),
+        ("rto", {"pending": 0, "ca_state": 4, "attempt": 1}),
+        ("rto", {"pending": 1, "ca_state": 4, "attempt": 7, "silent_jiffies": 900}),  # reverted by an ICMP error
+        ("fast", {"pending": 1, "ca_state": 3}),
+        ("fast", {"pending": 1, "ca_state": 4, "attempt": 2, "silent_jiffies": 0}),  # an ACK just came
+        ("fast", {"pending": 5, "ca_state": 3}),
+        ("syn", {"state": "SYN_SENT", "pending": 0, "attempt": 1, "ca_state": 4}),
+        ("synack", {"synack": True, "state": "SYN_RECV"}),
+        ("fin", {"state": "FIN_WAIT1", "unacked": 0, "pending": 0}),
+        ("fin", {"state": "LAST_ACK", "unacked": 0, "pending": 5}),
+        ("rto", {"state": "FIN_WAIT1", "unacked": 12, "pending": 0}),  # data before the FIN
+    ],
+)
+def test_retransmit_kind(kind: str, sock: dict[str, object]) -> None:
+    ordinary: dict[str, object] = {
+        "synack": False, "state": "ESTABLISHED", "ca_state": 0, "pending": 1,
+        "attempt": 0, "unacked": 38, "silent_jiffies": 2053,
+    }  # fmt: skip
+    assert retransmit_kind(**{**ordinary, **sock}) == kind  # type: ignore[arg-type]

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import pytest
+
+from tracer.errors import TcpwatchError
+from tracer.kernel.probes import choose, require, symbol_address
+
+TODAY = {
+    "tcp_retransmit_skb": 3,
+    "tcp_retransmit_synack": 2,
+    "inet_sock_set_state": 3,
+    "tcp_receive_reset": 1,
+    "tcp_send_reset": 3,
+    "kfree_skb": 4,
+    "inet_sk_error_report": 1,
+    "timer_expire_entry": 2,
+}
+
+
+class Kernel:
+    """A kernel by the number of arguments of its raw tracepoints."""
+
+    def __init__(self, **changes: int) -> None:
+        self._arguments = {**TODAY, **changes}
+
+    def hook_arguments(self, tracepoint: str) -> int:
+        return self._arguments.get(tracepoint, 0)
+
+
+def chosen(kernel: Kernel, *, kprobes: bool = True, keepalive_timer: int = 0xFF) -> dict[str, tuple[str, str]]:
+    probes = choose(kernel, kprobes=kprobes, keepalive_timer=keepalive_timer)
+    return {probe.event: (probe.status, str(probe.attachment)) for probe in probes}
+
+
+def test_a_kernel_of_today() -> None:
+    assert chosen(Kernel()) == {
+        "retransmit": ("ok", "raw tracepoint tcp_retransmit_skb"),
+        "retransmit (SYN/ACK)": ("ok", "raw tracepoint tcp_retransmit_synack"),
+        "state": ("ok", "raw tracepoint inet_sock_set_state"),
+        "keepalive": ("ok", "kprobe tcp_write_wakeup"),
+        "reset (received)": ("ok", "raw tracepoint tcp_receive_reset"),
+        "reset (sent)": ("ok", "raw tracepoint tcp_send_reset"),
+        "reset (refused)": ("ok", "raw tracepoint kfree_skb"),
+        "error": ("ok", "raw tracepoint inet_sk_error_report"),
+    }
+
+
+def test_without_kprobes_keepalives_come_from_the_timer() -> None:
+    assert chosen(Kernel(), kprobes=False)["keepalive"] == ("fallback", "raw tracepoint timer_expire_entry")
+
+
+def test_with_kprobes_the_timer_stands_by() -> None:
+    keepalive = next(p for p in choose(Kernel(), kprobes=True, keepalive_timer=1) if p.event == "keepalive")
+    assert keepalive.if_refused is not None
+    assert str(keepalive.if_refused.attachment) == "raw tracepoint timer_expire_entry"
+
+
+def test_without_kprobes_and_symbols_keepalives_are_missing() -> None:
+    assert chosen(Kernel(), kprobes=False, keepalive_timer=0)["keepalive"] == ("missing", "None")
+
+
+def test_linux_5_10() -> None:
+    old = chosen(Kernel(tcp_retransmit_skb=2, tcp_send_reset=2, kfree_skb=2, inet_sk_error_report=0))
+    assert old["reset (refused)"] == ("missing", "None")
+    assert old["error"] == ("fallback", "None")
+    assert old["reset (sent)"][0] == "ok"
+
+
+@pytest.mark.parametrize("hook", ["tcp_retransmit_skb", "inet_sock_set_state"])
+def test_nothing_can_be_told_without_retransmits_or_states(hook: str) -> None:
+    with pytest.raises(TcpwatchError, match="does not show"):
+        require(choose(Kernel(**{hook: 0}), kprobes=True, keepalive_timer=1))
+
+
+def test_symbol_address_wants_the_exact_name() -> None:
+    lines = [
+        "ffffffff82000000 t tcp_keepalive_timer.cold\n",
+        "ffffffff82000010 t my_tcp_keepalive_timer\n",
+        "ffffffff8202df70 t tcp_keepalive_timer\n",
+    ]
+    assert symbol_address(lines, "tcp_keepalive_timer") == 0xFFFFFFFF8202DF70
+    assert symbol_address(lines[:2], "tcp_keepalive_timer") == 0

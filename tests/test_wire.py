@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from builders import SECOND, mapped, record
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracer.events import Event, to_json
+from tracer.kernel.wire import SIZE, Decoder, Owner, WireError
+
+DECODER = Decoder(hz=250, reasons={1: "NO_SOCKET"}, key=b"k" * 16)
+
+
+def decode(**members: object) -> tuple[Event, Owner]:
+    return DECODER.decode(record(**members), 100 * SECOND)
+
+
+def test_tail_loss_probe_after_eight_seconds() -> None:
+    event, owner = decode()
+    assert owner == Owner(inode=4711, cgroup=0, pid=0, comm="")
+    fields = to_json(event)
+    assert len(fields.pop("sock")) == 16
+    assert fields == {
+        "time": "1970-01-01T00:01:45.000000Z",
+        "ktime_ns": 5 * SECOND,
+        "event": "retransmit",
+        "family": 4,
+        "laddr": "10.66.1.2",
+        "lport": 33356,
+        "raddr": "10.66.2.2",
+        "rport": 3306,
+        "netns": 4026532000,
+        "state": "ESTABLISHED",
+        "silent_ms": 8212,
+        "unacked_bytes": 38,
+        "rto_ms": 204,
+        "srtt_ms": 0.039,
+        "snd_wnd": 65536,
+        "ca_state": "Open",
+        "backoff": 0,
+        "keepalive": True,
+        "keepalive_idle_s": 7200,
+        "keepalive_interval_s": 75,
+        "keepalive_probes": 9,
+        "user_timeout_ms": 0,
+        "kind": "tlp",
+        "attempt": 0,
+    }
+
+
+def test_jiffies_follow_the_kernels_hz() -> None:
+    event, _ = Decoder(hz=1000, reasons={}, key=b"").decode(record(silent=61, rto=201, keepalive_idle=60_000), 0)
+    assert (event.silent_ms, event.rto_ms, event.keepalive_idle_s) == (61, 201, 60)
+
+
+def test_what_the_kernel_could_not_say_is_absent() -> None:
+    event, _ = decode(silent=0xFFFFFFFF, rto=0, srtt_us=0, netns=0, lport=0)
+    fields = to_json(event)
+    assert not {"silent_ms", "rto_ms", "srtt_ms", "netns", "lport"} & fields.keys()
+
+
+def test_an_event_without_a_full_socket_claims_nothing_about_it() -> None:
+    event, _ = decode(type=4, direction=2, flags=8, reason=1, sk=0, state=0, inode=0)
+    fields = to_json(event)
+    assert (event.direction, event.reason) == ("sent", "NO_SOCKET")
+    assert not {"sock", "state", "silent_ms", "unacked_bytes", "keepalive", "rto_ms"} & fields.keys()
+
+
+def test_an_unknown_reset_reason_keeps_its_number() -> None:
+    event, _ = decode(type=4, direction=2, flags=9, reason=99)
+    assert event.reason == "reason 99"
+
+
+def test_a_retransmission_that_could_not_be_sent_says_why() -> None:
+    assert decode(error=113)[0].send_error == "EHOSTUNREACH"
+
+
+def test_error_has_number_and_name() -> None:
+    event, _ = decode(type=5, error=110, state=7)
+    assert (event.errno, event.error, event.state, event.kind) == (110, "ETIMEDOUT", "CLOSE", None)
+
+
+def test_state_change() -> None:
+    event, _ = decode(type=3, old_state=1, new_state=7, state=7)
+    assert (event.old_state, event.new_state) == ("ESTABLISHED", "CLOSE")
+
+
+def test_ipv6() -> None:
+    event, _ = decode(family=6, laddr=mapped("fd66:1::2"), raddr=mapped("fd66:2::2"))
+    assert (event.laddr, event.raddr) == ("fd66:1::2", "fd66:2::2")
+
+
+def test_a_socket_is_named_by_address_and_birth_and_never_by_its_address_alone() -> None:
+    first, same, reused = (decode(sk=1, born=born)[0].sock for born in (5, 5, 6))
+    assert first == same != reused
+    other_run, _ = Decoder(hz=250, reasons={}, key=b"x" * 16).decode(record(sk=1, born=5), 0)
+    assert other_run.sock != first
+
+
+def test_process_name_of_any_bytes() -> None:
+    assert decode(comm=b"\xffphp\0rest")[1].comm == "\\xffphp"
+
+
+@given(st.binary(max_size=2 * SIZE))
+def test_any_bytes_are_an_event_or_a_wire_error(data: bytes) -> None:
+    try:
+        event, owner = DECODER.decode(data, 0)
+    except WireError:
+        return
+    assert isinstance(event, Event)
+    assert isinstance(owner, Owner)
+    to_json(event)

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracer.output.words import duration, endpoint, plural, safe, size
+
+
+@pytest.mark.parametrize(
+    ("ms", "text"),
+    [
+        (0, "0ms"),
+        (999, "999ms"),
+        (1000, "1.0s"),
+        (59_999, "59.9s"),
+        (60_000, "1m00s"),
+        (725_000, "12m05s"),
+        (3_599_999, "59m59s"),
+        (3_720_000, "1h02m"),
+        (86_399_000, "23h59m"),
+        (273_600_000, "3d04h"),
+    ],
+)
+def test_duration(ms: int, text: str) -> None:
+    assert duration(ms) == text
+
+
+@given(st.integers(min_value=0, max_value=2**32 * 10))
+def test_duration_fits_its_column(ms: int) -> None:
+    assert len(duration(ms)) <= 7 and (len(duration(ms)) <= 6 or ms > 99 * 86_400_000)
+
+
+@given(st.integers(min_value=0, max_value=2**32))
+def test_size_fits_its_column(count: int) -> None:
+    assert len(size(count)) <= 5
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0"), (99_999, "99999"), (717_656, "700K"), (1 << 30, "1024M")])
+def test_size(count: int, text: str) -> None:
+    assert size(count) == text
+
+
+def test_endpoint() -> None:
+    assert endpoint("10.1.2.3", 3306) == "10.1.2.3:3306"
+    assert endpoint("2001:db8::1", 443) == "[2001:db8::1]:443"
+    assert endpoint(None, None) == "*:*"
+
+
+@given(st.text())
+def test_nothing_a_terminal_would_act_on_gets_through(text: str) -> None:
+    assert safe(text).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("php-fpm: pool", "php-fpm: pool"), ("\x1b[2J", "\\x1b[2J"), ("a\nb", "a\\nb"), ("\u202egnp", "\\u202egnp")],
+)
+def test_safe(text: str, shown: str) -> None:
+    assert safe(text) == shown
+
+
+def test_plural() -> None:
+    assert (plural(1, "event"), plural(1234, "event")) == ("1 event", "1,234 events")
