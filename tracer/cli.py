@@ -24,11 +24,11 @@ from tracer.storage.reader import RecordingReader
 
 _EPILOG = """\b
 Examples:
-  sudo tcpwatch --port 3306                everything about MySQL connections
-  sudo tcpwatch -p 3306,11300 -w night.tw  the same, and record it
-  sudo tcpwatch --min-idle 10m             what happens after ten silent minutes
-  tcpwatch replay night.tw --rport 3306    look at it later, on any machine
-  sudo tcpwatch demo                       see the incident in half a minute
+  sudo tcpwatch --port 3306               everything about MySQL connections
+  sudo tcpwatch -p 3306,11300 -w now.tw   the same, and record it
+  sudo tcpwatch --min-idle 10m            what follows ten minutes of silence
+  tcpwatch replay now.tw --rport 3306     look at it later, on any machine
+  sudo tcpwatch demo                      see the incident in half a minute
 
 \b
 What the columns say:
