@@ -29,11 +29,11 @@ def test_the_incident_on_eighty_columns() -> None:
         event("error", at=928, errno=110, error="ETIMEDOUT", silent_ms=4_648_000, unacked_bytes=527, **OWNED),
     )
     assert shown == [
-        "2027-01-15   LOCAL           REMOTE         EVENT        SILENT UNACK OWNER",
-        "08:00:00.000 10.66.1.2:33356 10.66.2.2:3306 tlp           1h02m   527 php[8506]",
-        "08:00:00.200 10.66.1.2:33356 10.66.2.2:3306 rto 1         1h02m   527 php[8506]",
-        "08:15:28.000 10.66.1.2:33356 10.66.2.2:3306 ESTABLISHED → CLOSE       php[8506]",
-        "08:15:28.000 10.66.1.2:33356 10.66.2.2:3306 ETIMEDOUT     1h17m   527 php[8506]",
+        "2027-01-15   LOCAL           REMOTE          EVENT        SILENT UNACK OWNER",
+        "08:00:00.000 10.66.1.2:33356 10.66.2.2:3306  tlp           1h02m   527 php[8506]",
+        "08:00:00.200 10.66.1.2:33356 10.66.2.2:3306  rto 1         1h02m   527 php[8506]",
+        "08:15:28.000 10.66.1.2:33356 10.66.2.2:3306  ESTABLISHED → CLOSE       php[8506]",
+        "08:15:28.000 10.66.1.2:33356 10.66.2.2:3306  ETIMEDOUT     1h17m   527 php[8506]",
     ]
     assert max(map(len, shown)) <= 80
 

@@ -37,7 +37,8 @@ class TextSink:
         self._colour = colour
         self.utc_offset_s = utc_offset_s
         self._date = ""
-        self._local_width, self._remote_width = 15, 14
+        # Two addresses as in 10.66.1.2:43102 and a short owner's name leave the line at 80.
+        self._local_width, self._remote_width = 15, 15
         self._arrow = "→" if _can_encode(stream, "→") else "->"
 
     def write(self, event: Event) -> None:
@@ -86,8 +87,8 @@ class TextSink:
 def _what(event: Event) -> str:
     if event.event == "retransmit":
         kind = safe(event.kind or "retransmit")
-        # A tail loss probe is no attempt of the RTO's, and the number before it would only puzzle.
-        return kind if kind in ("tlp", "fast") or event.attempt is None else f"{kind} {event.attempt}"
+        # Without an RTO so far there is nothing to count; on a fast one the number would only puzzle.
+        return kind if kind == "fast" or not event.attempt else f"{kind} {event.attempt}"
     if event.event == "keepalive":
         return f"keepalive {event.attempt}"
     if event.event == "reset":

@@ -1,0 +1,1 @@
+"""The incident in network namespaces: client, firewall, server. Nothing of the host is touched."""

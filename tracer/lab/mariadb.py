@@ -1,0 +1,127 @@
+"""A real MariaDB on a private data directory in a namespace, and a PyMySQL client of it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tracer.errors import TcpwatchError
+from tracer.lab.namespace import Namespace, wait_until
+from tracer.lab.peers import Client, Process
+
+USER, PASSWORD, DATABASE = "app", "lab-only", "lab"
+_CLIENT = Path(__file__).with_name("mariadb_peer.py")
+_SETUP = f"""
+CREATE DATABASE {DATABASE};
+CREATE TABLE {DATABASE}.jobs (id INT PRIMARY KEY, q VARCHAR(64));
+INSERT INTO {DATABASE}.jobs VALUES (1, 'first'), (2, 'second'), (3, 'third');
+CREATE USER {USER}@'%' IDENTIFIED BY '{PASSWORD}';
+GRANT ALL ON {DATABASE}.* TO {USER}@'%';
+"""
+
+
+class MariaDB(Process):
+    """mariadbd on HOST:PORT of the namespace. It takes a few seconds to be ready; the constructor waits.
+
+    Nothing is written outside of a temporary directory, which goes with it.
+    """
+
+    def __init__(self, namespace: Namespace, host: str, port: int = 3306) -> None:
+        for tool in ("mariadbd", "mariadb-install-db", "mariadb", "setpriv"):
+            if _find(tool) is None:
+                raise TcpwatchError(f"MariaDB is not installed ({tool})", hint="sudo apt-get install mariadb-server")
+        self._namespace = namespace
+        self._directory = Path(tempfile.mkdtemp(prefix="tcpwatch-mariadb-"))
+        self._socket = self._directory / "socket"
+        self._log = self._directory / "log"
+        try:
+            self._install()
+            super().__init__(self._start(host, port))
+            wait_until(self._ready, 120, "MariaDB accepts connections")
+            self.sql(_SETUP)
+        except BaseException as error:
+            log = self._log.read_text(encoding="utf-8", errors="replace") if self._log.exists() else ""
+            self.close()
+            if isinstance(error, TcpwatchError):
+                raise TcpwatchError(f"MariaDB did not start: {error}\n{log[-2000:]}".rstrip()) from error
+            raise
+
+    def __enter__(self) -> MariaDB:
+        return self
+
+    def close(self) -> None:
+        """End it and remove its directory. Closing again does nothing."""
+        if hasattr(self, "_process"):
+            super().close()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _install(self) -> None:
+        done = subprocess.run(
+            [
+                _find("mariadb-install-db") or "", "--no-defaults", f"--datadir={self._directory / 'data'}",
+                "--auth-root-authentication-method=normal", "--skip-test-db", "--user=root",
+                "--innodb-log-file-size=4M", "--innodb-buffer-pool-size=16M",
+            ],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        if done.returncode != 0:
+            raise TcpwatchError(f"mariadb-install-db: {(done.stderr or done.stdout).strip()[-500:]}")
+
+    def _start(self, host: str, port: int) -> subprocess.Popen[str]:
+        argv = [
+            # However we end, it ends; the kernel forgets that wish when a process changes its user, so it stays root.
+            "setpriv", "--pdeathsig", "KILL", _find("mariadbd") or "", "--no-defaults", "--user=root",
+            f"--datadir={self._directory / 'data'}", f"--socket={self._socket}",
+            f"--pid-file={self._directory / 'pid'}",
+            f"--bind-address={host}", f"--port={port}", f"--log-error={self._log}", "--skip-name-resolve",
+            "--innodb-log-file-size=4M", "--innodb-buffer-pool-size=16M", "--performance-schema=off",
+        ]  # fmt: skip
+        return self._namespace.popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def _ready(self) -> bool:
+        if self._process.poll() is not None:
+            raise TcpwatchError(f"it ended with status {self._process.returncode}")
+        return self._socket.exists() and self._client("SELECT 1").returncode == 0
+
+    def _client(self, statements: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["mariadb", "--no-defaults", "--user=root", f"--socket={self._socket}", "--batch", "--skip-column-names"],
+            input=statements, capture_output=True, text=True,
+        )  # fmt: skip
+
+    def sql(self, statements: str) -> list[list[str]]:
+        """Run statements as root, through the unix socket, and return the rows."""
+        done = self._client(statements)
+        if done.returncode != 0:
+            raise TcpwatchError(f"MariaDB: {done.stderr.strip()}")
+        return [line.split("\t") for line in done.stdout.splitlines()]
+
+    def sleeping_connections(self) -> int:
+        """How many connections of the application the server believes to be idle: `Sleep` in its process list."""
+        rows = self.sql(
+            f"SELECT COUNT(*) FROM information_schema.processlist WHERE user = '{USER}' AND command = 'Sleep'"
+        )
+        return int(rows[0][0])
+
+
+def mariadb_client(namespace: Namespace, host: str, port: int = 3306) -> Client:
+    """A PyMySQL client that obeys the commands of the embedded one."""
+    if importlib.util.find_spec("pymysql") is None:
+        raise TcpwatchError(
+            "PyMySQL is not installed", hint="sudo apt-get install python3-pymysql, or pip install PyMySQL"
+        )
+    return Client(namespace, [sys.executable, _CLIENT, json.dumps(
+        {"host": host, "port": port, "user": USER, "password": PASSWORD, "database": DATABASE}
+    )])  # fmt: skip
+
+
+def _find(tool: str) -> str | None:
+    return shutil.which(tool, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/usr/local/sbin")

@@ -1,0 +1,107 @@
+"""A network namespace without a name, and the commands that run in it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tracer.errors import TcpwatchError
+
+_PACKAGES = {
+    "ip": "iproute2",
+    "nft": "nftables",
+    "conntrack": "conntrack",
+    "nsenter": "util-linux",
+    "unshare": "util-linux",
+}
+
+
+def require_tools(*tools: str) -> None:
+    """Raise TcpwatchError unless all these commands are there."""
+    missing = [tool for tool in tools if shutil.which(tool) is None]
+    if missing:
+        packages = " ".join(sorted({_PACKAGES.get(tool, tool) for tool in missing}))
+        raise TcpwatchError(f"not installed: {', '.join(missing)}", hint=f"sudo apt-get install {packages}")
+
+
+def wait_until(condition: Callable[[], Any], timeout_s: float, what: str) -> None:
+    """Look every 10 ms until the condition holds. Raises TcpwatchError, naming `what` did not happen."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TcpwatchError(
+                f"after {timeout_s:g} s still not: {what}", hint="is this machine overloaded? try it again"
+            )
+        time.sleep(0.01)
+
+
+class Namespace:
+    """A network namespace that lives as long as a process of ours, its holder.
+
+    The holder reads a pipe that only we can write to, so that it ends with us whatever ends us,
+    kill -9 included, and takes the namespace with it. Close it to end it sooner.
+    """
+
+    def __init__(self) -> None:
+        own = Path("/proc/self/ns/net").stat().st_ino
+        self._holder = subprocess.Popen(
+            ["unshare", "--net", "cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        self.pid = self._holder.pid
+        try:
+            wait_until(lambda: self._inode() != own, 10, "a new network namespace")
+        except BaseException:
+            self.close()
+            raise
+        self.netns = self._inode()
+
+    def _inode(self) -> int:
+        if self._holder.poll() is not None:
+            said = self._holder.stderr.read().decode("utf-8", "replace").strip() if self._holder.stderr else ""
+            raise TcpwatchError(f"no network namespace can be made: {said}", hint="run it with sudo, on the host")
+        return Path(f"/proc/{self.pid}/ns/net").stat().st_ino
+
+    def close(self) -> None:
+        """End the holder. Closing again does nothing."""
+        if self._holder.returncode is None:
+            self._holder.kill()
+            self._holder.wait()
+        for stream in (self._holder.stdin, self._holder.stderr):
+            if stream is not None:
+                stream.close()
+
+    def command(self, argv: Sequence[str | Path]) -> list[str]:
+        """What to execute so that argv runs in this namespace, as the same process."""
+        return ["nsenter", f"--net=/proc/{self.pid}/ns/net", "--", *map(str, argv)]
+
+    def popen(self, argv: Sequence[str | Path], **options: Any) -> subprocess.Popen[str]:
+        """Start a command in the namespace, with text streams."""
+        return subprocess.Popen(self.command(argv), text=True, **options)
+
+    def run(self, *argv: str | Path, stdin: str = "") -> str:
+        """Run a command to its end and return what it printed. TcpwatchError with what it complained about."""
+        done = subprocess.run(self.command(argv), input=stdin, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise TcpwatchError(
+                f"{' '.join(map(str, argv))} failed: {done.stderr.strip() or done.returncode}",
+                hint="the demo needs namespaces, veth, nftables and conntrack: uname -r; lsmod",
+            )
+        return done.stdout
+
+    def set_sysctl(self, name: str, value: int | str) -> None:
+        """Set net.… of this namespace. Its /proc/sys/net shows to whoever opens it from inside."""
+        self.run("tee", "/proc/sys/" + name.replace(".", "/"), stdin=str(value))
+
+    def counter(self, name: str) -> int:
+        """One of the kernel's own counters, as nstat names it: TcpRetransSegs, TcpExtTCPTimeouts."""
+        for file in ("snmp", "netstat"):
+            lines = Path(f"/proc/{self.pid}/net/{file}").read_text(encoding="ascii").splitlines()
+            for names, values in zip(lines[::2], lines[1::2], strict=True):
+                prefix, *columns = names.replace(":", "").split()
+                if name.startswith(prefix) and name.removeprefix(prefix) in columns:
+                    return int(values.split()[1 + columns.index(name.removeprefix(prefix))])
+        raise TcpwatchError(f"the kernel has no counter {name}")

@@ -1,0 +1,137 @@
+"""Client — firewall — server: three namespaces, and a real stateful firewall that forgets."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+
+from tracer.errors import TcpwatchError
+from tracer.lab.namespace import Namespace, require_tools
+
+CLIENT, SERVER = "10.66.1.2", "10.66.2.2"
+CLIENT6, SERVER6 = "fd66:1::2", "fd66:2::2"
+
+# What the firewall does not know any more is invalid to it, and is dropped without a word.
+_RULES = """
+table inet lab {{
+  counter forgotten {{ }}
+  chain forward {{
+    type filter hook forward priority filter; policy drop;
+    ct state invalid counter name forgotten {verdict}
+    ct state established,related accept
+    ct state new tcp dport {{ {ports} }} tcp flags & (fin|syn|rst|ack) == syn accept
+  }}
+}}
+"""
+
+# Before conntrack, so that the session table does not even see what is lost.
+_BLACK_HOLE = """
+table inet hole {{
+  chain forward {{
+    type filter hook prerouting priority raw; policy accept;
+    iifname {interfaces} counter drop
+  }}
+}}
+"""
+
+
+class Lab:
+    """The three namespaces, connected: use it as a context manager.
+
+    ttl_s: seconds of silence after which the firewall forgets a session. ports: what it lets through.
+    retries2: net.ipv4.tcp_retries2 of the client; 5 gives up after some 13.4 s, the default of 15 after
+    a quarter of an hour. Raises TcpwatchError for what is missing; whatever happens nothing is left behind.
+    """
+
+    def __init__(self, *, ttl_s: int = 6, ports: Sequence[int] = (3306,), retries2: int = 5) -> None:
+        if os.geteuid() != 0:
+            raise TcpwatchError("network namespaces need root", hint="run it again with sudo")
+        require_tools("unshare", "nsenter", "ip", "nft", "conntrack", "tee")
+        self._ports = ", ".join(map(str, ports))
+        self._namespaces: list[Namespace] = []
+        try:
+            for _ in range(3):
+                self._namespaces.append(Namespace())
+            self.client, self.firewall, self.server = self._namespaces
+            self._connect()
+            self._set_rules("drop")
+            self.firewall.set_sysctl("net.netfilter.nf_conntrack_tcp_timeout_established", ttl_s)
+            self.firewall.set_sysctl("net.netfilter.nf_conntrack_tcp_loose", 0)
+            self.client.set_sysctl("net.ipv4.tcp_retries2", retries2)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take everything down. Closing again does nothing."""
+        for namespace in self._namespaces:
+            namespace.close()
+
+    def _connect(self) -> None:
+        self.firewall.run(
+            "ip", "-batch", "-", stdin=f"""
+            link add c0 type veth peer name eth0 netns {self.client.pid}
+            link add s0 type veth peer name eth0 netns {self.server.pid}
+            address add 10.66.1.1/24 dev c0
+            address add 10.66.2.1/24 dev s0
+            address add fd66:1::1/64 dev c0 nodad
+            address add fd66:2::1/64 dev s0 nodad
+            link set c0 up
+            link set s0 up
+            """,
+        )  # fmt: skip
+        for namespace, address, address6 in ((self.client, CLIENT, CLIENT6), (self.server, SERVER, SERVER6)):
+            namespace.run(
+                "ip", "-batch", "-", stdin=f"""
+                link set lo up
+                address add {address}/24 dev eth0
+                address add {address6}/64 dev eth0 nodad
+                link set eth0 up
+                route add default via {address.rpartition(".")[0]}.1
+                route add default via {address6.rpartition(":")[0]}:1
+                """,
+            )  # fmt: skip
+        self.firewall.set_sysctl("net.ipv4.ip_forward", 1)
+        self.firewall.set_sysctl("net.ipv6.conf.all.forwarding", 1)
+
+    def _set_rules(self, verdict: str) -> None:
+        rules = _RULES.format(verdict=verdict, ports=self._ports)
+        self.firewall.run("nft", "-f", "-", stdin=f"add table inet lab\ndelete table inet lab\n{rules}")
+
+    def dropped_packets(self) -> int:
+        """Packets of forgotten sessions that the firewall dropped, or rejected, since its rules were set."""
+        shown = json.loads(self.firewall.run("nft", "-j", "list", "counter", "inet", "lab", "forgotten"))
+        return next(int(item["counter"]["packets"]) for item in shown["nftables"] if "counter" in item)
+
+    def sessions(self, port: int) -> list[str]:
+        """The firewall's sessions to that server port, as `conntrack -L` shows them. To look evicts what is over."""
+        lines = []
+        for family in ("ipv4", "ipv6"):
+            listed = self.firewall.run("conntrack", "-L", "-f", family, "-p", "tcp", "--dport", str(port))
+            lines += [line for line in listed.splitlines() if f"dport={port} " in line]
+        return lines
+
+    def forget_sessions(self) -> None:
+        """The firewall forgets all sessions at once, as it does when their time is over, or when it restarts."""
+        self.firewall.run("conntrack", "-F")
+
+    def reject_with_reset(self) -> None:
+        """From now on packets of forgotten sessions are answered with a RST instead of silence."""
+        self._set_rules("reject with tcp reset")
+
+    def drop_everything(self, *, to_client: bool = True, to_server: bool = True) -> None:
+        """A black hole in one direction or both, whatever the sessions: as a dead path."""
+        interfaces = [name for name, cut in (("s0", to_client), ("c0", to_server)) if cut]
+        rules = _BLACK_HOLE.format(interfaces="{ " + ", ".join(interfaces) + " }")
+        self.firewall.run("nft", "-f", "-", stdin=f"add table inet hole\ndelete table inet hole\n{rules}")
+
+    def restore(self) -> None:
+        """Close the black hole."""
+        self.firewall.run("nft", "-f", "-", stdin="add table inet hole\ndelete table inet hole\n")

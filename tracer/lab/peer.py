@@ -1,0 +1,146 @@
+"""One end of a connection, as a process of its own inside a namespace: `python peer.py server|client …`.
+
+Only the standard library, and nothing of tracer, so that it runs by its path alone.
+
+server HOST PORT: answers each line that it receives; prints `listening`.
+client HOST PORT [options]: connects, prints where, then obeys one word a line on stdin, and prints one
+JSON object for each: `query` asks the server and waits for the answer; `fork N` has N children share
+the socket; `close` closes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import Any
+
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+
+
+def die_with_parent() -> None:
+    """Be killed when the process that started us ends, however it ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def say(**words: Any) -> None:
+    """One JSON object on stdout."""
+    print(json.dumps(words), flush=True)
+
+
+def serve(host: str, port: int) -> None:
+    """Answer each line with one line, on any number of connections, for ever."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, port), family=family) as listener:
+        print("listening", flush=True)
+        while True:
+            connection, _ = listener.accept()
+            threading.Thread(target=_answer, args=(connection,), daemon=True).start()
+
+
+def _answer(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError), connection, connection.makefile("rb") as lines:
+        for number, _ in enumerate(lines, 1):
+            connection.sendall(b"ok %d\n" % number)
+
+
+def connect(options: argparse.Namespace) -> socket.socket:
+    """A connection as a database driver makes it: SO_KEEPALIVE on, all else the system's."""
+    family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+    connection = socket.socket(family)
+    if options.bind_port:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        connection.bind(("", options.bind_port))
+    if not options.no_keepalive:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        (socket.TCP_KEEPIDLE, options.idle),
+        (socket.TCP_KEEPINTVL, options.interval),
+        (socket.TCP_KEEPCNT, options.probes),
+    ):
+        if value is not None:
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
+    connection.connect((options.host, options.port))
+    return connection
+
+
+def obey(connection: socket.socket) -> None:
+    """Do what stdin says, until it ends."""
+    answers = connection.makefile("rb")
+    for line in sys.stdin:
+        word, *rest = line.split() or [""]
+        began = time.monotonic()
+        error: OSError | None = None
+        result: dict[str, Any] = {}
+        try:
+            if word == "query":
+                connection.sendall(b"SELECT q FROM jobs WHERE id = 1\n")
+                if not answers.readline():
+                    raise ConnectionResetError(errno.ECONNRESET, "the server closed the connection")
+            elif word == "fork":
+                result["pids"] = [_fork() for _ in range(int(rest[0]))]
+            elif word == "close":
+                answers.close()
+                connection.close()
+        except OSError as caught:
+            error = caught
+        number = error.errno if error is not None else None
+        say(
+            command=word,
+            ok=error is None,
+            seconds=time.monotonic() - began,
+            errno=number,
+            error=errno.errorcode.get(number) if number is not None else None,
+            **result,
+        )
+
+
+def _fork() -> int:
+    pid = os.fork()
+    if pid == 0:
+        die_with_parent()
+        while True:
+            signal.pause()
+    return pid
+
+
+def main() -> None:
+    """Be a server or a client."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("role", choices=["server", "client"])
+    parser.add_argument("host")
+    parser.add_argument("port", type=int)
+    parser.add_argument("--comm", default="")
+    parser.add_argument("--bind-port", type=int, default=0)
+    parser.add_argument("--no-keepalive", action="store_true")
+    parser.add_argument("--idle", type=int)
+    parser.add_argument("--interval", type=int)
+    parser.add_argument("--probes", type=int)
+    options = parser.parse_args()
+    die_with_parent()
+    if options.comm:
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, options.comm.encode())
+    if options.role == "server":
+        serve(options.host, options.port)
+        return
+    try:
+        connection = connect(options)
+    except OSError as error:
+        number = error.errno or 0
+        say(connected=False, errno=number, error=errno.errorcode.get(number))
+        return
+    local, remote = connection.getsockname(), connection.getpeername()
+    say(connected=True, pid=os.getpid(), laddr=local[0], lport=local[1], raddr=remote[0], rport=remote[1])
+    obey(connection)
+
+
+if __name__ == "__main__":
+    main()
