@@ -1,0 +1,138 @@
+"""Hosts on which it cannot work: a clear error, a hint, the right exit status, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+pytestmark = pytest.mark.kernel
+
+
+def loaded_programs() -> list[str]:
+    """Names of our BPF programs in the kernel."""
+    shown = subprocess.run(["bpftool", "-j", "prog", "show"], capture_output=True, text=True, check=True).stdout
+    return [name for each in json.loads(shown) if (name := each.get("name", "")).startswith(("on_tcp_", "on_inet_"))]
+
+
+def tcpwatch(*arguments: str, before: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run it in a mount namespace of its own, in which the shell commands `before` were run."""
+    script = f'set -e; {before}\n exec "$@"'
+    command = ["unshare", "--mount", "--propagation", "private", "bash", "-c", script, "bash"]
+    return subprocess.run(
+        [*command, sys.executable, "-m", "tracer.cli", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        timeout=120,
+    )
+
+
+def assert_refused(shown: subprocess.CompletedProcess[str], complaint: str, hint: str) -> None:
+    assert shown.returncode == 1, shown.stderr
+    assert shown.stdout == ""
+    first, second = shown.stderr.splitlines()
+    assert first.startswith("tcpwatch: ") and complaint in first
+    assert second.startswith("Hint: ") and hint in second
+    assert loaded_programs() == []
+
+
+def test_not_root() -> None:
+    shown = subprocess.run(
+        ["setpriv", "--reuid=65534", "--clear-groups", "/usr/bin/env", "python3", "-c", "pass"], capture_output=True
+    )
+    assert shown.returncode == 0, shown.stderr
+    shown_text = as_nobody("--port", "3306")
+    assert_refused(shown_text, "needs root", "sudo")
+
+
+def as_nobody(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Drop root inside Python, because nobody may not be able to read the tree or the interpreter."""
+    program = "import os, sys, tracer.cli, tracer.session; os.setuid(65534); tracer.cli.main()"
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60,
+    )  # fmt: skip
+
+
+def test_bcc_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "bcc.py").write_text("raise ImportError('No module named bcc')\n")
+    shown = tcpwatch("--port", "3306", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert_refused(shown, "bcc is missing", "apt-get install python3-bpfcc")
+
+
+def test_bcc_is_the_other_project_of_that_name(tmp_path: Path) -> None:
+    (tmp_path / "bcc").mkdir()
+    (tmp_path / "bcc/__init__.py").write_text("__version__ = '0.1'\n")
+    shown = tcpwatch("--port", "3306", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert_refused(shown, "is PyPI's, which is another project", "pip uninstall bcc")
+
+
+def test_no_btf() -> None:
+    shown = tcpwatch(before="mount -t tmpfs none /sys/kernel/btf")
+    assert_refused(shown, "has no BTF", "CONFIG_DEBUG_INFO_BTF")
+
+
+def test_btf_is_garbage(tmp_path: Path) -> None:
+    (tmp_path / "vmlinux").write_bytes(b"not BTF at all")
+    shown = tcpwatch(before=f"mount --bind {tmp_path} /sys/kernel/btf")
+    assert_refused(shown, "/sys/kernel/btf/vmlinux cannot be read", "libbpf")
+
+
+def test_lockdown_confidentiality(tmp_path: Path) -> None:
+    (tmp_path / "lockdown").write_text("none integrity [confidentiality]\n")
+    shown = tcpwatch(before=f"mount --bind {tmp_path} /sys/kernel/security")
+    assert_refused(shown, "lockdown=confidentiality", "lockdown=integrity")
+
+
+def test_tracefs_is_not_needed() -> None:
+    hide = "for d in /sys/kernel/tracing /sys/kernel/debug; do mount -t tmpfs none $d; done"
+    shown = tcpwatch("--duration", "0s", before=hide)
+    assert shown.returncode == 0, shown.stderr
+    assert "tracing every TCP connection" in shown.stderr
+
+
+def test_the_recording_cannot_be_made(tmp_path: Path) -> None:
+    shown = tcpwatch("-w", str(tmp_path / "no/such/x.tw"))
+    assert_refused(shown, "cannot create", "ls -ld")
+
+
+def test_the_disk_of_the_recording_is_full() -> None:
+    shown = tcpwatch("-w", "/dev/full")
+    assert_refused(shown, "cannot write /dev/full: No space left on device", "df -h")
+
+
+def test_symbols_are_hidden_so_keepalives_are_not_seen(tmp_path: Path) -> None:
+    if Path("/sys/bus/event_source/devices/kprobe").exists():
+        hide = "mount -t tmpfs none /sys/bus/event_source/devices; "
+    else:
+        hide = ""
+    (tmp_path / "kallsyms").write_text("0000000000000000 t tcp_keepalive_timer\n")
+    shown = tcpwatch("check", "--json", before=f"{hide}mount --bind {tmp_path / 'kallsyms'} /proc/kallsyms")
+    report = json.loads(shown.stdout)
+    keepalive = next(finding for finding in report["findings"] if finding["what"] == "keepalive")
+    assert (shown.returncode, report["live"], keepalive["status"]) == (0, True, "missing")
+
+
+def test_check_finds_every_hook_here() -> None:
+    shown = tcpwatch("check", "--json")
+    report = json.loads(shown.stdout)
+    assert (shown.returncode, report["live"]) == (0, True)
+    assert {
+        finding["what"]: finding["status"] for finding in report["findings"] if finding["status"] == "missing"
+    } == {}
+    assert loaded_programs() == []
+
+
+def test_check_without_btf_says_so_and_fails() -> None:
+    shown = tcpwatch("check", before="mount -t tmpfs none /sys/kernel/btf")
+    assert shown.returncode == 1
+    assert "Live tracing does not work here." in shown.stdout
+    assert "Hint: BTF: boot a kernel built with CONFIG_DEBUG_INFO_BTF=y" in shown.stdout
+    assert "Traceback" not in shown.stderr
