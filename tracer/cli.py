@@ -144,6 +144,29 @@ def check(context: click.Context, /, as_json: bool) -> None:
         context.exit(1)
 
 
+@cli.command()
+@click.option(
+    "--server",
+    type=click.Choice(["embedded", "mariadb"]),
+    default="embedded",
+    show_default=True,
+    help="Who is asked: a few lines of Python, or a real MariaDB through PyMySQL.",
+)
+def demo(server: str) -> None:
+    """Let the incident happen, in half a minute: a firewall forgets a connection that both ends believe in.
+
+    Client, firewall (nftables and conntrack) and server live in network namespaces of their own; nothing of this
+    host is touched, and nothing is left behind. Needs root.
+    """
+    stop = Stop(at_once=False)
+    from tracer.kernel import host
+    from tracer.lab.demo import demo as show
+    from tracer.session import utc_offset_now_s
+
+    host.require_privilege()
+    show(server, stop, colour=wants_colour(sys.stdout), utc_offset_s=utc_offset_now_s())
+
+
 def _sink(*, as_json: bool, utc_offset_s: int) -> Sink:
     if as_json:
         return JsonSink(sys.stdout)

@@ -15,10 +15,14 @@ class Stop:
     """Asked between batches: is it time to end?
 
     Construct it before anything slow, in the main thread: from then on ^C and SIGTERM end the run in
-    order instead of in the middle of something. A second ^C ends the process at once.
+    order instead of in the middle of something. A second ^C ends the process at once, unless what
+    is being tidied up must not be left half done (at_once=False).
     """
 
-    def __init__(self, duration_s: float | None = None, output: TextIO | None = None) -> None:
+    def __init__(
+        self, duration_s: float | None = None, output: TextIO | None = None, *, at_once: bool = True
+    ) -> None:
+        self._at_once = at_once
         self._duration_s = duration_s
         self._deadline = float("inf")
         self._signalled = False
@@ -40,7 +44,8 @@ class Stop:
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._signalled = True
-        signal.signal(number, signal.SIG_DFL)
+        if self._at_once:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _watch_reader(output: TextIO | None) -> Callable[[], bool] | None:

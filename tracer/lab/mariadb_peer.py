@@ -17,9 +17,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 def main() -> None:
     """Connect with the settings of argv[1] (JSON), and obey stdin."""
-    from peer import die_with_parent, say
+    from peer import be_called, die_with_parent, say
 
     die_with_parent()
+    be_called("worker")
     connection = pymysql.connect(**json.loads(sys.argv[1]))
     local, remote = connection._sock.getsockname(), connection._sock.getpeername()
     say(connected=True, pid=os.getpid(), laddr=local[0], lport=local[1], raddr=remote[0], rport=remote[1])

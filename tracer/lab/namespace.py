@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tracer.errors import TcpwatchError
+from tracer.events import STATES
 
 _PACKAGES = {
     "ip": "iproute2",
@@ -49,7 +50,11 @@ class Namespace:
     def __init__(self) -> None:
         own = Path("/proc/self/ns/net").stat().st_ino
         self._holder = subprocess.Popen(
-            ["unshare", "--net", "cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            ["unshare", "--net", "cat"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
         )
         self.pid = self._holder.pid
         try:
@@ -79,12 +84,12 @@ class Namespace:
         return ["nsenter", f"--net=/proc/{self.pid}/ns/net", "--", *map(str, argv)]
 
     def popen(self, argv: Sequence[str | Path], **options: Any) -> subprocess.Popen[str]:
-        """Start a command in the namespace, with text streams."""
-        return subprocess.Popen(self.command(argv), text=True, **options)
+        """Start a command in the namespace, with text streams. The terminal's ^C does not reach it: that is for us."""
+        return subprocess.Popen(self.command(argv), text=True, start_new_session=True, **options)
 
     def run(self, *argv: str | Path, stdin: str = "") -> str:
         """Run a command to its end and return what it printed. TcpwatchError with what it complained about."""
-        done = subprocess.run(self.command(argv), input=stdin, capture_output=True, text=True)
+        done = subprocess.run(self.command(argv), input=stdin, capture_output=True, text=True, start_new_session=True)
         if done.returncode != 0:
             raise TcpwatchError(
                 f"{' '.join(map(str, argv))} failed: {done.stderr.strip() or done.returncode}",
@@ -95,6 +100,15 @@ class Namespace:
     def set_sysctl(self, name: str, value: int | str) -> None:
         """Set net.… of this namespace. Its /proc/sys/net shows to whoever opens it from inside."""
         self.run("tee", "/proc/sys/" + name.replace(".", "/"), stdin=str(value))
+
+    def believes(self, lport: int, rport: int) -> str | None:
+        """The state of a TCP socket of this namespace by its two ports, IPv4; None where there is no such socket."""
+        lines = Path(f"/proc/{self.pid}/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+        for line in lines:
+            _, local, remote, state, *_ = line.split()
+            if (int(local.split(":")[1], 16), int(remote.split(":")[1], 16)) == (lport, rport):
+                return STATES.get(int(state, 16))
+        return None
 
     def counter(self, name: str) -> int:
         """One of the kernel's own counters, as nstat names it: TcpRetransSegs, TcpExtTCPTimeouts."""

@@ -31,6 +31,11 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
+def be_called(name: str) -> None:
+    """Set the name that ps and tcpwatch show, at most 15 bytes."""
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode())
+
+
 def say(**words: Any) -> None:
     """One JSON object on stdout."""
     print(json.dumps(words), flush=True)
@@ -127,7 +132,7 @@ def main() -> None:
     options = parser.parse_args()
     die_with_parent()
     if options.comm:
-        ctypes.CDLL(None).prctl(_PR_SET_NAME, options.comm.encode())
+        be_called(options.comm)
     if options.role == "server":
         serve(options.host, options.port)
         return
