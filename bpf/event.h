@@ -48,20 +48,20 @@ struct event {
     s32 error;              /* errno: sk_err, or what a failed retransmission returned */
     u16 lport;              /* host byte order; 0 while connect() has not hashed the socket yet */
     u16 rport;
-    u16 attempt;            /* retransmit: icsk_retransmits; keepalive: icsk_probes_out + 1 */
-    u16 flags;              /* enum event_flags */
-    u8 laddr[16];           /* IPv6, or IPv4 as ::ffff:a.b.c.d */
+    u16 attempt;  /* retransmit: icsk_retransmits; keepalive: icsk_probes_out + 1 */
+    u16 flags;    /* enum event_flags */
+    u8 laddr[16]; /* IPv6, or IPv4 as ::ffff:a.b.c.d */
     u8 raddr[16];
-    u8 comm[16];            /* of pid */
-    u8 type;                /* enum event_type */
-    u8 family;              /* 4 or 6; v4-mapped is 4 */
-    u8 state;               /* TCP_ESTABLISHED = 1, ... */
+    u8 comm[16]; /* of pid */
+    u8 type;     /* enum event_type */
+    u8 family;   /* 4 or 6; v4-mapped is 4 */
+    u8 state;    /* TCP_ESTABLISHED = 1, ... */
     u8 old_state;
     u8 new_state;
-    u8 ca_state;            /* TCP_CA_Open = 0, ..., TCP_CA_Loss = 4 */
-    u8 backoff;             /* icsk_backoff */
-    u8 pending;             /* icsk_pending: 0 at an RTO, 5 at a tail loss probe */
-    u8 direction;           /* enum reset_direction */
+    u8 ca_state;  /* TCP_CA_Open = 0, ..., TCP_CA_Loss = 4 */
+    u8 backoff;   /* icsk_backoff */
+    u8 pending;   /* icsk_pending: 0 at an RTO, 5 at a tail loss probe */
+    u8 direction; /* enum reset_direction */
     u8 reserved[11];
 };
 

@@ -11,8 +11,8 @@
 #include <linux/types.h>
 
 /* The kernel's member at base, as a u64, whatever its width; 0 where this kernel has no such member. */
-#define READ(type, member, base) \
-    read_member((u64)(base), OFFSET_##type##__##member, SIZE_##type##__##member, SHIFT_##type##__##member, \
+#define READ(type, member, base)                                                                                       \
+    read_member((u64)(base), OFFSET_##type##__##member, SIZE_##type##__##member, SHIFT_##type##__##member,             \
                 BITS_##type##__##member)
 #define HAS(type, member) (SIZE_##type##__##member != 0)
 #define OFFSET(type, member) OFFSET_##type##__##member

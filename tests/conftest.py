@@ -1,0 +1,46 @@
+"""--require-kernel: a run in which a test on the running kernel did not run is a failed run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+_KERNEL = Path(__file__).parent / "kernel"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--require-kernel", action="store_true", help="fail if a test of tests/kernel did not run")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _KERNEL in item.path.parents:
+            item.add_marker(pytest.mark.kernel)
+
+
+class _Ran:
+    """Which kernel tests were collected, and which of them really ran."""
+
+    def __init__(self) -> None:
+        self.collected: set[str] = set()
+        self.passed_or_failed: set[str] = set()
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self.collected = {item.nodeid for item in session.items if item.get_closest_marker("kernel")}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" and report.outcome != "skipped":
+            self.passed_or_failed.add(report.nodeid)
+
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        missing = self.collected - self.passed_or_failed
+        if exitstatus == pytest.ExitCode.OK and (missing or not self.collected):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            for nodeid in sorted(missing) or ["none was collected"]:
+                print(f"\nkernel test did not run: {nodeid}", end="")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--require-kernel"):
+        config.pluginmanager.register(_Ran(), "kernel-tests-ran")
