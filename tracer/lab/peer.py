@@ -2,10 +2,10 @@
 
 Only the standard library, and nothing of tracer, so that it runs by its path alone.
 
-server HOST PORT: answers each line that it receives; prints `listening`.
+server HOST PORT [--deaf]: prints `listening`, answers each line that it receives, or reads nothing.
 client HOST PORT [options]: connects, prints where, then obeys one word a line on stdin, and prints one
 JSON object for each: `query` asks the server and waits for the answer; `fork N` has N children share
-the socket; `close` closes it.
+the socket; `flood` sends without end; `close` closes it.
 """
 
 from __future__ import annotations
@@ -41,13 +41,17 @@ def say(**words: Any) -> None:
     print(json.dumps(words), flush=True)
 
 
-def serve(host: str, port: int) -> None:
-    """Answer each line with one line, on any number of connections, for ever."""
+def serve(host: str, port: int, *, deaf: bool) -> None:
+    """Answer each line with one line, on any number of connections, for ever; or never read what comes."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family) as listener:
         print("listening", flush=True)
+        unread: list[socket.socket] = []
         while True:
             connection, _ = listener.accept()
+            if deaf:
+                unread.append(connection)
+                continue
             threading.Thread(target=_answer, args=(connection,), daemon=True).start()
 
 
@@ -90,6 +94,9 @@ def obey(connection: socket.socket) -> None:
                 connection.sendall(b"SELECT q FROM jobs WHERE id = 1\n")
                 if not answers.readline():
                     raise ConnectionResetError(errno.ECONNRESET, "the server closed the connection")
+            elif word == "flood":
+                while True:
+                    connection.sendall(bytes(1 << 16))
             elif word == "fork":
                 result["pids"] = [_fork() for _ in range(int(rest[0]))]
             elif word == "close":
@@ -125,6 +132,7 @@ def main() -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("--comm", default="")
     parser.add_argument("--bind-port", type=int, default=0)
+    parser.add_argument("--deaf", action="store_true")
     parser.add_argument("--no-keepalive", action="store_true")
     parser.add_argument("--idle", type=int)
     parser.add_argument("--interval", type=int)
@@ -134,7 +142,7 @@ def main() -> None:
     if options.comm:
         be_called(options.comm)
     if options.role == "server":
-        serve(options.host, options.port)
+        serve(options.host, options.port, deaf=options.deaf)
         return
     try:
         connection = connect(options)

@@ -50,12 +50,12 @@ class Process:
 
 
 class Server(Process):
-    """An embedded server that answers lines."""
+    """An embedded server that answers lines; see peer.py for its options."""
 
-    def __init__(self, namespace: Namespace, host: str, port: int) -> None:
+    def __init__(self, namespace: Namespace, host: str, port: int, *options: str) -> None:
         super().__init__(
             namespace.popen(
-                [sys.executable, _PEER, "server", host, str(port), "--comm", "server"],
+                [sys.executable, _PEER, "server", host, str(port), "--comm", "server", *options],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
