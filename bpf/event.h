@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The one event struct, shared with Python: tracer/kernel/wire.py mirrors it field by field, and
- * tests/kernel/test_wire.py compares the two. Widest members first, so that there is no padding to leak.
+ * tests/kernel/test_layout.py compares the two. Widest members first, so that there is no padding to leak.
  *
  * A value of 0 means unknown where a real 0 cannot be (ports, inode, netns, rto, ...).
  */

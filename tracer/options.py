@@ -159,6 +159,14 @@ def make_filter(options: dict[str, Any]) -> Filter:
     )
 
 
+def cli_filter(arguments: list[str]) -> Filter:
+    """The filter of FILTERS as they are typed, without a command around them."""
+    command = filter_options(click.command()(lambda **options: make_filter(options)))
+    wanted = command.main(arguments, standalone_mode=False)
+    assert isinstance(wanted, Filter)
+    return wanted
+
+
 def wants_colour(stream: Any) -> bool:
     """Colour on a terminal only, and never with NO_COLOR set (https://no-color.org)."""
     return bool(stream.isatty()) and not os.environ.get("NO_COLOR")

@@ -46,6 +46,7 @@ def php_worker(lab: Lab, trace: Path) -> Client:
     """The worker in the client's namespace, under strace that writes what its sockets do to `trace`."""
     for tool in ("php", "strace"):
         assert shutil.which(tool), f"{tool} is not installed: sudo scripts/test does it"
-    strace = ["strace", "-f", "-e", "trace=connect,sendto,recvfrom,poll", "-o", str(trace)]
+    # -D: the process that we started is the worker itself.
+    strace = ["strace", "-D", "-e", "trace=connect,sendto,recvfrom,poll", "-o", str(trace)]
     script = Path(__file__).with_name("worker.php")
     return Client(lab.client, ["setpriv", "--pdeathsig", "KILL", *strace, "php", script, SERVER, SERVER])

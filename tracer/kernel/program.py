@@ -121,7 +121,7 @@ class Program:
         self._bcc = bcc
         with _quiet() as said:
             try:
-                self._bpf = bcc.BPF(text=source, cflags=cflags)
+                self._bpf = bcc.BPF(text=source.encode(), cflags=cflags)
             except Exception as error:
                 raise ProgramError(f"bcc could not compile the program: {error}", log=said()) from error
         self.attached: list[Probe] = []
@@ -145,25 +145,25 @@ class Program:
                 flags |= bit
                 for port in option:
                     ports[port] = ports.get(port, 0) | bit
-        table = self._bpf["filter_ports"]
+        table = self._bpf[b"filter_ports"]
         for port, bits in ports.items():
             table[ctypes.c_uint16(port)] = ctypes.c_uint8(bits)
         if wanted.hosts:
             flags |= _HOST
-            table = self._bpf["filter_hosts"]
+            table = self._bpf[b"filter_hosts"]
             for host in wanted.hosts:
                 prefix, address = _mapped(host)
                 table[table.Key(prefix, (ctypes.c_uint8 * 16)(*address))] = ctypes.c_uint8(1)
         if wanted.netns:
             flags |= _NETNS
-            table = self._bpf["filter_netns"]
+            table = self._bpf[b"filter_netns"]
             for netns in wanted.netns:
                 table[ctypes.c_uint32(netns)] = ctypes.c_uint8(1)
         if wanted.family == 4:
             flags |= _IPV4
         elif wanted.family == 6:
             flags |= _IPV6
-        self._bpf["filter_flags"][ctypes.c_int(0)] = ctypes.c_uint32(flags)
+        self._bpf[b"filter_flags"][ctypes.c_int(0)] = ctypes.c_uint32(flags)
 
     def attach(self, probes: Sequence[Probe]) -> None:
         """Attach each probe, or what takes its place. Raises ProgramError where the kernel refuses both."""
@@ -197,7 +197,7 @@ class Program:
         def callback(_context: Any, data: int, size: int) -> int:
             return 0 if receive(ctypes.string_at(data, size)) else -1
 
-        self._bpf["events"].open_ring_buffer(callback)
+        self._bpf[b"events"].open_ring_buffer(callback)
 
     def poll(self, timeout_ms: int) -> None:
         """Wait for events, at most this long, and hand over what is there."""
@@ -205,7 +205,7 @@ class Program:
 
     def lost(self) -> dict[str, int]:
         """Events that found no room in the ring buffer so far, by hook; only hooks that lost any."""
-        table = self._bpf["lost"]
+        table = self._bpf[b"lost"]
         counts = {}
         for index, hook in enumerate(LOST_HOOKS):
             count = sum(table[ctypes.c_int(index)])

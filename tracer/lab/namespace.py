@@ -84,7 +84,7 @@ class Namespace:
         return ["nsenter", f"--net=/proc/{self.pid}/ns/net", "--", *map(str, argv)]
 
     def popen(self, argv: Sequence[str | Path], **options: Any) -> subprocess.Popen[str]:
-        """Start a command in the namespace, with text streams. The terminal's ^C does not reach it: that is for us."""
+        """Start a command in the namespace, with text streams, out of reach of the terminal's ^C, which is for us."""
         return subprocess.Popen(self.command(argv), text=True, start_new_session=True, **options)
 
     def run(self, *argv: str | Path, stdin: str = "") -> str:

@@ -25,12 +25,13 @@ table inet lab {{
 }}
 """
 
-# Before conntrack, so that the session table does not even see what is lost.
+# Before conntrack, so that the session table does not even see what is lost. TCP only: without neighbour discovery
+# a host would know in a second that it cannot reach anybody.
 _BLACK_HOLE = """
 table inet hole {{
   chain forward {{
     type filter hook prerouting priority raw; policy accept;
-    iifname {interfaces} counter drop
+    iifname {interfaces} meta l4proto tcp counter drop
   }}
 }}
 """
@@ -75,6 +76,9 @@ class Lab:
             namespace.close()
 
     def _connect(self) -> None:
+        for namespace in self._namespaces:
+            # Duplicate address detection would take a second, in which a SYN is lost and the RTO becomes 3 s.
+            namespace.set_sysctl("net.ipv6.conf.default.accept_dad", 0)
         self.firewall.run(
             "ip", "-batch", "-", stdin=f"""
             link add c0 type veth peer name eth0 netns {self.client.pid}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -31,8 +34,9 @@ class Process:
         return self._process.pid
 
     def kill(self) -> None:
-        """As `kill -9`."""
-        self._process.kill()
+        """As `kill -9`, with all that it started: it leads a session of its own."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def close(self) -> None:
@@ -108,11 +112,9 @@ class Client(Process):
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        try:
+        with suppress(ValueError):  # closed while we read
             for line in self._process.stdout:
                 self._answers.put(json.loads(line))
-        except ValueError:
-            pass  # closed while we read
         self._answers.put(None)
 
     def ask(self, command: str, timeout_s: float = 60) -> Answer:
