@@ -1,0 +1,162 @@
+"""A live run from start to end: ready, stop, summary, recording, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import PATIENCE_S, ROOT, Start, both_ends
+from test_bad_host import assert_nothing_left
+
+from tracer.filters import Filter
+from tracer.kernel import program
+from tracer.kernel.live import LiveSource
+from tracer.lab.network import SERVER, Lab
+from tracer.lab.peers import Server, embedded_client
+
+COMMAND = [sys.executable, "-m", "tracer.cli"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def talk(lab: Lab, times: int = 1) -> None:
+    """That many connections with a query each, begun and ended."""
+    with Server(lab.server, SERVER, 3306):
+        for _ in range(times):
+            with embedded_client(lab.client, SERVER, 3306) as client:
+                client.ask("query")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_end_is_a_summary(lab: Lab, watch: Start, number: signal.Signals) -> None:
+    seen = watch("--netns", both_ends(lab), "--port", "3306")
+    talk(lab)
+    seen.wait_for(old_state="SYN_SENT")
+    said = seen.stop(number).splitlines()
+    assert said[0] == f"tcpwatch: tracing port 3306 and netns {both_ends(lab)}"
+    assert f"{len(seen.events)} events, 0 lost, 2 connections in " in said[1]
+    assert "0 retransmissions shown, the kernel counted " in said[1]
+    assert_nothing_left()
+
+
+def test_the_kernels_count_stands_beside_ours(lab: Lab, watch: Start) -> None:
+    with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
+        client.ask("query")
+        seen = watch("--netns", both_ends(lab))
+        before = lab.client.counter("TcpRetransSegs")
+        lab.drop_everything()
+        client.send("query")
+        seen.wait_for(4, event="retransmit")
+        said = seen.stop()
+        ours = len(seen.of(event="retransmit"))
+        # Other connections of this machine count as well, and one more of ours may come after the end.
+        counted = int(said.rpartition("the kernel counted ")[2].split()[0].replace(",", ""))
+        assert ours <= lab.client.counter("TcpRetransSegs") - before <= ours + 1
+        assert counted >= ours
+
+
+def test_a_duration(lab: Lab) -> None:
+    began = time.monotonic()
+    shown = subprocess.run(
+        [*COMMAND, "--netns", both_ends(lab), "--duration", "1s"],
+        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE_S,
+    )  # fmt: skip
+    assert (shown.returncode, shown.stdout) == (0, "")
+    assert time.monotonic() - began >= 1
+
+
+def test_systemd_is_told_when_every_hook_is_attached(lab: Lab, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(str(tmp_path / "notify"))
+        notify.settimeout(PATIENCE_S)
+        running = subprocess.Popen(
+            [*COMMAND, "--netns", both_ends(lab), "--json"],
+            cwd=ROOT, env={**ENVIRONMENT, "NOTIFY_SOCKET": str(tmp_path / "notify")},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            assert notify.recv(100) == b"READY=1"
+            talk(lab)
+            assert running.stdout is not None and '"new_state":"SYN_SENT"' in running.stdout.readline()
+        finally:
+            running.terminate()
+            running.communicate(timeout=PATIENCE_S)
+    assert running.returncode == 0
+
+
+def test_nobody_reads_any_more(lab: Lab) -> None:
+    """`tcpwatch | head -1` ends without waiting for another event."""
+    running = subprocess.Popen(
+        [*COMMAND, "--netns", both_ends(lab)],
+        cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert running.stderr is not None and running.stdout is not None
+    assert "tracing" in running.stderr.readline()
+    running.stdout.close()
+    assert running.wait(PATIENCE_S) == 0
+    said = running.stderr.read()
+    running.stderr.close()
+    assert "Traceback" not in said and "0 events" in said
+
+
+def test_record_shows_nothing_and_keeps_everything(lab: Lab, watch: Start, tmp_path: Path) -> None:
+    recording = tmp_path / "x.tw"
+    running = subprocess.Popen(
+        [*COMMAND, "record", "-o", str(recording), "--netns", both_ends(lab)],
+        cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert running.stderr is not None and "tracing" in running.stderr.readline()
+    beside = watch("--netns", both_ends(lab))
+    talk(lab)
+    beside.wait_for(old_state="FIN_WAIT2", new_state="CLOSE")
+    beside.stop()
+    running.send_signal(signal.SIGINT)
+    shown, _ = running.communicate(timeout=PATIENCE_S)
+    assert (running.returncode, shown) == (0, "")
+    replayed = subprocess.run(
+        [*COMMAND, "replay", str(recording), "--json"], cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True
+    )
+    # Two instances at once see the same.
+    assert replayed.stdout.count("\n") == len(beside.events)
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8])
+def test_stopped_at_any_moment_of_the_start(lab: Lab, delay_s: float) -> None:
+    running = subprocess.Popen(
+        [*COMMAND, "--netns", both_ends(lab)],
+        cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    time.sleep(delay_s)  # the moments are what is tested
+    running.send_signal(signal.SIGINT)
+    shown, said = running.communicate(timeout=PATIENCE_S)
+    # Before our own code runs at all it is Python that is interrupted.
+    assert running.returncode == 0 or (running.returncode == -signal.SIGINT and delay_s < 0.3), said
+    assert shown == ""
+    assert "Traceback" not in said or delay_s < 0.3
+    assert_nothing_left()
+
+
+def test_killed_it_leaves_nothing_in_the_kernel(lab: Lab, watch: Start) -> None:
+    watch("--netns", both_ends(lab)).kill()
+    assert_nothing_left()
+
+
+def test_what_finds_no_room_is_counted(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "RING_BYTES", os.sysconf("SC_PAGE_SIZE"))
+    stop = False
+    wanted = Filter(netns=frozenset({lab.client.netns, lab.server.netns}))
+    with LiveSource(wanted, lambda: stop) as source:
+        talk(lab, times=10)  # and nobody takes anything out of the ring
+        stop = True
+        events = [event for batch in source for event in batch]
+    lost = [event for event in events if event.event == "lost"]
+    assert {event.hook for event in lost} <= {"inet_sock_set_state", "tcp_send_reset", "tcp_receive_reset"}
+    kept = len(events) - len(lost)
+    # Ten connections have at least eight changes of state each, of which a page holds some twenty.
+    assert 0 < kept < 30
+    assert sum(event.count or 0 for event in lost) >= 80 - kept
