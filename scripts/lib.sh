@@ -84,7 +84,15 @@ make_venv() {
     "$python" -m venv --system-site-packages --without-pip "$directory"
     site=$(echo "$directory"/lib/python3*/site-packages)
     printf '%s\n' "$library" >"$site/tcpwatch.pth"
-    printf '%s\n' 'from tracer.cli import main' '' 'main()' >"$directory/bin/tcpwatch.py"
+    # Until tcpwatch itself listens to ^C, it ends at once and without Python's traceback.
+    cat >"$directory/bin/tcpwatch.py" <<'END'
+import signal
+
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+from tracer.cli import main
+
+main()
+END
 }
 
 # The environment that runs tcpwatch from the tree. Two at a time wait for each other; a failure leaves nothing half made.

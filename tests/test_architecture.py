@@ -1,0 +1,84 @@
+"""The house of the README holds: imports go one way, and each door has one keeper."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = sorted((ROOT / "tracer").rglob("*.py"))
+
+# What a part may import of tracer beside itself. Parts are packages, or modules directly under tracer/.
+BASE = {"errors", "events", "filters"}
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "events": set(),
+    "filters": {"events"},
+    "findings": set(),
+    "notify": set(),
+    "stopping": set(),
+    "options": BASE,
+    "storage": BASE,
+    "output": BASE | {"findings"},
+    "kernel": BASE | {"findings"},
+    "pipeline": BASE,
+    "lab": BASE | {"kernel", "output", "pipeline", "stopping"},
+    "session": BASE | {"kernel", "storage", "output", "pipeline", "stopping", "notify"},
+}
+
+# Who alone may import it, by path under tracer/.
+KEEPERS = {
+    "bcc": ("kernel/program.py",),
+    "pyroute2": ("kernel/",),
+    "tabulate": ("output/table.py",),
+    "pymysql": ("lab/mariadb_peer.py",),
+}
+
+
+def relative(file: Path) -> str:
+    return file.relative_to(ROOT / "tracer").as_posix()
+
+
+def part_of(name: str) -> str:
+    return name.split("/")[0].removesuffix(".py")
+
+
+def imports(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            if node.module == "tracer":
+                yield from (f"tracer.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+@pytest.mark.parametrize("file", FILES, ids=relative)
+def test_imports_go_one_way(file: Path) -> None:
+    part = part_of(relative(file))
+    if part in ("cli", "__init__"):
+        return
+    for module in imports(file):
+        if module.startswith("tracer."):
+            imported = module.split(".")[1]
+            if imported not in {part, "__version__"}:
+                assert imported in ALLOWED[part], f"tracer/{relative(file)} imports {module}"
+
+
+@pytest.mark.parametrize("library", KEEPERS)
+def test_a_library_has_one_keeper(library: str) -> None:
+    importing = {relative(file) for file in FILES for module in imports(file) if module.split(".")[0] == library}
+    assert all(name.startswith(KEEPERS[library]) for name in importing), f"{library} is imported by {importing}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=relative)
+def test_only_the_kernel_side_and_the_lab_read_proc_and_sys(file: Path) -> None:
+    if part_of(relative(file)) in ("kernel", "lab"):
+        return
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            assert not node.value.startswith(("/proc", "/sys")), f"tracer/{relative(file)} names {node.value}"
