@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from watching import ROOT
 
 from tracer.lab.namespace import wait_until
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from subprocess import DEVNULL, PIPE
 
 import pytest
-from conftest import Start, both_ends
+from watching import Start, both_ends
 
 from tracer.lab.network import CLIENT, CLIENT6, SERVER, SERVER6, Lab
 from tracer.lab.peers import Server, embedded_client

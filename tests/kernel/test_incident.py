@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, Json, Start, both_ends
+from watching import ROOT, Json, Start, both_ends
 
 from tracer.lab.mariadb import MariaDB, mariadb_client
 from tracer.lab.namespace import wait_until

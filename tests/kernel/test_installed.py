@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from conftest import ROOT
+from watching import ROOT
 
 
 def run(*command: str | Path, cwd: Path = Path("/")) -> subprocess.CompletedProcess[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import Start, both_ends
+from watching import Start, both_ends
 
 from tracer.lab.namespace import wait_until
 from tracer.lab.network import CLIENT6, SERVER, SERVER6, Lab

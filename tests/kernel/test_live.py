@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PATIENCE_S, ROOT, Start, both_ends
 from test_bad_host import assert_nothing_left
+from watching import PATIENCE_S, ROOT, Start, both_ends
 
 from tracer.filters import Filter
 from tracer.kernel import program

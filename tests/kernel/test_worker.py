@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from conftest import Start, both_ends
+from watching import Start, both_ends
 from worker import Beanstalkd, php_worker
 
 from tracer.lab.mariadb import MariaDB

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from conftest import Json, Start, both_ends
+from watching import Json, Start, both_ends
 
 from tracer.events import from_json
 from tracer.lab.network import CLIENT, SERVER, SERVER6, Lab
