@@ -12,7 +12,8 @@ function say(array $words): void
 function ask($queue, string $command): string
 {
     fwrite($queue, $command . "\r\n");
-    return rtrim((string) fgets($queue));
+    $reply = fgets($queue);
+    return $reply === false ? exit("the queue is gone\n") : rtrim($reply);
 }
 
 $queue = stream_socket_client("tcp://$queue_host:11300", $errno, $error, 60);

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,7 +30,8 @@ GRANT ALL ON {DATABASE}.* TO {USER}@'%';
 class MariaDB(Process):
     """mariadbd on HOST:PORT of the namespace. It takes a few seconds to be ready; the constructor waits.
 
-    Nothing is written outside of a temporary directory, which goes with it.
+    Nothing is written outside of a temporary directory, which goes with it. Create it in the main thread: the
+    server dies with the thread that started it.
     """
 
     def __init__(self, namespace: Namespace, host: str, port: int = 3306) -> None:
@@ -38,6 +40,10 @@ class MariaDB(Process):
                 raise TcpwatchError(f"MariaDB is not installed ({tool})", hint="sudo apt-get install mariadb-server")
         self._namespace = namespace
         self._directory = Path(tempfile.mkdtemp(prefix="tcpwatch-mariadb-"))
+        # Reads a pipe that only we can write to, so that the directory goes even when we are killed.
+        self._sweeper = subprocess.Popen(
+            ["sh", "-c", 'cat; rm -rf "$0"', self._directory], stdin=subprocess.PIPE, start_new_session=True
+        )
         self._socket = self._directory / "socket"
         self._log = self._directory / "log"
         try:
@@ -59,19 +65,30 @@ class MariaDB(Process):
         """End it and remove its directory. Closing again does nothing."""
         if hasattr(self, "_process"):
             super().close()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        if self._sweeper.stdin is not None:
+            self._sweeper.stdin.close()
+        self._sweeper.wait()
 
     def _install(self) -> None:
-        done = subprocess.run(
+        install = subprocess.Popen(
             [
                 _find("mariadb-install-db") or "", "--no-defaults", f"--datadir={self._directory / 'data'}",
                 "--auth-root-authentication-method=normal", "--skip-test-db", "--user=root",
                 "--innodb-log-file-size=4M", "--innodb-buffer-pool-size=16M",
             ],
-            capture_output=True, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
         )  # fmt: skip
-        if done.returncode != 0:
-            raise TcpwatchError(f"mariadb-install-db: {(done.stderr or done.stdout).strip()[-500:]}")
+        with install:
+            try:
+                said, _ = install.communicate()
+            except BaseException:
+                # A script and what it started, which would write on into the directory that we remove. Its output
+                # ends when the last of them has.
+                os.killpg(install.pid, signal.SIGKILL)
+                install.communicate()
+                raise
+        if install.returncode != 0:
+            raise TcpwatchError(f"mariadb-install-db: {said.strip()[-500:]}")
 
     def _start(self, host: str, port: int) -> subprocess.Popen[str]:
         argv = [
@@ -94,7 +111,7 @@ class MariaDB(Process):
     def _client(self, statements: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             ["mariadb", "--no-defaults", "--user=root", f"--socket={self._socket}", "--batch", "--skip-column-names"],
-            input=statements, capture_output=True, text=True,
+            input=statements, capture_output=True, text=True, start_new_session=True,
         )  # fmt: skip
 
     def sql(self, statements: str) -> list[list[str]]:

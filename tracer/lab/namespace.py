@@ -18,6 +18,7 @@ _PACKAGES = {
     "conntrack": "conntrack",
     "nsenter": "util-linux",
     "unshare": "util-linux",
+    "tee": "coreutils",
 }
 
 
@@ -59,16 +60,20 @@ class Namespace:
         self.pid = self._holder.pid
         try:
             wait_until(lambda: self._inode() != own, 10, "a new network namespace")
+            self.netns = self._inode()
         except BaseException:
             self.close()
             raise
-        self.netns = self._inode()
 
     def _inode(self) -> int:
-        if self._holder.poll() is not None:
+        try:
+            return Path(f"/proc/{self.pid}/ns/net").stat().st_ino
+        except FileNotFoundError:  # a zombie has no namespaces
+            self._holder.wait()
             said = self._holder.stderr.read().decode("utf-8", "replace").strip() if self._holder.stderr else ""
-            raise TcpwatchError(f"no network namespace can be made: {said}", hint="run it with sudo, on the host")
-        return Path(f"/proc/{self.pid}/ns/net").stat().st_ino
+            raise TcpwatchError(
+                f"no network namespace can be made: {said}", hint="run it with sudo, on the host"
+            ) from None
 
     def close(self) -> None:
         """End the holder. Closing again does nothing."""

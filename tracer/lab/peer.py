@@ -116,11 +116,13 @@ def obey(connection: socket.socket) -> None:
 
 
 def _fork() -> int:
+    parent = os.getpid()
     pid = os.fork()
     if pid == 0:
         die_with_parent()
-        while True:
+        while os.getppid() == parent:  # else it ended before we could ask to die with it
             signal.pause()
+        os._exit(0)
     return pid
 
 
