@@ -16,6 +16,9 @@ enum event_type {
     EVENT_STATE = 3,
     EVENT_RESET = 4,
     EVENT_ERROR = 5,
+    EVENT_RESUME = 6,
+    EVENT_WINDOW_PROBE = 7,
+    EVENT_SOCKET = 8, /* a socket as it is, of a walk over all of them */
 };
 
 enum reset_direction {
@@ -24,8 +27,16 @@ enum reset_direction {
     RESET_REFUSED = 3,
 };
 
-/* What `silent` holds when the peer was never heard. */
-#define SILENT_UNKNOWN 0xffffffffu
+/* What a received segment was that ended a silence. */
+enum resume_cause {
+    RESUME_DATA = 1,        /* it brought data, or acknowledged ours */
+    RESUME_KEEPALIVE = 2,   /* neither: an answer to our probe, or a probe of the peer's */
+    RESUME_WINDOW = 3,      /* it opened the window that was closed */
+    RESUME_NO_PROGRESS = 4, /* data is waiting to be acknowledged, and it did not acknowledge any */
+};
+
+/* What `silent` holds when the peer was never heard, and `retrying_ms` where no RTO retransmission is outstanding. */
+#define UNKNOWN 0xffffffffu
 
 struct event {
     u64 ktime_ns;           /* CLOCK_BOOTTIME */
@@ -34,7 +45,7 @@ struct event {
     u64 inode;              /* of the socket in sockfs; 0 once no process holds it */
     u64 cgroup;             /* the cgroup's id; 0 where the kernel has none */
     u32 netns;              /* inode of the network namespace */
-    u32 silent;             /* jiffies since the peer was last heard, or SILENT_UNKNOWN */
+    u32 silent;             /* jiffies since the peer was last heard, or UNKNOWN */
     u32 rto;                /* jiffies */
     u32 srtt_us;            /* microseconds; 0 before the first sample */
     u32 unacked;            /* bytes sent and not acknowledged, SYN and FIN not counted */
@@ -46,6 +57,15 @@ struct event {
     u32 pid;                /* who connected or closed, where that was seen; else 0 */
     u32 reason;             /* enum sk_rst_reason, meaningful with HAS_REASON */
     s32 error;              /* errno: sk_err, or what a failed retransmission returned */
+    u32 jiffies;            /* low half of the kernel's own clock */
+    u32 retrying_ms;        /* since the first RTO retransmission (retrans_stamp), or UNKNOWN */
+    u32 rto_max;            /* jiffies */
+    u32 unsent;             /* bytes written and not sent yet */
+    u32 unread;             /* bytes received and not read by the application */
+    u32 since_sent;         /* jiffies since data was last sent, retransmissions included, or UNKNOWN */
+    u32 since_data;         /* jiffies since data was last received, or UNKNOWN */
+    u32 timer_in;           /* socket: jiffies until `timer` expires */
+    u32 soft_error;         /* errno of an ICMP error that did not end the connection: sk_err_soft */
     u16 lport;              /* host byte order; 0 while connect() has not hashed the socket yet */
     u16 rport;
     u16 attempt;  /* retransmit: icsk_retransmits; keepalive: icsk_probes_out + 1 */
@@ -62,7 +82,11 @@ struct event {
     u8 backoff;   /* icsk_backoff */
     u8 pending;   /* icsk_pending: 0 at an RTO, 5 at a tail loss probe */
     u8 direction; /* enum reset_direction */
-    u8 reserved[11];
+    u8 cause;     /* enum resume_cause */
+    u8 retries; /* the limit in force: tcp_retries2, tcp_orphan_retries or the SYN's, of the socket or its namespace */
+    u8 syn_linear; /* tcp_syn_linear_timeouts of the namespace */
+    u8 timer;      /* socket: enum socket_timer */
+    u8 reserved[3];
 };
 
 enum event_flags {
@@ -70,6 +94,18 @@ enum event_flags {
     KEEPALIVE = 2,  /* SO_KEEPALIVE is on */
     SYNACK = 4,     /* the retransmission of a SYN/ACK, for a socket still to be */
     HAS_REASON = 8, /* reset: this kernel says why */
+    ORPHAN = 16,    /* no process holds it any more: SOCK_DEAD */
+    OWN_IDLE = 32,  /* keepalive_idle is the socket's own (TCP_KEEPIDLE), not its namespace's */
+};
+
+/* The timer that is armed, as `ss -o` names them; icsk_pending of include/net/inet_connection_sock.h. */
+enum socket_timer {
+    TIMER_NONE = 0,
+    TIMER_RETRANSMIT = 1,
+    TIMER_PROBE0 = 3,
+    TIMER_LOSS_PROBE = 5,
+    TIMER_REORDERING = 6,
+    TIMER_KEEPALIVE = 100,
 };
 
 /* Index into the map of lost events; tracer/kernel/probes.py has the names. */
@@ -82,7 +118,9 @@ enum hook {
     HOOK_RESET_SENT = 5,
     HOOK_RESET_REFUSED = 6,
     HOOK_ERROR = 7,
-    HOOKS = 8,
+    HOOK_RESUME = 8,
+    HOOK_WINDOW_PROBE = 9,
+    HOOKS = 10,
 };
 
 #endif

@@ -7,16 +7,6 @@
 #include "filter.h"
 #include "kernel.h"
 
-/* When a socket's present life began, and who began it: at connect() the process is still on the CPU. */
-struct birth {
-    u64 born;
-    u32 pid;
-    u8 comm[16];
-    u32 reserved;
-};
-
-BPF_TABLE("lru_hash", u64, struct birth, births, 65536);
-
 static __always_inline void copy_ipv4(u8 *to, u32 addr)
 {
     __builtin_memset(to, 0, 10);
@@ -115,20 +105,29 @@ static __always_inline bool tuple_of_packet(u64 skb, struct tuple *t)
  * the later of the last data and the last ACK received. lsndtime would not do: the retransmission overwrites it.
  * Both stamps are 32 bits of jiffies and 0 until the first segment comes.
  */
-static __always_inline u32 silence(u64 sk)
+static __always_inline u32 silence_at(u64 sk, u32 now)
 {
-    u32 now = bpf_jiffies64();
     u32 ack = READ(tcp_sock, rcv_tstamp, sk);
     u32 data = READ(inet_connection_sock, icsk_ack__lrcvtime, sk);
     u32 since_ack = now - ack, since_data = now - data;
 
     if (ack == 0 && data == 0)
-        return SILENT_UNKNOWN;
+        return UNKNOWN;
     if (ack == 0)
         return since_data;
     if (data == 0)
         return since_ack;
     return since_ack < since_data ? since_ack : since_data;
+}
+
+static __always_inline u32 silence(u64 sk)
+{
+    return silence_at(sk, bpf_jiffies64());
+}
+
+static __always_inline u32 jiffies_since(u32 now, u32 stamp)
+{
+    return stamp ? now - stamp : UNKNOWN;
 }
 
 static __always_inline u64 socket_inode(u64 sk)
@@ -172,6 +171,54 @@ static __always_inline u32 keepalive_probes(u64 sk)
     return own ? own : READ(net, ipv4__sysctl_tcp_keepalive_probes, sock_net(sk));
 }
 
+/* The largest RTO: the socket's own since 6.15 (icsk_rto_max), TCP_RTO_MAX before. */
+static __always_inline u32 rto_max(u64 sk)
+{
+    u32 own = READ(inet_connection_sock, icsk_rto_max, sk);
+
+    return own ? own : 120 * KERNEL_HZ;
+}
+
+/*
+ * Milliseconds since the first RTO retransmission of what is outstanding: what the kernel holds against its limit in
+ * retransmits_timed_out() (net/ipv4/tcp_timer.c). retrans_stamp is in milliseconds of CLOCK_MONOTONIC, and in
+ * microseconds on a socket whose route says so (tcp_usec_ts, 6.7). It is set right after the first retransmission is
+ * traced, or with the SYN.
+ */
+static __always_inline u32 retrying_ms(u64 sk)
+{
+    u32 stamp = READ(tcp_sock, retrans_stamp, sk);
+    u64 now_us = bpf_ktime_get_ns() / 1000;
+
+    if (READ(inet_connection_sock, icsk_retransmits, sk) == 0)
+        return UNKNOWN;
+    if (stamp == 0)
+        return 0;
+    if (READ(tcp_sock, tcp_usec_ts, sk))
+        return ((u32)now_us - stamp) / 1000;
+    return (u32)(now_us / 1000) - stamp;
+}
+
+/* How many retransmissions are meant to be enough: tcp_write_timeout() and tcp_orphan_retries(). */
+static __always_inline u8 retries_limit(u64 sk, u8 state, bool orphan)
+{
+    u64 net = sock_net(sk);
+    bool alive;
+    u8 own, retries;
+
+    if (state == TCP_SYN_SENT || state == TCP_SYN_RECV) {
+        own = READ(inet_connection_sock, icsk_syn_retries, sk);
+        return own ? own : READ(net, ipv4__sysctl_tcp_syn_retries, net);
+    }
+    if (!orphan)
+        return READ(net, ipv4__sysctl_tcp_retries2, net);
+    alive = (u32)READ(inet_connection_sock, icsk_rto, sk) < rto_max(sk);
+    retries = READ(net, ipv4__sysctl_tcp_orphan_retries, net);
+    if (!alive && READ(sock, sk_err_soft, sk))
+        retries = 0;
+    return retries == 0 && alive ? 8 : retries;
+}
+
 /* Sent and not acknowledged, in bytes. SYN and FIN each take a sequence number, and are nobody's data. */
 static __always_inline u32 unacked_bytes(u64 sk, u8 state)
 {
@@ -198,17 +245,6 @@ static __always_inline void fill_tuple(struct event *e, struct tuple *t)
     e->family = t->family;
 }
 
-static __always_inline void fill_birth(struct event *e, u64 sk)
-{
-    struct birth *b = births.lookup(&sk);
-
-    if (!b)
-        return;
-    e->born = b->born;
-    e->pid = b->pid;
-    __builtin_memcpy(e->comm, b->comm, 16);
-}
-
 /* A time-wait or request socket ends after its sock_common: reading on would read its neighbour. */
 static __always_inline bool is_full_sock(u8 state)
 {
@@ -218,6 +254,7 @@ static __always_inline bool is_full_sock(u8 state)
 static __always_inline void fill_sock(struct event *e, u64 sk)
 {
     u8 state = READ(sock_common, skc_state, sk);
+    bool orphan;
 
     e->sk = sk;
     e->state = state;
@@ -226,23 +263,53 @@ static __always_inline void fill_sock(struct event *e, u64 sk)
     e->flags |= FULL_SOCK;
     if (sock_flag(sk, ENUM(sock_flags, SOCK_KEEPOPEN)))
         e->flags |= KEEPALIVE;
+    if (READ(tcp_sock, keepalive_time, sk))
+        e->flags |= OWN_IDLE;
+    orphan = sock_flag(sk, ENUM(sock_flags, SOCK_DEAD));
+    if (orphan)
+        e->flags |= ORPHAN;
     e->inode = socket_inode(sk);
     e->cgroup = READ(kernfs_node, id, READ(cgroup, kn, READ(sock, sk_cgrp_data__cgroup, sk)));
-    e->silent = silence(sk);
+    e->jiffies = bpf_jiffies64();
+    e->silent = silence_at(sk, e->jiffies);
     e->rto = READ(inet_connection_sock, icsk_rto, sk);
+    e->rto_max = rto_max(sk);
     e->srtt_us = READ(tcp_sock, srtt_us, sk) >> 3;
     e->unacked = unacked_bytes(sk, state);
+    e->unsent = (u32)READ(tcp_sock, write_seq, sk) - (u32)READ(tcp_sock, snd_nxt, sk);
     e->snd_wnd = READ(tcp_sock, snd_wnd, sk);
+    e->retrying_ms = retrying_ms(sk);
+    e->retries = retries_limit(sk, state, orphan);
+    if (state == TCP_SYN_SENT)
+        e->syn_linear = READ(net, ipv4__sysctl_tcp_syn_linear_timeouts, sock_net(sk));
     e->keepalive_idle = keepalive_idle(sk);
     e->keepalive_interval = keepalive_interval(sk);
     e->keepalive_probes = keepalive_probes(sk);
     e->user_timeout_ms = READ(inet_connection_sock, icsk_user_timeout, sk);
     e->error = READ(sock, sk_err, sk);
+    e->soft_error = READ(sock, sk_err_soft, sk);
     e->attempt = READ(inet_connection_sock, icsk_retransmits, sk);
     e->ca_state = READ(inet_connection_sock, icsk_ca_state, sk);
     e->backoff = READ(inet_connection_sock, icsk_backoff, sk);
     e->pending = READ(inet_connection_sock, icsk_pending, sk);
-    fill_birth(e, sk);
+}
+
+/*
+ * The sock of a timer: which member of the socket the timer is moved (the keepalive timer in 6.19 and in stable
+ * releases before it, the other one in 6.19), so BTF decides.
+ */
+static __always_inline u64 sock_of_keepalive_timer(u64 timer)
+{
+    if (HAS(inet_connection_sock, icsk_keepalive_timer))
+        return timer - OFFSET(inet_connection_sock, icsk_keepalive_timer);
+    return timer - OFFSET(sock, sk_timer);
+}
+
+static __always_inline u64 sock_of_write_timer(u64 timer)
+{
+    if (HAS(sock, tcp_retransmit_timer))
+        return timer - OFFSET(sock, tcp_retransmit_timer);
+    return timer - OFFSET(inet_connection_sock, icsk_retransmit_timer);
 }
 
 #endif

@@ -8,6 +8,7 @@
 #include "kernel.h"
 #include "filter.h"
 #include "sock.h"
+#include "birth.h"
 
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 BPF_PERCPU_ARRAY(lost, u64, HOOKS);
@@ -39,9 +40,18 @@ static __always_inline struct event *new_event(u8 type, int hook, struct tuple *
     __builtin_memset(e, 0, sizeof(*e));
     e->ktime_ns = bpf_ktime_get_boot_ns();
     e->type = type;
-    e->silent = SILENT_UNKNOWN;
+    e->silent = UNKNOWN;
+    e->retrying_ms = UNKNOWN;
     fill_tuple(e, t);
     return e;
+}
+
+/* Everything about a socket, and whose it is. */
+static __always_inline void describe(struct event *e, u64 sk)
+{
+    fill_sock(e, sk);
+    if (e->flags & FULL_SOCK)
+        fill_birth(e, sk);
 }
 
 static __always_inline bool is_tcp(u64 sk)
@@ -61,7 +71,7 @@ int on_tcp_retransmit_skb(struct bpf_raw_tracepoint_args *ctx)
     e = new_event(EVENT_RETRANSMIT, HOOK_RETRANSMIT, &t);
     if (!e)
         return 0;
-    fill_sock(e, sk);
+    describe(e, sk);
     e->error = 0;
 #if ARGS(tcp_retransmit_skb) > 2
     e->error = -(s32)ctx->args[2];
@@ -94,38 +104,6 @@ int on_tcp_retransmit_synack(struct bpf_raw_tracepoint_args *ctx)
     return 0;
 }
 
-static __always_inline void remember_birth(u64 sk, bool by_process)
-{
-    struct birth b = {.born = bpf_ktime_get_boot_ns()};
-    struct birth *old;
-
-    if (by_process) {
-        b.pid = bpf_get_current_pid_tgid() >> 32;
-        bpf_get_current_comm(b.comm, sizeof(b.comm));
-    }
-    births.update(&sk, &b);
-}
-
-/* A process closes: remember which, for when its table of files is gone before Python can look. */
-static __always_inline void remember_closer(u64 sk)
-{
-    struct birth *b = births.lookup(&sk);
-    u32 pid = bpf_get_current_pid_tgid() >> 32;
-    struct birth fresh = {};
-
-    if (pid == 0)
-        return;
-    if (b) {
-        b->pid = pid;
-        bpf_get_current_comm(b->comm, sizeof(b->comm));
-        return;
-    }
-    /* born stays 0: the life of this socket began before us, and its identity must not change now. */
-    fresh.pid = pid;
-    bpf_get_current_comm(fresh.comm, sizeof(fresh.comm));
-    births.update(&sk, &fresh);
-}
-
 #if ARGS(inet_sk_error_report) == 0
 static __always_inline void submit_error(u64 sk, struct tuple *t, s32 error)
 {
@@ -133,7 +111,7 @@ static __always_inline void submit_error(u64 sk, struct tuple *t, s32 error)
 
     if (!e)
         return;
-    fill_sock(e, sk);
+    describe(e, sk);
     e->error = error;
     events.ringbuf_submit(e, 0);
 }
@@ -164,7 +142,7 @@ int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
     if (!connecting || ports_wanted(active_filters(), t.lport, t.rport, false)) {
         e = new_event(EVENT_STATE, HOOK_STATE, &t);
         if (e) {
-            fill_sock(e, sk);
+            describe(e, sk);
             e->state = new_state;
             e->old_state = old_state;
             e->new_state = new_state;
@@ -220,7 +198,7 @@ int on_inet_sk_error_report(struct bpf_raw_tracepoint_args *ctx)
         return 0;
     e = new_event(EVENT_ERROR, HOOK_ERROR, &t);
     if (e) {
-        fill_sock(e, sk);
+        describe(e, sk);
         e->error = error;
         if (closed)
             e->unacked = closing->unacked;
@@ -238,76 +216,192 @@ static __always_inline void keepalive_probe(u64 sk, struct tuple *t)
 
     if (!e)
         return;
-    fill_sock(e, sk);
+    describe(e, sk);
     e->attempt = READ(inet_connection_sock, icsk_probes_out, sk) + 1;
     events.ringbuf_submit(e, 0);
 }
 
-/* Nothing in flight and nothing waiting: what is left for tcp_write_wakeup() to send is a keepalive probe. */
-static __always_inline bool nothing_to_send(u64 sk)
+/* The probe of a closed window. icsk_probes_out is no count of them: each answer sets it back to 0. */
+static __always_inline void window_probe(u64 sk, struct tuple *t)
 {
-    return READ(tcp_sock, packets_out, sk) == 0 &&
-           (u32)READ(tcp_sock, write_seq, sk) == (u32)READ(tcp_sock, snd_nxt, sk);
+    struct event *e = new_event(EVENT_WINDOW_PROBE, HOOK_WINDOW_PROBE, t);
+
+    if (!e)
+        return;
+    describe(e, sk);
+    e->attempt = e->backoff + 1;
+    events.ringbuf_submit(e, 0);
+}
+
+static __always_inline bool nothing_in_flight(u64 sk)
+{
+    return READ(tcp_sock, packets_out, sk) == 0;
+}
+
+static __always_inline bool nothing_unsent(u64 sk)
+{
+    return (u32)READ(tcp_sock, write_seq, sk) == (u32)READ(tcp_sock, snd_nxt, sk);
 }
 
 /*
- * A keepalive probe goes out: tcp_write_wakeup(sk, mib), net/ipv4/tcp_output.c. It serves the zero-window probe too,
- * which has data waiting; the two callers' own tests exclude each other.
+ * A probe goes out: tcp_write_wakeup(sk, mib), net/ipv4/tcp_output.c. With nothing in flight and nothing waiting it is
+ * a keepalive probe, with data waiting one of a closed window; the two callers' own tests exclude each other.
  */
 int on_tcp_write_wakeup(void *ctx)
 {
     u64 sk = READ_FIRST_ARGUMENT(ctx);
     struct tuple t = {};
 
-    if (tuple_of_sock(sk, &t, false) && nothing_to_send(sk))
+    if (!tuple_of_sock(sk, &t, false) || !nothing_in_flight(sk))
+        return 0;
+    if (nothing_unsent(sk))
         keepalive_probe(sk, &t);
+    else
+        window_probe(sk, &t);
     return 0;
 }
 
 /*
- * The same without kprobes: the timer expires, and tcp_keepalive_timer() (net/ipv4/tcp_timer.c) will send a probe if
- * its own tests say so. They are repeated here in its order: the timer fires twice a cycle for one packet, and serves
- * FIN_WAIT2 as well. Which member of the socket the timer is moved in 6.19, and in stable releases before it.
+ * The same without kprobes: tcp_keepalive_timer() (net/ipv4/tcp_timer.c) will send a probe if its own tests say so.
+ * They are repeated here in its order: the timer fires twice a cycle for one packet, and serves FIN_WAIT2 as well.
  */
-int on_timer_expire_entry(struct bpf_raw_tracepoint_args *ctx)
+static __always_inline void keepalive_timer_expires(u64 sk)
 {
-    u64 timer = ctx->args[0];
-    u64 sk;
     struct tuple t = {};
     u32 probes, elapsed, user_timeout;
     u8 state;
 
-    if (READ(timer_list, function, timer) != KEEPALIVE_TIMER_ADDRESS)
-        return 0;
-    if (HAS(inet_connection_sock, icsk_keepalive_timer))
-        sk = timer - OFFSET(inet_connection_sock, icsk_keepalive_timer);
-    else
-        sk = timer - OFFSET(sock, sk_timer);
     if (!tuple_of_sock(sk, &t, false))
-        return 0;
+        return;
     state = READ(sock_common, skc_state, sk);
     if (state == TCP_LISTEN || state == TCP_CLOSE || state == TCP_SYN_SENT)
-        return 0;
+        return;
     if (state == TCP_FIN_WAIT2 && sock_flag(sk, ENUM(sock_flags, SOCK_DEAD)))
-        return 0;
+        return;
     if (READ(sock, sk_lock__owned, sk) || !sock_flag(sk, ENUM(sock_flags, SOCK_KEEPOPEN)))
-        return 0;
-    if (!nothing_to_send(sk))
-        return 0;
+        return;
+    if (!nothing_in_flight(sk) || !nothing_unsent(sk))
+        return;
     elapsed = silence(sk);
     if (elapsed < keepalive_idle(sk))
-        return 0;
+        return;
     /* About to give up instead: that is a reset and an error, not a probe. */
     probes = READ(inet_connection_sock, icsk_probes_out, sk);
     user_timeout = READ(inet_connection_sock, icsk_user_timeout, sk);
     if (user_timeout != 0) {
         /* msecs_to_jiffies() rounds up. */
         if (probes > 0 && elapsed >= ((u64)user_timeout * KERNEL_HZ + 999) / 1000)
-            return 0;
+            return;
     } else if (probes >= keepalive_probes(sk)) {
-        return 0;
+        return;
     }
     keepalive_probe(sk, &t);
+}
+
+/* Of the events that tcp_write_timer() serves, only the probe of a closed window is not seen elsewhere. */
+static __always_inline void write_timer_expires(u64 sk)
+{
+    struct tuple t = {};
+
+    if (READ(inet_connection_sock, icsk_pending, sk) != TIMER_PROBE0 || READ(sock, sk_lock__owned, sk))
+        return;
+    if (!tuple_of_sock(sk, &t, false) || !nothing_in_flight(sk) || nothing_unsent(sk))
+        return;
+    window_probe(sk, &t);
+}
+
+int on_timer_expire_entry(struct bpf_raw_tracepoint_args *ctx)
+{
+    u64 timer = ctx->args[0];
+    u64 function = READ(timer_list, function, timer);
+
+    if (function == KEEPALIVE_TIMER_ADDRESS)
+        keepalive_timer_expires(sock_of_keepalive_timer(timer));
+    else if (function == WRITE_TIMER_ADDRESS)
+        write_timer_expires(sock_of_write_timer(timer));
+    return 0;
+}
+
+/* What a received segment says, from its header: tcp_rcv_established() has pulled skb->data to it. */
+struct segment {
+    u32 ack;
+    u16 window;
+    u16 flags; /* header length in the upper four bits, RST is 4 */
+};
+
+static __always_inline bool read_segment(u64 skb, struct segment *seg)
+{
+    struct {
+        u32 ack;
+        u16 flags;
+        u16 window;
+    } header = {};
+    u64 data = READ(sk_buff, data, skb);
+
+    if (bpf_probe_read_kernel(&header, sizeof(header), (void *)(data + 8)) != 0)
+        return false;
+    seg->ack = __builtin_bswap32(header.ack);
+    seg->flags = swap16(header.flags);
+    seg->window = swap16(header.window);
+    return true;
+}
+
+/* What the segment means to a socket that was silent for so long; 0: nothing worth telling. */
+static __always_inline u8 resume_cause(u64 sk, u64 skb, u32 silent)
+{
+    struct segment seg;
+    bool empty, in_flight, acknowledges;
+
+    /* A reset is no sign of life of the connection. Refused, it changes nothing; accepted, it has an event of its own.
+     */
+    if (!read_segment(skb, &seg) || (seg.flags & 4))
+        return 0;
+    in_flight = !nothing_in_flight(sk);
+    acknowledges = (s32)(seg.ack - (u32)READ(tcp_sock, snd_una, sk)) > 0;
+    if (READ(inet_connection_sock, icsk_retransmits, sk) != 0 || READ(tcp_sock, tlp_high_seq, sk) != 0)
+        return acknowledges ? RESUME_DATA : RESUME_NO_PROGRESS;
+    if (!in_flight && !nothing_unsent(sk))
+        return seg.window != 0 ? RESUME_WINDOW : 0;
+    empty = (u32)READ(sk_buff, len, skb) <= (u32)(seg.flags >> 12) * 4;
+    if (empty && !in_flight) {
+        /* Short of the threshold, only an answer that was already missed once is news. */
+        if (silent < RESUME_JIFFIES && READ(inet_connection_sock, icsk_probes_out, sk) < 2)
+            return 0;
+        return RESUME_KEEPALIVE;
+    }
+    return silent >= RESUME_JIFFIES ? RESUME_DATA : 0;
+}
+
+/*
+ * The peer is heard: every segment that tcp_rcv_established() takes passes here, before the socket knows of it
+ * (trace_tcp_probe(), net/ipv4/tcp_input.c). A connection in use leaves after one or two reads: a tenth of a second is
+ * less than any RTO, and longer than a pause of a connection that is busy.
+ */
+int on_tcp_probe(struct bpf_raw_tracepoint_args *ctx)
+{
+    u64 sk = ctx->args[0];
+    u32 now = bpf_jiffies64();
+    u32 ack = READ(tcp_sock, rcv_tstamp, sk);
+    u32 data, silent;
+    struct tuple t = {};
+    struct event *e;
+    u8 cause;
+
+    if (now - ack < KERNEL_HZ / 10)
+        return 0;
+    data = READ(inet_connection_sock, icsk_ack__lrcvtime, sk);
+    if (now - data < KERNEL_HZ / 10)
+        return 0;
+    silent = silence_at(sk, now);
+    cause = resume_cause(sk, ctx->args[1], silent);
+    if (cause == 0 || !tuple_of_sock(sk, &t, false))
+        return 0;
+    e = new_event(EVENT_RESUME, HOOK_RESUME, &t);
+    if (!e)
+        return 0;
+    describe(e, sk);
+    e->cause = cause;
+    events.ringbuf_submit(e, 0);
     return 0;
 }
 
@@ -323,7 +417,7 @@ int on_tcp_receive_reset(struct bpf_raw_tracepoint_args *ctx)
     e = new_event(EVENT_RESET, HOOK_RESET_RECEIVED, &t);
     if (!e)
         return 0;
-    fill_sock(e, sk);
+    describe(e, sk);
     e->direction = RESET_RECEIVED;
     events.ringbuf_submit(e, 0);
     return 0;
@@ -353,7 +447,7 @@ int on_tcp_send_reset(struct bpf_raw_tracepoint_args *ctx)
     if (!e)
         return 0;
     if (sk != 0)
-        fill_sock(e, sk);
+        describe(e, sk);
     e->direction = RESET_SENT;
 #if ARGS(tcp_send_reset) > 2
     e->reason = ctx->args[2];
@@ -383,7 +477,7 @@ int on_kfree_skb(struct bpf_raw_tracepoint_args *ctx)
     e = new_event(EVENT_RESET, HOOK_RESET_REFUSED, &t);
     if (!e)
         return 0;
-    fill_sock(e, sk);
+    describe(e, sk);
     e->direction = RESET_REFUSED;
     events.ringbuf_submit(e, 0);
     return 0;

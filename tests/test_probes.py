@@ -3,7 +3,9 @@ from __future__ import annotations
 import pytest
 
 from tracer.errors import TcpwatchError
-from tracer.kernel.probes import choose, require, symbol_address
+from tracer.kernel.probes import TimerFunctions, choose, require, symbol_addresses
+
+BOTH = TimerFunctions(0xFF, 0xFE)
 
 TODAY = {
     "tcp_retransmit_skb": 3,
@@ -14,6 +16,7 @@ TODAY = {
     "kfree_skb": 4,
     "inet_sk_error_report": 1,
     "timer_expire_entry": 2,
+    "tcp_probe": 2,
 }
 
 
@@ -27,8 +30,8 @@ class Kernel:
         return self._arguments.get(tracepoint, 0)
 
 
-def chosen(kernel: Kernel, *, kprobes: bool = True, keepalive_timer: int = 0xFF) -> dict[str, tuple[str, str]]:
-    probes = choose(kernel, kprobes=kprobes, keepalive_timer=keepalive_timer)
+def chosen(kernel: Kernel, *, kprobes: bool = True, timers: TimerFunctions = BOTH) -> dict[str, tuple[str, str]]:
+    probes = choose(kernel, kprobes=kprobes, timers=timers)
     return {probe.event: (probe.status, str(probe.attachment)) for probe in probes}
 
 
@@ -42,6 +45,7 @@ def test_a_kernel_of_today() -> None:
         "reset (sent)": ("ok", "raw tracepoint tcp_send_reset"),
         "reset (refused)": ("ok", "raw tracepoint kfree_skb"),
         "error": ("ok", "raw tracepoint inet_sk_error_report"),
+        "resume": ("ok", "raw tracepoint tcp_probe"),
     }
 
 
@@ -50,13 +54,13 @@ def test_without_kprobes_keepalives_come_from_the_timer() -> None:
 
 
 def test_with_kprobes_the_timer_stands_by() -> None:
-    keepalive = next(p for p in choose(Kernel(), kprobes=True, keepalive_timer=1) if p.event == "keepalive")
+    keepalive = next(p for p in choose(Kernel(), kprobes=True, timers=BOTH) if p.event == "keepalive")
     assert keepalive.if_refused is not None
     assert str(keepalive.if_refused.attachment) == "raw tracepoint timer_expire_entry"
 
 
 def test_without_kprobes_and_symbols_keepalives_are_missing() -> None:
-    assert chosen(Kernel(), kprobes=False, keepalive_timer=0)["keepalive"] == ("missing", "None")
+    assert chosen(Kernel(), kprobes=False, timers=TimerFunctions(0, 0))["keepalive"] == ("missing", "None")
 
 
 def test_linux_5_10() -> None:
@@ -69,7 +73,7 @@ def test_linux_5_10() -> None:
 @pytest.mark.parametrize("hook", ["tcp_retransmit_skb", "inet_sock_set_state"])
 def test_nothing_can_be_told_without_retransmits_or_states(hook: str) -> None:
     with pytest.raises(TcpwatchError, match="does not show"):
-        require(choose(Kernel(**{hook: 0}), kprobes=True, keepalive_timer=1))
+        require(choose(Kernel(**{hook: 0}), kprobes=True, timers=BOTH))
 
 
 def test_symbol_address_wants_the_exact_name() -> None:
@@ -78,5 +82,11 @@ def test_symbol_address_wants_the_exact_name() -> None:
         "ffffffff82000010 t my_tcp_keepalive_timer\n",
         "ffffffff8202df70 t tcp_keepalive_timer\n",
     ]
-    assert symbol_address(lines, "tcp_keepalive_timer") == 0xFFFFFFFF8202DF70
-    assert symbol_address(lines[:2], "tcp_keepalive_timer") == 0
+    wanted = ("tcp_keepalive_timer", "tcp_write_timer")
+    assert symbol_addresses(lines, *wanted) == [0xFFFFFFFF8202DF70, 0]
+    assert symbol_addresses(lines[:2], *wanted) == [0, 0]
+
+
+def test_resume_can_be_left_out() -> None:
+    probes = choose(Kernel(), kprobes=True, timers=BOTH, resume=False)
+    assert [probe.attachment for probe in probes if probe.event == "resume"] == [None]

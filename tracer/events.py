@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any
 
-EVENTS = ("retransmit", "keepalive", "state", "reset", "error", "lost")
+EVENTS = ("retransmit", "keepalive", "window-probe", "state", "reset", "error", "resume", "stall", "lost")
 """The values of `Event.event` that this version writes. Others are read and passed on."""
 
 STATES = {
@@ -59,6 +59,7 @@ class Event:
     cgroup: str | None = None
     silent_ms: int | None = None  # since the peer was last heard
     unacked_bytes: int | None = None
+    unsent_bytes: int | None = None  # written by the application and not sent yet
     rto_ms: int | None = None
     srtt_ms: float | None = None
     snd_wnd: int | None = None  # bytes that the peer is ready to take
@@ -66,9 +67,17 @@ class Event:
     backoff: int | None = None
     keepalive: bool | None = None
     keepalive_idle_s: int | None = None
+    keepalive_idle_own: bool | None = None  # the socket's (TCP_KEEPIDLE), not its namespace's
     keepalive_interval_s: int | None = None
     keepalive_probes: int | None = None
     user_timeout_ms: int | None = None  # 0: not set
+    orphan: bool | None = None  # no process holds it any more
+    soft_error: str | None = None  # an ICMP error came back, and the kernel goes on trying
+    jiffies: int | None = None  # retransmit, keepalive: the kernel's clock, its low 32 bits
+    rto_max_ms: int | None = None  # retransmit
+    retrying_ms: int | None = None  # retransmit: since the first RTO retransmission, as the kernel counts
+    retries: int | None = None  # retransmit: the limit in force (tcp_retries2, tcp_orphan_retries, tcp_syn_retries)
+    syn_linear_timeouts: int | None = None  # retransmit of a SYN: the first so many do not double the RTO
     kind: str | None = None  # retransmit: rto, tlp, fast, syn, synack, fin
     attempt: int | None = None  # retransmit: RTOs so far, as `ss -o` counts; keepalive: 1 for the first probe
     send_error: str | None = None  # retransmit: why it could not even be sent
@@ -78,6 +87,18 @@ class Event:
     reason: str | None = None  # reset: the kernel's
     errno: int | None = None
     error: str | None = None
+    cause: str | None = None  # resume: what the peer was heard by
+    phase: str | None = None  # stall: begin, update, end
+    id: str | None = None  # stall: the same for its begin, updates and end
+    idle_ms: int | None = None  # stall: silence before its first sign
+    verdict: str | None = None  # stall
+    retransmits: int | None = None  # stall: retransmissions or probes so far that nobody answered
+    gives_up_at: str | None = None  # stall: when the kernel gives up, at the earliest
+    gives_up_in_ms: int | None = None  # stall: the same, from `time` on
+    gives_up_window_ms: int | None = None  # stall: how much later it may be; absent where it is exact
+    outcome: str | None = None  # stall: how it ended
+    duration_ms: int | None = None  # stall: from its first sign to its end
+    advice: list[str] | None = None  # stall
     count: int | None = None  # lost
     hook: str | None = None  # lost
 
@@ -92,6 +113,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "bool": (bool,),
     "float": (int, float),
     "list[int]": (list,),
+    "list[str]": (list,),
 }
 _FIELDS: dict[str, tuple[type, ...]] = {
     field.name: _TYPES[str(field.type).removesuffix(" | None")] for field in fields(Event) if field.name != "time_ns"
@@ -128,6 +150,8 @@ def from_json(record: Mapping[str, Any]) -> Event:
             raise InvalidEvent(f"{name} is missing")
     if not all(type(pid) is int for pid in values.get("pids", ())):
         raise InvalidEvent("pids has something else than numbers")
+    if not all(type(line) is str for line in values.get("advice", ())):
+        raise InvalidEvent("advice has something else than text")
     time_text = record.get("time")
     if not isinstance(time_text, str):
         raise InvalidEvent("time is missing")

@@ -10,6 +10,7 @@ from tracer.findings import Finding
 from tracer.kernel import host, probes
 from tracer.kernel.btf import VMLINUX, KernelTypes
 from tracer.kernel.program import (
+    TRACER,
     Program,
     ProgramError,
     absent_members,
@@ -61,7 +62,7 @@ def _bcc() -> Finding:
 def _btf() -> Finding:
     try:
         with KernelTypes() as types:
-            absent = absent_members(read_source(bpf_directory()), types)
+            absent = absent_members(read_source(bpf_directory(), TRACER), types)
     except TcpwatchError as error:
         return Finding("BTF", "missing", str(error), hint=error.hint, needed=True)
     detail = str(VMLINUX)
@@ -71,11 +72,11 @@ def _btf() -> Finding:
 
 
 def _hooks() -> list[Finding]:
-    timer = probes.keepalive_timer_address()
+    timers = probes.timer_functions()
     with KernelTypes() as types:
-        chosen = probes.choose(types, kprobes=probes.kprobes_available(), keepalive_timer=timer)
+        chosen = probes.choose(types, kprobes=probes.kprobes_available(), timers=timers)
         try:
-            program = Program(types, hz=host.hz(), keepalive_timer=timer)
+            program = Program(types, hz=host.hz(), timers=timers)
         except ProgramError as error:
             return [Finding("BPF program", "missing", str(error), hint=_last_line(error.log), needed=True)]
     with program:

@@ -11,7 +11,7 @@ from tracer.filters import Filter
 from tracer.kernel import host, probes
 from tracer.kernel.btf import KernelTypes
 from tracer.kernel.owners import Owners
-from tracer.kernel.program import Program
+from tracer.kernel.program import RESUME_AFTER_S, Program
 from tracer.kernel.wire import Decoder
 
 POLL_MS = 250
@@ -29,22 +29,30 @@ class LiveSource:
     Construct it to compile, load and attach: when the constructor returns, every hook is in place.
     Iterate until `stop()` says to end. Close it, or use it as a context manager.
 
-    stop: asked between looks, at most POLL_MS apart. Raises TcpwatchError from the constructor for
-    whatever is missing on this host.
+    stop: asked between looks, at most POLL_MS apart. resume: whether each received segment is looked at, to see
+    peers heard again; resume_after_s: after which silence that is an event of its own. Raises TcpwatchError
+    from the constructor for whatever is missing on this host.
     """
 
-    def __init__(self, wanted: Filter, stop: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        wanted: Filter,
+        stop: Callable[[], bool],
+        *,
+        resume: bool = True,
+        resume_after_s: float = RESUME_AFTER_S,
+    ) -> None:
         host.require_privilege()
         hz = host.hz()
-        keepalive_timer = probes.keepalive_timer_address()
+        timers = probes.timer_functions()
         with KernelTypes() as types:
-            chosen = probes.choose(types, kprobes=probes.kprobes_available(), keepalive_timer=keepalive_timer)
+            chosen = probes.choose(types, kprobes=probes.kprobes_available(), timers=timers, resume=resume)
             probes.require(chosen)
             reasons = {
                 value: name.removeprefix("SK_RST_REASON_")
                 for name, value in types.enumerators("sk_rst_reason").items()
             }
-            self._program = Program(types, hz=hz, keepalive_timer=keepalive_timer)
+            self._program = Program(types, hz=hz, timers=timers, resume_after_s=resume_after_s)
         try:
             self._decoder = Decoder(hz=hz, reasons=reasons, key=os.urandom(16))
             self._owners = Owners()

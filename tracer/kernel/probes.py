@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from tracer.errors import TcpwatchError
 
@@ -23,6 +23,8 @@ LOST_HOOKS = (
     "tcp_send_reset",
     "kfree_skb",
     "inet_sk_error_report",
+    "tcp_probe",
+    "window-probe",
 )
 """Names of the counters of lost events, in the order of enum hook in bpf/event.h."""
 
@@ -65,11 +67,18 @@ class HookArguments(Protocol):
         """How many arguments a raw tracepoint passes; 0 where there is none."""
 
 
-def choose(types: HookArguments, *, kprobes: bool, keepalive_timer: int) -> list[Probe]:
+class TimerFunctions(NamedTuple):
+    """Addresses of the kernel's functions, 0 where kallsyms does not tell."""
+
+    keepalive: int  # tcp_keepalive_timer()
+    write: int  # tcp_write_timer()
+
+
+def choose(types: HookArguments, *, kprobes: bool, timers: TimerFunctions, resume: bool = True) -> list[Probe]:
     """A probe for each kind of event, best first.
 
-    kprobes: whether the kernel has them. keepalive_timer: the address of tcp_keepalive_timer(),
-    0 where kallsyms does not tell.
+    kprobes: whether the kernel has them. resume: whether each received segment may be looked at, to see
+    when a peer is heard again.
     """
 
     def raw(event: str, hook: str, *, arguments: int = 1, missing: str) -> Probe:
@@ -81,7 +90,7 @@ def choose(types: HookArguments, *, kprobes: bool, keepalive_timer: int) -> list
         raw("retransmit", "tcp_retransmit_skb", missing="needs Linux 4.15"),
         raw("retransmit (SYN/ACK)", "tcp_retransmit_synack", missing="needs Linux 4.16"),
         raw("state", "inet_sock_set_state", missing="needs Linux 4.16"),
-        _keepalive(types, kprobes, keepalive_timer),
+        _keepalive(types, kprobes, timers),
         raw("reset (received)", "tcp_receive_reset", missing="needs Linux 4.16"),
         raw("reset (sent)", "tcp_send_reset", missing="needs Linux 4.16"),
         raw("reset (refused)", "kfree_skb", arguments=4, missing="needs Linux 6.11"),
@@ -89,17 +98,21 @@ def choose(types: HookArguments, *, kprobes: bool, keepalive_timer: int) -> list
     ]
     if probes[-1].status == "missing":
         probes[-1] = Probe("error", "fallback", None, "seen when the socket is closed; the report needs Linux 5.14")
+    if resume:
+        probes.append(raw("resume", "tcp_probe", arguments=2, missing="needs Linux 4.16"))
+    else:
+        probes.append(Probe("resume", "fallback", None, "off: recovery is told by retransmissions that do not come"))
     return probes
 
 
-def _keepalive(types: HookArguments, kprobes: bool, timer: int) -> Probe:
+def _keepalive(types: HookArguments, kprobes: bool, timers: TimerFunctions) -> Probe:
     timer_probe = Probe("keepalive", "missing", None, "needs kprobes, or tcp_keepalive_timer in /proc/kallsyms")
-    if timer and types.hook_arguments("timer_expire_entry"):
+    if timers.keepalive and types.hook_arguments("timer_expire_entry"):
         timer_probe = Probe(
             "keepalive",
             "fallback",
             Attachment("raw tracepoint", "timer_expire_entry"),
-            "no kprobes here: from the keepalive timer",
+            "no kprobes here: from the timers",
         )
     if not kprobes:
         return timer_probe
@@ -121,19 +134,23 @@ def kprobes_available() -> bool:
     return _KPROBE_PMU.is_dir()
 
 
-def keepalive_timer_address() -> int:
-    """The address of tcp_keepalive_timer(), or 0 where it is hidden (kernel.kptr_restrict) or absent."""
+def timer_functions() -> TimerFunctions:
+    """Of the running kernel; 0 where they are hidden (kernel.kptr_restrict) or absent."""
     try:
         with _KALLSYMS.open(encoding="ascii", errors="replace") as lines:
-            return symbol_address(lines, "tcp_keepalive_timer")
+            return TimerFunctions(*symbol_addresses(lines, "tcp_keepalive_timer", "tcp_write_timer"))
     except OSError:
-        return 0
+        return TimerFunctions(0, 0)
 
 
-def symbol_address(lines: Iterable[str], symbol: str) -> int:
-    """The address of exactly this symbol (`.cold` twins exist) in lines of /proc/kallsyms; 0 if not there."""
-    ending = f" {symbol}\n"
+def symbol_addresses(lines: Iterable[str], *symbols: str) -> list[int]:
+    """The addresses of exactly these symbols (`.cold` twins exist) in lines of /proc/kallsyms; 0 if not there."""
+    endings = tuple(f" {symbol}\n" for symbol in symbols)
+    found: dict[str, int] = {}
     for line in lines:
-        if line.endswith(ending):
-            return int(line.split(" ", 1)[0], 16)
-    return 0
+        if line.endswith(endings):
+            address, _, symbol = line.split(maxsplit=2)
+            found.setdefault(symbol.strip(), int(address, 16))
+            if len(found) == len(symbols):
+                break
+    return [found.get(symbol, 0) for symbol in symbols]

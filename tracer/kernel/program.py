@@ -16,7 +16,7 @@ from typing import Any
 from tracer.errors import TcpwatchError
 from tracer.filters import Filter
 from tracer.kernel.btf import KernelTypes, Member
-from tracer.kernel.probes import LOST_HOOKS, Attachment, Probe
+from tracer.kernel.probes import LOST_HOOKS, Attachment, Probe, TimerFunctions
 
 _INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
 _MEMBER = re.compile(r"\b(?:READ|HAS|OFFSET)\((\w+), (\w+)[,)]")
@@ -26,13 +26,28 @@ _ARGS = re.compile(r"\bARGS\((\w+)\)")
 # The C takes one or the other of these, by kernel or by architecture: lacking one leaves no field absent.
 _ALTERNATIVES = {
     "inet_connection_sock.icsk_keepalive_timer",
+    "inet_connection_sock.icsk_keepalive_timer.entry.pprev",
+    "inet_connection_sock.icsk_keepalive_timer.expires",
+    "inet_connection_sock.icsk_retransmit_timer",
+    "inet_connection_sock.icsk_retransmit_timer.expires",
+    "inet_connection_sock.icsk_rto_max",
+    "net.ipv4.sysctl_tcp_syn_linear_timeouts",
     "sock.sk_timer",
+    "sock.tcp_retransmit_timer",
+    "sock.tcp_retransmit_timer.expires",
+    "tcp_sock.tcp_usec_ts",
     "pt_regs.di",
     "user_pt_regs.regs",
 }
 
 # enum filter_flags in bpf/filter.h
 _PORT, _LPORT, _RPORT, _HOST, _NETNS, _IPV4, _IPV6 = 1, 2, 4, 8, 16, 32, 64
+
+TRACER, SOCKETS = "tcpwatch.bpf.c", "sockets.bpf.c"
+"""The programs in bpf/: the hooks, and the walk over all sockets."""
+
+RESUME_AFTER_S = 60.0
+"""A peer that is heard again after a longer silence is an event, whatever the connection did before."""
 
 RING_BYTES = 8 * 1024 * 1024
 """Size of the ring buffer: some fifty thousand events between two looks."""
@@ -53,7 +68,7 @@ def bpf_directory() -> Path:
     return installed if installed.is_dir() else package.parent / "bpf"
 
 
-def read_source(directory: Path) -> str:
+def read_source(directory: Path, name: str) -> str:
     """The program as one text, each of our headers in the place of its first #include.
 
     bcc rewrites map accesses only in the file that it is given.
@@ -67,7 +82,7 @@ def read_source(directory: Path) -> str:
         text = (directory / name).read_text(encoding="utf-8")
         return _INCLUDE.sub(lambda match: expand(match[1]), text)
 
-    return expand("tcpwatch.bpf.c")
+    return expand(name)
 
 
 def definitions(source: str, types: KernelTypes) -> list[str]:
@@ -102,16 +117,26 @@ def absent_members(source: str, types: KernelTypes) -> list[str]:
 class Program:
     """The loaded program. Close it, or use it as a context manager: then nothing stays behind."""
 
-    def __init__(self, types: KernelTypes, *, hz: int, keepalive_timer: int) -> None:
+    def __init__(
+        self,
+        types: KernelTypes,
+        *,
+        hz: int,
+        timers: TimerFunctions = TimerFunctions(0, 0),  # noqa: B008  a tuple
+        resume_after_s: float = RESUME_AFTER_S,
+        source: str = TRACER,
+    ) -> None:
         """Compile. Raises TcpwatchError without bcc, ProgramError where the compiler fails."""
         bcc = import_bcc()
         directory = bpf_directory()
-        source = read_source(directory)
+        text = read_source(directory, source)
         page = os.sysconf("SC_PAGE_SIZE")
         cflags = [
-            *definitions(source, types),
+            *definitions(text, types),
             f"-DKERNEL_HZ={hz}",
-            f"-DKEEPALIVE_TIMER_ADDRESS={keepalive_timer}ULL",
+            f"-DKEEPALIVE_TIMER_ADDRESS={timers.keepalive}ULL",
+            f"-DWRITE_TIMER_ADDRESS={timers.write}ULL",
+            f"-DRESUME_JIFFIES={round(resume_after_s * hz)}",
             f"-DPAGE_SIZE={page}",
             f"-DRING_PAGES={RING_BYTES // page}",
             "-Wno-unused-function",
@@ -121,7 +146,7 @@ class Program:
         self._bcc = bcc
         with _quiet() as said:
             try:
-                self._bpf = bcc.BPF(text=source.encode(), cflags=cflags)
+                self._bpf = bcc.BPF(text=text.encode(), cflags=cflags)
             except Exception as error:
                 raise ProgramError(f"bcc could not compile the program: {error}", log=said()) from error
         self.attached: list[Probe] = []

@@ -18,11 +18,14 @@ _LAYOUT = (
     *((name, "I") for name in ("keepalive_idle", "keepalive_interval", "keepalive_probes")),
     *((name, "I") for name in ("user_timeout_ms", "pid", "reason")),
     ("error", "i"),
+    *((name, "I") for name in ("jiffies", "retrying_ms", "rto_max", "unsent", "unread")),
+    *((name, "I") for name in ("since_sent", "since_data", "timer_in", "soft_error")),
     *((name, "H") for name in ("lport", "rport", "attempt", "flags")),
     *((name, "16s") for name in ("laddr", "raddr", "comm")),
     *((name, "B") for name in ("type", "family", "state", "old_state", "new_state", "ca_state")),
-    *((name, "B") for name in ("backoff", "pending", "direction")),
-    ("reserved", "11s"),
+    *((name, "B") for name in ("backoff", "pending", "direction", "cause")),
+    *((name, "B") for name in ("retries", "syn_linear", "timer")),
+    ("reserved", "3s"),
 )
 
 _RECORD = struct.Struct("<" + "".join(code for _, code in _LAYOUT))
@@ -35,10 +38,20 @@ OFFSETS = {
 }
 """Bytes from the start of each member, for the test that compares this mirror with the C."""
 
-_EVENTS = {1: "retransmit", 2: "keepalive", 3: "state", 4: "reset", 5: "error"}
+_EVENTS = {
+    1: "retransmit",
+    2: "keepalive",
+    3: "state",
+    4: "reset",
+    5: "error",
+    6: "resume",
+    7: "window-probe",
+    8: "socket",
+}
 _DIRECTIONS = {1: "received", 2: "sent", 3: "refused"}
-_FULL_SOCK, _KEEPALIVE, _SYNACK, _HAS_REASON = 1, 2, 4, 8
-_SILENT_UNKNOWN = 0xFFFFFFFF
+_CAUSES = {1: "data", 2: "keepalive", 3: "window", 4: "no-progress"}
+_FULL_SOCK, _KEEPALIVE, _SYNACK, _HAS_REASON, _ORPHAN, _OWN_IDLE = 1, 2, 4, 8, 16, 32
+_UNKNOWN = 0xFFFFFFFF
 
 
 class WireError(ValueError):
@@ -75,9 +88,10 @@ class Decoder:
             ktime_ns, sk, born, inode, cgroup,
             netns, silent, rto, srtt_us, unacked, snd_wnd,
             keepalive_idle, keepalive_interval, keepalive_probes, user_timeout_ms, pid, reason,
-            error, lport, rport, attempt, flags,
+            error, jiffies, retrying_ms, rto_max, unsent, _, _, _, _, soft_error, lport, rport, attempt, flags,
             laddr, raddr, comm,
-            kind, family, state, old_state, new_state, ca_state, backoff, pending, direction, _,
+            kind, family, state, old_state, new_state, ca_state, backoff, pending, direction, cause,
+            retries, syn_linear, _, _,
         ) = _RECORD.unpack_from(record)  # fmt: skip
         if kind not in _EVENTS:
             raise WireError(f"event type {kind}")
@@ -97,9 +111,10 @@ class Decoder:
         )
         if flags & _FULL_SOCK:
             ms_per_jiffy = 1000 / self.hz
-            if silent != _SILENT_UNKNOWN:
+            if silent != _UNKNOWN:
                 event.silent_ms = int(silent * ms_per_jiffy)
             event.unacked_bytes = unacked
+            event.unsent_bytes = unsent or None
             event.rto_ms = int(rto * ms_per_jiffy) if rto else None
             event.srtt_ms = srtt_us / 1000 if srtt_us else None
             event.snd_wnd = snd_wnd
@@ -107,11 +122,21 @@ class Decoder:
             event.backoff = backoff
             event.keepalive = bool(flags & _KEEPALIVE)
             event.keepalive_idle_s = keepalive_idle // self.hz if keepalive_idle else None
+            event.keepalive_idle_own = bool(flags & _OWN_IDLE)
             event.keepalive_interval_s = keepalive_interval // self.hz if keepalive_interval else None
             event.keepalive_probes = keepalive_probes or None
             event.user_timeout_ms = user_timeout_ms
+            event.orphan = True if flags & _ORPHAN else None
+            event.soft_error = error_name(soft_error) if soft_error else None
+        if name in ("retransmit", "keepalive", "window-probe") and flags & _FULL_SOCK:
+            event.jiffies = jiffies
         if name == "retransmit":
             event.attempt = attempt
+            if flags & _FULL_SOCK:
+                event.rto_max_ms = int(rto_max * 1000 / self.hz)
+                event.retrying_ms = None if retrying_ms == _UNKNOWN else retrying_ms
+                event.retries = retries
+                event.syn_linear_timeouts = syn_linear or None
             event.send_error = error_name(error) if error > 0 else None
             event.kind = retransmit_kind(
                 synack=bool(flags & _SYNACK),
@@ -122,8 +147,10 @@ class Decoder:
                 unacked=unacked,
                 silent_jiffies=silent,
             )
-        elif name == "keepalive":
+        elif name in ("keepalive", "window-probe"):
             event.attempt = attempt
+        elif name == "resume":
+            event.cause = _CAUSES.get(cause)
         elif name == "state":
             event.old_state = STATES.get(old_state)
             event.new_state = STATES.get(new_state)

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The one thing that is remembered about sockets: when their present life began, and whose it was. */
+#ifndef TCPWATCH_BIRTH_H
+#define TCPWATCH_BIRTH_H
+
+#include "event.h"
+
+/* When a socket's present life began, and who began it: at connect() the process is still on the CPU. */
+struct birth {
+    u64 born;
+    u32 pid;
+    u8 comm[16];
+    u32 reserved;
+};
+
+BPF_TABLE("lru_hash", u64, struct birth, births, 65536);
+
+static __always_inline void fill_birth(struct event *e, u64 sk)
+{
+    struct birth *b = births.lookup(&sk);
+
+    if (!b)
+        return;
+    e->born = b->born;
+    e->pid = b->pid;
+    __builtin_memcpy(e->comm, b->comm, 16);
+}
+
+static __always_inline void remember_birth(u64 sk, bool by_process)
+{
+    struct birth b = {.born = bpf_ktime_get_boot_ns()};
+
+    if (by_process) {
+        b.pid = bpf_get_current_pid_tgid() >> 32;
+        bpf_get_current_comm(b.comm, sizeof(b.comm));
+    }
+    births.update(&sk, &b);
+}
+
+/* A process closes: remember which, for when its table of files is gone before Python can look. */
+static __always_inline void remember_closer(u64 sk)
+{
+    struct birth *b = births.lookup(&sk);
+    u32 pid = bpf_get_current_pid_tgid() >> 32;
+    struct birth fresh = {};
+
+    if (pid == 0)
+        return;
+    if (b) {
+        b->pid = pid;
+        bpf_get_current_comm(b->comm, sizeof(b->comm));
+        return;
+    }
+    /* born stays 0: the life of this socket began before us, and its identity must not change now. */
+    fresh.pid = pid;
+    bpf_get_current_comm(fresh.comm, sizeof(fresh.comm));
+    births.update(&sk, &fresh);
+}
+
+#endif
