@@ -96,6 +96,8 @@ enum event_flags {
     HAS_REASON = 8, /* reset: this kernel says why */
     ORPHAN = 16,    /* no process holds it any more: SOCK_DEAD */
     OWN_IDLE = 32,  /* keepalive_idle is the socket's own (TCP_KEEPIDLE), not its namespace's */
+    ACCEPTED = 64,  /* socket: it came from a listener */
+    AWAITS = 128,   /* socket: what it sent last was acknowledged, and no data has come since */
 };
 
 /* The timer that is armed, as `ss -o` names them; icsk_pending of include/net/inet_connection_sock.h. */

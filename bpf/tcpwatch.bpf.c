@@ -373,8 +373,17 @@ static __always_inline u8 resume_cause(u64 sk, u64 skb, u32 silent)
 }
 
 /*
+ * Whether the kernel has begun to repeat itself: then even a segment that comes right after another can be the one that
+ * gets the connection going again.
+ */
+static __always_inline bool is_stuck(u64 sk)
+{
+    return READ(inet_connection_sock, icsk_retransmits, sk) != 0 || READ(inet_connection_sock, icsk_backoff, sk) != 0;
+}
+
+/*
  * The peer is heard: every segment that tcp_rcv_established() takes passes here, before the socket knows of it
- * (trace_tcp_probe(), net/ipv4/tcp_input.c). A connection in use leaves after one or two reads: a tenth of a second is
+ * (trace_tcp_probe(), net/ipv4/tcp_input.c). A connection in use leaves after a few reads: a tenth of a second is
  * less than any RTO, and longer than a pause of a connection that is busy.
  */
 int on_tcp_probe(struct bpf_raw_tracepoint_args *ctx)
@@ -383,17 +392,23 @@ int on_tcp_probe(struct bpf_raw_tracepoint_args *ctx)
     u32 now = bpf_jiffies64();
     u32 ack = READ(tcp_sock, rcv_tstamp, sk);
     u32 data, silent;
+    bool heard_just_now;
     struct tuple t = {};
     struct event *e;
     u8 cause;
 
-    if (now - ack < KERNEL_HZ / 10)
-        return 0;
-    data = READ(inet_connection_sock, icsk_ack__lrcvtime, sk);
-    if (now - data < KERNEL_HZ / 10)
+    heard_just_now = now - ack < KERNEL_HZ / 10;
+    if (!heard_just_now) {
+        data = READ(inet_connection_sock, icsk_ack__lrcvtime, sk);
+        heard_just_now = now - data < KERNEL_HZ / 10;
+    }
+    if (heard_just_now && !is_stuck(sk))
         return 0;
     silent = silence_at(sk, now);
     cause = resume_cause(sk, ctx->args[1], silent);
+    /* Said once is enough of a burst that acknowledges nothing. */
+    if (heard_just_now && cause == RESUME_NO_PROGRESS)
+        return 0;
     if (cause == 0 || !tuple_of_sock(sk, &t, false))
         return 0;
     e = new_event(EVENT_RESUME, HOOK_RESUME, &t);

@@ -22,11 +22,14 @@ ALLOWED: dict[str, set[str]] = {
     "stopping": set(),
     "options": BASE,
     "storage": BASE,
-    "output": BASE | {"findings"},
-    "kernel": BASE | {"findings"},
-    "pipeline": BASE,
-    "lab": BASE | {"kernel", "output", "pipeline", "stopping"},
-    "session": BASE | {"kernel", "storage", "output", "pipeline", "stopping", "notify"},
+    "output": BASE | {"analysis", "findings", "sockets"},
+    "kernel": BASE | {"findings", "sockets"},
+    "analysis": BASE | {"sockets"},
+    "pipeline": BASE | {"analysis"},
+    "sockets": {"events"},
+    "lab": BASE | {"analysis", "kernel", "output", "pipeline", "stopping"},
+    "playback": BASE | {"analysis", "pipeline", "storage"},
+    "session": BASE | {"analysis", "kernel", "storage", "output", "pipeline", "stopping", "notify"},
 }
 
 # Who alone may import it, by path under tracer/.

@@ -39,9 +39,13 @@ def test_tail_loss_probe_after_eight_seconds() -> None:
         "backoff": 0,
         "keepalive": True,
         "keepalive_idle_s": 7200,
+        "keepalive_idle_own": False,
         "keepalive_interval_s": 75,
         "keepalive_probes": 9,
         "user_timeout_ms": 0,
+        "jiffies": 4_294_967,
+        "rto_max_ms": 120_000,
+        "retries": 15,
         "kind": "tlp",
         "attempt": 0,
     }

@@ -10,10 +10,10 @@ import calendar
 import errno
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 EVENTS = ("retransmit", "keepalive", "window-probe", "state", "reset", "error", "resume", "stall", "lost")
 """The values of `Event.event` that this version writes. Others are read and passed on."""
@@ -96,11 +96,23 @@ class Event:
     gives_up_at: str | None = None  # stall: when the kernel gives up, at the earliest
     gives_up_in_ms: int | None = None  # stall: the same, from `time` on
     gives_up_window_ms: int | None = None  # stall: how much later it may be; absent where it is exact
+    one_way: bool | None = None  # stall: the peer is heard meanwhile, and acknowledges nothing
     outcome: str | None = None  # stall: how it ended
     duration_ms: int | None = None  # stall: from its first sign to its end
     advice: list[str] | None = None  # stall
     count: int | None = None  # lost
     hook: str | None = None  # lost
+
+
+class Batch(NamedTuple):
+    """Events in the order in which they are to be taken, and how far they reach.
+
+    until_ns, CLOCK_BOOTTIME: an event of an earlier time does not come any more. A batch without events says
+    that nothing happened.
+    """
+
+    events: Sequence[Event]
+    until_ns: int
 
 
 class InvalidEvent(ValueError):

@@ -60,7 +60,8 @@ class _Enumerator64(ctypes.Structure):
 
 
 @lru_cache(maxsize=1)
-def _libbpf() -> ctypes.CDLL:
+def libbpf() -> ctypes.CDLL:
+    """The library that bcc brings along. Raises TcpwatchError where it is missing."""
     for name in ("libbpf.so.1", "libbpf.so.0"):
         try:
             lib = ctypes.CDLL(name, use_errno=True)
@@ -97,7 +98,7 @@ class KernelTypes:
                 f"this kernel has no BTF ({VMLINUX} is missing)",
                 hint="boot a kernel built with CONFIG_DEBUG_INFO_BTF=y; every Debian and Ubuntu kernel since 2021 is",
             )
-        self._lib = _libbpf()
+        self._lib = libbpf()
         handle = self._lib.btf__load_vmlinux_btf()
         # libbpf before 1.0 returns an error as a pointer into the last page.
         if not handle or handle > 2**64 - 4096:

@@ -40,6 +40,8 @@ _ALTERNATIVES = {
     "user_pt_regs.regs",
 }
 
+_BPF_PROG_TYPE_TRACING = 26  # include/uapi/linux/bpf.h
+
 # enum filter_flags in bpf/filter.h
 _PORT, _LPORT, _RPORT, _HOST, _NETNS, _IPV4, _IPV6 = 1, 2, 4, 8, 16, 32, 64
 
@@ -215,6 +217,18 @@ class Program:
                     self._bpf.attach_raw_tracepoint(tp=attachment.hook.encode(), fn_name=function)
             except Exception as error:
                 raise ProgramError(f"the kernel refused the {attachment}: {error}", log=said()) from error
+
+    def load_iterator(self, function: str) -> int:
+        """Load a function that the kernel runs for each object of a kind (BPF_TRACE_ITER): the program's descriptor.
+
+        It ends with `close`. Raises ProgramError where the kernel refuses it.
+        """
+        with _quiet() as said:
+            try:
+                # libbcc finds by the name, bpf_iter__<kind>, what it is to be attached to.
+                return int(self._bpf.load_func(function.encode(), _BPF_PROG_TYPE_TRACING).fd)
+            except Exception as error:
+                raise ProgramError(f"the kernel refused {function}: {error}", log=said()) from error
 
     def open_events(self, receive: Callable[[bytes], bool]) -> None:
         """Have `receive` called with each event's bytes during `poll`. It returns False to end the poll early."""

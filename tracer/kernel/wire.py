@@ -11,6 +11,7 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from tracer.events import CA_STATES, STATES, Event, error_name, retransmit_kind
+from tracer.sockets import Socket
 
 _LAYOUT = (
     *((name, "Q") for name in ("ktime_ns", "sk", "born", "inode", "cgroup")),
@@ -36,7 +37,10 @@ OFFSETS = {
     name: struct.calcsize("<" + "".join(code for _, code in _LAYOUT[:index]))
     for index, (name, _) in enumerate(_LAYOUT)
 }
-"""Bytes from the start of each member, for the test that compares this mirror with the C."""
+"""Bytes from the start of each member, also for the test that compares this mirror with the C."""
+
+_SOCKET = struct.Struct("<IIII")  # unread, since_sent, since_data, timer_in
+_ATTEMPT = struct.Struct("<HH")  # attempt, flags
 
 _EVENTS = {
     1: "retransmit",
@@ -50,7 +54,8 @@ _EVENTS = {
 }
 _DIRECTIONS = {1: "received", 2: "sent", 3: "refused"}
 _CAUSES = {1: "data", 2: "keepalive", 3: "window", 4: "no-progress"}
-_FULL_SOCK, _KEEPALIVE, _SYNACK, _HAS_REASON, _ORPHAN, _OWN_IDLE = 1, 2, 4, 8, 16, 32
+_TIMERS = {1: "on", 3: "persist", 5: "on", 6: "on", 100: "keepalive"}
+_FULL_SOCK, _KEEPALIVE, _SYNACK, _HAS_REASON, _ORPHAN, _OWN_IDLE, _ACCEPTED, _AWAITS = 1, 2, 4, 8, 16, 32, 64, 128
 _UNKNOWN = 0xFFFFFFFF
 
 
@@ -162,6 +167,29 @@ class Decoder:
             event.errno = error
             event.error = error_name(error)
         return event, Owner(inode, cgroup, pid, _text(comm))
+
+    def socket(self, record: bytes, event: Event) -> Socket:
+        """The socket of a record of a walk over all sockets, of which `decode` made the event."""
+        unread, since_sent, since_data, timer_in = _SOCKET.unpack_from(record, OFFSETS["unread"])
+        attempt, flags = _ATTEMPT.unpack_from(record, OFFSETS["attempt"])
+        timer = _TIMERS.get(record[OFFSETS["timer"]])
+        since_sent_ms = self._ms(since_sent)
+        waiting = event.state == "ESTABLISHED" and flags & (_ACCEPTED | _AWAITS) == _AWAITS
+        return Socket.of(
+            event,
+            accepted=bool(flags & _ACCEPTED),
+            since_sent_ms=since_sent_ms,
+            since_received_ms=self._ms(since_data),
+            unread_bytes=unread,
+            timer=timer,
+            timer_ms=self._ms(timer_in) if timer else None,
+            attempt=attempt if timer else None,
+            waiting=waiting,
+            waiting_ms=since_sent_ms if waiting else None,
+        )
+
+    def _ms(self, jiffies: int) -> int | None:
+        return None if jiffies == _UNKNOWN else jiffies * 1000 // self.hz
 
 
 @lru_cache(maxsize=4096)

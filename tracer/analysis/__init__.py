@@ -1,0 +1,1 @@
+"""What the events mean together. Pure: no I/O, no clock, no kernel."""

@@ -1,0 +1,297 @@
+"""When the kernel gives up on a peer that is not heard any more.
+
+It decides only when a timer expires: the answer is the first expiry past a limit. Limits (tcp_write_timeout() and
+tcp_keepalive_timer(), net/ipv4/tcp_timer.c) and expiries (the timer wheel, kernel/time/timer.c) are computed here
+as the kernel computes them, from one event. Whether the peer is heard meanwhile, and all of it void, is for
+:mod:`tracer.analysis.stalls`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from tracer.events import Event
+
+_EXACT_MS = 50  # a window no wider than this is called exact: machines are late by as much now and then
+_LATE_MS = 4  # by so much every timer may be late on a machine that is not busy
+_LONGEST = 1000  # expiries: what takes more of them is given as a window
+
+_RTO_BASE_MS = 200  # TCP_RTO_MIN, include/net/tcp.h: the limit is reckoned with it, whatever the RTO is
+_SYN_BASE_MS = 1000  # TCP_TIMEOUT_INIT
+_CONGESTED_MS = 500  # TCP_RESOURCE_PROBE_INTERVAL: when to try again what local congestion did not let out
+_ORPHAN_RETRIES = 8  # tcp_orphan_retries(): in place of 0, until the RTO has come to its maximum
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """When the kernel gives up, CLOCK_BOOTTIME nanoseconds: not before `earliest_ns`, not after `latest_ns`.
+
+    Both are equal where it is known exactly, which is to 50 ms on a machine that is not late by itself.
+    """
+
+    earliest_ns: int
+    latest_ns: int
+
+
+def gives_up(event: Event, hz: int) -> GiveUp | None:
+    """When the kernel gives up if nothing is heard from the event on; None where that cannot be known.
+
+    event: a `retransmit` or a `keepalive`. hz: jiffies per second of the kernel that it comes from.
+
+    None for `fast`, which follows an ACK and counts towards no limit yet; for a SYN/ACK, whose limit is not in the
+    event; for a window that was closed with data in flight, because then the peer need not be silent.
+    """
+    if event.event == "keepalive":
+        return _of_keepalive(event, hz)
+    timer = _retransmission_timer(event, hz)
+    if timer is None or not timer.limited:
+        return None
+    return timer.regular() or timer.window()
+
+
+def next_expiry_ns(event: Event, hz: int) -> int | None:
+    """When the timer behind a retransmission or a keepalive probe expires again, CLOCK_BOOTTIME nanoseconds.
+
+    At the latest, if nothing is heard: where nothing more is seen by then, something was heard. None where it cannot
+    be known. hz: jiffies per second.
+    """
+    if event.event == "keepalive":
+        if event.jiffies is None or not event.keepalive_interval_s:
+            return None
+        return _time_ns(event, hz, bucket(event.jiffies, event.keepalive_interval_s * hz) + _late(hz))
+    timer = _retransmission_timer(event, hz)
+    if timer is None:
+        return None
+    return _time_ns(event, hz, bucket(timer.now, timer.longest_timeout()) + _late(hz))
+
+
+def bucket(jiffies: int, timeout: int) -> int:
+    """The jiffy at which a timer expires that a timer's handler arms at `jiffies` for `timeout` jiffies.
+
+    calc_wheel_index() and calc_index(), kernel/time/timer.c: level n is for what is at least 63 * 8^(n-1) jiffies
+    ahead and has slots of 8^n jiffies; a timer expires with the slot after the one that it falls in. While a handler
+    runs the wheel's clock is at the next jiffy already (__run_timers()), so that one jiffy less is ahead.
+    """
+    shift = _slot_shift(timeout - 1)
+    return ((jiffies + timeout >> shift) + 1) << shift
+
+
+def lateness(timeout_s: float, hz: int) -> float:
+    """How late a timer of that length may be at worst, seconds: one slot of the wheel. hz: jiffies per second."""
+    return (1 << _slot_shift(round(timeout_s * hz))) / hz
+
+
+def _slot_shift(ahead: int) -> int:
+    """The slot of a timer that is `ahead` jiffies ahead, as the binary logarithm of its jiffies."""
+    shift = 0
+    while ahead >= 63 << shift:
+        shift += 3
+    return shift
+
+
+@dataclass(frozen=True, slots=True)
+class _RetransmissionTimer:
+    """The timer as a retransmission leaves it. In jiffies where the name does not say ms."""
+
+    event: Event
+    hz: int
+    now: int
+    rto: int  # before this retransmission doubles it
+    rto_max: int
+    attempt: int
+    limit_ms: int
+    limit_attempts: int | None  # of a SYN
+    syn: bool
+    loss_probe: bool  # the timer was armed anew, and for the first RTO
+
+    @property
+    def limited(self) -> bool:
+        """Whether the time counts, or will from the next expiry on."""
+        if self.event.snd_wnd == 0 and not self.syn and not self.event.orphan:
+            return False
+        if self.loss_probe:
+            return True
+        return self.event.kind != "fast" and self.attempt > 0 and self.event.retrying_ms is not None
+
+    @property
+    def irregular(self) -> bool:
+        """Whether the RTO is not known to double each time.
+
+        Each ICMP message "unreachable" takes one doubling back (tcp_ld_RTO_revert(), RFC 6069); local congestion
+        and thin streams do without. `backoff` tells, but not before the second retransmission.
+        """
+        if self.syn:
+            return False
+        if self.attempt <= 1 and (self.event.soft_error or self.event.send_error):
+            return True
+        return self.attempt > (self.event.backoff or 0) + 1
+
+    def backed_off(self, rto: int, attempt: int) -> int:
+        """The RTO after that retransmission: tcp_retransmit_timer(). Since 6.5 the first SYNs do not double it."""
+        if self.syn and attempt <= (self.event.syn_linear_timeouts or 0):
+            return rto
+        return min(2 * rto, self.rto_max)
+
+    def clamped(self, rto: int, elapsed_ms: float) -> tuple[int, bool]:
+        """What the timer is armed with, and whether that is all that is left: tcp_clamp_rto_to_user_timeout()."""
+        if not self.event.user_timeout_ms:
+            return rto, False
+        left = max(1, _jiffies(self.event.user_timeout_ms - elapsed_ms, self.hz))
+        return min(rto, left), left <= rto
+
+    def longest_timeout(self) -> int:
+        """What the timer is armed with now, at most."""
+        if self.loss_probe or self.event.kind == "fast":
+            return self.rto + 1  # tcp_pacing_delay()
+        timeout, _ = self.clamped(self.backed_off(self.rto, self.attempt), self.event.retrying_ms or 0)
+        return max(timeout, _jiffies(_CONGESTED_MS, self.hz)) if self.irregular else timeout
+
+    def regular(self) -> GiveUp | None:
+        """Where the RTO doubles each time, expiry by expiry; None where it does not, or with too many of them."""
+        if self.irregular:
+            return None
+        candidates = []
+        for lag, (now, attempt, elapsed_ms) in product((0, _late(self.hz)), self._starts()):
+            first = None
+            for expiry, may, must in self._expiries(now, attempt, elapsed_ms, lag):
+                if may and first is None:
+                    first = expiry
+                if first is not None and must:
+                    candidates.append((first, expiry))
+                    break
+            else:
+                return None
+        return _give_up(self.event, self.hz, candidates)
+
+    def _starts(self) -> Iterator[tuple[int, int, float]]:
+        """The retransmission by RTO to count from: its jiffy, its number, and the milliseconds elapsed by then."""
+        if not self.loss_probe:
+            yield self.now, self.attempt, float(self.event.retrying_ms or 0)
+            return
+        # The first one is still to come and starts the clock. tcp_pacing_delay() may make it a jiffy later.
+        for timeout in (self.rto, self.rto + 1):
+            yield bucket(self.now, timeout), 1, 0.0
+
+    def _expiries(self, now: int, attempt: int, elapsed_ms: float, lag: int) -> Iterator[tuple[int, bool, bool]]:
+        """The jiffy of each expiry, and whether the kernel may give up then, and must. lag: jiffies each is late."""
+        # The kernel compares milliseconds of a clock, read somewhere within the jiffies that are known here.
+        slack_ms = 1000 / self.hz + 1
+        rto = self.rto
+        for _ in range(_LONGEST):
+            rto = self.backed_off(rto, attempt)
+            timeout, over = self.clamped(rto, elapsed_ms + (-slack_ms if lag else slack_ms))
+            expiry = bucket(now, timeout) + lag
+            elapsed_ms += (expiry - now) * 1000 / self.hz
+            over = over or (self.limit_attempts is not None and attempt >= self.limit_attempts)
+            # The limit may fall to 0 then: tcp_orphan_retries() is told whether the RTO is below its maximum.
+            falls = bool(self.event.orphan) and self.event.retries == _ORPHAN_RETRIES and rto >= self.rto_max
+            may = over or falls or elapsed_ms + slack_ms >= self.limit_ms
+            yield expiry, may, over or elapsed_ms - slack_ms >= self.limit_ms
+            now, attempt = expiry, attempt + 1
+
+    def window(self) -> GiveUp:
+        """However the RTO goes on: not before the limit, and not later than the longest RTO after it.
+
+        An RTO that passes the limit is longer than all those before it together by no more than the first.
+        """
+        rto_ms = self._longest_ms(self.rto)
+        elapsed_low_ms = elapsed_high_ms = float(self.event.retrying_ms or 0)
+        if self.loss_probe:
+            elapsed_low_ms = -rto_ms  # the first RTO is still to come
+        if self.event.send_error and self.attempt <= 1:
+            # It counts from when the segment was last sent (tcp_retransmit_skb()): a probe and an RTO ago at most.
+            elapsed_high_ms += 2 * rto_ms
+        left_ms = max(0.0, self.limit_ms - elapsed_low_ms)
+        last_ms = min(self.rto_max * 1000 / self.hz, left_ms + 2 * rto_ms + _CONGESTED_MS)
+        latest_ms = left_ms + self._longest_ms(_jiffies(last_ms, self.hz))
+        earliest_ms = max(0.0, self.limit_ms - elapsed_high_ms)
+        start_ns = self.event.ktime_ns
+        return GiveUp(start_ns + int(earliest_ms * 1_000_000), start_ns + int(latest_ms * 1_000_000))
+
+    def _longest_ms(self, timeout: int) -> float:
+        """How long a timer takes at most that was armed for so many jiffies."""
+        return (timeout + (1 << _slot_shift(timeout))) * 1000 / self.hz
+
+
+def _retransmission_timer(event: Event, hz: int) -> _RetransmissionTimer | None:
+    """None for other events and where something is missing."""
+    if event.event != "retransmit" or event.kind == "synack":
+        return None
+    if event.jiffies is None or not event.rto_ms or not event.rto_max_ms or event.retries is None:
+        return None
+    syn = event.state in ("SYN_SENT", "SYN_RECV")
+    attempt = event.attempt or 0
+    # Of a FIN the kind does not say whether it is a loss probe's; what else comes before the first RTO is recovery.
+    probing = event.kind == "tlp" or (event.kind == "fin" and event.ca_state not in ("Recovery", "Loss"))
+    model_ms = _model_ms(event.retries, event.rto_max_ms, _SYN_BASE_MS if syn else _RTO_BASE_MS)
+    return _RetransmissionTimer(
+        event=event,
+        hz=hz,
+        now=event.jiffies,
+        rto=max(1, round(event.rto_ms * hz / 1000)),
+        rto_max=round(event.rto_max_ms * hz / 1000),
+        attempt=attempt,
+        limit_ms=event.user_timeout_ms or model_ms,
+        limit_attempts=event.retries + (event.syn_linear_timeouts or 0) if syn else None,
+        syn=syn,
+        loss_probe=attempt == 0 and probing,
+    )
+
+
+def _model_ms(retries: int, rto_max_ms: int, base_ms: int) -> int:
+    """How long so many retransmissions would take if the RTO began with `base_ms`: tcp_model_timeout()."""
+    doublings = max(1, rto_max_ms // base_ms).bit_length() - 1
+    if retries <= doublings:
+        return ((2 << retries) - 1) * base_ms
+    return ((2 << doublings) - 1) * base_ms + (retries - doublings) * rto_max_ms
+
+
+def _of_keepalive(event: Event, hz: int) -> GiveUp | None:
+    """At the expiry that finds all probes unanswered, or the user timeout over where there is one."""
+    if event.jiffies is None or not event.keepalive_interval_s or not event.keepalive_probes:
+        return None
+    interval = event.keepalive_interval_s * hz
+    over, probes_left = event.jiffies, max(0, event.keepalive_probes - (event.attempt or 1))
+    if event.user_timeout_ms:
+        if event.silent_ms is None:
+            return None
+        over += _jiffies(event.user_timeout_ms, hz) - round(event.silent_ms * hz / 1000)
+        probes_left = 0
+        if over - event.jiffies > _LONGEST * interval:
+            after = over + interval + (1 << _slot_shift(interval))
+            return GiveUp(_time_ns(event, hz, over), _time_ns(event, hz, after))
+    candidates = []
+    for lag in (0, _late(hz)):
+        expiry = bucket(event.jiffies, interval) + lag
+        left = probes_left
+        while left > 0 or expiry < over:
+            expiry = bucket(expiry, interval) + lag
+            left -= 1
+        candidates.append((expiry, expiry))
+    return _give_up(event, hz, candidates)
+
+
+def _give_up(event: Event, hz: int, candidates: Sequence[tuple[int, int]]) -> GiveUp:
+    """Of the jiffies at which the kernel may and must give up, one pair for each way in which it may go."""
+    earliest = min(may for may, _ in candidates)
+    latest = max(must for _, must in candidates)
+    if (latest - earliest) * 1000 <= _EXACT_MS * hz:
+        latest = earliest
+    return GiveUp(_time_ns(event, hz, earliest), _time_ns(event, hz, latest))
+
+
+def _time_ns(event: Event, hz: int, jiffy: int) -> int:
+    """CLOCK_BOOTTIME nanoseconds of a jiffy that is counted on from the event's."""
+    return event.ktime_ns + (jiffy - (event.jiffies or 0)) * 1_000_000_000 // hz
+
+
+def _late(hz: int) -> int:
+    """Jiffies by which a timer may be late, at least one."""
+    return max(1, _jiffies(_LATE_MS, hz))
+
+
+def _jiffies(duration_ms: float, hz: int) -> int:
+    """Rounded up, as msecs_to_jiffies() does."""
+    return -int(-duration_ms * hz // 1000)
