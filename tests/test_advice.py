@@ -1,0 +1,405 @@
+"""What is advised, branch by branch. That the commands work is for tests/kernel/test_advice.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from builders import event
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracer.analysis.advice import Case, advice, keepalive_for
+from tracer.analysis.clients import client_of, server_of
+from tracer.analysis.idle import Bracket
+from tracer.analysis.timeouts import lateness
+from tracer.analysis.verdicts import VERDICTS
+
+HZ = 250
+HOUR_MS = 3_600_000
+FATAL_MS = 62 * 60_000
+
+
+def advised(
+    verdict: str = "idle-drop",
+    *,
+    idle_ms: int | None = FATAL_MS,
+    survived_ms: int | None = None,
+    over: bool = False,
+    refused_reset: bool = False,
+    probes_answered: bool = False,
+    **fields: Any,
+) -> list[str]:
+    """The advice for php's connection to MySQL: keepalive on, all else the system's."""
+    ordinary: dict[str, Any] = {
+        "pid": 8506,
+        "comm": "php",
+        "keepalive": True,
+        "keepalive_idle_s": 7200,
+        "keepalive_idle_own": False,
+        "keepalive_interval_s": 75,
+        "user_timeout_ms": 0,
+        "orphan": False,
+    }
+    newest = event("stall", **{**ordinary, **fields})
+    return advice(
+        Case(verdict, newest, idle_ms, over, HZ, Bracket(survived_ms, idle_ms), refused_reset, probes_answered)
+    )
+
+
+def one(lines: list[str], contains: str) -> str:
+    """The one line that has it."""
+    (line,) = [line for line in lines if contains in line]
+    return line
+
+
+def has(lines: list[str], contains: str) -> bool:
+    return any(contains in line for line in lines)
+
+
+# --- idle-drop: the cure
+
+
+def test_a_first_probe_that_comes_too_late_is_set_sooner_in_its_namespace() -> None:
+    assert advised()[0] == (
+        "Keepalive is on, but a probe comes only after 7200 s: too late here. Set that to 1500 s: "
+        "nsenter -t 8506 -n sysctl -w net.ipv4.tcp_keepalive_time=1500"
+    )
+
+
+def test_what_the_sysctl_does_to_open_connections_is_said() -> None:
+    assert advised()[1] == (
+        "New connections use it at once; those open now only when their armed timer ends (up to 7200 s): "
+        "reconnect them."
+    )
+
+
+def test_without_a_process_the_namespace_is_named_in_words() -> None:
+    line = one(advised(pid=None), "tcp_keepalive_time")
+    assert line.endswith(
+        ", in network namespace 4026532000 (see lsns -t net): sysctl -w net.ipv4.tcp_keepalive_time=1500"
+    )
+
+
+def test_an_interval_longer_than_the_new_time_is_lowered_with_it() -> None:
+    assert advised(idle_ms=6500)[0].endswith("sysctl -w net.ipv4.tcp_keepalive_time=2 net.ipv4.tcp_keepalive_intvl=2")
+
+
+def test_an_interval_that_outlasts_the_session_is_the_fault_even_of_an_early_first_probe() -> None:
+    line = advised(idle_ms=60_000, keepalive_idle_s=10)[0]
+    assert "a probe comes only after 75 s" in line
+    assert line.endswith("Set that to 20 s: nsenter -t 8506 -n sysctl -w net.ipv4.tcp_keepalive_intvl=20")
+    line = advised(idle_ms=60_000, keepalive_idle_s=10, keepalive_idle_own=True)[0]
+    assert line.endswith("in the application: TCP_KEEPINTVL")
+
+
+def test_the_sockets_own_time_is_for_the_application_to_change() -> None:
+    lines = advised(keepalive_idle_own=True, comm="worker")
+    assert lines[0].endswith("Set that to 1500 s in the application: TCP_KEEPIDLE")
+    assert has(lines, "TCP_KEEPIDLE of its own, which no sysctl changes")
+    assert not has(lines, "sysctl -w")
+    assert has(advised(keepalive_idle_own=True, idle_ms=6500), "TCP_KEEPINTVL has to be as short")
+
+
+def test_the_sockets_own_time_in_the_words_of_its_client() -> None:
+    line = advised(keepalive_idle_own=True, comm="psql", rport=5432)[0]
+    assert line.endswith("in the application, if this is psql: keepalives_idle=1500 keepalives_interval=75")
+
+
+def test_keepalive_off_is_turned_on_where_the_client_has_a_setting() -> None:
+    lines = advised(keepalive=False, comm="java", rport=5432)
+    assert lines[0] == (
+        "Keepalive is off on this socket, and no sysctl turns it on; if this is pgjdbc: tcpKeepAlive=true in its URL"
+    )
+    assert lines[1].endswith(": nsenter -t 8506 -n sysctl -w net.ipv4.tcp_keepalive_time=1500")
+    assert has(lines, "PostgreSQL has keepalive on; lower its host's sysctl")
+
+
+def test_keepalive_off_in_an_unknown_client() -> None:
+    assert advised(keepalive=False, comm=None)[0].endswith("the application has to set SO_KEEPALIVE")
+
+
+def test_keepalive_off_where_the_namespaces_times_would_do() -> None:
+    assert not has(advised(keepalive=False, keepalive_idle_s=60), "sysctl -w")
+
+
+def test_a_client_with_a_time_of_its_own_needs_no_sysctl() -> None:
+    lines = advised(keepalive=False, comm="node", rport=5432)
+    assert lines[1].endswith("in the application, if this is node-postgres: keepAliveInitialDelayMillis: 1500000")
+
+
+def test_probes_that_were_due_and_not_answered() -> None:
+    lines = advised(keepalive_idle_s=60)
+    assert lines[0].startswith("A keepalive probe was due after 75 s of silence, and none was answered")
+    assert not has(lines, "sysctl -w")
+    assert not has(lines, "raise the firewall's idle timeout")
+
+
+def test_a_server_is_told_its_own_settings() -> None:
+    lines = advised(lport=3306, rport=51000, comm="mariadbd")
+    assert (
+        one(lines, "SET GLOBAL")
+        == "Or for MariaDB alone: SET GLOBAL tcp_keepalive_time=1500, tcp_keepalive_interval=75"
+    )
+    assert not has(lines, "a ping before use")
+    lines = advised(lport=5432, rport=51000, comm="postgres")
+    assert one(lines, "To bound") == "To bound the wait next time: tcp_user_timeout, milliseconds, in postgresql.conf"
+
+
+# --- idle-drop: the rest
+
+
+def test_the_firewalls_timeout_is_the_alternative_with_room_for_a_late_timer() -> None:
+    late_s = lateness(7200, HZ)
+    threshold = int(one(advised(), "raise the firewall's").split("above ")[1].split(" s")[0])
+    assert 7200 + late_s <= threshold < 7500
+    assert not has(advised(keepalive=False), "raise the firewall's")
+
+
+def test_the_freeze_is_ended_by_a_line_for_this_socket_alone() -> None:
+    assert one(advised(), "ss -K").endswith(
+        "ECONNABORTED for the application (root, CONFIG_INET_DIAG_DESTROY): nsenter -t 8506 -n "
+        "ss -K -t -n src 10.66.1.2 sport = :33356 dst 10.66.2.2 dport = :3306"
+    )
+    line = one(advised(laddr="fd66:1::2", raddr="fd66:2::2", family=6), "ss -K")
+    assert line.endswith("src '[fd66:1::2]' sport = :33356 dst '[fd66:2::2]' dport = :3306")
+
+
+@pytest.mark.parametrize("fields", [{"over": True}, {"orphan": True}, {"laddr": None}, {"lport": None}])
+def test_nothing_to_relieve(fields: dict[str, Any]) -> None:
+    assert not has(advised(**fields), "ss -K")
+
+
+def test_an_address_that_is_none_reaches_no_command() -> None:
+    for verdict in VERDICTS:
+        for bad in ("$(reboot)", "10.66.2.2; reboot", "fe80::1%$(reboot)", "\x1b[2J"):
+            assert not has(advised(verdict, raddr=bad), bad)
+
+
+def test_the_wait_is_bounded_by_the_clients_setting_or_a_socket_option() -> None:
+    assert one(advised(), "To bound").endswith(
+        "if this is PDO or mysqli: mysqlnd.net_read_timeout, seconds, in php.ini"
+    )
+    assert "TCP_USER_TIMEOUT" in one(advised(comm="worker"), "To bound")
+    assert not has(advised(user_timeout_ms=30_000), "To bound")
+
+
+def test_a_refused_reset_names_the_choices() -> None:
+    line = one(advised(refused_reset=True), "RFC 5961")
+    assert "drop silently" in line and "exact sequence number" in line
+    assert not has(advised(), "RFC 5961")
+
+
+def test_answered_probes_speak_against_an_idle_timeout() -> None:
+    lines = advised(probes_answered=True)
+    assert lines[0].startswith("Keepalive probes were answered on this connection before")
+    assert has(lines, "failover") and has(lines, "ss -K")
+    assert not has(lines, "sysctl -w") and not has(lines, "raise the firewall's")
+
+
+def test_a_longer_silence_that_was_survived_speaks_against_it_too() -> None:
+    lines = advised(survived_ms=2 * HOUR_MS)
+    assert lines[0] == "A connection to this service survived 2 h of silence: against an idle timeout."
+    assert not has(lines, "sysctl -w")
+
+
+def test_suspects_are_those_that_act_like_this() -> None:
+    assert "FortiGate (default session-ttl) 3600 s" in one(advised(), "Known idle timeouts")
+    silent = one(advised(idle_ms=360_000), "Known idle timeouts")
+    assert "AWS Network Firewall" in silent and "NLB" not in silent
+    reset = one(advised("idle-reset", idle_ms=360_000), "Known idle timeouts")
+    assert "AWS NLB" in reset and "Network Firewall" not in reset
+
+
+def test_a_new_connection_tells_more_while_it_lasts() -> None:
+    line = "Try a new connection to 10.66.2.2:3306; if that works at once, it speaks for a forgotten session."
+    assert advised()[-1] == line
+    assert line not in advised(over=True)
+    assert not has(advised(lport=3306, rport=51000), "new connection to"), "a server connects to no client"
+
+
+def test_an_orphan_freezes_nobody() -> None:
+    lines = advised(orphan=True)
+    assert lines[0] == "No process holds this socket any more: nobody waits for it."
+    assert not has(lines, "To bound")
+
+
+# --- the other verdicts
+
+
+def test_idle_reset_has_the_same_cure_and_no_freeze() -> None:
+    lines = advised("idle-reset")
+    assert lines[0].endswith("net.ipv4.tcp_keepalive_time=1500")
+    assert has(lines, "A peer that restarted")
+    assert not has(lines, "ss -K") and not has(lines, "To bound")
+    assert not has(advised("idle-reset", probes_answered=True), "sysctl -w")
+
+
+def test_keepalive_failed_at_the_first_probe_or_later() -> None:
+    lines = advised("keepalive-failed", idle_ms=7_200_000)
+    assert lines[0].startswith("Nobody answers the keepalive probes")
+    assert lines[1].startswith("If the first probe always fails")
+    assert lines[1].endswith("net.ipv4.tcp_keepalive_time=2700")
+    lines = advised("keepalive-failed", probes_answered=True)
+    assert "failover" in lines[1] and not has(lines, "sysctl -w")
+
+
+def test_unreachable_looks_at_the_route_in_the_connections_namespace() -> None:
+    lines = advised("unreachable", soft_error="EHOSTUNREACH")
+    assert lines[0].startswith("An ICMP error came back (EHOSTUNREACH)")
+    assert lines[0].endswith(": nsenter -t 8506 -n ip route get 10.66.2.2")
+    assert advised("unreachable", send_error="ENETUNREACH")[0].startswith(
+        "Here nothing could even be sent (ENETUNREACH)"
+    )
+    assert not has(advised("unreachable", soft_error="\x1b[2J"), "\x1b")
+
+
+def test_path_loss_blames_no_idle_timeout() -> None:
+    lines = advised("path-loss", idle_ms=100)
+    assert has(lines, "a new connection to 10.66.2.2:3306; if that hangs, too") and has(lines, "ss -K")
+    assert not has(lines, "sysctl") and not has(lines, "Known idle timeouts")
+    assert not has(advised("path-loss", over=True), "new connection")
+
+
+def test_packet_loss_changes_nothing() -> None:
+    lines = advised("packet-loss")
+    assert "nothing to change" in lines[0]
+    assert lines[1].endswith(": nsenter -t 8506 -n ip -s -s link")
+
+
+def test_zero_window_is_the_peers_application() -> None:
+    lines = advised("zero-window")
+    assert "does not read" in lines[0]
+    assert lines[1].endswith("Recv-Q shows what waits to be read: ss -tn sport = :3306")
+
+
+def test_handshake_of_a_client_and_of_a_server() -> None:
+    lines = advised("handshake", idle_ms=None, kind="syn", state="SYN_SENT")
+    assert lines[0].startswith("Nobody answers the SYN")
+    assert lines[-1].endswith(": nsenter -t 8506 -n sysctl -w net.ipv4.tcp_syn_retries=2")
+    assert len(advised("handshake", idle_ms=None, kind="synack")) == 1
+
+
+def test_peer_closed_tells_the_services_own_limit() -> None:
+    assert has(advised("peer-closed"), "SHOW GLOBAL VARIABLES LIKE 'wait_timeout'")
+    assert has(advised("peer-closed", rport=5432), "idle_session_timeout")
+    assert not has(advised("peer-closed", rport=11300), "SHOW")
+    assert advised("peer-closed", lport=3306, rport=51000)[0].startswith("The client had closed")
+
+
+def test_a_verdict_of_a_later_version_gets_no_advice() -> None:
+    assert advised("quantum-loss") == []
+    assert all(advised(verdict) for verdict in VERDICTS)
+
+
+# --- the value
+
+
+@pytest.mark.parametrize(
+    ("survived_ms", "fatal_ms", "expected"),
+    [
+        (None, None, None),
+        (3_600_000, None, None),
+        (None, 350_100, 120),
+        (None, 6500, 2),
+        (None, 2500, 1),
+        (None, 1500, None),  # no whole second is left
+        (58 * 60_000, FATAL_MS, 2700),  # below what was survived
+        (2000, FATAL_MS, 1500),  # survived next to nothing: tells nothing
+        (2 * HOUR_MS, FATAL_MS, 1500),  # a contradiction
+    ],
+)
+def test_keepalive_for(survived_ms: int | None, fatal_ms: int | None, expected: int | None) -> None:
+    assert keepalive_for(Bracket(survived_ms, fatal_ms), None, HZ) == expected
+
+
+@given(st.integers(0, 10**9), st.none() | st.integers(0, 10**9), st.sampled_from([100, 250, 300, 1000]))
+def test_the_probe_comes_in_time_even_when_its_timer_is_late(fatal_ms: int, survived_ms: int | None, hz: int) -> None:
+    seconds = keepalive_for(Bracket(survived_ms, fatal_ms), None, hz)
+    if seconds is None:
+        assert fatal_ms < 3000 or survived_ms is not None
+    else:
+        assert (seconds + lateness(seconds, hz)) * 1000 <= fatal_ms
+
+
+# --- clients
+
+
+@pytest.mark.parametrize("comm", ["php", "php8.2", "php-fpm8.2", "php-fpm: pool w", "php-fpm7.4", "php-cgi", "PHP"])
+def test_php_under_its_names(comm: str) -> None:
+    client = client_of(comm, 3306)
+    assert client is not None and client.name == "PDO or mysqli"
+    assert client.how_to_set_times is None, "mysqlnd has none: the sysctl is in force"
+
+
+def test_a_client_is_a_program_and_a_service() -> None:
+    assert client_of("python3.11", 5432) == client_of("python3", 5432) != client_of("python3", 3306)
+    for comm, port in (("python3", 11300), ("worker", 3306), (None, 3306), ("php", None), ("", 3306), (":", 3306)):
+        assert client_of(comm, port) is None
+    oracle = client_of(None, 1521)
+    assert oracle is not None and oracle.how_to_turn_on == "(ENABLE=BROKEN) in its connect descriptor"
+    assert server_of("mariadbd") is not None
+    assert server_of("mysqld") is None, "MySQL has no setting for it"
+    assert server_of(None) is None
+
+
+def test_times_fill_in_seconds_or_milliseconds() -> None:
+    redis, mysql2, pgjdbc = client_of("python3", 6379), client_of("node", 3306), client_of("java", 5432)
+    assert redis and redis.times(60) == "socket_keepalive_options, TCP_KEEPIDLE 60 and TCP_KEEPINTVL 60"
+    assert redis.times(600) == "socket_keepalive_options, TCP_KEEPIDLE 600 and TCP_KEEPINTVL 75"
+    assert mysql2 and mysql2.times(60) == "keepAliveInitialDelay: 60000"
+    assert pgjdbc and pgjdbc.times(60) is None
+
+
+# --- anything at all
+
+
+NUMBER = st.none() | st.integers(0, 2**32)
+TEXT = st.none() | st.text(max_size=15) | st.sampled_from(["php", "python3", "java", "node", "mariadbd", "postgres"])
+FLAG = st.none() | st.booleans()
+ADDRESS = st.none() | st.text(max_size=20) | st.ip_addresses().map(str)
+PORT = st.none() | st.integers(0, 65535) | st.sampled_from([3306, 5432, 6379, 1521])
+
+
+@given(
+    verdict=st.sampled_from(VERDICTS),
+    fields=st.fixed_dictionaries(
+        {
+            "laddr": ADDRESS,
+            "raddr": ADDRESS,
+            "lport": PORT,
+            "rport": PORT,
+            "netns": NUMBER,
+            "pid": st.none() | st.integers(-1, 2**22),
+            "comm": TEXT,
+            "kind": TEXT,
+            "state": TEXT,
+            "soft_error": TEXT,
+            "send_error": TEXT,
+            "keepalive": FLAG,
+            "keepalive_idle_s": NUMBER,
+            "keepalive_idle_own": FLAG,
+            "keepalive_interval_s": NUMBER,
+            "user_timeout_ms": NUMBER,
+            "orphan": FLAG,
+        }
+    ),
+    idle_ms=NUMBER,
+    bracket=st.builds(Bracket, NUMBER, NUMBER),
+    flags=st.tuples(st.booleans(), st.booleans(), st.booleans()),
+    hz=st.sampled_from([100, 250, 300, 1000]),
+)
+def test_any_case_gets_sentences_that_can_be_printed(
+    verdict: str,
+    fields: dict[str, Any],
+    idle_ms: int | None,
+    bracket: Bracket,
+    flags: tuple[bool, bool, bool],
+    hz: int,
+) -> None:
+    over, refused_reset, probes_answered = flags
+    lines = advice(Case(verdict, event(**fields), idle_ms, over, hz, bracket, refused_reset, probes_answered))
+    assert len(lines) == len(set(lines)), "nothing is said twice"
+    for line in lines:
+        assert line.isprintable() and line.isascii() and line.strip() == line
+        assert "None" not in line

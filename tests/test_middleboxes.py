@@ -1,0 +1,49 @@
+"""Known idle timeouts against what was seen to survive and to die."""
+
+from __future__ import annotations
+
+import pytest
+
+from tracer.analysis.idle import Bracket
+from tracer.analysis.middleboxes import KNOWN, MAX_MATCHES, matching
+
+MINUTE_MS = 60_000
+
+
+def timeouts(bracket: Bracket) -> list[int]:
+    return [each.timeout_s for each in matching(bracket)]
+
+
+def test_survived_58_minutes_and_died_after_62() -> None:
+    found = matching(Bracket(58 * MINUTE_MS, 62 * MINUTE_MS))
+    assert [each.timeout_s for each in found] == [3600, 3600]
+    assert any("FortiGate" in each.name for each in found)
+
+
+def test_the_nearest_to_the_fatal_silence_comes_first() -> None:
+    assert timeouts(Bracket(5 * MINUTE_MS, 31 * MINUTE_MS)) == [1800, 1200, 900, 600]
+
+
+def test_a_timeout_that_was_survived_is_no_suspect_and_one_that_was_just_reached_is() -> None:
+    assert timeouts(Bracket(240_000, 600_000)) == [600, 350, 350, 350]
+    assert 240 not in timeouts(Bracket(240_000, 300_000))
+
+
+@pytest.mark.parametrize(("fatal_ms", "expected"), [(420_000, {350, 240}), (900_000, {900, 600}), (100_000, set())])
+def test_without_a_survivor_only_what_is_near(fatal_ms: int, expected: set[int]) -> None:
+    assert set(timeouts(Bracket(None, fatal_ms))) <= expected
+    assert bool(timeouts(Bracket(None, fatal_ms))) == bool(expected)
+
+
+@pytest.mark.parametrize("bracket", [Bracket(None, None), Bracket(7_200_000, None), Bracket(7_200_000, 3_700_000)])
+def test_nothing_fatal_or_a_contradiction_names_nobody(bracket: Bracket) -> None:
+    assert matching(bracket) == []
+
+
+def test_every_row_is_found_by_its_own_timeout_and_tells_its_source() -> None:
+    for box in KNOWN:
+        found = matching(Bracket(box.timeout_s * 1000 - 1, box.timeout_s * 1000))
+        assert {each.timeout_s for each in found} == {box.timeout_s}
+        assert len(found) <= MAX_MATCHES
+        assert box.source and box.name.isprintable()
+    assert list(KNOWN) == sorted(KNOWN, key=lambda each: each.timeout_s)

@@ -1,0 +1,422 @@
+"""What to do about a stall, and what to change so that it does not come back.
+
+Sentences for a person, never more certain than the evidence: from one end of a connection nobody can see the path.
+What is said about the kernel was measured (tests/kernel/test_advice.py); what clients and servers call their
+settings is in :mod:`tracer.analysis.clients`, what firewalls do in :mod:`tracer.analysis.middleboxes`.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tracer.analysis.clients import INTERVAL_S, Client, client_of, server_of
+from tracer.analysis.idle import Bracket, service_of
+from tracer.analysis.middleboxes import Middlebox, matching
+from tracer.analysis.timeouts import lateness
+from tracer.events import Event
+
+# Seconds that a person would choose.
+_ROUND_S = (1, 2, 3, 5, 10, 20, 30, 60, 90, 120, 180, 240, 300, 600, 900, 1200, 1500, 1800, 2700, 3600, 7200)
+# A service that survived less than this part of the fatal silence is merely busy: that tells nothing of its path.
+_TELLING = 10
+
+_ERRORS = frozenset(errno.errorcode.values())
+_MYSQL, _POSTGRESQL, _REDIS = 3306, 5432, 6379
+_KEEPS_ALIVE_BY_ITSELF = {_MYSQL: "MySQL or MariaDB", _POSTGRESQL: "PostgreSQL"}
+_IDLE_LIMITS = {
+    _MYSQL: "MySQL and MariaDB close after wait_timeout of silence (28800 s by default): "
+    "SHOW GLOBAL VARIABLES LIKE 'wait_timeout'",
+    _POSTGRESQL: "PostgreSQL closes after idle_session_timeout of silence, if that is set: SHOW idle_session_timeout",
+    _REDIS: "Redis closes after `timeout` of silence, if that is set: CONFIG GET timeout",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A stall, and what is known around it.
+
+    verdict: one of tracer.analysis.verdicts. event: the newest of it. idle_ms: the silence before it, milliseconds.
+    over: it has ended, so that there is nothing to relieve. hz: the kernel's ticks a second. bracket: of the service
+    that is talked to. refused_reset: the kernel refused a RST on this connection before (RFC 5961).
+    probes_answered: keepalive probes were answered on it before the stall, after as much silence.
+    """
+
+    verdict: str
+    event: Event
+    idle_ms: int | None
+    over: bool
+    hz: int
+    bracket: Bracket
+    refused_reset: bool
+    probes_answered: bool
+
+
+def advice(case: Case) -> list[str]:
+    """Sentences, the most useful first; a command stands at the end after a colon, to be copied. Maybe none.
+
+    Text from outside the kernel (process names, a recording's addresses) is in none of them unless it was parsed.
+    """
+    say = _BY_VERDICT.get(case.verdict)
+    return say(case) if say else []
+
+
+def keepalive_for(bracket: Bracket, fatal_ms: int | None, hz: int) -> int | None:
+    """A keepalive time, whole seconds, whose first probe comes in time even when its timer is late.
+
+    That is before the longest silence that was survived, where that tells anything, else before half of the
+    shortest fatal one (fatal_ms or the bracket's, milliseconds). None when no such second is left, or nothing known.
+    """
+    known = [each for each in (bracket.fatal_ms, fatal_ms) if each is not None]
+    if not known:
+        return None
+    fatal = min(known)
+    survived = bracket.survived_ms
+    within = survived if survived is not None and fatal / _TELLING <= survived < fatal else fatal / 2
+    fitting = [each for each in _ROUND_S if (each + lateness(each, hz)) * 1000 <= within]
+    return fitting[-1] if fitting else None
+
+
+def _idle_drop(case: Case) -> list[str]:
+    if _is_in_doubt(case):
+        return [*_orphan(case), *_doubt(case), *_relief(case), *_refused(case), *_bound(case)]
+    return [
+        *_orphan(case),
+        *_cure(case),
+        *_relief(case),
+        *_refused(case),
+        *_bound(case),
+        *_raise_timeout(case),
+        *_suspects(case, "reset"),
+        *_try_again(case, "if that works at once, it speaks for a forgotten session"),
+    ]
+
+
+def _idle_reset(case: Case) -> list[str]:
+    restart = "A peer that restarted, or closed after an idle limit of its own, may answer with a RST, too."
+    if _is_in_doubt(case):
+        return [*_doubt(case), restart]
+    return [*_cure(case), restart, *_raise_timeout(case), *_suspects(case, "silent")]
+
+
+def _keepalive_failed(case: Case) -> list[str]:
+    did = "Nobody answers the keepalive probes: path or peer were dead before the application asked."
+    if case.probes_answered:
+        return [did, "Earlier probes were answered: look for a failover, a reboot, a route change.", *_relief(case)]
+    sooner = _set(case, "If the first probe always fails, the session is forgotten before it: set its time to")
+    return [did, *sooner, *_relief(case)]
+
+
+def _unreachable(case: Case) -> list[str]:
+    event = case.event
+    error = next((each for each in (event.send_error, event.soft_error) if each in _ERRORS), None)
+    told = f" ({error})" if error else ""
+    what = (
+        f"Here nothing could even be sent{told}: look at the route, the neighbour, and rules on this host"
+        if event.send_error
+        else f"An ICMP error came back{told}: a host or router is down, has no route, or a rule rejects"
+    )
+    peer = _address(event.raddr)
+    return [f"{what}: {_inside(event)}ip route get {peer}" if peer else f"{what}.", *_relief(case), *_bound(case)]
+
+
+def _path_loss(case: Case) -> list[str]:
+    return [
+        *_orphan(case),
+        *_try_again(case, "if that hangs, too, look at the path and the peer"),
+        *_relief(case),
+        *_bound(case),
+    ]
+
+
+def _packet_loss(case: Case) -> list[str]:
+    return [
+        "Packets are lost now and then: nothing to change for this one.",
+        f"If it goes on, look for errors and drops along the path, here first: {_inside(case.event)}ip -s -s link",
+    ]
+
+
+def _zero_window(case: Case) -> list[str]:
+    port = case.event.rport
+    there = f": ss -tn sport = :{port}" if port is not None else "."
+    return [
+        "The peer answers, but its application does not read: it is stopped, slow, or waits for something itself.",
+        f"Look at the peer, not at the network: there Recv-Q shows what waits to be read{there}",
+    ]
+
+
+def _handshake(case: Case) -> list[str]:
+    if case.event.kind == "synack":
+        return ["The client does not complete its connect(): the way back to it is blocked, or it has gone."]
+    return [
+        "Nobody answers the SYN: a firewall drops it, the address or port is wrong, or the host is down.",
+        *_relief(case),
+        "To give up sooner set the client's connect timeout, or in this namespace (2: some 7 s): "
+        f"{_inside(case.event)}sysctl -w net.ipv4.tcp_syn_retries=2",
+    ]
+
+
+def _peer_closed(case: Case) -> list[str]:
+    port, is_local = _service(case.event)
+    if is_local:
+        return ["The client had closed the connection before the server wrote: no fault of the network."]
+    limit = _IDLE_LIMITS.get(port or 0)
+    return [
+        "The peer had closed the connection before the application wrote: no fault of the network.",
+        *([limit] if limit else []),
+        "A restart of the peer looks the same.",
+        "Let the pool check a connection before use, or replace it before the peer closes it.",
+    ]
+
+
+_BY_VERDICT: dict[str, Callable[[Case], list[str]]] = {
+    "idle-drop": _idle_drop,
+    "idle-reset": _idle_reset,
+    "keepalive-failed": _keepalive_failed,
+    "unreachable": _unreachable,
+    "path-loss": _path_loss,
+    "packet-loss": _packet_loss,
+    "zero-window": _zero_window,
+    "handshake": _handshake,
+    "peer-closed": _peer_closed,
+}
+
+
+def _is_in_doubt(case: Case) -> bool:
+    """Whether something contradicts an idle timeout."""
+    return case.probes_answered or _longer_survived_ms(case) is not None
+
+
+def _longer_survived_ms(case: Case) -> int | None:
+    survived, idle = case.bracket.survived_ms, case.idle_ms
+    return survived if survived is not None and idle is not None and survived >= idle else None
+
+
+def _doubt(case: Case) -> list[str]:
+    survived = _longer_survived_ms(case)
+    if case.probes_answered:
+        why = "Keepalive probes were answered on this connection before: that speaks against an idle timeout."
+    else:
+        why = f"A connection to this service survived {_span(survived or 0)} of silence: against an idle timeout."
+    return [why, "Look for a failover, a reboot, a route change, or a firewall that lost its sessions at that time."]
+
+
+def _cure(case: Case) -> list[str]:
+    """Keepalive that comes in time: turn it on, or let it come sooner."""
+    event = case.event
+    client, is_local = _client(event)
+    if event.keepalive is False:
+        on = client.how_to_turn_on if client else None
+        how = f"if this is {client.name}: {on}" if client and on else "the application has to set SO_KEEPALIVE"
+        service = None if is_local else _KEEPS_ALIVE_BY_ITSELF.get(event.rport or 0)
+        return [
+            f"Keepalive is off on this socket, and no sysctl turns it on; {how}",
+            *_set(case, "With it on a probe has to come within"),
+            *([_server_probes(service)] if service else []),
+        ]
+    period_s = _period_s(event)
+    if event.keepalive and period_s is not None and not _is_late(case):
+        return [
+            f"A keepalive probe was due after {period_s} s of silence, and none was answered: its timer was armed "
+            "before that time was set, or the path was dead by then. Reconnect, and watch its probes."
+        ]
+    when = "Keepalive is on, but a probe comes only" if event.keepalive else "If keepalive is on, a probe comes"
+    after = f" after {period_s} s" if period_s is not None else ""
+    return _set(case, f"{when}{after}: too late here. Set that to")
+
+
+def _set(case: Case, what: str) -> list[str]:
+    """`what 1800 s: command`, and from when on it counts. Nothing where no value is better than the one in force."""
+    seconds = keepalive_for(case.bracket, case.idle_ms, case.hz)
+    period_s = _period_s(case.event)
+    if seconds is None or (period_s is not None and period_s <= seconds):
+        return []
+    lines = [f"{what} {seconds} s{_by(case.event, seconds)}"]
+    return lines if case.event.keepalive is False else lines + _takes_effect(case.event, seconds)
+
+
+def _server_probes(service: str) -> str:
+    return f"Or let the server probe, one end is enough: {service} has keepalive on; lower its host's sysctl."
+
+
+def _period_s(event: Event) -> int | None:
+    """The longest silence between probes that are answered, seconds, but for the timer's lateness.
+
+    After a probe the timer is armed for the interval, answered or not, and only then for the rest of the idle time
+    (tcp_keepalive_timer(), net/ipv4/tcp_timer.c): where the interval is longer, it is what counts.
+    """
+    if event.keepalive_idle_s is None:
+        return None
+    return max(event.keepalive_idle_s, event.keepalive_interval_s or 0)
+
+
+def _is_late(case: Case) -> bool:
+    """Whether a probe may come later than the silence that was fatal."""
+    period_s = _period_s(case.event)
+    if period_s is None or case.idle_ms is None:
+        return True
+    return (period_s + lateness(period_s, case.hz)) * 1000 > case.idle_ms
+
+
+def _by(event: Event, seconds: int) -> str:
+    """How this socket gets a probe after so much silence, where it does not yet."""
+    client, _ = _client(event)
+    own = client.times(seconds) if client else None
+    if event.keepalive_idle_own or (own and event.keepalive is False):
+        # TCP_KEEPIDLE wins over the sysctl (keepalive_time_when(), include/net/tcp.h).
+        if not _idle_is_long(event, seconds):
+            return " in the application: TCP_KEEPINTVL"
+        where = f", if this is {client.name}: {own}" if client and own else ": TCP_KEEPIDLE"
+        return f" in the application{where}"
+    # Only what is too long: the other must not grow.
+    too_long = {"time": _idle_is_long(event, seconds), "intvl": _interval_is_long(event, seconds)}
+    settings = " ".join(f"net.ipv4.tcp_keepalive_{name}={seconds}" for name in too_long if too_long[name])
+    return f"{_namespace(event)}: {_inside(event)}sysctl -w {settings}"
+
+
+def _idle_is_long(event: Event, seconds: int) -> bool:
+    return event.keepalive_idle_s is None or event.keepalive_idle_s > seconds
+
+
+def _interval_is_long(event: Event, seconds: int) -> bool:
+    interval_s = event.keepalive_interval_s
+    return (INTERVAL_S if interval_s is None else interval_s) > seconds
+
+
+def _takes_effect(event: Event, seconds: int) -> list[str]:
+    """From when on. An armed timer keeps its expiry; data does not touch it (tcp_keepalive_timer())."""
+    if event.keepalive_idle_own:
+        too_long = _interval_is_long(event, seconds)
+        return [
+            "This socket has a TCP_KEEPIDLE of its own, which no sysctl changes.",
+            *(["Its TCP_KEEPINTVL has to be as short: after a probe it decides when the next comes."] * too_long),
+        ]
+    period_s = _period_s(event)
+    until = f" (up to {period_s} s)" if period_s is not None else ""
+    client, is_local = _client(event)
+    own = client.times(seconds) if client and _idle_is_long(event, seconds) else None
+    whose = "for {0} alone" if is_local else "for this client alone, if it is {0}"
+    return [
+        f"New connections use it at once; those open now only when their armed timer ends{until}: reconnect them.",
+        "To outlast a restart it has to stand in /etc/sysctl.d, or among the container's sysctls.",
+        *([f"Or {whose.format(client.name)}: {own}"] if client and own else []),
+    ]
+
+
+def _relief(case: Case) -> list[str]:
+    """The line that ends this socket now: tcp_abort() (net/ipv4/tcp.c) makes the waiting call fail."""
+    event = case.event
+    local, remote = _address(event.laddr), _address(event.raddr)
+    if case.over or event.orphan or not (local and remote and event.lport and event.rport):
+        return []
+    ours = f"{_inside(event)}ss -K -t -n src {_quoted(local)} sport = :{event.lport}"
+    return [
+        f"To end it now, with ECONNABORTED for the application (root, CONFIG_INET_DIAG_DESTROY){_namespace(event)}: "
+        f"{ours} dst {_quoted(remote)} dport = :{event.rport}"
+    ]
+
+
+def _bound(case: Case) -> list[str]:
+    """What would have ended the wait sooner. A ping before use is no help: it waits as long."""
+    event = case.event
+    if event.orphan or event.user_timeout_ms:
+        return []
+    client, is_local = _client(event)
+    if client and client.how_to_bound:
+        whose = "" if is_local else f", if this is {client.name}"
+        return [f"To bound the wait next time{whose}: {client.how_to_bound}"]
+    if is_local:
+        return []
+    return ["To bound the wait next time: TCP_USER_TIMEOUT, or a read timeout; a ping before use hangs, too."]
+
+
+def _refused(case: Case) -> list[str]:
+    if not case.refused_reset:
+        return []
+    return [
+        "A RST was refused as inexact (RFC 5961), probably the firewall's at expiry: let it drop silently, or send "
+        "the exact sequence number; keepalive below its timeout is the cure."
+    ]
+
+
+def _raise_timeout(case: Case) -> list[str]:
+    """The alternative at the firewall: longer than the first probe may take."""
+    period_s = _period_s(case.event)
+    if not case.event.keepalive or period_s is None or not _is_late(case):
+        return []
+    late_s = lateness(period_s, case.hz)
+    return [
+        f"Or raise the firewall's idle timeout above {math.ceil(period_s + late_s)} s: "
+        f"the probe after {period_s} s may come {late_s:.3g} s late."
+    ]
+
+
+def _suspects(case: Case, unlike: str) -> list[str]:
+    """Known idle timeouts that fit, without those that are known to behave otherwise."""
+    boxes: list[Middlebox] = [each for each in matching(_bracket(case)) if each.at_expiry != unlike]
+    if not boxes:
+        return []
+    names = ", ".join(f"{each.name} {each.timeout_s} s" for each in boxes)
+    return [f"Known idle timeouts that would fit, if one of these is on the path: {names}."]
+
+
+def _bracket(case: Case) -> Bracket:
+    """The service's, or of this stall alone."""
+    return case.bracket if case.bracket.fatal_ms is not None else Bracket(case.bracket.survived_ms, case.idle_ms)
+
+
+def _orphan(case: Case) -> list[str]:
+    return ["No process holds this socket any more: nobody waits for it."] if case.event.orphan else []
+
+
+def _service(event: Event) -> tuple[int | None, bool]:
+    """The service's port, and whether it is ours."""
+    service = service_of(event)
+    return (service.port, service.is_local) if service else (event.rport, False)
+
+
+def _client(event: Event) -> tuple[Client | None, bool]:
+    port, is_local = _service(event)
+    return (server_of(event.comm) if is_local else client_of(event.comm, port)), is_local
+
+
+def _inside(event: Event) -> str:
+    """What a command needs in front to run in the connection's network namespace."""
+    return f"nsenter -t {event.pid} -n " if event.pid is not None and event.pid > 0 else ""
+
+
+def _namespace(event: Event) -> str:
+    """Which namespace, where no process names it."""
+    return "" if _inside(event) or event.netns is None else f", in network namespace {event.netns} (see lsns -t net)"
+
+
+def _address(text: str | None) -> str | None:
+    """An address as commands take it. None for what is none: a recording may hold anything, a shell runs anything."""
+    try:
+        parsed = ipaddress.ip_address(text or "")
+    except ValueError:
+        return None
+    return None if isinstance(parsed, ipaddress.IPv6Address) and parsed.scope_id else str(parsed)
+
+
+def _quoted(address: str) -> str:
+    """IPv6 in brackets, as ss wants it, and out of the shell's reach."""
+    return f"'[{address}]'" if ":" in address else address
+
+
+def _try_again(case: Case, then: str) -> list[str]:
+    """A new connection tells more, as long as it is the same time and a service that we can reach."""
+    peer, port = _address(case.event.raddr), case.event.rport
+    if case.over or peer is None or port is None or _service(case.event)[1]:
+        return []
+    return [f"Try a new connection to {f'[{peer}]' if ':' in peer else peer}:{port}; {then}."]
+
+
+def _span(ms: int) -> str:
+    """`6.5 s`, `62 min`, `2.5 h`."""
+    if ms < 120_000:
+        return f"{ms / 1000:.3g} s"
+    return f"{ms // 60_000} min" if ms < 7_200_000 else f"{ms / 3_600_000:.3g} h"
