@@ -1,0 +1,441 @@
+"""When an episode begins, goes on and ends, and what belongs to it: from events as the kernel gives them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from builders import SECOND, event
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tracer.analysis import stalls
+from tracer.analysis.idle import Bracket, service_of
+from tracer.analysis.stalls import StallTracker
+from tracer.analysis.timeouts import bucket
+from tracer.events import EVENTS, STATES, Event, parse_time
+
+HOUR_MS = 3_600_000
+START_JIFFIES = 4_300_000_000 % 2**32
+
+
+def rtx(kind: str = "rto", /, at: float = 0, attempt: int = 1, **fields: Any) -> Event:
+    """A retransmission as HZ=250 shows it; the RTO doubles with each."""
+    ordinary: dict[str, Any] = {
+        "kind": kind,
+        "attempt": 0 if kind == "tlp" else attempt,
+        "rto_ms": 204 if kind == "tlp" else 204 << (attempt - 1),
+        "rto_max_ms": 120_000,
+        "retries": 5,
+        "retrying_ms": None if kind == "tlp" else 204 * ((1 << (attempt - 1)) - 1),
+        "jiffies": (START_JIFFIES + round(at * 250)) % 2**32,
+        "silent_ms": HOUR_MS + round(at * 1000),
+        "unacked_bytes": 527,
+        "snd_wnd": 65536,
+        "keepalive": True,
+        "keepalive_idle_s": 7200,
+        "keepalive_interval_s": 75,
+        "keepalive_probes": 9,
+        "user_timeout_ms": 0,
+        "ca_state": "Open" if kind == "tlp" else "Loss",
+        "backoff": 0 if kind == "tlp" else attempt - 1,
+    }
+    return event("retransmit", at, **{**ordinary, **fields})
+
+
+def freeze(count: int = 5, start: float = 0, retries: int = 5, **fields: Any) -> list[Event]:
+    """The incident after its query: TLP, then so many RTOs as the timer wheel sends them at HZ=250."""
+    events, jiffies, rto = [rtx("tlp", start, retries=retries, jiffies=0, **fields)], bucket(0, 51), 51
+    first = jiffies
+    for attempt in range(1, count + 1):
+        times = {"rto_ms": rto * 4, "retrying_ms": (jiffies - first) * 4, "jiffies": jiffies}
+        events.append(rtx("rto", start + jiffies / 250, attempt, **{"retries": retries, **times, **fields}))
+        rto = min(2 * rto, 30_000)
+        jiffies = bucket(jiffies, rto)
+    return events
+
+
+def close(at: float, error: str | None = "ETIMEDOUT", number: int = 110, **fields: Any) -> list[Event]:
+    closed = event("state", at, old_state="ESTABLISHED", new_state="CLOSE", **{"state": "CLOSE", **fields})
+    if error is None:
+        return [closed]
+    return [closed, event("error", at, error=error, errno=number, **{"state": "CLOSE", **fields})]
+
+
+def told(*events: Event, until: float | None = None, **settings_: Any) -> list[Event]:
+    """The stall events of a stream, to its end."""
+    tracker = StallTracker(hz=250, **settings_)
+    out: list[Event] = []
+    for each in events:
+        out += tracker.feed(each)
+    out += tracker.finish(SECOND + round((until or 0) * SECOND) if until is not None else events[-1].ktime_ns)
+    return [each for each in out if each.event == "stall"]
+
+
+def words(stalls_: list[Event]) -> list[str]:
+    return [f"{each.phase} {each.verdict}" + (f" {each.outcome}" if each.outcome else "") for each in stalls_]
+
+
+def test_the_incident_is_one_stall_from_its_first_retransmission_to_its_error() -> None:
+    events = [*freeze(), *close(13.4)]
+    seen = told(*events)
+    assert words(seen) == ["begin idle-drop", "end idle-drop timed-out"]
+    begin, end = seen
+    assert begin.id == end.id
+    assert (begin.ktime_ns, begin.idle_ms, begin.retransmits, begin.unacked_bytes) == (SECOND, HOUR_MS, 1, 527)
+    assert begin.gives_up_in_ms is not None and 12_000 < begin.gives_up_in_ms < 15_000
+    assert parse_time(begin.gives_up_at or "") == begin.time_ns + begin.gives_up_in_ms * 1_000_000
+    assert (end.errno, end.error, end.duration_ms, end.retransmits) == (110, "ETIMEDOUT", 13400, 6)
+    assert (end.laddr, end.lport, end.rport, end.sock) == (begin.laddr, 33356, 3306, begin.sock)
+
+
+def test_the_owner_that_is_known_at_last_counts() -> None:
+    seen = told(rtx("tlp"), rtx("rto", 0.2, pid=8506, comm="php", pids=[8506], cgroup="/a"), *close(13))
+    assert [each.pid for each in seen] == [None, 8506]
+    assert (seen[-1].comm, seen[-1].cgroup) == ("php", "/a")
+
+
+def test_an_active_connection_that_dies_is_no_idle_drop() -> None:
+    events = [*freeze(silent_ms=210), *close(13.4)]
+    assert words(told(*events))[-1] == "end path-loss timed-out"
+    assert words(told(*events))[:2] == ["begin packet-loss", "update path-loss"], "one loss may be chance, three not"
+
+
+def test_the_threshold_of_idleness_is_the_users() -> None:
+    events = [*freeze(silent_ms=6500), *close(13.4)]
+    assert words(told(*events))[-1] == "end path-loss timed-out"
+    assert words(told(*events, min_idle_ms=3000))[-1] == "end idle-drop timed-out"
+
+
+def heard(at: float, cause: str = "data", **fields: Any) -> Event:
+    return event("resume", at, cause=cause, **{"silent_ms": HOUR_MS, "unacked_bytes": 527, **fields})
+
+
+def test_an_answer_after_a_long_silence_ends_it_at_once_and_is_no_idle_drop() -> None:
+    seen = told(rtx("tlp"), rtx("rto", 0.2), heard(0.3), until=0.3)
+    assert words(seen)[-1] == "end packet-loss recovered"
+    assert (seen[-1].duration_ms, seen[-1].ktime_ns) == (300, heard(0.3).ktime_ns)
+
+
+def test_loss_on_a_busy_connection_is_one_episode_with_one_end() -> None:
+    events: list[Event] = []
+    for second in range(5):
+        events += [rtx("rto", second, silent_ms=210), heard(second + 0.2, silent_ms=410)]
+    seen = told(*events, until=20)
+    assert words(seen) == ["begin packet-loss", "end packet-loss recovered"]
+    assert seen[-1].duration_ms == 4200, "to the last answer"
+    assert seen[-1].ktime_ns == events[-1].ktime_ns + stalls.SETTLE_NS
+
+
+def test_without_looking_at_segments_an_answer_is_the_retransmission_that_does_not_come() -> None:
+    tracker = StallTracker(hz=250)
+    tracker.feed(rtx("tlp"))
+    tracker.feed(rtx("rto", 0.2))
+    assert tracker.advance(SECOND + 700_000_000) == [], "the next is due 0.6 s after the first, and may be late"
+    (end,) = tracker.advance(SECOND + 3 * SECOND)
+    assert (end.phase, end.outcome, end.verdict) == ("end", "recovered", "packet-loss")
+
+
+def test_where_events_were_lost_nobody_knows_how_it_ended() -> None:
+    tracker = StallTracker(hz=250)
+    tracker.feed(rtx("tlp"))
+    tracker.feed(rtx("rto", 0.2))
+    tracker.feed(event("lost", 0.3, count=3, sock=None))
+    (end,) = tracker.advance(20 * SECOND)
+    assert end.outcome == "ongoing"
+
+
+def test_a_second_loss_on_a_connection_that_was_idle_is_a_second_stall() -> None:
+    seen = told(rtx("tlp"), rtx("rto", 0.2), *freeze(start=1, silent_ms=300), *close(14.4))
+    assert words(seen) == [
+        "begin idle-drop",
+        "end packet-loss recovered",
+        "begin packet-loss",
+        "update path-loss",
+        "end path-loss timed-out",
+    ]
+    assert len({each.id for each in seen}) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "number", "outcome"),
+    [
+        ("ETIMEDOUT", 110, "timed-out"),
+        ("ECONNRESET", 104, "reset"),
+        ("EPIPE", 32, "reset"),
+        ("EHOSTUNREACH", 113, "unreachable"),
+        ("ENETUNREACH", 101, "unreachable"),
+        ("ECONNABORTED", 103, "closed"),
+    ],
+)
+def test_the_error_is_the_outcome(error: str, number: int, outcome: str) -> None:
+    assert told(*freeze(), *close(13.4, error, number))[-1].outcome == outcome
+
+
+def test_an_older_kernel_reports_the_error_before_the_state_is_stored() -> None:
+    closed, error = close(13.4)
+    error.state = "ESTABLISHED"
+    assert told(*freeze(), closed, error)[-1].outcome == "timed-out"
+
+
+def test_an_application_that_gives_up_first_closes_it_and_its_fin_is_no_new_stall() -> None:
+    fin = event("state", 3, old_state="ESTABLISHED", new_state="FIN_WAIT1", state="FIN_WAIT1")
+    seen = told(*freeze(3), fin, rtx("rto", 3.1, 4, state="FIN_WAIT1", orphan=True), until=60)
+    assert words(seen)[-1] == "end idle-drop closed"
+    assert seen[-1].duration_ms == 3000
+    assert len({each.id for each in seen}) == 1
+
+
+def test_an_orphan_dies_without_a_report() -> None:
+    seen = told(*freeze(state="FIN_WAIT1", orphan=True), *close(13.4, None), until=14)
+    assert words(seen)[-1] == "end idle-drop timed-out"
+
+
+def test_a_close_that_is_acknowledged_late_has_recovered() -> None:
+    seen = told(
+        rtx("fin", 0, state="LAST_ACK", unacked_bytes=0),
+        event("state", 0.4, old_state="LAST_ACK", new_state="CLOSE", state="CLOSE", silent_ms=0),
+    )
+    assert words(seen)[-1] == "end packet-loss recovered"
+
+
+def test_icmp_is_unreachable_and_the_errno_is_foretold() -> None:
+    seen = told(*freeze(soft_error="EHOSTUNREACH"), *close(13.4, "EHOSTUNREACH", 113))
+    assert words(seen)[0] == "begin unreachable" and words(seen)[-1] == "end unreachable unreachable"
+    assert seen[0].soft_error == "EHOSTUNREACH"
+
+
+def test_what_could_not_even_be_sent_is_unreachable() -> None:
+    assert words(told(*freeze(send_error="ENETUNREACH"), *close(13)))[-1] == "end unreachable timed-out"
+
+
+def test_a_peer_that_is_heard_and_acknowledges_nothing_is_no_idle_drop() -> None:
+    seen = told(*freeze(2), heard(0.7, "no-progress"), *freeze()[3:], *close(13.4))
+    assert words(seen)[-1] == "end path-loss timed-out"
+    assert seen[-1].one_way is True
+
+
+def syn(at: float, attempt: int, **fields: Any) -> Event:
+    return rtx("syn", at, attempt, state="SYN_SENT", silent_ms=None, rto_ms=1000, unacked_bytes=0, **fields)
+
+
+def test_a_syn_that_nobody_answers() -> None:
+    seen = told(syn(1, 1), syn(2, 2), *close(3.1, state="CLOSE"))
+    assert words(seen)[-1] == "end handshake timed-out"
+    assert seen[-1].idle_ms is None
+
+
+def test_a_syn_that_is_answered_late() -> None:
+    established = event("state", 2.1, old_state="SYN_SENT", new_state="ESTABLISHED")
+    assert words(told(syn(1, 1), syn(2, 2), established))[-1] == "end handshake recovered"
+    assert told(syn(1, 1), established)[-1].outcome == "recovered"
+
+
+def reset(at: float, direction: str = "received", **fields: Any) -> Event:
+    return event("reset", at, direction=direction, **{"silent_ms": HOUR_MS, "unacked_bytes": 0, **fields})
+
+
+def test_a_reset_after_a_long_silence_is_a_stall_that_is_over_as_it_is_seen() -> None:
+    seen = told(reset(0, unacked_bytes=34), *close(0, "ECONNRESET", 104))
+    assert words(seen) == ["end idle-reset reset"]
+    assert seen[0].idle_ms == HOUR_MS
+
+
+def test_a_reset_of_a_connection_in_use_is_no_stall() -> None:
+    assert told(reset(0, silent_ms=20), *close(0, "ECONNRESET", 104)) == []
+
+
+def test_a_refused_connection_is_no_stall() -> None:
+    refused = reset(0, state="SYN_SENT", silent_ms=None)
+    closed = event("state", 0, old_state="SYN_SENT", new_state="CLOSE", state="CLOSE")
+    assert told(refused, closed, event("error", 0, error="ECONNREFUSED", errno=111, state="CLOSE")) == []
+
+
+def test_writing_to_a_peer_that_had_closed() -> None:
+    seen = told(reset(0, state="CLOSE_WAIT"), *close(0, "EPIPE", 32))
+    assert words(seen) == ["end peer-closed reset"]
+
+
+def test_a_reset_amid_retransmissions_ends_them() -> None:
+    seen = told(*freeze(3), reset(2, unacked_bytes=527), *close(2, "ECONNRESET", 104))
+    assert words(seen)[-1] == "end idle-reset reset"
+    active = told(*freeze(3, silent_ms=204), reset(2, silent_ms=2300), *close(2, "ECONNRESET", 104))
+    assert words(active)[-1] == "end path-loss reset"
+
+
+def test_a_reset_whose_close_was_not_seen_ends_it_too() -> None:
+    assert words(told(*freeze(3), reset(2), until=30))[-1] == "end idle-reset reset"
+
+
+def probe(at: float, attempt: int, **fields: Any) -> Event:
+    ordinary = {"keepalive": True, "keepalive_idle_s": 7200, "keepalive_interval_s": 75, "keepalive_probes": 9}
+    silent = 7_200_000 + 75_000 * (attempt - 1)
+    return event("keepalive", at, attempt=attempt, **{**ordinary, "silent_ms": silent, "jiffies": 1, **fields})
+
+
+def test_a_first_probe_is_no_stall_the_second_says_that_it_was_not_answered() -> None:
+    seen = told(*(probe(75 * n, n + 1) for n in range(9)), *close(675))
+    assert words(seen)[0] == "begin keepalive-failed" and words(seen)[-1] == "end keepalive-failed timed-out"
+    assert seen[0].idle_ms == 7_200_000, "the silence at the probe that was not answered"
+    assert [seen[0].retransmits, seen[-1].retransmits] == [2, 9]
+    assert seen[0].gives_up_in_ms is not None
+
+
+def test_a_probe_that_is_answered_late() -> None:
+    seen = told(probe(0, 1), probe(75, 2), heard(75.1, "keepalive", unacked_bytes=0))
+    assert words(seen)[-1].endswith("recovered")
+
+
+def test_with_a_single_probe_the_reset_that_the_kernel_sends_tells() -> None:
+    given_up = event("reset", 75, direction="sent", reason="TCP_KEEPALIVE_TIMEOUT", silent_ms=7_275_000, attempt=None)
+    seen = told(probe(0, 1, keepalive_probes=1), given_up, *close(75))
+    assert words(seen) == ["end keepalive-failed timed-out"]
+
+
+def window(at: float, attempt: int) -> Event:
+    return event("window-probe", at, attempt=attempt, rto_ms=204, unsent_bytes=717_656, snd_wnd=0, silent_ms=300)
+
+
+def test_a_window_that_stays_closed() -> None:
+    probes = [window(0.2, 1), window(0.6, 2), window(1.4, 3), window(3.0, 4)]
+    seen = told(rtx("tlp", 0, snd_wnd=0, silent_ms=200), *probes, heard(5, "window", unacked_bytes=0))
+    assert words(seen) == ["begin zero-window", "end zero-window recovered"]
+    assert seen[0].unsent_bytes == 717_656
+    assert told(*probes[:2], until=60) == [], "flow control"
+
+
+def test_a_retransmission_because_later_segments_arrived_is_no_stall() -> None:
+    assert told(rtx("fast", silent_ms=0), rtx("synack", 1), until=10) == []
+
+
+def test_what_is_open_at_the_end_is_ongoing() -> None:
+    seen = told(*freeze(3), until=2)
+    assert words(seen)[-1] == "end idle-drop ongoing"
+    assert seen[-1].duration_ms == 2000
+
+
+def test_a_long_stall_is_updated_sparingly() -> None:
+    events = freeze(15, retries=15)
+    last = events[-1]
+    gives_up_s = (last.ktime_ns - SECOND) / SECOND + 120
+    seen = told(*events, *close(gives_up_s))
+    assert words(seen) == ["begin idle-drop", *["update idle-drop"] * (len(seen) - 2), "end idle-drop timed-out"]
+    assert 4 <= len(seen) <= 7, "some, ever further apart"
+    foretold = {each.ktime_ns + (each.gives_up_in_ms or 0) * 1_000_000 for each in seen[:-1]}
+    assert max(foretold) - min(foretold) < SECOND / 10
+    assert abs(min(foretold) - seen[-1].ktime_ns) < 10 * SECOND
+
+
+def test_recorded_stalls_are_found_again_and_not_passed_on_twice() -> None:
+    events = [*freeze(), *close(13.4)]
+    first = StallTracker(hz=250)
+    recorded = [out for each in events for out in first.feed(each)]
+    again = StallTracker(hz=250)
+    assert [out for each in recorded for out in again.feed(each)] == recorded
+
+
+def test_a_reused_address_joins_no_two_lives() -> None:
+    seen = told(*freeze(), *close(13.4), rtx("tlp", 14, sock="another", silent_ms=210), until=14)
+    assert len({each.id for each in seen}) == 2
+
+
+def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stalls, "MAX_OPEN", 10)
+    monkeypatch.setattr(stalls, "MAX_REMEMBERED", 10)
+    tracker = StallTracker(hz=250)
+    ended = []
+    for number in range(50):
+        ended += tracker.feed(rtx("tlp", number / 1000, sock=f"{number:x}"))
+        tracker.feed(probe(number / 1000, 1, sock=f"p{number:x}"))
+    assert len(tracker._open) == 10 and len(tracker._memories) == 10
+    assert sum(each.outcome == "ongoing" for each in ended) == 40
+
+
+# Silences that were survived, and silences that were not.
+
+
+def test_the_bracket_grows_from_both_sides() -> None:
+    tracker = StallTracker(hz=250)
+    service = service_of(rtx())
+    for minutes in (10, 58, 30):
+        tracker.feed(heard(minutes, silent_ms=minutes * 60_000, sock=f"s{minutes}"))
+    assert tracker.silences.bracket(service) == Bracket(58 * 60_000, None)
+    for number, minutes in enumerate((90, 61, 75)):
+        for each in [*freeze(silent_ms=minutes * 60_000, sock=f"d{number}"), *close(13, sock=f"d{number}")]:
+            tracker.feed(each)
+    assert tracker.silences.bracket(service) == Bracket(58 * 60_000, 61 * 60_000)
+
+
+def test_an_open_stall_is_fatal_once_it_is_likely() -> None:
+    service = service_of(rtx())
+    for signs, fatal in ((2, None), (3, HOUR_MS)):
+        tracker = StallTracker(hz=250)
+        for each in freeze()[:signs]:
+            tracker.feed(each)
+        tracker.finish(SECOND + SECOND // 2)
+        assert tracker.silences.bracket(service).fatal_ms == fatal
+
+
+def test_a_path_that_the_peer_kept_alive_was_not_silent() -> None:
+    """Its probes do not end the kernel's own clock of silence, but they pass every firewall."""
+    tracker = StallTracker(hz=250)
+    for minute in range(1, 60):
+        tracker.feed(heard(60 * minute, "keepalive", silent_ms=60_000 * minute, unacked_bytes=0))
+    tracker.feed(heard(3600, "data", silent_ms=HOUR_MS))
+    assert tracker.silences.bracket(service_of(rtx())) == Bracket(60_000, None)
+    tracker.feed(heard(3620, "keepalive", silent_ms=20_000, unacked_bytes=0))
+    begin = tracker.feed(rtx("tlp", 3670, silent_ms=70_000))[-1]
+    assert (begin.verdict, begin.idle_ms) == ("packet-loss", 50_000)
+
+
+# Whatever comes.
+
+_EVENTS = st.builds(
+    lambda name, at, fields: event(name, at, **fields),
+    st.sampled_from([*EVENTS, "unheard-of"]),
+    st.floats(0, 2000),
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "sock": st.sampled_from(["a", "b", "c", None]),
+            "kind": st.sampled_from(["tlp", "rto", "syn", "fin", "fast", "synack", "?"]),
+            "attempt": st.integers(-1, 300),
+            "silent_ms": st.one_of(st.none(), st.integers(-1, 10**10)),
+            "rto_ms": st.one_of(st.none(), st.integers(-1, 10**6)),
+            "rto_max_ms": st.one_of(st.none(), st.integers(0, 10**6)),
+            "retrying_ms": st.one_of(st.none(), st.integers(0, 10**7)),
+            "retries": st.one_of(st.none(), st.integers(0, 255)),
+            "jiffies": st.one_of(st.none(), st.integers(0, 2**32)),
+            "state": st.sampled_from([*STATES.values(), None]),
+            "new_state": st.sampled_from(list(STATES.values())),
+            "old_state": st.sampled_from(list(STATES.values())),
+            "direction": st.sampled_from(["received", "sent", "refused"]),
+            "cause": st.sampled_from(["data", "keepalive", "window", "no-progress"]),
+            "error": st.sampled_from(["ETIMEDOUT", "ECONNRESET", "EHOSTUNREACH"]),
+            "keepalive_interval_s": st.integers(0, 10**5),
+            "keepalive_probes": st.integers(0, 255),
+        },
+    ),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(_EVENTS, max_size=40))
+def test_any_stream_gives_stalls_that_begin_once_and_end_once(events: list[Event]) -> None:
+    events.sort(key=lambda each: each.ktime_ns)
+    for number, each in enumerate(events):
+        each.ktime_ns += number  # the kernel's clock stands still for no two events
+    tracker = StallTracker(hz=250)
+    out = [each for one in events for each in tracker.feed(one)]
+    out += tracker.finish(events[-1].ktime_ns if events else 0)
+    assert [each for each in out if each.event != "stall"] == [each for each in events if each.event != "stall"]
+    assert not tracker._open
+    by_id: dict[str, list[str]] = {}
+    for each in out:
+        if each.event == "stall" and each not in events:
+            by_id.setdefault(each.id or "", []).append(each.phase or "")
+    for phases in by_id.values():
+        assert phases[-1] == "end" and phases.count("end") == 1
+        assert phases.count("begin") <= 1 and (len(phases) == 1 or phases[0] == "begin")
+    times = [each.ktime_ns for each in out]
+    assert times == sorted(times)

@@ -1,0 +1,59 @@
+"""What is kept of a connection: while it stalls, and between its stalls."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tracer.analysis.idle import Service
+from tracer.analysis.timeouts import GiveUp
+from tracer.analysis.verdicts import Evidence
+from tracer.events import Event
+
+
+@dataclass(slots=True)
+class Episode:
+    """A stall that has not ended."""
+
+    id: str
+    began_ns: int
+    facts: Event  # the newest event that tells what is outstanding
+    owner: Event  # the newest event that knows whose it is
+    seen: Evidence
+    service: Service | None
+    probes_answered: bool
+    refused_reset: bool
+    give_up: GiveUp | None = None
+    verdict: str = ""
+    told: tuple[str, GiveUp | None] = ("", None)  # verdict and give-up time as last told
+    told_ns: int = 0
+    quiet_ns: int = 60_000_000_000  # how long after told_ns an update without news is due
+    heard_ns: int | None = None  # the peer answered, and it may be over
+    closed_ns: int | None = None  # the socket is closed, and its error may follow
+    uncertain: bool = False  # events were lost meanwhile
+    due_ns: int = 0  # of the entry in the heap that counts
+
+    def learn(self, event: Event) -> None:
+        """A newer event of what is outstanding."""
+        self.facts = event
+        self.learn_owner(event)
+
+    def learn_owner(self, event: Event) -> None:
+        """A newer event that may know the owner."""
+        if event.pid is not None or self.owner.pid is None:
+            self.owner = event
+
+
+@dataclass(slots=True)
+class Memory:
+    """What is kept of a connection between episodes."""
+
+    heard_ns: int | None = None  # the peer was heard, though the kernel's own clock of silence goes on: its probes
+    probed_after_ms: int | None = None  # the silence at our latest probe
+    survived_ms: int | None = None  # the longest silence that ended well, by a probe or by data
+    refused_reset: bool = False
+    given_up: bool = False  # the application has closed it: nobody waits any more
+
+    def survive(self, silence_ms: int | None) -> None:
+        """The connection was alive after this silence."""
+        if silence_ms is not None:
+            self.survived_ms = max(silence_ms, self.survived_ms or 0)

@@ -1,0 +1,451 @@
+"""Events → stalls: one per episode, from its first sign to its outcome.
+
+A connection stalls when what it sent is not answered: a retransmission by a timer, a keepalive probe after one that
+nobody answered, a window that stays closed. This module decides when an episode begins and ends, and what belongs to
+it; :mod:`tracer.analysis.verdicts` says what it is consistent with, :mod:`tracer.analysis.timeouts` when the kernel
+gives up, :mod:`tracer.analysis.advice` what to change.
+
+There is no clock here. Time is what the events carry, and how far the source says that it has come: the same events
+give the same stalls, live and from a recording.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+
+from tracer.analysis.account import account, is_news
+from tracer.analysis.episode import Episode, Memory
+from tracer.analysis.idle import Silences, service_of
+from tracer.analysis.timeouts import gives_up, next_expiry_ns
+from tracer.analysis.verdicts import Evidence, verdict
+from tracer.events import Event
+
+MS = 1_000_000
+SECOND = 1_000_000_000
+
+MIN_IDLE_MS = 60_000
+"""The silence from which on idleness is under suspicion, unless told otherwise."""
+LASTING_NS = 10 * SECOND
+"""The end of a stall that lasted so long is told at once; after a shorter one, loss may go on: see SETTLE_NS."""
+SETTLE_NS = 2 * SECOND
+"""On a connection that was in use: if it loses again within this time, that is the same episode."""
+CLOSED_NS = 100 * MS
+"""The report of the error comes with the close, a moment later."""
+OVERDUE = 1.25
+"""A retransmission that is so much later than the kernel's timer says does not come: there was an answer."""
+WINDOW_PROBES = 3
+"""A window that is closed for the third probe is a stall, some 1.4 s after it closed; before, flow control."""
+JUST_NOW_MS = 100
+MAX_OPEN = 65536
+MAX_REMEMBERED = 65536
+
+_SIGNS = frozenset({"tlp", "rto", "syn", "fin"})
+_RESETS = frozenset({"ECONNRESET", "EPIPE", "ECONNREFUSED"})
+_UNREACHABLE = frozenset({"EHOSTUNREACH", "ENETUNREACH", "ENOPROTOOPT", "EHOSTDOWN", "ENONET", "EACCES", "EPERM"})
+_CLOSING = frozenset({"LAST_ACK", "CLOSING", "FIN_WAIT1"})
+
+
+class StallTracker:
+    """Finds the stalls in a stream of events.
+
+    hz: jiffies per second of the kernel that the events come from. silences collects what connections survived and
+    what they did not; pass one to share it. Memory is bounded: of more than MAX_OPEN open stalls the oldest ends as
+    `ongoing`, of more than MAX_REMEMBERED connections the one that was heard of longest ago is forgotten.
+    """
+
+    def __init__(self, *, hz: int, min_idle_ms: int = MIN_IDLE_MS, silences: Silences | None = None) -> None:
+        self.hz = hz
+        self.min_idle_ms = min_idle_ms
+        self.silences = silences if silences is not None else Silences()
+        self._open: OrderedDict[str, Episode] = OrderedDict()
+        self._due: list[tuple[int, str]] = []
+        self._memories: OrderedDict[str, Memory] = OrderedDict()
+
+    def feed(self, event: Event) -> list[Event]:
+        """What to pass on for one event: stalls whose time had come before it, the event itself, what it changes.
+
+        A recorded stall says nothing that the other events do not: it is found again, and not passed on.
+        """
+        passed = self.advance(event.ktime_ns)
+        if event.event == "stall":
+            return passed
+        passed.append(event)
+        if event.event == "lost":
+            for stall in self._open.values():
+                stall.uncertain = True
+        elif event.sock is not None:
+            take = _TAKE.get(event.event)
+            if take is not None:
+                passed += take(self, event)
+        return passed
+
+    def advance(self, until_ns: int) -> list[Event]:
+        """The stalls that end, or are due for an update, because nothing came until then (CLOCK_BOOTTIME)."""
+        told: list[Event] = []
+        while self._due and self._due[0][0] <= until_ns:
+            due_ns, sock = heapq.heappop(self._due)
+            stall = self._open.get(sock)
+            if stall is not None and stall.due_ns == due_ns:
+                told += self._time_is_up(sock, stall, due_ns)
+        return told
+
+    def finish(self, until_ns: int) -> list[Event]:
+        """The end of the run: what is still open then ends as `ongoing`."""
+        told = self.advance(until_ns)
+        for sock in list(self._open):
+            stall = self._open[sock]
+            if stall.heard_ns is not None:
+                told += self._recovered(sock, stall, until_ns, stall.heard_ns)
+            elif stall.closed_ns is not None:
+                told += self._closed(sock, stall, until_ns)
+            else:
+                told += self._end(sock, stall, until_ns, "ongoing", until_ns)
+        return told
+
+    # What each kind of event means.
+
+    def _retransmit(self, event: Event) -> list[Event]:
+        assert event.sock is not None
+        stall = self._open.get(event.sock)
+        if event.kind not in _SIGNS:
+            # Later segments were acknowledged: the peer is there.
+            if stall is not None and event.kind == "fast":
+                return self._answered(event.sock, stall, event)
+            return []
+        # A tail loss probe into a closed window is how a peer that does not read begins: no loss.
+        if stall is None and event.kind == "tlp" and event.snd_wnd == 0:
+            return []
+        told: list[Event] = []
+        if stall is not None and _progressed(stall, event):
+            if self._is_lasting(stall, event.ktime_ns):
+                told += self._recovered(event.sock, stall, event.ktime_ns, stall.heard_ns or event.ktime_ns)
+                stall = None
+            else:
+                stall.seen.progressed = True
+                stall.heard_ns = None
+        if stall is None:
+            stall = self._begin(event, event.kind or "rto")
+            if stall is None:
+                return told
+            told += self._make_room()
+        stall.learn(event)
+        stall.seen.retransmits += 1
+        stall.seen.attempt = event.attempt or 0
+        stall.seen.icmp = stall.seen.icmp or event.soft_error is not None or event.send_error is not None
+        stall.seen.window_closed = stall.seen.window_closed or (event.snd_wnd == 0 and event.kind == "rto")
+        stall.give_up = gives_up(event, self.hz)
+        self._expect(stall, event.ktime_ns, next_expiry_ns(event, self.hz))
+        return told + self._tell(event.sock, stall, event)
+
+    def _keepalive(self, event: Event) -> list[Event]:
+        assert event.sock is not None
+        stall = self._open.get(event.sock)
+        memory = self._remember(event.sock)
+        if event.attempt == 1:
+            # The first again: the one before was answered.
+            memory.survive(memory.probed_after_ms)
+            memory.probed_after_ms = event.silent_ms
+            return self._answered(event.sock, stall, event) if stall is not None else []
+        told: list[Event] = []
+        if stall is None:
+            stall = self._begin(event, "keepalive")
+            if stall is None:
+                return []
+            told += self._make_room()
+            stall.seen.retransmits = (event.attempt or 2) - 1  # probes that nobody answered before this one
+        stall.learn(event)
+        stall.seen.retransmits += 1
+        stall.seen.attempt = event.attempt or 0
+        stall.give_up = gives_up(event, self.hz)
+        self._expect(stall, event.ktime_ns, next_expiry_ns(event, self.hz))
+        return told + self._tell(event.sock, stall, event)
+
+    def _window_probe(self, event: Event) -> list[Event]:
+        assert event.sock is not None
+        stall = self._open.get(event.sock)
+        told: list[Event] = []
+        if stall is None:
+            if (event.attempt or 0) < WINDOW_PROBES:
+                return []
+            stall = self._begin(event, "window-probe")
+            if stall is None:
+                return []
+            told += self._make_room()
+        stall.learn(event)
+        stall.seen.window_closed = True
+        stall.seen.retransmits += 1
+        stall.seen.attempt = event.attempt or 0
+        stall.give_up = None  # a peer that answers its probes may keep the window closed for ever
+        rto_ms = (event.rto_ms or 1000) << min(event.attempt or 0, 16)
+        self._expect(stall, event.ktime_ns, event.ktime_ns + min(rto_ms, 120_000) * MS)
+        return told + self._tell(event.sock, stall, event)
+
+    def _resume(self, event: Event) -> list[Event]:
+        assert event.sock is not None
+        stall = self._open.get(event.sock)
+        if event.cause == "no-progress":
+            if stall is None:
+                return []
+            stall.seen.one_way = True
+            return self._tell(event.sock, stall, event)
+        silence_ms = self._path_silence(event)
+        if stall is not None:
+            if event.cause == "keepalive" and stall.seen.sign != "keepalive":
+                return []  # a probe of the peer's does not acknowledge what is waiting
+            return self._answered(event.sock, stall, event)
+        memory = self._remember(event.sock)
+        memory.survive(silence_ms)
+        if event.cause == "keepalive":
+            memory.heard_ns = event.ktime_ns
+        if silence_ms is not None and silence_ms >= self.min_idle_ms:
+            self.silences.survived(service_of(event), silence_ms)
+        return []
+
+    def _state(self, event: Event) -> list[Event]:
+        assert event.sock is not None
+        stall = self._open.get(event.sock)
+        if event.new_state == "CLOSE":
+            self._memories.pop(event.sock, None)
+        if stall is None:
+            return []
+        if event.new_state == "CLOSE":
+            stall.learn_owner(event)
+            # The last ACK of a connection that this end has closed, and not the kernel's giving up.
+            if event.old_state in _CLOSING and event.silent_ms is not None and event.silent_ms < JUST_NOW_MS:
+                return self._recovered(event.sock, stall, event.ktime_ns, event.ktime_ns)
+            stall.closed_ns = event.ktime_ns
+            self._set_due(event.sock, stall, event.ktime_ns + CLOSED_NS)
+            return []
+        if event.new_state in ("ESTABLISHED", "FIN_WAIT2", "TIME_WAIT"):
+            return self._recovered(event.sock, stall, event.ktime_ns, event.ktime_ns)
+        if event.new_state in ("FIN_WAIT1", "LAST_ACK") and stall.heard_ns is None:
+            # The application has given it up before the kernel does.
+            self._remember(event.sock).given_up = True
+            return self._end(event.sock, stall, event.ktime_ns, "closed", event.ktime_ns)
+        return []
+
+    def _reset(self, event: Event) -> list[Event]:
+        assert event.sock is not None
+        stall = self._open.get(event.sock)
+        if event.direction == "refused":
+            self._remember(event.sock).refused_reset = True
+            if stall is not None:
+                stall.refused_reset = True
+            return []
+        if event.direction == "sent":
+            # The kernel gives the peer up, and says so to it.
+            if stall is None and event.reason == "TCP_KEEPALIVE_TIMEOUT":
+                self._begin_keepalive_failure(event)
+            return []
+        if stall is None:
+            was_idle = (self._path_silence(event) or 0) >= self.min_idle_ms
+            if not (event.state == "ESTABLISHED" and was_idle) and event.state != "CLOSE_WAIT":
+                return []
+            stall = self._begin(event, "reset")
+            if stall is None:
+                return []
+        stall.seen.reset = True
+        stall.seen.peer_closed = event.state == "CLOSE_WAIT"
+        self._set_due(event.sock, stall, event.ktime_ns + CLOSED_NS)
+        return []
+
+    def _error(self, event: Event) -> list[Event]:
+        assert event.sock is not None
+        stall = self._open.get(event.sock)
+        if stall is None:
+            return []
+        # An error that is reported to a living socket is ICMP news (sk_err_soft is not yet what it dies of).
+        if event.state != "CLOSE" and stall.closed_ns is None:
+            return []
+        stall.learn_owner(event)
+        outcome = "closed"
+        if event.error == "ETIMEDOUT":
+            outcome = "timed-out"
+        elif event.error in _RESETS or stall.seen.reset:
+            outcome = "reset"
+        elif event.error in _UNREACHABLE:
+            outcome = "unreachable"
+            stall.seen.icmp = True
+        return self._end(
+            event.sock, stall, event.ktime_ns, outcome, event.ktime_ns, errno=event.errno, error=event.error
+        )
+
+    # How an episode goes on.
+
+    def _begin(self, event: Event, sign: str) -> Episode | None:
+        """Open a stall; None where nobody waits any more."""
+        assert event.sock is not None
+        memory = self._memories.get(event.sock) or Memory()
+        if memory.given_up:
+            return None
+        idle_ms = None if event.state == "SYN_SENT" else self._path_silence(event)
+        if sign == "keepalive" and idle_ms is not None:
+            # The silence at the first probe, which was not answered.
+            idle_ms = max(0, idle_ms - ((event.attempt or 1) - 1) * (event.keepalive_interval_s or 0) * 1000)
+        stall = Episode(
+            id=f"{event.sock}-{event.ktime_ns:x}",
+            began_ns=event.ktime_ns,
+            facts=event,
+            owner=event,
+            seen=Evidence(sign=sign, idle_ms=idle_ms, handshake=event.state == "SYN_SENT"),
+            service=service_of(event),
+            probes_answered=idle_ms is not None and memory.survived_ms is not None and memory.survived_ms >= idle_ms,
+            refused_reset=memory.refused_reset,
+        )
+        self._open[event.sock] = stall
+        return stall
+
+    def _begin_keepalive_failure(self, event: Event) -> None:
+        """With a single probe allowed there is no second one that would tell that the first was not answered."""
+        stall = self._begin(event, "keepalive")
+        if stall is not None and event.sock is not None:
+            stall.seen.retransmits = event.keepalive_probes or 1
+            self._set_due(event.sock, stall, event.ktime_ns + CLOSED_NS)
+
+    def _make_room(self) -> list[Event]:
+        if len(self._open) <= MAX_OPEN:
+            return []
+        sock, oldest = next(iter(self._open.items()))
+        return self._end(sock, oldest, oldest.facts.ktime_ns, "ongoing", oldest.facts.ktime_ns)
+
+    def _answered(self, sock: str, stall: Episode, event: Event) -> list[Event]:
+        """The peer answered: the end, or on a connection in use perhaps only the end of one loss."""
+        if self._is_lasting(stall, event.ktime_ns) or stall.seen.sign in ("keepalive", "window-probe"):
+            return self._recovered(sock, stall, event.ktime_ns, event.ktime_ns)
+        stall.seen.progressed = True
+        stall.heard_ns = event.ktime_ns
+        self._set_due(sock, stall, event.ktime_ns + SETTLE_NS)
+        return []
+
+    def _is_lasting(self, stall: Episode, now_ns: int) -> bool:
+        was_idle = stall.seen.idle_ms is not None and stall.seen.idle_ms >= self.min_idle_ms
+        return was_idle or stall.seen.handshake or now_ns - stall.began_ns >= LASTING_NS
+
+    def _recovered(self, sock: str, stall: Episode, now_ns: int, heard_ns: int) -> list[Event]:
+        if stall.seen.idle_ms is not None and stall.seen.idle_ms >= self.min_idle_ms:
+            self.silences.survived(stall.service, stall.seen.idle_ms)
+        return self._end(sock, stall, now_ns, "recovered", heard_ns)
+
+    def _closed(self, sock: str, stall: Episode, now_ns: int) -> list[Event]:
+        """The socket is gone, and no error was reported to anybody."""
+        assert stall.closed_ns is not None
+        # An orphan gets no report (tcp_done_with_error(), net/ipv4/tcp.c): it dies of the time, or of a reset.
+        outcome = "reset" if stall.seen.reset else "timed-out" if stall.facts.orphan else "closed"
+        return self._end(sock, stall, now_ns, outcome, stall.closed_ns)
+
+    def _time_is_up(self, sock: str, stall: Episode, now_ns: int) -> list[Event]:
+        if stall.closed_ns is not None:
+            return self._closed(sock, stall, now_ns)
+        if stall.heard_ns is not None:
+            return self._recovered(sock, stall, now_ns, stall.heard_ns)
+        if stall.seen.reset:
+            return self._end(sock, stall, now_ns, "reset", now_ns)
+        # Nobody saw the answer, but without one the kernel would have sent it again.
+        if stall.uncertain:
+            return self._end(sock, stall, now_ns, "ongoing", stall.facts.ktime_ns)
+        return self._recovered(sock, stall, now_ns, now_ns)
+
+    def _expect(self, stall: Episode, now_ns: int, next_ns: int | None) -> None:
+        """The next sign would come then; it does not come a quarter later, and not a second later."""
+        assert stall.facts.sock is not None
+        stall.heard_ns = None
+        wait_ns = (next_ns - now_ns) if next_ns is not None else 240 * SECOND
+        self._set_due(stall.facts.sock, stall, now_ns + int(wait_ns * OVERDUE) + SECOND)
+
+    def _set_due(self, sock: str, stall: Episode, due_ns: int) -> None:
+        stall.due_ns = due_ns
+        heapq.heappush(self._due, (due_ns, sock))
+        if len(self._due) > 4 * len(self._open) + 1024:
+            self._due = [(each.due_ns, key) for key, each in self._open.items() if each.due_ns]
+            heapq.heapify(self._due)
+
+    # What is said about it.
+
+    def _tell(self, sock: str, stall: Episode, event: Event) -> list[Event]:
+        """Its begin, or an update where there is news."""
+        stall.verdict = verdict(stall.seen, self.min_idle_ms)
+        if not stall.told[0]:
+            return [self._account(stall, "begin", event.ktime_ns)]
+        told_verdict, told_give_up = stall.told
+        # Where packets are lost and acknowledged in turns, no time is worth telling.
+        is_serious = stall.verdict != "packet-loss"
+        news = stall.verdict != told_verdict or (is_serious and is_news(stall.give_up, told_give_up))
+        overdue = event.ktime_ns - stall.told_ns >= stall.quiet_ns
+        if not news and not overdue:
+            return []
+        if overdue:
+            stall.quiet_ns *= 2
+        return [self._account(stall, "update", event.ktime_ns)]
+
+    def _end(
+        self, sock: str, stall: Episode, now_ns: int, outcome: str, ended_ns: int, **error: int | str | None
+    ) -> list[Event]:
+        del self._open[sock]
+        stall.seen.outcome = outcome
+        stall.seen.duration_ns = max(0, ended_ns - stall.began_ns)
+        stall.verdict = verdict(stall.seen, self.min_idle_ms)
+        if _counts_as_fatal(stall, outcome):
+            assert stall.seen.idle_ms is not None
+            if stall.seen.idle_ms >= self.min_idle_ms:
+                self.silences.fatal(stall.service, stall.seen.idle_ms)
+        stall.give_up = None
+        report = self._account(stall, "end", now_ns)
+        report.outcome = outcome
+        report.duration_ms = stall.seen.duration_ns // MS
+        for name, value in error.items():
+            setattr(report, name, value)
+        return [report]
+
+    def _account(self, stall: Episode, phase: str, now_ns: int) -> Event:
+        stall.told, stall.told_ns = (stall.verdict, stall.give_up), now_ns
+        return account(stall, phase, now_ns, hz=self.hz, bracket=self.silences.bracket(stall.service))
+
+    def _path_silence(self, event: Event) -> int | None:
+        """How long nothing was heard on the path, milliseconds.
+
+        The kernel's own clock of silence ignores the peer's keepalive probes: their sequence number is old, and they
+        leave tcp_rcv_established() before it is set (tcp_validate_incoming(), net/ipv4/tcp_input.c).
+        """
+        if event.silent_ms is None or event.sock is None:
+            return None
+        memory = self._memories.get(event.sock)
+        if memory is None or memory.heard_ns is None:
+            return event.silent_ms
+        return min(event.silent_ms, (event.ktime_ns - memory.heard_ns) // MS)
+
+    def _remember(self, sock: str) -> Memory:
+        memory = self._memories.setdefault(sock, Memory())
+        self._memories.move_to_end(sock)
+        if len(self._memories) > MAX_REMEMBERED:
+            self._memories.popitem(last=False)
+        return memory
+
+
+_TAKE = {
+    "retransmit": StallTracker._retransmit,
+    "keepalive": StallTracker._keepalive,
+    "window-probe": StallTracker._window_probe,
+    "resume": StallTracker._resume,
+    "state": StallTracker._state,
+    "reset": StallTracker._reset,
+    "error": StallTracker._error,
+}
+
+
+def _progressed(stall: Episode, event: Event) -> bool:
+    """Whether something was acknowledged since the last sign: the count of retransmissions began anew."""
+    if stall.heard_ns is not None:
+        return True
+    if stall.facts.kind not in _SIGNS or event.kind == "fin":
+        return False
+    return event.kind == "tlp" or (event.attempt or 0) <= (stall.facts.attempt or 0)
+
+
+def _counts_as_fatal(stall: Episode, outcome: str) -> bool:
+    """Whether the silence before it is one that this path did not survive."""
+    if stall.seen.idle_ms is None or stall.verdict not in ("idle-drop", "idle-reset", "keepalive-failed"):
+        return False
+    if outcome == "ongoing":
+        return stall.seen.retransmits >= 3
+    return outcome != "recovered"
