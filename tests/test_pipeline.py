@@ -4,9 +4,10 @@ import contextlib
 
 from builders import event
 
-from tracer.events import Event
+from tracer.analysis.stalls import StallTracker
+from tracer.events import Batch, Event
 from tracer.filters import Filter
-from tracer.pipeline import Totals, run
+from tracer.pipeline import Totals, finish, run
 
 
 class Recorder:
@@ -16,18 +17,21 @@ class Recorder:
     def write(self, each: Event) -> None:
         self.log.append(each.event)
 
-    def flush(self) -> None:
+    def flush(self, until_ns: int) -> None:
         self.log.append("flush")
+
+    def close(self) -> None:
+        self.log.append("close")
 
 
 def test_batches_are_filtered_counted_and_flushed_together() -> None:
     sink, totals = Recorder(), Totals()
     batches = [
-        [event(), event("keepalive"), event(sock="other")],
-        [],
-        [event("lost", count=5, sock=None)],
+        Batch([event(), event("keepalive"), event(sock="other")], 1),
+        Batch([], 2),
+        Batch([event("lost", count=5, sock=None)], 3),
     ]
-    run(batches, Filter(events=frozenset({"retransmit"})), [sink], totals)
+    run(batches, Filter(events=frozenset({"retransmit"})), None, [sink], totals)
     assert sink.log == ["retransmit", "retransmit", "flush", "flush", "lost", "flush"]
     assert (totals.events, totals.retransmits, totals.lost, totals.connections) == (2, 2, 5, 2)
 
@@ -41,5 +45,17 @@ def test_totals_stay_right_when_a_sink_fails() -> None:
 
     totals = Totals()
     with contextlib.suppress(BrokenPipeError):
-        run([[event(), event(), event()]], Filter(), [Full()], totals)
+        run([Batch([event(), event(), event()], 1)], Filter(), None, [Full()], totals)
     assert totals.events == 2
+
+
+def test_the_tracker_sees_what_the_filter_leaves_out() -> None:
+    tracker, sink, totals = StallTracker(hz=250), Recorder(), Totals()
+    wanted = Filter(events=frozenset({"stall"}), rports=frozenset({3306}))
+    tlp = event(kind="tlp", attempt=0, silent_ms=70_000)
+    elsewhere = event(kind="tlp", attempt=0, silent_ms=70_000, rport=80, sock="elsewhere")
+    run([Batch([tlp, elsewhere], 2)], wanted, tracker, [sink], totals)
+    assert sink.log == ["stall", "flush"]
+    finish(tracker, wanted, [sink], totals)
+    assert totals.stalls == {"ongoing": 1}
+    assert totals.events == 0, "stalls are no events of the kernel's"

@@ -23,7 +23,10 @@ HEADER = Header(
     tool="0.1.0", kernel="6.18", host="db1", started="2027-01-15T08:00:00.000000Z",
     clock_offset_ns=5, utc_offset_s=3600, hz=250, filters={"ports": [3306]}, sysctls={"net.ipv4.tcp_retries2": 15},
 )  # fmt: skip
-EVENTS = [event(kind="tlp", attempt=0, silent_ms=9), event("state", at=1, old_state="ESTABLISHED", new_state="CLOSE")]
+EVENTS = [
+    event(kind="fast", attempt=0, silent_ms=9),
+    event("state", at=1, old_state="ESTABLISHED", new_state="CLOSE"),
+]
 
 
 def write(path: Path, events: list[Event] = EVENTS) -> bytes:
@@ -36,7 +39,7 @@ def write(path: Path, events: list[Event] = EVENTS) -> bytes:
 def read(path: Path) -> tuple[list[Event], list[str]]:
     warnings: list[str] = []
     with RecordingReader(path, warnings.append) as reader:
-        return [each for batch in reader for each in batch], warnings
+        return [each for batch in reader for each in batch.events], warnings
 
 
 def test_there_and_back(tmp_path: Path) -> None:
@@ -110,7 +113,7 @@ def test_damage_in_the_middle_gives_its_line(tmp_path: Path) -> None:
     seen: list[Event] = []
     with pytest.raises(TcpwatchError, match="line 3 is damaged") as caught, RecordingReader(path, print) as reader:
         for batch in reader:
-            seen += batch
+            seen += batch.events
     assert seen == EVENTS[:1], "what stands before the damage is shown"
     assert "sed 3d" in caught.value.hint
 

@@ -41,6 +41,10 @@ class Filter:
             return True
         return self.wants_connection(event) and self._wants_owner(event) and self._wants_kind(event)
 
+    def follows(self, event: Event) -> bool:
+        """Whether the event belongs to a connection that may be wanted: what the stall tracker must see."""
+        return event.event == "lost" or self.wants_connection(event)
+
     def wants_connection(self, event: Event) -> bool:
         """The part that the kernel decides when it is live."""
         if self.ports and event.lport not in self.ports and event.rport not in self.ports:
@@ -72,4 +76,8 @@ class Filter:
     def _wants_kind(self, event: Event) -> bool:
         if self.events and event.event not in self.events:
             return False
-        return self.min_idle_ms is None or (event.silent_ms is not None and event.silent_ms >= self.min_idle_ms)
+        if self.min_idle_ms is None:
+            return True
+        # A stall goes by the silence that it began with: it grows by itself.
+        silent_ms = event.idle_ms if event.event == "stall" else event.silent_ms
+        return silent_ms is not None and silent_ms >= self.min_idle_ms

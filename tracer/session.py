@@ -9,23 +9,29 @@ from pathlib import Path
 
 import tracer
 from tracer import notify
+from tracer.analysis.stalls import MIN_IDLE_MS, StallTracker
 from tracer.events import format_time
 from tracer.filters import Filter
 from tracer.kernel import host
 from tracer.kernel.live import LiveSource
+from tracer.kernel.program import RESUME_AFTER_S
 from tracer.output.talk import say
 from tracer.output.words import duration, plural
-from tracer.pipeline import Sink, Totals, run
+from tracer.pipeline import Sink, Totals, finish, run
 from tracer.stopping import Stop, discard
 from tracer.storage.header import Header, describe_filter
 from tracer.storage.writer import RecordingWriter
 
 
-def watch(wanted: Filter, sinks: Sequence[Sink], stop: Stop, *, recording: Path | None) -> None:
-    """Trace until `stop`, and end with a summary. Raises TcpwatchError; whatever happens nothing stays attached."""
+def watch(wanted: Filter, sinks: Sequence[Sink], stop: Stop, *, recording: Path | None, resume: bool = True) -> None:
+    """Trace until `stop`, and end with a summary. Raises TcpwatchError; whatever happens nothing stays attached.
+
+    resume: whether received segments are looked at, to see peers heard again.
+    """
     totals = Totals()
     writer: RecordingWriter | None = None
-    with LiveSource(wanted, stop) as source:
+    tracker = StallTracker(hz=host.hz(), min_idle_ms=wanted.min_idle_ms or MIN_IDLE_MS)
+    with LiveSource(wanted, stop, resume=resume, resume_after_s=resume_after_s(wanted)) as source:
         try:
             if recording is not None:
                 writer = RecordingWriter(recording, make_header(wanted))
@@ -36,7 +42,11 @@ def watch(wanted: Filter, sinks: Sequence[Sink], stop: Stop, *, recording: Path 
             notify.ready()
             try:
                 # The recording first: what is shown has been kept.
-                run(source, wanted, [writer, *sinks] if writer else sinks, totals)
+                outputs = [writer, *sinks] if writer else sinks
+                run(source, wanted, tracker, outputs, totals)
+                finish(tracker, wanted, outputs, totals)
+                for sink in sinks:
+                    sink.close()
             except BrokenPipeError:
                 discard(sys.stdout)
             finally:
@@ -49,13 +59,25 @@ def watch(wanted: Filter, sinks: Sequence[Sink], stop: Stop, *, recording: Path 
             say(f"not seen on this kernel: {probe.event} ({probe.note})")
 
 
+def resume_after_s(wanted: Filter) -> float:
+    """A silence is worth an event when it is over, from what is under suspicion on; never later than usual."""
+    return RESUME_AFTER_S if wanted.min_idle_ms is None else min(RESUME_AFTER_S, wanted.min_idle_ms / 1000)
+
+
 def summary(totals: Totals, seconds: float, counted_by_kernel: int) -> str:
     """The last word: what was seen and lost, and what the kernel itself counted over the same time."""
     return (
         f"{plural(totals.events, 'event')}, {totals.lost:,} lost, {plural(totals.connections, 'connection')} "
         f"in {duration(seconds * 1000)}; {plural(totals.retransmits, 'retransmission')} shown, "
-        f"the kernel counted {counted_by_kernel:,} (TcpRetransSegs, all connections)"
+        f"the kernel counted {counted_by_kernel:,} (TcpRetransSegs, all connections){_stalls(totals)}"
     )
+
+
+def _stalls(totals: Totals) -> str:
+    if not totals.stalls:
+        return ""
+    outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in totals.stalls.most_common())
+    return f"; {plural(totals.stalls.total(), 'stall')}: {outcomes}"
 
 
 def describe(wanted: Filter) -> str:

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 
-from tracer.events import Event
+from tracer.events import Batch, Event
 from tracer.filters import Filter
 from tracer.kernel import host, probes
 from tracer.kernel.btf import KernelTypes
@@ -19,6 +19,8 @@ POLL_MS = 250
 BATCH = 8192
 """Most events taken before they are handed on, so that a storm cannot hold us in the ring buffer."""
 LOST_EVERY_S = 1.0
+SETTLED_NS = 50_000_000
+"""An event older than this has been handed over, whichever CPU it happened on."""
 CLOCK_STEP_NS = 1_000_000
 """The wall clock is followed when it has moved this far from CLOCK_BOOTTIME; less is measuring noise."""
 
@@ -83,20 +85,24 @@ class LiveSource:
         """What serves each kind of event."""
         return self._program.attached
 
-    def __iter__(self) -> Iterator[list[Event]]:
+    def __iter__(self) -> Iterator[Batch]:
         while not self._stop():
-            self._program.poll(POLL_MS)
-            yield self._take()
+            yield self._look(POLL_MS)
             if time.monotonic() - self._lost_checked >= LOST_EVERY_S:
                 yield self._newly_lost()
         # What the kernel had seen before the end was asked for belongs to the run.
-        while True:
-            self._program.poll(0)
-            batch = self._take()
+        while len((batch := self._look(0)).events) == BATCH:
             yield batch
-            if len(batch) < BATCH:
-                break
+        yield batch
         yield self._newly_lost()
+
+    def _look(self, timeout_ms: int) -> Batch:
+        began_ns = boottime_ns()
+        self._program.poll(timeout_ms)
+        events = self._take()
+        # A full batch left something behind, but nothing from before its last event.
+        until_ns = events[-1].ktime_ns if len(events) == BATCH else began_ns
+        return Batch(events, until_ns - SETTLED_NS)
 
     def _receive(self, record: bytes) -> bool:
         self._batch.append(record)
@@ -117,11 +123,11 @@ class LiveSource:
             events.append(event)
         return events
 
-    def _newly_lost(self) -> list[Event]:
+    def _newly_lost(self) -> Batch:
         self._lost_checked = time.monotonic()
         before, self._lost = self._lost, self._program.lost()
-        ktime_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        return [
+        ktime_ns = boottime_ns()
+        lost = [
             Event(
                 time_ns=(ktime_ns + self._clock_offset_ns) // 1000 * 1000,
                 ktime_ns=ktime_ns,
@@ -132,8 +138,14 @@ class LiveSource:
             for hook, count in self._lost.items()
             if count > before.get(hook, 0)
         ]
+        return Batch(lost, ktime_ns - SETTLED_NS)
 
     def _follow_clock(self) -> None:
         offset = host.clock_offset_ns()
         if abs(offset - self._clock_offset_ns) > CLOCK_STEP_NS:
             self._clock_offset_ns = offset
+
+
+def boottime_ns() -> int:
+    """CLOCK_BOOTTIME, which stamps the events."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)

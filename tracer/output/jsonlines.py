@@ -18,6 +18,9 @@ class JsonSink:
         """One line."""
         self._stream.write(json.dumps(to_json(event), separators=(",", ":")) + "\n")
 
-    def flush(self) -> None:
+    def flush(self, until_ns: int) -> None:
         """Show what was written."""
         self._stream.flush()
+
+    def close(self) -> None:
+        """Nothing is left to do."""

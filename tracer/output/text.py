@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import time
-from functools import lru_cache
 from typing import TextIO
 
 import click
 
 from tracer.events import Event
-from tracer.output.words import duration, endpoint, safe, size
+from tracer.output.folding import Folding
+from tracer.output.telling import Teller
+from tracer.output.words import duration, endpoint, local_time, safe, size
+
+WIDTH = 80
 
 _EVENT_WIDTH, _SILENT_WIDTH, _UNACK_WIDTH = 12, 6, 5
 # A state change takes the room of all three.
@@ -18,9 +20,12 @@ _STATE_WIDTH = _EVENT_WIDTH + _SILENT_WIDTH + _UNACK_WIDTH + 2
 _COLOURS: dict[str, dict[str, object]] = {
     "retransmit": {"fg": "yellow"},
     "keepalive": {"fg": "blue"},
+    "window-probe": {"fg": "blue"},
+    "resume": {"fg": "green"},
     "state": {"dim": True},
     "reset": {"fg": "magenta"},
     "error": {"fg": "red", "bold": True},
+    "stall": {"fg": "red", "bold": True},
     "lost": {"fg": "red"},
 }
 
@@ -29,45 +34,76 @@ class TextSink:
     """Writes lines. The columns of the two ends grow with the longest address so far and never shrink.
 
     utc_offset_s: the zone that times are shown in, seconds east of UTC. The heading carries the date,
-    and comes again when that changes.
+    and comes again when that changes. width: of the sentences below a stall, columns. folded: where too
+    many lines of a kind come at once for a person to read, count the rest instead.
     """
 
-    def __init__(self, stream: TextIO, *, colour: bool, utc_offset_s: int) -> None:
+    def __init__(
+        self, stream: TextIO, *, colour: bool, utc_offset_s: int, width: int = WIDTH, folded: bool = False
+    ) -> None:
         self._stream = stream
         self._colour = colour
         self.utc_offset_s = utc_offset_s
         self._date = ""
         # Two addresses as in 10.66.1.2:43102 and a short owner's name leave the line at 80.
         self._local_width, self._remote_width = 15, 15
-        self._arrow = "→" if _can_encode(stream, "→") else "->"
+        self._plain = not _can_encode(stream, "→×…–")
+        self._teller = Teller(width)
+        self._folding = Folding() if folded else None
 
     def write(self, event: Event) -> None:
-        """One line, after the heading where that is due."""
-        date, clock = local_time(event.time_ns, self.utc_offset_s)
-        local = endpoint(event.laddr, event.lport)
-        remote = endpoint(event.raddr, event.rport)
-        if event.event != "lost":
-            self._local_width = max(self._local_width, len(local))
-            self._remote_width = max(self._remote_width, len(remote))
+        """One line, after the heading where that is due, and below a stall the sentences about it."""
+        date, time_of_day = local_time(event.time_ns, self.utc_offset_s)
         if date != self._date:
             self._date = date
+            self._widen(event)
             self._stream.write(self._heading())
+        what = _what(event)
+        if self._folding is not None:
+            for line in self._folding.due(event.time_ns):
+                self._put(line, "lost")
+            if not self._folding.has_room(event, what):
+                return
+        self._widen(event)
         if event.event == "lost":
-            line = (
-                f"{clock} {event.count or 0} events lost at {safe(event.hook or 'an unknown hook')}: too many at once"
-            )
-        else:
-            line = (
-                f"{clock} {local:<{self._local_width}} {remote:<{self._remote_width}} "
-                f"{self._middle(event)} {_owner(event)}{_detail(event)}"
-            ).rstrip()
-        if self._colour:
-            line = click.style(line, **_COLOURS.get(event.event, {}))  # type: ignore[arg-type]
+            count, hook = event.count or 0, safe(event.hook or "an unknown hook")
+            self._put(f"{time_of_day} {count} events lost at {hook}: too many at once", "lost")
+            return
+        local, remote = endpoint(event.laddr, event.lport), endpoint(event.raddr, event.rport)
+        self._put(
+            f"{time_of_day} {local:<{self._local_width}} {remote:<{self._remote_width}} "
+            f"{self._middle(event, what)} {_owner(event)}{_detail(event)}".rstrip(),
+            event.event,
+        )
+        if event.event == "stall":
+            for line in self._teller.lines(event, self.utc_offset_s):
+                self._put(line)
+
+    def flush(self, until_ns: int) -> None:
+        """Show what was written, and what was folded before that time."""
+        if self._folding is not None:
+            for line in self._folding.due_at(until_ns):
+                self._put(line, "lost")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """What is still folded is told."""
+        if self._folding is not None:
+            for line in self._folding.rest():
+                self._put(line, "lost")
+        self._stream.flush()
+
+    def _put(self, line: str, event: str = "") -> None:
+        if self._plain:
+            line = line.replace("→", "->").replace("×", "x").replace("…", "...").replace("–", "-")
+        if self._colour and event:
+            line = click.style(line, **_COLOURS.get(event, {}))  # type: ignore[arg-type]
         self._stream.write(line + "\n")
 
-    def flush(self) -> None:
-        """Show what was written."""
-        self._stream.flush()
+    def _widen(self, event: Event) -> None:
+        if event.event != "lost":
+            self._local_width = max(self._local_width, len(endpoint(event.laddr, event.lport)))
+            self._remote_width = max(self._remote_width, len(endpoint(event.raddr, event.rport)))
 
     def _heading(self) -> str:
         return (
@@ -75,13 +111,17 @@ class TextSink:
             f"{'EVENT':<{_EVENT_WIDTH}} {'SILENT':>{_SILENT_WIDTH}} {'UNACK':>{_UNACK_WIDTH}} OWNER\n"
         )
 
-    def _middle(self, event: Event) -> str:
+    def _middle(self, event: Event, what: str) -> str:
         if event.event == "state":
-            change = f"{safe(event.old_state or '?')} {self._arrow} {safe(event.new_state or '?')}"
-            return f"{change:<{_STATE_WIDTH}}"
+            return f"{what:<{_STATE_WIDTH}}"
+        if event.event == "stall":
+            # How long it lasted, or else how long nothing has been heard.
+            ms = event.duration_ms or event.silent_ms
+            width = _STATE_WIDTH - _SILENT_WIDTH - 1
+            return f"{what:<{width}} {'-' if ms is None else duration(ms):>{_SILENT_WIDTH}}"
         silent = "-" if event.silent_ms is None else duration(event.silent_ms)
         unacked = "-" if event.unacked_bytes is None else size(event.unacked_bytes)
-        return f"{_what(event):<{_EVENT_WIDTH}} {silent:>{_SILENT_WIDTH}} {unacked:>{_UNACK_WIDTH}}"
+        return f"{what:<{_EVENT_WIDTH}} {silent:>{_SILENT_WIDTH}} {unacked:>{_UNACK_WIDTH}}"
 
 
 def _what(event: Event) -> str:
@@ -91,10 +131,19 @@ def _what(event: Event) -> str:
         return kind if kind == "fast" or not event.attempt else f"{kind} {event.attempt}"
     if event.event == "keepalive":
         return f"keepalive {event.attempt}"
+    if event.event == "window-probe":
+        return f"window? {event.attempt}"
+    if event.event == "resume":
+        return "heard again"
+    if event.event == "state":
+        return f"{safe(event.old_state or '?')} → {safe(event.new_state or '?')}"
     if event.event == "reset":
         return f"RST {safe(event.direction or '')}".rstrip()
     if event.event == "error":
         return safe(event.error or "error")
+    if event.event == "stall":
+        said = "goes on" if event.phase == "update" else event.outcome if event.phase == "end" else event.verdict
+        return f"STALL {safe(said or '')}".rstrip()
     return safe(event.event)
 
 
@@ -108,22 +157,11 @@ def _owner(event: Event) -> str:
 def _detail(event: Event) -> str:
     if event.send_error is not None:
         return f" (not sent: {safe(event.send_error)})"
+    if event.event == "resume" and event.cause != "data":
+        return f" ({safe(event.cause or '')})"
     if event.reason not in (None, "NOT_SPECIFIED"):
         return f" ({safe(event.reason or '')})"
     return ""
-
-
-@lru_cache(maxsize=4)
-def _local_second(second: int) -> tuple[str, str]:
-    broken_down = time.gmtime(second)
-    return time.strftime("%Y-%m-%d", broken_down), time.strftime("%H:%M:%S", broken_down)
-
-
-def local_time(time_ns: int, utc_offset_s: int) -> tuple[str, str]:
-    """Date and time of day with milliseconds."""
-    second, rest = divmod(time_ns, 1_000_000_000)
-    date, clock = _local_second(second + utc_offset_s)
-    return date, f"{clock}.{rest // 1_000_000:03d}"
 
 
 def _can_encode(stream: TextIO, text: str) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from functools import lru_cache
+
 
 def duration(ms: float) -> str:
     """At most six characters: `840ms`, `6.2s`, `12m05s`, `1h02m`, `3d04h`."""
@@ -48,3 +51,21 @@ def safe(text: str) -> str:
 def plural(count: int, noun: str) -> str:
     """`1 event`, `1,234 events`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+@lru_cache(maxsize=4)
+def _local_second(second: int) -> tuple[str, str]:
+    broken_down = time.gmtime(second)
+    return time.strftime("%Y-%m-%d", broken_down), time.strftime("%H:%M:%S", broken_down)
+
+
+def local_time(time_ns: int, utc_offset_s: int) -> tuple[str, str]:
+    """Date and time of day with milliseconds."""
+    second, rest = divmod(time_ns, 1_000_000_000)
+    date, clock = _local_second(second + utc_offset_s)
+    return date, f"{clock}.{rest // 1_000_000:03d}"
+
+
+def clock(time_ns: int, utc_offset_s: int) -> str:
+    """Time of day with milliseconds."""
+    return local_time(time_ns, utc_offset_s)[1]

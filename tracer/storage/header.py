@@ -7,11 +7,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tracer.events import InvalidEvent, parse_time
 from tracer.filters import Filter
 
 FORMAT = "tcpwatch"
 VERSION = 1
 """Goes up by one with each incompatible change of the format, whatever the tool's version does."""
+
+_OF_CONNECTIONS = frozenset({"ports", "lports", "rports", "hosts", "family", "netns"})
+"""The filters that leave out whole connections, and nothing of those that they let through."""
 
 
 class InvalidHeader(ValueError):
@@ -31,6 +35,19 @@ class Header:
     hz: int  # jiffies per second: how fine silent_ms and rto_ms are
     filters: Mapping[str, Any] = field(default_factory=dict)
     sysctls: Mapping[str, int] = field(default_factory=dict)  # of the host's own network namespace
+
+    @property
+    def started_ns(self) -> int:
+        """When the recording began, CLOCK_BOOTTIME of its host; 0 where the header does not say."""
+        try:
+            return parse_time(self.started) - self.clock_offset_ns
+        except InvalidEvent:
+            return 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it has every event of its connections: then its stalls can be found again."""
+        return self.filters.keys() <= _OF_CONNECTIONS
 
     def to_line(self) -> str:
         """One line of JSON, with its newline."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tracer.errors import TcpwatchError
-from tracer.events import Event, InvalidEvent, from_json
+from tracer.events import Batch, Event, InvalidEvent, from_json
 from tracer.storage.header import Header, InvalidHeader, header_from_line
 
 LONGEST_LINE = 1 << 20
@@ -39,7 +39,7 @@ class RecordingReader:
     def __exit__(self, *_: object) -> None:
         self._stream.close()
 
-    def __iter__(self) -> Iterator[list[Event]]:
+    def __iter__(self) -> Iterator[Batch]:
         batch: list[Event] = []
         number = 1
         while line := self._read_line():
@@ -50,12 +50,12 @@ class RecordingReader:
                 if not line.endswith(b"\n") and len(line) < LONGEST_LINE:
                     self._warn(f"{self.name}: the last line is incomplete and was left out")
                     break
-                yield batch
+                yield _batch(batch)
                 raise self._damage(number, error) from None
             if len(batch) >= BATCH:
-                yield batch
+                yield _batch(batch)
                 batch = []
-        yield batch
+        yield _batch(batch)
 
     def _open(self, path: Path) -> BinaryIO:
         if str(path) == "-":
@@ -92,3 +92,8 @@ class RecordingReader:
             f"{self.name}: line {number} is damaged{what}",
             hint=f"read around it: sed {number}d {self.name} | tcpwatch replay -",
         )
+
+
+def _batch(events: list[Event]) -> Batch:
+    """As far as the file goes it is complete: what comes later in it is later."""
+    return Batch(events, events[-1].ktime_ns if events else 0)

@@ -45,7 +45,7 @@ class RecordingWriter:
         except OSError as error:
             raise self._failure(error) from error
 
-    def flush(self) -> None:
+    def flush(self, until_ns: int = 0) -> None:
         """Hand everything to the kernel, so that a reader sees it and killing us does not lose it."""
         try:
             self._stream.flush()

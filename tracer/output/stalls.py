@@ -1,0 +1,85 @@
+"""A stall in words: what happened, what it is consistent with, when it ends."""
+
+from __future__ import annotations
+
+from tracer.events import Event
+from tracer.output.words import clock, duration, plural, safe, size
+
+_CONSISTENT_WITH = {
+    "idle-drop": "Consistent with a firewall or NAT that forgot the session, or a peer that vanished while idle.",
+    "idle-reset": "Consistent with a firewall or load balancer that resets idle sessions, or a peer that restarted.",
+    "keepalive-failed": "Consistent with a path or peer that died while nobody was talking.",
+    "unreachable": "The network says that the peer cannot be reached.",
+    "path-loss": "The connection was in use: consistent with a path or peer that died, not with an idle timeout.",
+    "packet-loss": "Consistent with packet loss.",
+    "zero-window": "The peer answers, and its application does not read: the network is not at fault.",
+    "handshake": "Consistent with a firewall that drops the connection, or no host at that address.",
+    "peer-closed": "The peer had closed this connection before the application wrote to it.",
+}
+_ONE_WAY = "The peer is heard, and acknowledges nothing: what we send gets lost, or its acknowledgements do."
+
+
+def what_happened(stall: Event) -> str:
+    """`Silent 1h02m, then no answer: 3 retransmissions, 527 B stuck.`"""
+    count = stall.retransmits or 0
+    if stall.verdict == "zero-window":
+        waiting = (stall.unsent_bytes or 0) + (stall.unacked_bytes or 0)
+        return f"The peer's window is closed: {plural(count, 'probe')}, {_bytes(waiting)} waiting."
+    if stall.verdict == "handshake" or stall.state == "SYN_SENT":
+        return f"No answer to the SYN: {plural(count, 'retransmission')}."
+    silent = f"Silent {duration(stall.idle_ms)}, then" if stall.idle_ms is not None else "Then"
+    if stall.verdict in ("idle-reset", "peer-closed") and count == 0:
+        return f"{silent} a reset."
+    if stall.verdict == "keepalive-failed":
+        return f"{silent} no answer to {plural(count, 'keepalive probe')}."
+    stuck = f", {_bytes(stall.unacked_bytes)} stuck" if stall.unacked_bytes else ""
+    answer = "a reset" if stall.outcome == "reset" else "no answer"
+    return f"{silent} {answer}: {plural(count, 'retransmission')}{stuck}."
+
+
+def what_it_means(stall: Event) -> str:
+    """What the verdict stands for."""
+    meaning = _CONSISTENT_WITH.get(stall.verdict or "", safe(stall.verdict or ""))
+    if stall.soft_error is not None:
+        meaning = f"{meaning} ICMP says {safe(stall.soft_error)}."
+    return f"{meaning} {_ONE_WAY}" if stall.one_way else meaning
+
+
+def when_it_ends(stall: Event, utc_offset_s: int) -> str:
+    """`Gives up at 12:45:43.204 (in 15m20s) with ETIMEDOUT.`; empty where that is not known."""
+    if stall.gives_up_in_ms is None:
+        return ""
+    error = safe(stall.soft_error or "ETIMEDOUT")
+    earliest_ns = stall.time_ns + stall.gives_up_in_ms * 1_000_000
+    if not stall.gives_up_window_ms:
+        return f"Gives up at {clock(earliest_ns, utc_offset_s)} (in {duration(stall.gives_up_in_ms)}) with {error}."
+    latest_ms = stall.gives_up_in_ms + stall.gives_up_window_ms
+    latest_ns = stall.time_ns + latest_ms * 1_000_000
+    return (
+        f"Gives up between {clock(earliest_ns, utc_offset_s)} and {clock(latest_ns, utc_offset_s)} "
+        f"(in {duration(stall.gives_up_in_ms)} to {duration(latest_ms)}) with {error}."
+    )
+
+
+def how_it_ended(stall: Event) -> str:
+    """`Timed out after 15m28s: the application gets ETIMEDOUT.`"""
+    lasted = duration(stall.duration_ms or 0)
+    gets = f": the application gets {safe(stall.error)}" if stall.error is not None else ""
+    if stall.orphan and not gets:
+        gets = ": no process was waiting any more"
+    if stall.outcome == "recovered":
+        return f"Answered after {lasted}."
+    if stall.outcome == "timed-out":
+        return f"Timed out after {lasted}{gets}."
+    if stall.outcome == "reset":
+        return f"Reset after {lasted}{gets}." if stall.duration_ms else f"Reset{gets}."
+    if stall.outcome == "unreachable":
+        return f"Given up after {lasted}{gets}."
+    if stall.outcome == "closed":
+        return f"Closed by this end after {lasted}{gets}."
+    return f"Not over yet after {lasted}."
+
+
+def _bytes(count: int | None) -> str:
+    text = size(count or 0)
+    return f"{text} B" if text.isdecimal() else f"{text}B"
