@@ -7,6 +7,7 @@ from typing import Any
 
 from tracer.events import Event
 from tracer.kernel import wire
+from tracer.sockets import Socket
 
 SECOND = 1_000_000_000
 START = 1_800_000_000 * SECOND  # 2027-01-15 08:00:00 UTC
@@ -26,6 +27,36 @@ def event(name: str = "retransmit", /, at: float = 0, **fields: Any) -> Event:
         "state": "ESTABLISHED",
     }
     return Event(time_ns=time_ns, ktime_ns=time_ns - START + SECOND, event=name, **{**ordinary, **fields})
+
+
+def socket(**fields: Any) -> Socket:
+    """That connection as `tcpwatch sockets` finds it at START: idle for a minute, keepalive as the system has it."""
+    ordinary: dict[str, Any] = {
+        "family": 4,
+        "laddr": "10.66.1.2",
+        "lport": 33356,
+        "raddr": "10.66.2.2",
+        "rport": 3306,
+        "netns": 4026532000,
+        "state": "ESTABLISHED",
+        "pid": 8506,
+        "comm": "php",
+        "pids": [8506],
+        "silent_ms": 60_000,
+        "waiting": False,
+        "unacked_bytes": 0,
+        "unread_bytes": 0,
+        "timer": "keepalive",
+        "timer_ms": 7_140_000,
+        "attempt": 0,
+        "keepalive": True,
+        "keepalive_idle_s": 7200,
+        "keepalive_idle_own": False,
+        "keepalive_interval_s": 75,
+        "keepalive_probes": 9,
+        "user_timeout_ms": 0,
+    }
+    return Socket(time_ns=START, **{**ordinary, **fields})
 
 
 def record(**members: Any) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,32 +12,44 @@ import click
 from click.core import ParameterSource
 
 from tracer import __version__
+from tracer.analysis.idle import Silences
+from tracer.analysis.risk import at_risk
 from tracer.errors import TcpwatchError, UsageError
 from tracer.findings import can_trace
 from tracer.options import filter_options, make_filter, parse_duration, wants_colour
 from tracer.output.findings import findings_as_json, findings_as_text
 from tracer.output.jsonlines import JsonSink
+from tracer.output.report import Report
+from tracer.output.sockets import about_sockets, risks_as_text, sockets_as_json, sockets_as_text
 from tracer.output.talk import complain, say
-from tracer.output.text import TextSink
-from tracer.pipeline import Sink, Totals, run
+from tracer.output.text import WIDTH, TextSink
+from tracer.pipeline import Sink
+from tracer.playback import play
+from tracer.sockets import longest_silence_first
 from tracer.stopping import Stop, discard
-from tracer.storage.reader import RecordingReader
+from tracer.storage.header import Header
 
 _EPILOG = """\b
 Examples:
   sudo tcpwatch --port 3306               everything about MySQL connections
   sudo tcpwatch -p 3306,11300 -w now.tw   the same, and record it
   sudo tcpwatch --min-idle 10m            what follows ten minutes of silence
+  sudo tcpwatch -e stall                  only connections that wait in vain
+  tcpwatch report now.tw                  what stalled, why, what to change
   tcpwatch replay now.tw --rport 3306     look at it later, on any machine
+  sudo tcpwatch sockets --at-risk 1h      what an idle timeout would strand
   sudo tcpwatch demo                      see the incident in half a minute
 
 \b
 What the columns say:
-  EVENT   tlp: a tail loss probe; rto N: the Nth retransmission by the timer;
+  EVENT   STALL: a connection waits for an answer; what that is consistent
+          with, and below it when the kernel gives up and what to change
+          tlp: a tail loss probe; rto N: the Nth retransmission by the timer;
           fast, syn N, synack N, fin N: other retransmissions; keepalive N: a
-          probe (1: the one before was answered); RST received, sent or
-          refused; an errno: what the application's next call returns;
-          or a change of state
+          probe (1: the one before was answered); window? N: a probe of a
+          closed window; heard again: after long silence, or at last; RST
+          received, sent or refused; an errno: what the application's next
+          call returns; or a change of state
   SILENT  time since the peer was last heard
   UNACK   bytes sent and not acknowledged
   OWNER   the processes that hold the socket
@@ -48,6 +61,12 @@ def _duration(_context: click.Context, _option: click.Parameter, value: str | No
 
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="JSON, one event a line (docs/events.md).")
+_resume_option = click.option(
+    "--resume/--no-resume",
+    default=True,
+    show_default=True,
+    help="Look at received segments: recoveries are seen at once, and silences that were survived.",
+)
 _duration_option = click.option(
     "--duration", metavar="DURATION", callback=_duration, help="End after 90s, 10m, 1h30m."
 )
@@ -62,16 +81,24 @@ _duration_option = click.option(
 @_json_option
 @click.option("-w", "--write", "recording", type=click.Path(path_type=Path), metavar="FILE", help="Record it, too.")
 @_duration_option
+@_resume_option
 @click.version_option(__version__, prog_name="tcpwatch")
 @click.pass_context
 def cli(
-    context: click.Context, /, as_json: bool, recording: Path | None, duration: float | None, **filters: Any
+    context: click.Context,
+    /,
+    as_json: bool,
+    recording: Path | None,
+    duration: float | None,
+    resume: bool,
+    **filters: Any,
 ) -> None:
     """Find TCP connections that died while nobody was talking.
 
     Without a command: show retransmissions, keepalive probes, resets, errors and changes of state of every
     TCP connection of this host as they happen, with the time since the peer was last heard and the processes
-    that own the socket. ^C ends it with a summary. Needs root.
+    that own the socket; and what they amount to: which connection stalls, what that is consistent with, when
+    the kernel gives up, and what to change. ^C ends it with a summary. Needs root.
     """
     if context.invoked_subcommand is not None:
         for name, _ in context.params.items():
@@ -84,14 +111,15 @@ def cli(
     from tracer.session import utc_offset_now_s, watch
 
     sink = _sink(as_json=as_json, utc_offset_s=utc_offset_now_s())
-    watch(wanted, [sink], stop, recording=recording)
+    watch(wanted, [sink], stop, recording=recording, resume=resume)
 
 
 @cli.command()
 @click.option("-o", "--output", "recording", required=True, type=click.Path(path_type=Path), metavar="FILE")
 @filter_options
 @_duration_option
-def record(recording: Path, duration: float | None, **filters: Any) -> None:
+@_resume_option
+def record(recording: Path, duration: float | None, resume: bool, **filters: Any) -> None:
     """Record events to a file and show nothing. Needs root.
 
     The file is JSON lines behind a header (docs/recording-format.md), readable while it grows and by its
@@ -100,7 +128,7 @@ def record(recording: Path, duration: float | None, **filters: Any) -> None:
     stop = Stop(duration)
     from tracer.session import watch
 
-    watch(make_filter(filters), [], stop, recording=recording)
+    watch(make_filter(filters), [], stop, recording=recording, resume=resume)
 
 
 @cli.command()
@@ -113,16 +141,93 @@ def replay(files: tuple[Path, ...], as_json: bool, **filters: Any) -> None:
     Needs neither root nor the kernel that it was made on. Times are in the time zone of the recording.
     """
     wanted = make_filter(filters)
-    totals = Totals()
     sink = _sink(as_json=as_json, utc_offset_s=0)
+
+    def opened(header: Header) -> None:
+        if isinstance(sink, TextSink):
+            sink.utc_offset_s = header.utc_offset_s
+
     try:
-        for file in files:
-            with RecordingReader(file, warn=say) as source:
-                if isinstance(sink, TextSink):
-                    sink.utc_offset_s = source.header.utc_offset_s
-                run(source, wanted, [sink], totals)
+        play(files, wanted, [sink], warn=say, opened=opened)
     except BrokenPipeError:
         discard(sys.stdout)
+
+
+@cli.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE…")
+@filter_options
+@_json_option
+def report(files: tuple[Path, ...], as_json: bool, **filters: Any) -> None:
+    """Say what stalled in a recording, why, and what to change. FILE may be - for standard input.
+
+    Stalls, longest last; for each service the longest silence that a connection survived against the shortest
+    that was fatal; the advice. Several files are one report. Takes as much memory for a long recording as for
+    a short one.
+    """
+    wanted = make_filter(filters)
+    silences = Silences()
+    sink = Report(sys.stdout, silences, as_json=as_json, width=_width())
+
+    def opened(header: Header) -> None:
+        sink.opened(header.host, header.utc_offset_s)
+
+    try:
+        play(files, wanted, [sink], warn=say, opened=opened, silences=silences)
+    except BrokenPipeError:
+        discard(sys.stdout)
+
+
+@cli.command()
+@filter_options
+@_json_option
+@click.option(
+    "--at-risk",
+    "ttl",
+    metavar="TTL",
+    callback=_duration,
+    help="Only what a firewall would strand that forgets a session after this much silence: 1h.",
+)
+def sockets(as_json: bool, ttl: float | None, **filters: Any) -> None:
+    """Show every TCP connection as it is now, in every network namespace. Needs root.
+
+    What `ss -o` shows, and how long the peer has been silent, longest first. Listeners and TIME_WAIT are left out.
+    With --at-risk: before anything breaks, who would hang or freeze behind such a firewall, the worst first, and
+    what to change.
+
+    \b
+    Examples:
+      sudo tcpwatch sockets --rport 3306     the connections to MySQL
+      sudo tcpwatch sockets --min-idle 10m   peers not heard for ten minutes
+      sudo tcpwatch sockets --at-risk 1h     what a session-ttl of 1h would strand
+
+    \b
+    What the columns say:
+      SILENT     time since the peer was last heard
+      TIMER      a time alone: until the keepalive timer looks again
+                 on: until data is sent again, #N: the Nth time was the last
+                 persist: the peer's window is closed
+      KEEPALIVE  2h+9x75s: the first probe after 2h of silence, then 9 x 75s
+      OWNER      the processes that hold the socket (and what is going on;
+                 waiting: it asked, all was acknowledged, no answer yet)
+    """
+    wanted = make_filter(filters)
+    if wanted.events:
+        raise UsageError("--event is for events, and a socket is none", hint="tcpwatch sockets, without -e")
+    if ttl == 0:
+        raise UsageError("a firewall does not forget at once", hint="tcpwatch sockets --at-risk 1h")
+    from tracer.kernel import host
+    from tracer.kernel.sockets import read_sockets
+
+    found = read_sockets(wanted)
+    hz = host.hz()
+    shown = longest_silence_first(found) if ttl is None else at_risk(found, ttl, hz)
+    if as_json:
+        sys.stdout.writelines(sockets_as_json(shown))
+    else:
+        sys.stdout.write(sockets_as_text(shown) if ttl is None else risks_as_text(shown, ttl, hz))
+    sys.stdout.flush()
+    for line in about_sockets(found, shown, ttl):
+        say(line)
 
 
 @cli.command()
@@ -152,7 +257,12 @@ def check(context: click.Context, /, as_json: bool) -> None:
     show_default=True,
     help="Who is asked: a few lines of Python, or a real MariaDB through PyMySQL.",
 )
-def demo(server: str) -> None:
+@click.option(
+    "--fix",
+    type=click.Choice(["keepalive", "ttl", "reset", "ping"]),
+    help="The same with something changed, so that the worker does not freeze.",
+)
+def demo(server: str, fix: str | None) -> None:
     """Let the incident happen, in half a minute: a firewall forgets a connection that both ends believe in.
 
     Client, firewall (nftables and conntrack) and server live in network namespaces of their own; nothing of this
@@ -164,13 +274,24 @@ def demo(server: str) -> None:
     from tracer.session import utc_offset_now_s
 
     host.require_privilege()
-    show(server, stop, colour=wants_colour(sys.stdout), utc_offset_s=utc_offset_now_s())
+    show(server, fix, stop, colour=wants_colour(sys.stdout), utc_offset_s=utc_offset_now_s())
 
 
 def _sink(*, as_json: bool, utc_offset_s: int) -> Sink:
     if as_json:
         return JsonSink(sys.stdout)
-    return TextSink(sys.stdout, colour=wants_colour(sys.stdout), utc_offset_s=utc_offset_s)
+    return TextSink(
+        sys.stdout,
+        colour=wants_colour(sys.stdout),
+        utc_offset_s=utc_offset_s,
+        width=_width(),
+        folded=sys.stdout.isatty(),
+    )
+
+
+def _width() -> int:
+    """Columns for sentences: those of the terminal, as far as a person likes to read across."""
+    return max(60, min(120, shutil.get_terminal_size().columns)) if sys.stdout.isatty() else WIDTH
 
 
 def main() -> None:

@@ -131,6 +131,7 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     field.name: _TYPES[str(field.type).removesuffix(" | None")] for field in fields(Event) if field.name != "time_ns"
 }
 _NAMES = tuple(_FIELDS)
+_LARGEST = 2**64
 _TIME = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)\.(\d{6})Z", re.ASCII)
 
 
@@ -156,6 +157,8 @@ def from_json(record: Mapping[str, Any]) -> Event:
         # bool is an int to Python, not to us.
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
             raise InvalidEvent(f"{name} is {value!r:.40}")
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            raise InvalidEvent(f"{name} is larger than any that was recorded")
         values[name] = value
     for name in ("ktime_ns", "event"):
         if name not in values:

@@ -58,7 +58,8 @@ def test_a_mysql_connection_that_the_firewall_forgot(watch: Start, tmp_path: Pat
             dropped, counted = lab.dropped_packets(), lab.client.counter("TcpRetransSegs")
         summary = text.stop()
         json_.stop()
-    stall = [each for each in json_.of(sock=at_rest["sock"]) if each["ktime_ns"] > at_rest["ktime_ns"]]
+    after = [each for each in json_.of(sock=at_rest["sock"]) if each["ktime_ns"] > at_rest["ktime_ns"]]
+    stall = [each for each in after if each["event"] != "stall"]
     attempts = [f"rto {number}" for number in range(1, retries2 + 1)]
     assert told(stall) == ["tlp", *attempts, "ESTABLISHED→CLOSE", "ETIMEDOUT"]
     retransmits = stall[: retries2 + 1]
@@ -92,8 +93,17 @@ def test_a_mysql_connection_that_the_firewall_forgot(watch: Start, tmp_path: Pat
     # What the application got is what was said it would get.
     assert (end["errno"], end["error"], answer["errno"]) == (110, "ETIMEDOUT", 110)
 
-    assert "recording to" in summary
-    assert f"{len(text.lines) - 1:,} events, 0 lost" in summary
+    # The connection was in use by the measure of a minute, so it is no idle drop, and one lost packet no path loss.
+    accounts = [each for each in after if each["event"] == "stall"]
+    assert [each["phase"] for each in accounts] == ["begin", "update", "end"]
+    assert [each["verdict"] for each in accounts] == ["packet-loss", "path-loss", "path-loss"]
+    assert len({each["id"] for each in accounts}) == 1
+    assert (accounts[-1]["outcome"], accounts[-1]["error"]) == ("timed-out", "ETIMEDOUT")
+    for each in accounts:
+        assert (each["pid"], each["comm"], each["unacked_bytes"]) == (client.pid, "worker", first["unacked_bytes"])
+
+    assert "recording to" in summary and "1 stall: 1 timed-out" in summary
+    assert f"{len(json_.events) - len(json_.of(event='stall')):,} events, 0 lost" in summary
     replayed = subprocess.run(
         [sys.executable, "-m", "tracer.cli", "replay", recording],
         cwd=ROOT,

@@ -153,7 +153,7 @@ def test_what_finds_no_room_is_counted(lab: Lab, monkeypatch: pytest.MonkeyPatch
     with LiveSource(wanted, lambda: stop) as source:
         talk(lab, times=10)  # and nobody takes anything out of the ring
         stop = True
-        events = [event for batch in source for event in batch]
+        events = [event for batch in source for event in batch.events]
     lost = [event for event in events if event.event == "lost"]
     assert {event.hook for event in lost} <= {"inet_sock_set_state", "tcp_send_reset", "tcp_receive_reset"}
     kept = len(events) - len(lost)

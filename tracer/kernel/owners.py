@@ -97,10 +97,9 @@ class Owners:
 
     def _walk(self) -> None:
         began = self._clock()
-        self._holders = {
-            inode: Holders(tuple(pids), _comm(self._proc, pids[0]))
-            for inode, pids in socket_holders(self._proc).items()
-        }
+        holders = socket_holders(self._proc)
+        comms = {pid: _comm(self._proc, pid) for pid in {pids[0] for pids in holders.values()}}
+        self._holders = {inode: Holders(tuple(pids), comms[pids[0]]) for inode, pids in holders.items()}
         self._walked_at = self._clock()
         self._walk_took = self._walked_at - began
 

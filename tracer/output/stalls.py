@@ -16,6 +16,8 @@ _CONSISTENT_WITH = {
     "handshake": "Consistent with a firewall that drops the connection, or no host at that address.",
     "peer-closed": "The peer had closed this connection before the application wrote to it.",
 }
+FAR_MS = 10 * 365 * 86_400_000
+"""Nothing is waited for so long: the time that a damaged recording gives is left out."""
 _ONE_WAY = "The peer is heard, and acknowledges nothing: what we send gets lost, or its acknowledgements do."
 
 
@@ -47,7 +49,7 @@ def what_it_means(stall: Event) -> str:
 
 def when_it_ends(stall: Event, utc_offset_s: int) -> str:
     """`Gives up at 12:45:43.204 (in 15m20s) with ETIMEDOUT.`; empty where that is not known."""
-    if stall.gives_up_in_ms is None:
+    if stall.gives_up_in_ms is None or not 0 <= stall.gives_up_in_ms + (stall.gives_up_window_ms or 0) < FAR_MS:
         return ""
     error = safe(stall.soft_error or "ETIMEDOUT")
     earliest_ns = stall.time_ns + stall.gives_up_in_ms * 1_000_000

@@ -1,0 +1,200 @@
+"""`tcpwatch report` and the words for stalls, as processes and as functions: what a person reads at night."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from builders import SECOND, event
+from test_cli import ROOT, tcpwatch
+from test_stalls import HOUR_MS, close, freeze, heard, reset
+
+from tracer.events import Event
+from tracer.filters import Filter
+from tracer.storage.header import Header, describe_filter
+from tracer.storage.writer import RecordingWriter
+
+OWNED = {"pid": 8506, "comm": "php", "pids": [8506]}
+
+
+def header(wanted: Filter | None = None, host: str = "db1", clock_offset_ns: int | None = None) -> Header:
+    """Of a recording that began at 08:00 UTC, an hour west of where it was made."""
+    return Header(
+        tool="0.1.0", kernel="6.18", host=host, started="2027-01-15T08:00:00.000000Z",
+        clock_offset_ns=1_800_000_000 * SECOND - SECOND if clock_offset_ns is None else clock_offset_ns,
+        utc_offset_s=3600, hz=250, filters=describe_filter(wanted or Filter()),
+    )  # fmt: skip
+
+
+def record(path: Path, events: list[Event], head: Header | None = None) -> Path:
+    with RecordingWriter(path, head or header()) as writer:
+        for each in sorted(events, key=lambda each: each.ktime_ns):
+            writer.write(each)
+    return path
+
+
+def a_night() -> list[Event]:
+    """58 minutes of silence survived, 61 fatal; some loss; a peer that vanished from a connection in use."""
+    events = [heard(0, silent_ms=58 * 60_000, sock="survivor")]
+    for number, at in enumerate((10, 20)):
+        name = {"sock": f"frozen{number}", "lport": 40000 + number, **OWNED}
+        events += freeze(start=at, silent_ms=61 * 60_000, **name) + close(at + 13.4, **name)
+    events += [*freeze(2, start=60, silent_ms=210, sock="lossy"), heard(60.9, silent_ms=1000, sock="lossy")]
+    dead = {"sock": "dead", "raddr": "10.66.2.9", "rport": 6379}
+    events += freeze(start=70, silent_ms=210, **dead) + close(83.4, **dead)
+    return events
+
+
+def test_the_report_of_a_night(tmp_path: Path) -> None:
+    shown = tcpwatch("report", record(tmp_path / "night.tw", a_night()))
+    assert (shown.returncode, shown.stderr) == (0, "")
+    lines = shown.stdout.splitlines()
+    assert lines[0] == "db1: 4 stalls, 29 events in 1m23s, from 2027-01-15 09:00:00 on."
+    assert lines[2].split() == ["BEGAN", "LOCAL", "REMOTE", "IDLE", "VERDICT", "OUTCOME", "LASTED", "OWNER"]
+    assert lines[3].split() == [
+        "09:00:10", "10.66.1.2:40000", "10.66.2.2:3306", "1h01m", "idle-drop", "timed-out", "13.4s",
+        "php[8506]",
+    ]  # fmt: skip
+    assert [line.split()[-4] for line in lines[3:7]] == ["idle-drop", "idle-drop", "packet-loss", "path-loss"]
+    service = next(line for line in lines if line.startswith("10.66.2.2:3306 "))
+    assert service.split()[:5] == ["10.66.2.2:3306", "3", "58m00s", "1h01m", "13.4s"]
+    assert "The path forgets after 58m00s to 1h01m of silence." in shown.stdout
+    assert "FortiGate" in shown.stdout, "3600 s lies in between"
+    assert "tcp_keepalive_time=" in shown.stdout
+    assert "ss -K" not in shown.stdout, "it is over"
+
+
+def test_the_same_as_json(tmp_path: Path) -> None:
+    shown = tcpwatch("report", record(tmp_path / "night.tw", a_night()), "--json")
+    records = [json.loads(line) for line in shown.stdout.splitlines()]
+    stalls = [each for each in records if each.get("event") == "stall"]
+    assert [each["verdict"] for each in stalls] == ["idle-drop", "idle-drop", "packet-loss", "path-loss"]
+    services = {each["service"]: each for each in records if each.get("report") == "service"}
+    mysql = services["10.66.2.2:3306"]
+    assert (mysql["survived_ms"], mysql["fatal_ms"]) == (58 * 60_000, 61 * 60_000)
+    assert mysql["verdicts"] == {"idle-drop": 2, "packet-loss": 1}
+    assert 3600 in {each["timeout_s"] for each in mysql["known_timeouts"]}
+    assert mysql["advice"]
+    assert "fatal_ms" not in services["10.66.2.9:6379"], "it was in use"
+    assert records[-1] == {
+        "report": "summary", "hosts": ["db1"], "events": 29, "first": "2027-01-15T08:00:00.000000Z",
+        "last": "2027-01-15T08:01:23.400000Z", "stalls": 4, "lost": 0,
+    }  # fmt: skip
+
+
+def test_contradicting_silences_are_no_idle_timeout(tmp_path: Path) -> None:
+    events = [heard(0, silent_ms=2 * HOUR_MS, sock="survivor"), *freeze(start=1), *close(14.4)]
+    shown = tcpwatch("report", record(tmp_path / "x.tw", events)).stdout
+    assert "no single idle timeout explains both" in " ".join(shown.split())
+    assert "The path forgets" not in shown
+
+
+def test_lost_events_are_said(tmp_path: Path) -> None:
+    lost = event("lost", 1, count=7, hook="tcp_retransmit_skb", sock=None)
+    path = record(tmp_path / "x.tw", [lost, *freeze(start=2), *close(15.4)])
+    assert "Events were lost while recording (7 at tcp_retransmit_skb)" in tcpwatch("report", path).stdout
+    assert json.loads(tcpwatch("report", path, "--json").stdout.splitlines()[-1])["lost"] == 7
+
+
+def test_nothing_recorded_and_nothing_stalled(tmp_path: Path) -> None:
+    assert tcpwatch("report", record(tmp_path / "a.tw", [])).stdout == "db1: nothing was recorded.\n"
+    quiet = tcpwatch("report", record(tmp_path / "b.tw", [event("state", new_state="CLOSE")])).stdout
+    assert quiet == "db1: no stall, 1 event in 0ms, from 2027-01-15 09:00:00 on.\n"
+
+
+def test_a_stall_that_begins_in_one_file_and_ends_in_the_next(tmp_path: Path) -> None:
+    events = freeze(start=0)
+    first = record(tmp_path / "1.tw", events[:3])
+    second_header = Header(**{**_fields(header()), "started": "2027-01-15T08:00:01.000000Z"})
+    second = record(tmp_path / "2.tw", [*events[3:], *close(13.4)], second_header)
+    shown = tcpwatch("report", first, second).stdout
+    assert "1 stall," in shown and "timed-out" in shown
+
+
+def test_files_of_two_hosts_are_two_stories(tmp_path: Path) -> None:
+    first = record(tmp_path / "1.tw", freeze()[:3])
+    second = record(tmp_path / "2.tw", freeze()[3:], header(host="db2"))
+    shown = tcpwatch("report", first, second).stdout
+    assert shown.startswith("db1 and db2: 2 stalls")
+    assert shown.count("ongoing") == 2
+
+
+def _fields(head: Header) -> dict[str, object]:
+    return {name: getattr(head, name) for name in Header.__slots__}
+
+
+def test_a_recording_with_a_filter_keeps_its_own_stalls(tmp_path: Path) -> None:
+    """Of what was filtered the stalls cannot be found again, and need not be."""
+    whole = record(tmp_path / "whole.tw", [*freeze(), *close(13.4)])
+    stalls = [json.loads(line) for line in tcpwatch("replay", whole, "--json", "-e", "stall").stdout.splitlines()]
+    assert [each["phase"] for each in stalls] == ["begin", "end"]
+    head = header(Filter(events=frozenset({"stall"})))
+    filtered = tmp_path / "filtered.tw"
+    filtered.write_text(head.to_line() + "".join(json.dumps(each) + "\n" for each in stalls))
+    again = tcpwatch("replay", filtered, "--json").stdout.splitlines()
+    assert [json.loads(line) for line in again] == stalls
+    assert "1 stall," in tcpwatch("report", filtered).stdout
+
+
+def test_filters_and_standard_input(tmp_path: Path) -> None:
+    path = record(tmp_path / "night.tw", a_night())
+    shown = tcpwatch("report", "-", "--rport", "6379", stdin=path.read_bytes()).stdout
+    assert "1 stall," in shown and "10.66.2.2" not in shown
+    assert "2 stalls," in tcpwatch("report", path, "--comm", "php").stdout
+
+
+def test_damage_in_the_middle_is_said_after_what_stands_before_it(tmp_path: Path) -> None:
+    path = record(tmp_path / "x.tw", [*freeze(), *close(13.4)])
+    path.write_bytes(path.read_bytes() + b"{damage}\n" + b"{}\n")
+    shown = tcpwatch("report", path)
+    assert shown.returncode == 1 and "is damaged" in shown.stderr
+    assert "1 stall," in shown.stdout and "timed-out" in shown.stdout
+
+
+def test_hostile_words_reach_no_table(tmp_path: Path) -> None:
+    hostile = {"comm": "\x1b[2Jphp\n", "pid": 1, "raddr": "\x1b]0;x\x07", "sock": "x"}
+    path = record(tmp_path / "x.tw", [*freeze(**hostile), *close(13.4, "\x1b[31mE", 1, **hostile)])
+    for command in ("report", "replay"):
+        shown = tcpwatch(command, path).stdout
+        assert all(line.isprintable() for line in shown.splitlines())
+
+
+def test_a_long_recording_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> None:
+    def peak_kib(path: Path) -> int:
+        program = (
+            "import resource, subprocess, sys;"
+            "subprocess.run([sys.executable, '-m', 'tracer.cli', 'report', sys.argv[1]], stdout=subprocess.DEVNULL);"
+            "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program, str(path)], capture_output=True, text=True, cwd=ROOT, check=True
+        )
+        return int(done.stdout)
+
+    def stalls(count: int) -> list[Event]:
+        return [
+            each
+            for number in range(count)
+            for each in (
+                *freeze(start=number * 20, sock=f"{number:x}", lport=33000 + number % 20000),
+                *close(number * 20 + 13.4, sock=f"{number:x}", lport=33000 + number % 20000),
+            )
+        ]
+
+    short, long = record(tmp_path / "s.tw", stalls(400)), record(tmp_path / "l.tw", stalls(4000))
+    assert long.stat().st_size > 9 * short.stat().st_size
+    assert peak_kib(long) < 1.1 * peak_kib(short)
+    assert "4,000 stalls" in tcpwatch("report", long).stdout
+
+
+def test_resets_that_end_idle_connections_are_in_the_bracket(tmp_path: Path) -> None:
+    events = [reset(0, silent_ms=350_000), *close(0, "ECONNRESET", 104)]
+    (service,) = [
+        json.loads(line)
+        for line in tcpwatch("report", record(tmp_path / "x.tw", events), "--json").stdout.splitlines()
+        if '"report":"service"' in line
+    ]
+    assert service["fatal_ms"] == 350_000
+    assert {each["name"] for each in service["known_timeouts"]} & {"AWS NLB", "AWS NAT gateway"}

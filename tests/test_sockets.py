@@ -1,0 +1,269 @@
+"""Sockets as they are: from the record to the row, and what a person sees."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import SECOND, record, socket
+from test_cli import tcpwatch
+
+from tracer.analysis.risk import at_risk
+from tracer.errors import TcpwatchError
+from tracer.filters import Filter
+from tracer.kernel import sockets as walk
+from tracer.kernel.wire import Decoder
+from tracer.output.sockets import about_sockets, risks_as_text, sockets_as_json, sockets_as_text
+from tracer.sockets import Socket, longest_silence_first, to_json
+
+DECODER = Decoder(hz=250, reasons={}, key=b"k" * 16)
+KEEPALIVE_TIMER, WAITS, ACCEPTED = 100, 128, 64
+HZ = 250
+OFF: dict[str, Any] = {"keepalive": False, "timer": None, "timer_ms": None, "attempt": None}
+
+
+def decode(**members: Any) -> Socket:
+    ordinary = {"type": 8, "pending": 0, "unacked": 0, "since_sent": 2053, "since_data": 2100, "silent": 2052}
+    data = record(**{**ordinary, **members})
+    event, _ = DECODER.decode(data, 100 * SECOND)
+    return DECODER.socket(data, event)
+
+
+def test_a_waiting_client() -> None:
+    found = decode(flags=1 | 2 | WAITS, timer=KEEPALIVE_TIMER, timer_in=1_700_000, unread=0)
+    assert to_json(found) == {
+        "time": "1970-01-01T00:01:45.000000Z",
+        "family": 4,
+        "laddr": "10.66.1.2",
+        "lport": 33356,
+        "raddr": "10.66.2.2",
+        "rport": 3306,
+        "netns": 4026532000,
+        "state": "ESTABLISHED",
+        "accepted": False,
+        "silent_ms": 8208,
+        "since_sent_ms": 8212,
+        "since_received_ms": 8400,
+        "waiting": True,
+        "waiting_ms": 8212,
+        "unacked_bytes": 0,
+        "unread_bytes": 0,
+        "snd_wnd": 65536,
+        "timer": "keepalive",
+        "timer_ms": 6_800_000,
+        "attempt": 0,
+        "rto_ms": 204,
+        "srtt_ms": 0.039,
+        "ca_state": "Open",
+        "backoff": 0,
+        "keepalive": True,
+        "keepalive_idle_s": 7200,
+        "keepalive_idle_own": False,
+        "keepalive_interval_s": 75,
+        "keepalive_probes": 9,
+        "user_timeout_ms": 0,
+    }
+
+
+def test_an_end_that_was_accepted_has_answered_and_waits_for_nothing() -> None:
+    found = decode(flags=1 | 2 | WAITS | ACCEPTED)
+    assert (found.accepted, found.waiting, found.waiting_ms) == (True, False, None)
+
+
+def test_only_an_open_connection_waits() -> None:
+    assert decode(flags=1 | WAITS, state=8).waiting is False
+
+
+@pytest.mark.parametrize(("number", "name"), [(1, "on"), (5, "on"), (6, "on"), (3, "persist"), (100, "keepalive")])
+def test_timers_have_the_names_that_ss_gives_them(number: int, name: str) -> None:
+    found = decode(timer=number, timer_in=758, attempt=4)
+    assert (found.timer, found.timer_ms, found.attempt) == (name, 3032, 4)
+
+
+def test_without_a_timer_there_is_nothing_to_count() -> None:
+    found = decode(timer=0, timer_in=0, attempt=0)
+    assert (found.timer, found.timer_ms, found.attempt) == (None, None, None)
+
+
+def test_what_was_never_sent_nor_received_is_absent() -> None:
+    found = decode(state=2, since_sent=0xFFFFFFFF, since_data=0xFFFFFFFF, silent=0xFFFFFFFF)
+    assert not {"since_sent_ms", "since_received_ms", "silent_ms", "waiting_ms"} & to_json(found).keys()
+
+
+def test_the_longest_silence_comes_first_and_the_unknown_last() -> None:
+    found = longest_silence_first([socket(silent_ms=ms) for ms in (5, None, 70, 0)])
+    assert [each.silent_ms for each in found] == [70, 5, 0, None]
+
+
+def test_json_is_one_object_a_line_and_harmless() -> None:
+    (line,) = sockets_as_json([socket(comm="\x1b[2J\xe9")])
+    assert line.endswith("}\n") and line.isascii() and line.count("\n") == 1
+    assert json.loads(line) == to_json(socket(comm="\x1b[2J\xe9"))
+
+
+def cells(row: str) -> list[str]:
+    return [cell for cell in row.split("  ") if cell]
+
+
+def test_the_table() -> None:
+    text = sockets_as_text(
+        [
+            socket(silent_ms=3_720_000, timer_ms=3_480_000),
+            socket(timer="on", timer_ms=3032, attempt=4, unacked_bytes=527, soft_error="EHOSTUNREACH"),
+            socket(timer="persist", timer_ms=5200, attempt=0, unsent_bytes=717_656, unread_bytes=3),
+            socket(**OFF, state="CLOSE_WAIT", waiting=True, waiting_ms=5800, silent_ms=None, pid=None),
+            socket(family=6, laddr="fd66:1::2", raddr="fd66:2::2", comm="a\x1bb", pids=[8506, 8507]),
+            socket(keepalive_idle_s=90, keepalive_interval_s=5400, keepalive_probes=3),
+        ]
+    )
+    heading, *rows = text.splitlines()
+    assert heading.split() == ["LOCAL", "REMOTE", "STATE", "SILENT", "TIMER", "KEEPALIVE", "OWNER"]
+    ends = ["10.66.1.2:33356", "10.66.2.2:3306"]
+    assert [[cell.strip() for cell in cells(row)] for row in rows] == [
+        [*ends, "ESTABLISHED", "1h02m", "58m00s", "2h+9x75s", "php[8506]"],
+        [*ends, "ESTABLISHED", "1m00s", "on 3.0s #4", "2h+9x75s", "php[8506] (527 unacked, EHOSTUNREACH)"],
+        [*ends, "ESTABLISHED", "1m00s", "persist 5.2s", "2h+9x75s", "php[8506] (700K unsent, 3 unread)"],
+        [*ends, "CLOSE_WAIT", "-", "-", "off", "- (waiting 5.8s)"],
+        ["[fd66:1::2]:33356", "[fd66:2::2]:3306", "ESTABLISHED", "1m00s", "1h59m", "2h+9x75s", "a\\x1bb[8506] +1"],
+        [*ends, "ESTABLISHED", "1m00s", "1h59m", "90s+3x1h30m", "php[8506]"],
+    ]
+
+
+def shown(*found: Socket, ttl_s: float = 3600) -> str:
+    return risks_as_text(at_risk(found, ttl_s, HZ), ttl_s, HZ)
+
+
+def test_each_kind_of_risk_has_its_sentence_and_its_table() -> None:
+    waiting: dict[str, Any] = {"waiting": True, "waiting_ms": 60_000}
+    text = shown(
+        socket(lport=1, **OFF, **waiting, silent_ms=4_200_000),
+        socket(lport=2, **OFF, **waiting),
+        socket(lport=3, **OFF, **waiting),
+        socket(lport=4, **waiting),
+        socket(lport=5, **OFF, silent_ms=4_200_000),
+        socket(lport=6),
+        socket(lport=7, silent_ms=59_000),
+    )
+    paragraphs = [paragraph.splitlines() for paragraph in text.split("\n\n")]
+    assert [paragraph[0] for paragraph in paragraphs[:-1]] == [
+        "1 connection waits for an answer that cannot come, for ever: silent for more than 1h; keepalive is off.",
+        "1 connection is stranded already: silent for more than 1h; keepalive is off.",
+        "2 connections wait for an answer, for ever if it does not come within 1h of silence: keepalive is off.",
+        "1 connection waits for an answer, until keepalive gives up if it does not come within 1h of silence: "
+        "keepalive comes too late.",
+        "2 connections would be stranded by 1h of silence: keepalive comes too late.",
+    ]
+    assert [[row.split()[0] for row in paragraph[2:]] for paragraph in paragraphs[:-1]] == [
+        ["10.66.1.2:1"], ["10.66.1.2:5"], ["10.66.1.2:2", "10.66.1.2:3"], ["10.66.1.2:4"],
+        ["10.66.1.2:6", "10.66.1.2:7"],
+    ]  # fmt: skip
+    assert paragraphs[0][1].split() == ["LOCAL", "REMOTE", "SILENT", "WAITING", "OWNER"]
+    headings = ["LOCAL", "REMOTE", "SILENT", "WAITING", "KEEPALIVE", "PROBE", "GIVES", "UP", "OWNER"]
+    assert paragraphs[3][1].split() == headings
+    assert paragraphs[3][2].split()[2:] == ["1m00s", "1m00s", "2h+9x75s", "2h02m", "2h13m", "php[8506]"]
+    assert paragraphs[4][3].split()[2:] == ["59.0s", "2h+9x75s", "2h02m", "php[8506]"]
+
+
+def test_what_helps_can_be_typed() -> None:
+    helps = shown(socket(), socket(netns=4026532001, pid=None), socket(**OFF), socket(keepalive_idle_own=True))
+    assert "In network namespace 4026532000: nsenter -t 8506 -n sysctl -w net.ipv4.tcp_keepalive_time=1500\n" in helps
+    assert "In network namespace 4026532001: sysctl -w net.ipv4.tcp_keepalive_time=1500\n" in helps
+    assert "the application has to set SO_KEEPALIVE" in helps
+    assert "Where the application set TCP_KEEPIDLE itself, only it can change that: to 1500 s," in helps
+
+
+def test_no_sysctl_is_advised_where_it_would_change_nothing() -> None:
+    assert "sysctl" not in shown(socket(keepalive_idle_own=True))
+    # Lowered already; only the armed timer is still the old one.
+    lowered = shown(socket(keepalive_idle_s=300))
+    assert "sysctl -w" not in lowered
+    assert "An armed timer keeps its expiry" in lowered
+
+
+def test_the_interval_is_lowered_where_it_is_what_comes_too_late() -> None:
+    text = shown(socket(keepalive_idle_s=300, keepalive_interval_s=7200))
+    assert "-n sysctl -w net.ipv4.tcp_keepalive_intvl=1500\n" in text
+
+
+def test_many_namespaces_are_counted() -> None:
+    text = shown(*(socket(netns=4026532000 + number) for number in range(10)))
+    assert text.count("In network namespace") == 4
+    assert "The same in 6 more network namespaces." in text
+
+
+def test_nothing_at_risk_is_no_text() -> None:
+    assert shown(socket(keepalive_idle_s=60, timer_ms=0)) == ""
+
+
+def test_what_is_said_beside_the_rows() -> None:
+    found = [socket(), socket(netns=1, keepalive_idle_s=60, timer_ms=0)]
+    assert list(about_sockets(found, found, None)) == ["2 connections in 2 network namespaces"]
+    first, hedge = about_sockets(found, at_risk(found, 90.5, HZ), 90.5)
+    assert first.startswith("1 of 2 connections in 2 network namespaces would be stranded by a firewall")
+    assert first.endswith("after 90.5s of silence")
+    assert "not seen from here" in hedge
+
+
+def test_every_namespace_by_process_and_by_mount(tmp_path: Path) -> None:
+    for pid in ("1", "20"):
+        (tmp_path / pid / "ns").mkdir(parents=True)
+        (tmp_path / pid / "ns/net").touch()
+    (tmp_path / "20/ns/net").unlink()
+    (tmp_path / "20/ns/net").hardlink_to(tmp_path / "1/ns/net")  # the same inode, as two processes of one namespace
+    (tmp_path / "30").mkdir()  # ended
+    (tmp_path / "self").mkdir()
+    inode = (tmp_path / "1/ns/net").stat().st_ino
+    (tmp_path / "self/mountinfo").write_text(
+        "22 28 0:21 / /sys rw,nosuid - sysfs sysfs rw\n"
+        "36 25 0:4 net:[4026532000] /run/netns/a\\040name rw shared:17 - nsfs nsfs rw\n"
+        f"37 25 0:4 net:[{inode}] /run/netns/known rw - nsfs nsfs rw\n"
+        "38 25 0:4 mnt:[4026532999] /run/other rw - nsfs nsfs rw\n"
+    )
+    found = walk.namespaces(tmp_path)
+    assert found.keys() == {4026532000, inode}
+    assert found[4026532000] == ["/run/netns/a name"]
+    assert found[inode][0] == "/run/netns/known", "a mount lasts longer than a process"
+    assert sorted(found[inode][1:]) == [f"{tmp_path}/1/ns/net", f"{tmp_path}/20/ns/net"]
+
+
+def test_a_kernel_without_the_iterator_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Older(walk.KernelTypes):
+        def __init__(self) -> None:
+            pass
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def member(self, struct: str, path: str) -> None:
+            return None
+
+    monkeypatch.setattr(walk, "KernelTypes", Older)
+    monkeypatch.setattr(walk.host, "require_privilege", lambda: None)
+    with pytest.raises(TcpwatchError, match=r"no BPF iterator over TCP sockets.*Linux 5\.9") as caught:
+        walk.read_sockets(Filter())
+    assert caught.value.hint.startswith("uname -r")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--at-risk", "soon"], "'soon' is no duration"),
+        (["--at-risk", "0s"], "does not forget at once"),
+        (["-e", "retransmit"], "--event is for events"),
+        (["--port", "0"], "is no port"),
+    ],
+)
+def test_wrong_usage(arguments: list[str], complaint: str) -> None:
+    shown = tcpwatch("sockets", *arguments)
+    assert (shown.returncode, shown.stdout) == (2, "")
+    first, second = shown.stderr.splitlines()
+    assert complaint in first
+    assert second.startswith("Hint: ")
+
+
+def test_help_has_room_on_eighty_columns() -> None:
+    shown = tcpwatch("sockets", "--help", COLUMNS="80")
+    assert shown.returncode == 0
+    assert max(len(line) for line in shown.stdout.splitlines()) <= 80

@@ -1,0 +1,97 @@
+"""Which connections a firewall with a given idle timeout would strand, before anything breaks.
+
+A firewall that forgets a session drops what comes later, and tells nobody. A connection outlives that only if a
+keepalive probe goes out before: from this end, that is decided by its settings, its silence and its armed timer. The
+peer's own probes, an application's own timeout, and whether such a firewall is on the path cannot be seen from here.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from functools import lru_cache
+
+from tracer.analysis.timeouts import lateness
+from tracer.sockets import Socket
+
+STRANDED, WAITING, KEEPALIVE_OFF, KEEPALIVE_LATE = "stranded", "waiting", "keepalive-off", "keepalive-late"
+REASONS = (STRANDED, WAITING, KEEPALIVE_OFF, KEEPALIVE_LATE)
+"""
+stranded: silent for longer than the timeout already. waiting: for an answer, with nothing in flight, so that no
+retransmission will ever tell that the session is gone. keepalive-off: no probe ever. keepalive-late: the first probe
+comes, or may come, after the timeout.
+"""
+
+
+def at_risk(sockets: Sequence[Socket], ttl_s: float, hz: int) -> list[Socket]:
+    """Those that a firewall which forgets after ttl_s seconds would strand, the worst first, with `at_risk` filled.
+
+    The worst are those that hang by now, if there is such a firewall; then by their other reasons, then by silence,
+    longest first. hz: the kernel's jiffies per second.
+    """
+    for socket in sockets:
+        socket.at_risk = risks(socket, ttl_s, hz) or None
+    return sorted((socket for socket in sockets if socket.at_risk), key=_urgency)
+
+
+def risks(socket: Socket, ttl_s: float, hz: int) -> list[str]:
+    """Why a firewall that forgets after ttl_s seconds of silence would strand this connection: REASONS, worst first.
+
+    None for a connection that it would not strand: one that probes in time, that is not ESTABLISHED, or that does not
+    leave this host. hz: the kernel's jiffies per second.
+    """
+    if socket.state != "ESTABLISHED" or socket.keepalive is None or is_local(socket.laddr, socket.raddr):
+        return []
+    probe_s = first_probe_s(socket, hz)
+    if probe_s is not None and probe_s <= ttl_s:
+        return []
+    silent = socket.silent_ms is not None and socket.silent_ms > ttl_s * 1000
+    return [
+        *([STRANDED] if silent else []),
+        *([WAITING] if socket.waiting else []),
+        KEEPALIVE_OFF if probe_s is None else KEEPALIVE_LATE,
+    ]
+
+
+def first_probe_s(socket: Socket, hz: int) -> float | None:
+    """The silence after which a keepalive probe goes out, seconds, its timer as late as it may be; None: never.
+
+    The kernel reads the settings when a timer expires or is armed. One that was armed before they were lowered keeps
+    its expiry (tcp_keepalive_timer(), net/ipv4/tcp_timer.c). After an answered probe the next one comes not sooner
+    than the interval, if that is longer than the idle time.
+    """
+    if not socket.keepalive or not socket.keepalive_idle_s:
+        return None
+    after_s: float = max(socket.keepalive_idle_s, socket.keepalive_interval_s or 0)
+    if socket.timer == "keepalive" and not socket.attempt:
+        after_s = max(after_s, ((socket.silent_ms or 0) + (socket.timer_ms or 0)) / 1000)
+    return after_s + lateness(after_s, hz)
+
+
+def gives_up_s(socket: Socket, hz: int) -> float | None:
+    """The silence after which keepalive gives up on a peer that answers no probe, seconds, at worst; None: never.
+
+    After keepalive_probes intervals from the first probe on; or with TCP_USER_TIMEOUT set at the first of them that
+    finds it over, whatever the number of probes (tcp_keepalive_timer(), net/ipv4/tcp_timer.c).
+    """
+    probe_s = first_probe_s(socket, hz)
+    if probe_s is None or not socket.keepalive_interval_s or not socket.keepalive_probes:
+        return None
+    interval_s = socket.keepalive_interval_s + lateness(socket.keepalive_interval_s, hz)
+    if not socket.user_timeout_ms:
+        return probe_s + socket.keepalive_probes * interval_s
+    left_s = socket.user_timeout_ms / 1000 - probe_s
+    return probe_s + max(1, -(-left_s // interval_s)) * interval_s
+
+
+def _urgency(socket: Socket) -> tuple[bool, bool, bool, int]:
+    reasons = socket.at_risk or []
+    return STRANDED not in reasons, WAITING not in reasons, KEEPALIVE_OFF not in reasons, -(socket.silent_ms or 0)
+
+
+@lru_cache(maxsize=4096)
+def is_local(laddr: str | None, raddr: str | None) -> bool:
+    """Whether the connection does not leave this host: loopback, or the same address at both ends."""
+    if raddr is None or laddr == raddr:
+        return True
+    return ipaddress.ip_address(raddr).is_loopback

@@ -1,0 +1,157 @@
+"""Every TCP connection of this host as it is now: one walk through each network namespace.
+
+sock_diag, which `ss` asks, does not tell the keepalive settings. A BPF iterator over TCP sockets (bpf/sockets.bpf.c)
+reads them from the socket itself, as the tracer does.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tracer.errors import TcpwatchError
+from tracer.filters import Filter
+from tracer.kernel import host
+from tracer.kernel.btf import KernelTypes, libbpf
+from tracer.kernel.owners import Owners
+from tracer.kernel.program import SOCKETS, Program
+from tracer.kernel.wire import SIZE, Decoder
+from tracer.sockets import Socket
+
+_BPF_TRACE_ITER = 28  # enum bpf_attach_type, include/uapi/linux/bpf.h
+_CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
+# The iterator hands over what its buffer of 8 pages holds (bpf_seq_read(), kernel/bpf/bpf_iter.c).
+_READ_BYTES = 1 << 20
+
+# A mounted namespace file in mountinfo: `36 25 0:4 net:[4026532000] /run/netns/name rw shared:17 - nsfs nsfs rw`
+_MOUNTED = re.compile(r"^\S+ \S+ \S+ net:\[(\d+)\] (\S+) .* - nsfs ", re.MULTILINE)
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+def read_sockets(wanted: Filter) -> list[Socket]:
+    """The synchronized connections of every namespace, half closed ones and SYN_SENT too, with their processes.
+
+    No listeners, no TIME_WAIT. In no order. A namespace is found by a process in it, or by a mount that holds it.
+    Raises TcpwatchError for whatever is missing on this host.
+    """
+    host.require_privilege()
+    hz = host.hz()
+    with KernelTypes() as types:
+        if types.member("bpf_iter__tcp", "sk_common") is None:
+            raise TcpwatchError(
+                "this kernel has no BPF iterator over TCP sockets, which came with Linux 5.9",
+                hint="uname -r; without it, ss -tino shows timers and silence (lastrcv, lastack), not the settings",
+            )
+        program = Program(types, hz=hz, source=SOCKETS)
+    with program:
+        program.set_filter(wanted)
+        with _link(program.load_iterator("bpf_iter__tcp")) as link:
+            data = _walk(link, wanted.netns)
+    clock_offset_ns = host.clock_offset_ns()
+    decoder = Decoder(hz=hz, reasons={}, key=b"")
+    # A clock that stands still: one walk through /proc, after that through the sockets, answers for all of them.
+    owners = Owners(clock=lambda: 0.0)
+    sockets = []
+    for start in range(0, len(data), SIZE):
+        record = data[start : start + SIZE]
+        event, owner = decoder.decode(record, clock_offset_ns)
+        owners.complete(event, owner)
+        if wanted.wants(event):
+            sockets.append(decoder.socket(record, event))
+    return sockets
+
+
+@contextmanager
+def _link(program_fd: int) -> Iterator[int]:
+    """What makes iterators out of the program: gone when it is closed, as nothing is attached to anything."""
+    link = libbpf().bpf_link_create(program_fd, 0, _BPF_TRACE_ITER, None)
+    if link < 0:
+        raise _refused()
+    try:
+        yield link
+    finally:
+        os.close(link)
+
+
+def _walk(link: int, only: Collection[int]) -> bytes:
+    """The records of every namespace, or only of these inodes.
+
+    An iterator walks the namespace of the thread that makes it (bpf_iter_init_seq_net(), fs/proc/proc_net.c). The
+    thread that enters them all does nothing else and ends here.
+    """
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        return b"".join(
+            pool.submit(_read_inside, link, inode, paths).result()
+            for inode, paths in namespaces().items()
+            if not only or inode in only
+        )
+
+
+def _read_inside(link: int, inode: int, paths: list[str]) -> bytes:
+    for path in paths:
+        # A process that ended, or whose number another one has got, is no way in any more.
+        with suppress(FileNotFoundError, ProcessLookupError):
+            namespace = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if os.fstat(namespace).st_ino == inode:
+                    _enter(namespace, path)
+                    return _read_all(link)
+            finally:
+                os.close(namespace)
+    return b""
+
+
+def _enter(namespace: int, path: str) -> None:
+    if ctypes.CDLL(None, use_errno=True).setns(namespace, _CLONE_NEWNET) != 0:
+        raise TcpwatchError(
+            f"the network namespace {path} cannot be entered: {os.strerror(ctypes.get_errno())}",
+            hint="run it on the host, as root with all capabilities",
+        )
+
+
+def _read_all(link: int) -> bytes:
+    iterator = libbpf().bpf_iter_create(link)
+    if iterator < 0:
+        raise _refused()
+    parts: list[bytes] = []
+    try:
+        while True:
+            try:
+                part = os.read(iterator, _READ_BYTES)
+            except BlockingIOError:  # a million sockets in a row that the filters did not want
+                continue
+            if not part:
+                return b"".join(parts)
+            parts.append(part)
+    except OSError as error:
+        raise TcpwatchError(
+            f"the walk over the sockets broke off: {error.strerror}", hint="try it again; free -m"
+        ) from error
+    finally:
+        os.close(iterator)
+
+
+def _refused() -> TcpwatchError:
+    return TcpwatchError(
+        f"the kernel refused the walk over its sockets: {os.strerror(ctypes.get_errno())}", hint="sudo tcpwatch check"
+    )
+
+
+def namespaces(proc: Path = Path("/proc")) -> dict[int, list[str]]:
+    """Every network namespace by its inode, with the files by which it can be entered, most lasting first."""
+    found: dict[int, list[str]] = {}
+    with suppress(OSError):
+        mounts = (proc / "self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")
+        for inode, path in _MOUNTED.findall(mounts):
+            found.setdefault(int(inode), []).append(_OCTAL.sub(lambda code: chr(int(code[1], 8)), path))
+    for name in os.listdir(proc):
+        if name.isdecimal():
+            path = f"{proc}/{name}/ns/net"
+            with suppress(OSError):  # ended
+                found.setdefault(Path(path).stat().st_ino, []).append(path)
+    return found

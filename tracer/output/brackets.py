@@ -1,0 +1,24 @@
+"""An idle bracket in words."""
+
+from __future__ import annotations
+
+from tracer.analysis.idle import Bracket
+from tracer.output.words import duration
+
+
+def bracket_in_words(bracket: Bracket) -> list[str]:
+    """Sentences; none where no silence was fatal."""
+    if bracket.fatal_ms is None:
+        return []
+    fatal = duration(bracket.fatal_ms)
+    if bracket.survived_ms is None:
+        sentence = f"A silence of {fatal} was fatal; none that was survived has been seen."
+    elif bracket.contradicts:
+        survived = duration(bracket.survived_ms)
+        return [
+            f"A silence of {fatal} was fatal, and one of {survived} was survived: "
+            "no single idle timeout explains both. Look for a failover, a restart or a change of routes."
+        ]
+    else:
+        sentence = f"The path forgets after {duration(bracket.survived_ms)} to {fatal} of silence."
+    return [sentence]

@@ -1,0 +1,237 @@
+"""`tcpwatch report`: the stalls of a recording, each service's idle bracket, and what to change."""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections import Counter, OrderedDict
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+from tracer.analysis.idle import Service, Silences, service_of
+from tracer.analysis.middleboxes import matching
+from tracer.events import Event, format_time, to_json
+from tracer.output.brackets import bracket_in_words
+from tracer.output.table import table
+from tracer.output.telling import wrapped
+from tracer.output.words import duration, endpoint, local_time, plural, safe
+
+LONGEST_STALLS = 50
+"""Stalls in the text report: the longest. The JSON has all."""
+MOST_SERVICES = 4096
+"""Services that are told apart; those heard of longest ago are left out, and counted."""
+SHOWN_SERVICES = 20
+
+
+@dataclass(slots=True)
+class _Service:
+    """What happened to the connections of one service."""
+
+    verdicts: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    longest_ms: int = 0
+    advice: dict[str, list[str]] = field(default_factory=dict)  # of the newest stall, by verdict
+
+    @property
+    def all_advice(self) -> list[str]:
+        """Each sentence once, those for the most frequent verdict first."""
+        verdicts = (verdict for verdict, _ in self.verdicts.most_common())
+        return list(dict.fromkeys(line for verdict in verdicts for line in self.advice.get(verdict, ())))
+
+
+class Report:
+    """A sink that keeps what a report needs, of whatever size the recordings are.
+
+    silences is the one that the stall tracker fills. as_json: stalls are written as they come, one object a line, and
+    `close` adds an object for each service and a summary.
+    """
+
+    def __init__(self, stream: TextIO, silences: Silences, *, as_json: bool, width: int) -> None:
+        self._stream = stream
+        self._silences = silences
+        self._as_json = as_json
+        self._width = width
+        self._services: OrderedDict[Service, _Service] = OrderedDict()
+        self._forgotten = 0
+        self._stalls: list[tuple[int, int, Event]] = []
+        self._count = 0
+        self._events = 0
+        self._lost: Counter[str] = Counter()
+        self._first_ns: int | None = None
+        self._last_ns = 0
+        self._hosts: OrderedDict[str, None] = OrderedDict()
+        self._utc_offset_s = 0
+
+    def opened(self, host: str, utc_offset_s: int) -> None:
+        """A recording of that host begins; its local time is so many seconds east of UTC."""
+        self._hosts.setdefault(host)
+        self._utc_offset_s = utc_offset_s
+
+    def write(self, event: Event) -> None:
+        """Take one event."""
+        self._first_ns = event.time_ns if self._first_ns is None else min(self._first_ns, event.time_ns)
+        self._last_ns = max(self._last_ns, event.time_ns)
+        if event.event == "lost":
+            self._lost[event.hook or "an unknown hook"] += event.count or 0
+        elif event.event != "stall":
+            self._events += 1
+        elif event.phase == "end":
+            self._add(event)
+
+    def flush(self, until_ns: int) -> None:
+        """Show what was written."""
+        self._stream.flush()
+
+    def _add(self, stall: Event) -> None:
+        self._count += 1
+        if self._as_json:
+            self._line(to_json(stall))
+        else:
+            heapq.heappush(self._stalls, (stall.duration_ms or 0, self._count, stall))
+            if len(self._stalls) > LONGEST_STALLS:
+                heapq.heappop(self._stalls)
+        name = service_of(stall)
+        if name is None:
+            return
+        service = self._services.setdefault(name, _Service())
+        self._services.move_to_end(name)
+        if len(self._services) > MOST_SERVICES:
+            self._services.popitem(last=False)
+            self._forgotten += 1
+        service.verdicts[stall.verdict or "?"] += 1
+        service.outcomes[stall.outcome or "?"] += 1
+        service.longest_ms = max(service.longest_ms, stall.duration_ms or 0)
+        if stall.outcome != "recovered":
+            service.advice[stall.verdict or "?"] = stall.advice or []
+
+    def close(self) -> None:
+        """Nothing comes any more: the report."""
+        if self._as_json:
+            for name, service in self._by_weight():
+                self._line(self._service_as_json(name, service))
+            self._line(self._summary_as_json())
+        else:
+            self._stream.write(self._text())
+        self._stream.flush()
+
+    def _by_weight(self) -> list[tuple[Service, _Service]]:
+        """Services, those that waited longest first."""
+        return sorted(self._services.items(), key=lambda item: (-item[1].longest_ms, item[0]))
+
+    def _line(self, record: dict[str, Any]) -> None:
+        self._stream.write(json.dumps(record, separators=(",", ":")) + "\n")
+
+    def _service_as_json(self, name: Service, service: _Service) -> dict[str, Any]:
+        bracket = self._silences.bracket(name)
+        record: dict[str, Any] = {
+            "report": "service",
+            "service": _named(name),
+            "raddr": name.host,
+            "lport" if name.is_local else "rport": name.port,
+            "stalls": service.verdicts.total(),
+            "verdicts": dict(service.verdicts.most_common()),
+            "outcomes": dict(service.outcomes.most_common()),
+            "longest_ms": service.longest_ms,
+        }
+        if bracket.survived_ms is not None:
+            record["survived_ms"] = bracket.survived_ms
+        if bracket.fatal_ms is not None:
+            record["fatal_ms"] = bracket.fatal_ms
+            record["known_timeouts"] = [{"name": box.name, "timeout_s": box.timeout_s} for box in matching(bracket)]
+        record["advice"] = service.all_advice
+        return record
+
+    def _summary_as_json(self) -> dict[str, Any]:
+        record: dict[str, Any] = {"report": "summary", "hosts": list(self._hosts), "events": self._events}
+        if self._first_ns is not None:
+            record["first"], record["last"] = format_time(self._first_ns), format_time(self._last_ns)
+        record["stalls"] = self._count
+        record["lost"] = self._lost.total()
+        if self._forgotten:
+            record["services_left_out"] = self._forgotten
+        return record
+
+    def _text(self) -> str:
+        parts = [self._headline()]
+        if self._lost:
+            lost = ", ".join(f"{count:,} at {safe(hook)}" for hook, count in self._lost.most_common())
+            parts.append(f"Events were lost while recording ({lost}): there may have been more than this shows.\n")
+        if self._stalls:
+            parts.append(self._stall_table())
+            services = self._by_weight()
+            parts.append(self._service_table(services))
+            parts += [text for name, service in services[:SHOWN_SERVICES] if (text := self._about(name, service))]
+        if self._forgotten:
+            parts.append(f"{plural(self._forgotten, 'service')} more had stalls, and were left out.\n")
+        return "\n".join(parts)
+
+    def _headline(self) -> str:
+        where = " and ".join(safe(host) for host in self._hosts) or "nowhere"
+        if self._first_ns is None:
+            return f"{where}: nothing was recorded.\n"
+        lasted = duration((self._last_ns - self._first_ns) / 1_000_000)
+        stalls = plural(self._count, "stall") if self._count else "no stall"
+        return (
+            f"{where}: {stalls}, {plural(self._events, 'event')} in {lasted}, from {self._when(self._first_ns)} on.\n"
+        )
+
+    def _spans_days(self) -> bool:
+        return self._when(self._first_ns or 0)[:10] != self._when(self._last_ns)[:10]
+
+    def _when(self, time_ns: int) -> str:
+        date, clock = local_time(time_ns, self._utc_offset_s)
+        return f"{date} {clock[:8]}"
+
+    def _stall_table(self) -> str:
+        rows = []
+        for _, _, stall in sorted(self._stalls, key=lambda item: (item[2].time_ns - item[0] * 1_000_000, item[1])):
+            began_ns = stall.time_ns - (stall.duration_ms or 0) * 1_000_000
+            owner = f"{stall.comm or '?'}[{stall.pid}]" if stall.pid is not None else "-"
+            rows.append(
+                (
+                    self._when(began_ns)[0 if self._spans_days() else 11 :],
+                    endpoint(stall.laddr, stall.lport),
+                    endpoint(stall.raddr, stall.rport),
+                    "-" if stall.idle_ms is None else duration(stall.idle_ms),
+                    stall.verdict or "?",
+                    stall.outcome or "?",
+                    duration(stall.duration_ms or 0),
+                    owner,
+                )
+            )
+        text = table(["BEGAN", "LOCAL", "REMOTE", "IDLE", "VERDICT", "OUTCOME", "LASTED", "OWNER"], rows)
+        more = self._count - len(self._stalls)
+        return text + (f"… and {plural(more, 'shorter one')}; --json has them all.\n" if more else "")
+
+    def _service_table(self, services: list[tuple[Service, _Service]]) -> str:
+        rows = []
+        for name, service in services[:SHOWN_SERVICES]:
+            bracket = self._silences.bracket(name)
+            rows.append(
+                (
+                    _named(name),
+                    f"{service.verdicts.total():,}",
+                    "-" if bracket.survived_ms is None else duration(bracket.survived_ms),
+                    "-" if bracket.fatal_ms is None else duration(bracket.fatal_ms),
+                    duration(service.longest_ms),
+                    ", ".join(f"{count:,} {verdict}" for verdict, count in service.verdicts.most_common()),
+                )
+            )
+        text = table(["SERVICE", "STALLS", "SURVIVED", "FATAL", "LONGEST", "VERDICTS"], rows)
+        more = len(services) - len(rows)
+        return text + (f"… and {plural(more, 'other service')}; --json has them all.\n" if more else "")
+
+    def _about(self, name: Service, service: _Service) -> str:
+        """What is to be said about one service: its bracket, and the advice."""
+        sentences = bracket_in_words(self._silences.bracket(name))
+        advice = [f"→ {safe(line)}" for line in service.all_advice]
+        if not sentences and not advice:
+            return ""
+        lines = [line for sentence in (*sentences, *advice) for line in wrapped(sentence, self._width)]
+        return "\n".join([f"{_named(name)}", *lines]) + "\n"
+
+
+def _named(service: Service) -> str:
+    if service.is_local:
+        return f"port {service.port} here, from {endpoint(service.host, None).removesuffix(':*')}"
+    return endpoint(service.host, service.port)
