@@ -1,0 +1,81 @@
+"""`tcpwatch demo`: the incident with its verdict and a time that comes true, and the four fixes that hold."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+from test_bad_host import assert_nothing_left
+from watching import PATIENCE_S, ROOT
+
+COMMAND = [sys.executable, "-m", "tracer.cli", "demo"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, *arguments],
+        cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_the_incident_and_its_four_fixes() -> None:
+    """All at once: each in namespaces of its own, and most of each is waiting."""
+    fixes = ("keepalive", "ttl", "reset", "ping")
+    running = {fix: start("--fix", fix) for fix in fixes} | {"none": start()}
+    said = {fix: process.communicate(timeout=3 * PATIENCE_S) for fix, process in running.items()}
+    for fix, process in running.items():
+        assert process.returncode == 0, f"{fix}: {said[fix]}"
+        assert "Traceback" not in said[fix][1]
+
+    shown = said["none"][0]
+    assert "STALL idle-drop" in shown and "STALL timed-out" in shown
+    assert "Consistent with" in shown or "consistent with" in shown
+    advised_s = int(re.search(r"net\.ipv4\.tcp_keepalive_time=(\d+)", shown)[1])  # type: ignore[index]
+    assert f"tcp_keepalive_time is {advised_s} s" in said["keepalive"][0], "the advice is what the fix does"
+    assert "verdict: idle-drop, timed-out" in shown
+    off_ms = int(re.search(r"it gave up at [\d:.]+, ([+-]\d+) ms from that", shown)[1])  # type: ignore[index]
+    assert -50 <= off_ms <= 250, "foretold; 50 ms on a calm machine"
+
+    for fix in ("keepalive", "ttl", "ping"):
+        assert "STALL" not in said[fix][0], fix
+        assert "firewall  knows the connection" in said[fix][0], fix
+        assert re.search(r"the worker asks again: answered in [\d.]+ ms", said[fix][0]), fix
+    assert "keepalive 1" in said["keepalive"][0] and "keepalive 1" in said["ttl"][0]
+    assert "STALL reset" in said["reset"][0] and "No freeze" in said["reset"][0]
+    assert_nothing_left()
+
+
+def test_with_a_real_mariadb() -> None:
+    process = start("--server", "mariadb")
+    shown, said = process.communicate(timeout=3 * PATIENCE_S)
+    assert process.returncode == 0, said
+    assert "STALL idle-drop" in shown and "Lost connection to MySQL server" in shown
+    assert "1 connection asleep" in shown, "leaked"
+
+
+@pytest.mark.parametrize("lines", [1, 4])
+def test_interrupted_or_no_longer_read(lines: int) -> None:
+    process = start()
+    assert process.stdout is not None and process.stderr is not None
+    for _ in range(lines):
+        assert process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0 and "Traceback" not in said
+    assert_nothing_left()
+
+
+def test_a_pipe_that_is_closed() -> None:
+    process = start()
+    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout.readline().startswith("● A worker connects")
+    process.stdout.close()
+    assert process.wait(PATIENCE_S) == 0
+    assert "Traceback" not in process.stderr.read()
+    process.stderr.close()
+    assert_nothing_left()
