@@ -129,12 +129,13 @@ class StallTracker:
             if stall is None:
                 return told
             told += self._make_room()
+        if not _as_foretold(stall, event):
+            stall.give_up = gives_up(event, self.hz)
         stall.learn(event)
         stall.seen.retransmits += 1
         stall.seen.attempt = event.attempt or 0
         stall.seen.icmp = stall.seen.icmp or event.soft_error is not None or event.send_error is not None
         stall.seen.window_closed = stall.seen.window_closed or (event.snd_wnd == 0 and event.kind == "rto")
-        stall.give_up = gives_up(event, self.hz)
         self._expect(stall, event.ktime_ns, next_expiry_ns(event, self.hz))
         return told + self._tell(event.sock, stall, event)
 
@@ -440,6 +441,23 @@ def _progressed(stall: Episode, event: Event) -> bool:
     if stall.facts.kind not in _SIGNS or event.kind == "fin":
         return False
     return event.kind == "tlp" or (event.attempt or 0) <= (stall.facts.attempt or 0)
+
+
+def _as_foretold(stall: Episode, event: Event) -> bool:
+    """Whether this is the next retransmission after the one that told the end exactly: then the end stands."""
+    before, told = stall.facts, stall.give_up
+    return (
+        told is not None
+        and told.earliest_ns == told.latest_ns
+        and before.kind == event.kind
+        and before.attempt is not None
+        and event.attempt == before.attempt + 1
+        and before.rto_ms is not None
+        and event.rto_ms is not None
+        and abs(event.rto_ms - min(2 * before.rto_ms, event.rto_max_ms or 0)) <= 2  # whole ms of jiffies
+        and event.soft_error == before.soft_error
+        and event.orphan == before.orphan
+    )
 
 
 def _counts_as_fatal(stall: Episode, outcome: str) -> bool:
