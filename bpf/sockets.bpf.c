@@ -65,11 +65,11 @@ static __always_inline u32 unread_bytes(u64 sk)
 }
 
 /*
- * Whether the last data went out after the last data came in. The stamps are in jiffies, and a quick peer's answer
- * comes within one, as does the next question after an answer. Then the order is told by snd_wl1, the sequence number
- * of the segment that last moved the window (tcp_ack_update_window(), net/ipv4/tcp_input.c): that of data is older
- * than rcv_nxt, that of the bare ACK of what we sent is rcv_nxt. A bare ACK long after says nothing: it answered a
- * keepalive probe.
+ * Whether the last data went out after the last data came in. Both stamps are set when the connection is made, maybe a
+ * jiffy apart, and mean nothing before data is sent. A quick peer's answer comes within the jiffy, as does the next
+ * question after an answer. Then the order is told by snd_wl1, the sequence number of the segment that last moved the
+ * window (tcp_ack_update_window(), net/ipv4/tcp_input.c): that of data is older than rcv_nxt, that of the bare ACK of
+ * what we sent is rcv_nxt. A bare ACK long after says nothing: it answered a keepalive probe.
  */
 static __always_inline bool sent_last(struct event *e, u64 sk)
 {

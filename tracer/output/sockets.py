@@ -82,10 +82,12 @@ def _heading(reasons: Sequence[str], count: int, ttl_s: float) -> str:
         waits = "waits" if one else "wait"
         until = "for ever" if KEEPALIVE_OFF in reasons else "until keepalive gives up"
         if STRANDED in reasons:
-            return f"{who} {waits} for an answer that cannot come, {until}: silent for more than {ttl}; {why}."
+            return (
+                f"{who} {waits} for an answer that such a firewall drops, {until}: silent for more than {ttl}; {why}."
+            )
         return f"{who} {waits} for an answer, {until} if it does not come within {ttl} of silence: {why}."
     if STRANDED in reasons:
-        return f"{who} {'is' if one else 'are'} stranded already: silent for more than {ttl}; {why}."
+        return f"{who} would be stranded already, silent for more than {ttl}: {why}."
     return f"{who} would be stranded by {ttl} of silence: {why}."
 
 

@@ -1,0 +1,430 @@
+"""`tcpwatch sockets` against `ss` on the same sockets, and what ss does not tell."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket as sockets
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from watching import PATIENCE_S, ROOT, Json, both_ends
+
+from tracer.analysis.risk import gives_up_s
+from tracer.filters import Filter
+from tracer.kernel import host
+from tracer.kernel.sockets import namespaces, read_sockets
+from tracer.lab.namespace import Namespace, wait_until
+from tracer.lab.network import CLIENT, CLIENT6, SERVER, SERVER6, Lab
+from tracer.lab.peers import Server, embedded_client
+from tracer.sockets import Socket
+
+HERE = Path(__file__).parent
+MAPPED = f"::ffff:{SERVER}"
+STATES = {"ESTAB": "ESTABLISHED", "SYN-SENT": "SYN_SENT", "CLOSE-WAIT": "CLOSE_WAIT", "FIN-WAIT-2": "FIN_WAIT2"}
+JIFFY_MS = 10  # the longest
+
+
+def tcpwatch_sockets(*arguments: str | Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "tracer.cli", "sockets", *map(str, arguments)],
+        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=PATIENCE_S,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def ours(*arguments: str | Path) -> list[Json]:
+    return [json.loads(line) for line in tcpwatch_sockets("--json", *arguments).splitlines()]
+
+
+def ss(namespace: Namespace, *options: str) -> dict[tuple[int, int], Json]:
+    """What ss says of each connection, by its ports. Of its timer only the kind: it prints 3.032 s as `3.032ms`."""
+    found = {}
+    for line in namespace.run("ss", "-tinoeHO", *options).splitlines():
+        state, unread, unacked, local, remote, *_ = line.split()
+        timer = re.search(r"timer:\((\w+),([\w.]+),(\d+)\)", line)
+        minutes = timer and re.fullmatch(r"(\d+)min", timer[2])
+        numbers = {name: int(value) for name, value in re.findall(r" (rto|backoff|last\w+):(\d+)", line)}
+        found[int(local.rpartition(":")[2]), int(remote.rpartition(":")[2])] = {
+            "state": STATES[state],
+            "unread": int(unread),
+            "to be acknowledged": int(unacked),
+            "timer": timer and timer[1],
+            "attempt": timer and int(timer[3]),
+            "minutes": minutes and int(minutes[1]),
+            "ca lost": " lost:" in line,
+            **numbers,
+        }
+    return found
+
+
+def same(told: Json) -> Json:
+    """What does not change by itself from one look to the next."""
+    return {name: value for name, value in told.items() if not name.startswith("last") and name != "minutes"}
+
+
+def compared(namespace: Namespace) -> dict[tuple[int, int], Json]:
+    """Ours by ports, after each has been held against ss before and ss after, which agreed with each other."""
+    looks: list[tuple[Any, Any, Any]] = []
+
+    def nothing_happened_meanwhile() -> bool:
+        before = ss(namespace)
+        rows = {(row["lport"], row["rport"]): row for row in ours("--netns", str(namespace.netns))}
+        after = ss(namespace)
+        looks.append((before, rows, after))
+        return {key: same(told) for key, told in before.items()} == {key: same(told) for key, told in after.items()}
+
+    wait_until(nothing_happened_meanwhile, PATIENCE_S, "two looks of ss agree")
+    before, rows, after = looks[-1]
+    assert rows.keys() == before.keys()
+    for key, row in rows.items():
+        told, later = before[key], after[key]
+        assert row["netns"] == namespace.netns
+        assert row["state"] == told["state"]
+        assert row["unread_bytes"] == told["unread"]
+        assert row["unacked_bytes"] + row.get("unsent_bytes", 0) == told["to be acknowledged"]
+        assert (row.get("timer"), row.get("attempt")) == (told["timer"], told["attempt"]), (row, told)
+        assert row["rto_ms"] == told["rto"]
+        assert row["backoff"] == told.get("backoff", 0)
+        assert (row["ca_state"] == "Loss") == told["ca lost"]
+        if told["minutes"] is not None:
+            assert later["minutes"] <= row["timer_ms"] / 60_000 <= told["minutes"] + 1
+        for name, words in (("since_sent_ms", ["lastsnd"]), ("since_received_ms", ["lastrcv"]),
+                            ("silent_ms", ["lastrcv", "lastack"])):  # fmt: skip
+            earliest, latest = (min(look.get(word, 0) for word in words) for look in (told, later))
+            assert earliest - JIFFY_MS <= row[name] <= latest + JIFFY_MS, name
+    return rows
+
+
+@contextmanager
+def crowd(namespace: Namespace, count: int, *arguments: str) -> Iterator[None]:
+    """A process in the namespace that holds both ends of so many connections."""
+    namespace.run("ip", "link", "set", "lo", "up")
+    argv = [sys.executable, HERE / "crowd.py", str(count), *arguments]
+    with namespace.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == "ready\n"  # type: ignore[union-attr]
+        yield
+        process.stdin.close()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("host", "family", "laddr", "raddr"),
+    [(SERVER, 4, CLIENT, SERVER), (SERVER6, 6, CLIENT6, SERVER6), (MAPPED, 4, CLIENT, SERVER)],
+)
+def test_an_idle_connection_of_each_family(lab: Lab, host: str, family: int, laddr: str, raddr: str) -> None:
+    listening = SERVER6 if family == 6 else SERVER
+    with Server(lab.server, listening, 3306), embedded_client(lab.client, host, 3306) as client:
+        assert client.ask("query")["ok"]
+        wait_until(lambda: all(told["timer"] != "on" for told in ss(lab.client).values()), 60, "all is acknowledged")
+        (row,) = compared(lab.client).values()
+        (far,) = compared(lab.server).values()
+    assert (row["family"], row["laddr"], row["raddr"], row["rport"]) == (family, laddr, raddr, 3306)
+    assert (far["laddr"], far["raddr"], far["rport"]) == (raddr, laddr, row["lport"])
+    assert (row["pid"], row["comm"], row["accepted"]) == (client.pid, "worker", False)
+    assert (far["comm"], far["accepted"], far["keepalive"]) == ("server", True, False)
+    assert (row["keepalive"], row["timer"], row["waiting"], far["waiting"]) == (True, "keepalive", False, False)
+    times = (row["keepalive_idle_s"], row["keepalive_interval_s"], row["keepalive_probes"])
+    assert (times, row["keepalive_idle_own"]) == ((7200, 75, 9), False)
+
+
+def test_the_keepalive_times_in_force_and_whose_they_are(lab: Lab) -> None:
+    lab.client.set_sysctl("net.ipv4.tcp_keepalive_time", 1234)
+    own = ("--idle", "5000", "--interval", "7", "--probes", "5")
+    with (
+        Server(lab.server, SERVER, 3306),
+        embedded_client(lab.client, SERVER, 3306, *own) as first,
+        embedded_client(lab.client, SERVER, 3306) as second,
+        embedded_client(lab.client, SERVER, 3306, "--no-keepalive") as third,
+    ):
+        rows = {row["pid"]: row for row in compared(lab.client).values()}
+    settings = [
+        (row["keepalive"], row["keepalive_idle_s"], row["keepalive_idle_own"], row["keepalive_interval_s"],
+         row["keepalive_probes"], row.get("timer"))
+        for row in (rows[client.pid] for client in (first, second, third))
+    ]  # fmt: skip
+    assert settings == [
+        (True, 5000, True, 7, 5, "keepalive"),
+        (True, 1234, False, 75, 9, "keepalive"),
+        (False, 1234, False, 75, 9, None),
+    ]
+
+
+def test_a_connection_in_retransmission(lab: Lab) -> None:
+    with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
+        assert client.ask("query")["ok"]
+        lab.drop_everything()
+        client.send("query")
+        wait_until(lambda: any((told["attempt"] or 0) >= 3 for told in ss(lab.client).values()), 60, "three RTOs")
+        (row,) = compared(lab.client).values()
+    assert (row["timer"], row["waiting"], row["ca_state"]) == ("on", False, "Loss")
+    assert row["attempt"] >= 3 and row["backoff"] >= 3
+    assert 0 <= row["timer_ms"] <= row["rto_ms"]
+    assert row["silent_ms"] > row["since_sent_ms"], "what was sent again does not end the silence"
+
+
+def test_a_client_waits_and_its_server_does_not_read(lab: Lab) -> None:
+    with Server(lab.server, SERVER, 3306, "--deaf"), embedded_client(lab.client, SERVER, 3306) as client:
+        client.send("query")
+        wait_until(lambda: any(told["unread"] for told in ss(lab.server).values()), 60, "the query arrives")
+        wait_until(lambda: all(told["timer"] != "on" for told in ss(lab.client).values()), 60, "it is acknowledged")
+        (row,) = compared(lab.client).values()
+        (far,) = compared(lab.server).values()
+    assert (row["waiting"], row["waiting_ms"], row["unacked_bytes"]) == (True, row["since_sent_ms"], 0)
+    assert (far["waiting"], far["unread_bytes"]) == (False, len("SELECT q FROM jobs WHERE id = 1\n"))
+    assert "waiting_ms" not in far
+
+
+def test_a_peer_whose_window_is_closed(lab: Lab) -> None:
+    lab.client.set_sysctl("net.ipv4.tcp_wmem", "4096 4096 4096")
+    with Server(lab.server, SERVER, 3306, "--deaf"), embedded_client(lab.client, SERVER, 3306) as client:
+        client.send("flood")
+        wait_until(lambda: any(told["timer"] == "persist" for told in ss(lab.client).values()), 60, "it is closed")
+        (row,) = compared(lab.client).values()
+    assert (row["timer"], row["snd_wnd"], row["waiting"]) == ("persist", 0, False)
+
+
+def test_a_connect_that_nobody_answers(lab: Lab) -> None:
+    lab.drop_everything()
+    with embedded_client(lab.client, SERVER, 3306, wait=False):
+        wait_until(lambda: any((told["attempt"] or 0) >= 1 for told in ss(lab.client).values()), 60, "a second SYN")
+        (row,) = ours("--netns", both_ends(lab))
+    assert (row["state"], row["timer"], row["unacked_bytes"], row["rport"]) == ("SYN_SENT", "on", 0, 3306)
+    assert "silent_ms" not in row and "since_received_ms" not in row
+
+
+def test_half_closed(lab: Lab) -> None:
+    with Server(lab.server, SERVER, 3306, "--deaf"), embedded_client(lab.client, SERVER, 3306) as client:
+        client.kill()
+        wait_until(lambda: lab.server.counter("TcpInSegs") > 0 and ss(lab.server), 60, "the server has its FIN")
+        wait_until(lambda: {told["state"] for told in ss(lab.server).values()} == {"CLOSE_WAIT"}, 60, "CLOSE_WAIT")
+        (row,) = ours("--netns", str(lab.server.netns))
+    assert (row["state"], row["unread_bytes"], row["waiting"]) == ("CLOSE_WAIT", 0, False), "a FIN is nobody's data"
+
+
+EXCHANGES = {
+    "": False,
+    "question": True,
+    "question answer": False,
+    "question answer question": True,
+    "greeting": False,
+    "greeting question": True,
+    "greeting question answer": False,
+    "question answer question answer question": True,
+}
+
+
+@pytest.mark.parametrize("pause_s", [0, 0.02], ids=["within a jiffy", "jiffies apart"])
+def test_who_waits_for_whom(pause_s: float) -> None:
+    """The kernel's stamps are jiffies, and over loopback a question and its answer are within one."""
+    with ExitStack() as open_ones, sockets.create_server(("127.0.0.1", 0)) as listener:
+        expected = {}
+        for words, waits in EXCHANGES.items():
+            client = open_ones.enter_context(sockets.create_connection(listener.getsockname()))
+            server = open_ones.enter_context(listener.accept()[0])
+            expected[client.getsockname()[1]] = waits
+            for word in words.split():
+                sender, receiver = (client, server) if word == "question" else (server, client)
+                due = time.monotonic() + pause_s
+                wait_until(lambda due=due: time.monotonic() >= due, 1, "the pause is over")
+                sender.sendall(word.encode())
+                receiver.recv(100)
+        port = listener.getsockname()[1]
+        wanted = Filter(ports=frozenset([port]))
+        found: list[Socket] = []
+
+        def all_is_acknowledged() -> bool:
+            found[:] = read_sockets(wanted)
+            return not any(each.unacked_bytes for each in found)
+
+        wait_until(all_is_acknowledged, PATIENCE_S, "delayed ACKs are sent")
+    assert {each.lport: each.waiting for each in found if not each.accepted} == expected
+    accepted = [each for each in found if each.accepted]
+    assert {each.lport for each in accepted} == {port} and len(accepted) == len(EXCHANGES)
+    assert not any(each.waiting for each in accepted)
+
+
+def test_an_answered_probe_is_no_question(lab: Lab) -> None:
+    every_second = ("--idle", "1", "--interval", "1", "--probes", "3")
+    with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306, *every_second) as client:
+        assert client.ask("query")["ok"]
+        wait_until(lambda: lab.client.counter("TcpExtTCPKeepAlive") >= 3, 60, "three probes are sent")
+        (row,) = ours("--netns", str(lab.client.netns))
+    assert row["waiting"] is False
+    assert row["silent_ms"] < row["since_received_ms"]
+
+
+def test_every_namespace_and_the_filters_of_the_others(lab: Lab) -> None:
+    with (
+        Server(lab.server, SERVER, 3306),
+        Server(lab.server, SERVER6, 3306),
+        embedded_client(lab.client, SERVER, 3306) as four,
+        embedded_client(lab.client, SERVER6, 3306) as six,
+    ):
+        everywhere = [row for row in ours() if row["netns"] in (lab.client.netns, lab.server.netns)]
+        assert sorted((row["netns"], row["family"]) for row in everywhere) == sorted(
+            (netns, family) for netns in (lab.client.netns, lab.server.netns) for family in (4, 6)
+        )
+        both = ("--netns", both_ends(lab))
+        assert {row["pid"] for row in ours(*both, "--rport", "3306")} == {four.pid, six.pid}
+        assert {row["pid"] for row in ours(*both, "--pid", str(six.pid))} == {six.pid}
+        assert {row["comm"] for row in ours(*both, "--comm", "server", "-4")} == {"server"}
+        assert {row["raddr"] for row in ours(*both, "--host", "fd66:2::/64", "--rport", "3306")} == {SERVER6}
+        assert ours(*both, "--min-idle", "1h") == []
+        silent = max(row["silent_ms"] for row in everywhere)
+        assert len(ours(*both, "--min-idle", f"{silent / 1000}s")) >= 1
+        text = tcpwatch_sockets(*both, "--lport", "3306", "-4").splitlines()
+    assert text[0].split() == ["LOCAL", "REMOTE", "STATE", "SILENT", "TIMER", "KEEPALIVE", "OWNER"]
+    assert text[1].split()[:3] == [f"{SERVER}:3306", f"{CLIENT}:{four.connected['lport']}", "ESTABLISHED"]
+    assert len(text) == 2
+
+
+def test_a_shared_socket_names_all_its_processes(lab: Lab) -> None:
+    with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
+        children = client.ask("fork 2")["pids"]
+        (row,) = ours("--netns", str(lab.client.netns))
+    assert row["pids"] == sorted([client.pid, *children])
+
+
+def test_thousands_of_sockets_are_all_there() -> None:
+    namespace = Namespace()
+    try:
+        with crowd(namespace, 3000):
+            counted = len(namespace.run("ss", "-tnH", "state", "established").splitlines())
+            rows = read_sockets(Filter(netns=frozenset([namespace.netns])))
+    finally:
+        namespace.close()
+    assert len(rows) == counted == 6000
+    assert len({(row.lport, row.rport) for row in rows}) == 6000
+    assert len({row.pid for row in rows}) == 1 and rows[0].pid is not None
+
+
+def test_a_namespace_that_only_a_mount_holds(tmp_path: Path) -> None:
+    held = tmp_path / "a name"
+    held.touch()
+    namespace = Namespace()
+    try:
+        subprocess.run(["mount", "--bind", f"/proc/{namespace.pid}/ns/net", held], check=True)
+        try:
+            # The process that has the sockets is in our namespace by the time that it is ready.
+            with crowd(namespace, 2, f"/proc/{os.getpid()}/ns/net"):
+                namespace.close()
+                assert namespaces()[namespace.netns] == [str(held)]
+                assert len(read_sockets(Filter(netns=frozenset([namespace.netns])))) == 4
+        finally:
+            subprocess.run(["umount", held], check=True)
+    finally:
+        namespace.close()
+
+
+def test_nothing_is_left_behind_and_we_are_where_we_were() -> None:
+    def here() -> list[str]:
+        links = []
+        for path in [*Path("/proc/self/fd").iterdir(), Path("/proc/self/ns/net")]:
+            with suppress(FileNotFoundError):  # what the directory was read by
+                links.append(str(path.readlink()))
+        return sorted(link for link in links if "bpf" in link or "net:" in link)
+
+    def in_the_kernel() -> set[tuple[str, int]]:
+        shown = [
+            (kind, each)
+            for kind in ("prog", "link")
+            for each in json.loads(subprocess.run(["bpftool", "-j", kind, "show"], capture_output=True).stdout)
+        ]
+        return {(kind, each["id"]) for kind, each in shown if each["type"] in ("tracing", "iter")}
+
+    before, there = here(), in_the_kernel()
+    read_sockets(Filter())
+    assert here() == before
+    # Another tcpwatch on this host has its own, for a moment.
+    wait_until(lambda: in_the_kernel() <= there, PATIENCE_S, "program and link are gone")
+
+
+def test_who_would_be_stranded(lab: Lab) -> None:
+    with (
+        Server(lab.server, SERVER, 3306),
+        Server(lab.server, SERVER6, 3306, "--deaf"),
+        embedded_client(lab.client, SERVER, 3306) as before,
+        embedded_client(lab.client, SERVER, 3306, "--no-keepalive") as off,
+        embedded_client(lab.client, SERVER6, 3306, "--no-keepalive") as waiting,
+    ):
+        waiting.send("query")
+        wait_until(lambda: any(told["unread"] for told in ss(lab.server).values()), 60, "the query arrives")
+        wait_until(lambda: all(told["timer"] != "on" for told in ss(lab.client).values()), 60, "it is acknowledged")
+        # The fix, as people make it: new connections heed it at once, those that are open when their timer is over.
+        lab.client.set_sysctl("net.ipv4.tcp_keepalive_time", 300)
+        with embedded_client(lab.client, SERVER, 3306) as after:
+            inside = ("--netns", str(lab.client.netns))
+            rows = ours(*inside, "--at-risk", "1h")
+            assert [(row["pid"], row["at_risk"]) for row in rows] == [
+                (waiting.pid, ["waiting", "keepalive-off"]),
+                (off.pid, ["keepalive-off"]),
+                (before.pid, ["keepalive-late"]),
+            ]
+            assert rows[2]["keepalive_idle_s"] == 300
+            assert after.pid not in {row["pid"] for row in rows}
+            short = {row["pid"]: row["at_risk"] for row in ours(*inside, "--at-risk", "0.001s")}
+            assert short[waiting.pid] == ["stranded", "waiting", "keepalive-off"]
+            assert short[after.pid][-1] == "keepalive-late"
+            assert ours(*inside, "--at-risk", "1h", "--pid", str(after.pid)) == []
+            text = tcpwatch_sockets(*inside, "--at-risk", "1h")
+    assert text.startswith("1 connection waits for an answer, for ever if it does not come within 1h of silence")
+    assert f"worker[{waiting.pid}]" in text.splitlines()[2]
+
+
+def test_a_waiting_client_is_released_when_keepalive_gives_up(lab: Lab) -> None:
+    """The worst case of the incident: nothing is in flight, so that no retransmission ends the wait."""
+    own = ("--idle", "3", "--interval", "1", "--probes", "3")
+    with Server(lab.server, SERVER, 3306, "--deaf"), embedded_client(lab.client, SERVER, 3306, *own) as client:
+        client.send("query")
+        wait_until(lambda: any(told["unread"] for told in ss(lab.server).values()), 60, "the query arrives")
+        wait_until(lambda: all(told["timer"] != "on" for told in ss(lab.client).values()), 60, "it is acknowledged")
+        lab.drop_everything()
+        (row,) = read_sockets(Filter(netns=frozenset([lab.client.netns])))
+        released = client.answer()
+    expected_s = gives_up_s(row, host.hz())
+    assert row.waiting and expected_s is not None
+    assert (released["error"], row.unacked_bytes) == ("ETIMEDOUT", 0)
+    assert 6 <= released["seconds"] <= expected_s + 3
+    assert 6 <= expected_s <= 7
+
+
+def test_loopback_is_at_no_risk() -> None:
+    namespace = Namespace()
+    try:
+        with crowd(namespace, 1):
+            assert len(ours("--netns", str(namespace.netns))) == 2
+            assert ours("--netns", str(namespace.netns), "--at-risk", "1h") == []
+    finally:
+        namespace.close()
+
+
+@pytest.mark.parametrize("arguments", [[], ["--at-risk", "1h"]])
+def test_not_root(arguments: list[str]) -> None:
+    program = "import os, tracer.cli, tracer.kernel.sockets; os.setuid(65534); tracer.cli.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "sockets", *arguments],
+        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=PATIENCE_S,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "tcpwatch: tracing the kernel needs root\nHint: run it again with sudo\n"
+
+
+def test_a_namespace_that_cannot_be_entered() -> None:
+    """In a container without CAP_SYS_ADMIN, say."""
+    without = ["setpriv", "--inh-caps=-sys_admin", "--bounding-set=-sys_admin"]
+    done = subprocess.run(
+        [*without, sys.executable, "-m", "tracer.cli", "sockets"],
+        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=PATIENCE_S,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    first, second = done.stderr.splitlines()
+    assert first.startswith("tcpwatch: the network namespace ") and first.endswith("Operation not permitted")
+    assert second == "Hint: run it on the host, as root with all capabilities"
