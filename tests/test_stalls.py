@@ -366,6 +366,15 @@ def test_the_bracket_grows_from_both_sides() -> None:
     assert tracker.silences.bracket(service) == Bracket(58 * 60_000, 61 * 60_000)
 
 
+def test_closed_after_one_retransmission_it_proves_nothing() -> None:
+    fin = event("state", 0.3, old_state="ESTABLISHED", new_state="FIN_WAIT1", state="FIN_WAIT1")
+    assert words(told(*freeze(1, silent_ms=200), fin))[-1] == "end packet-loss closed"
+    tracker = StallTracker(hz=250)
+    for each in [*freeze(1), fin]:
+        tracker.feed(each)
+    assert tracker.silences.bracket(service_of(rtx())).fatal_ms is None
+
+
 def test_an_open_stall_is_fatal_once_it_is_likely() -> None:
     service = service_of(rtx())
     for signs, fatal in ((2, None), (3, HOUR_MS)):

@@ -18,7 +18,7 @@ from tracer.analysis.account import account, is_news
 from tracer.analysis.episode import Episode, Memory
 from tracer.analysis.idle import Silences, service_of
 from tracer.analysis.timeouts import gives_up, next_expiry_ns
-from tracer.analysis.verdicts import Evidence, verdict
+from tracer.analysis.verdicts import CHANCE, Evidence, verdict
 from tracer.events import Event
 
 MS = 1_000_000
@@ -128,7 +128,7 @@ class StallTracker:
             stall = self._begin(event, event.kind or "rto")
             if stall is None:
                 return told
-            told += self._make_room()
+            told += self._make_room(event.ktime_ns)
         if not _as_foretold(stall, event):
             stall.give_up = gives_up(event, self.hz)
         stall.learn(event)
@@ -153,7 +153,7 @@ class StallTracker:
             stall = self._begin(event, "keepalive")
             if stall is None:
                 return []
-            told += self._make_room()
+            told += self._make_room(event.ktime_ns)
             stall.seen.retransmits = (event.attempt or 2) - 1  # probes that nobody answered before this one
         stall.learn(event)
         stall.seen.retransmits += 1
@@ -172,7 +172,7 @@ class StallTracker:
             stall = self._begin(event, "window-probe")
             if stall is None:
                 return []
-            told += self._make_room()
+            told += self._make_room(event.ktime_ns)
         stall.learn(event)
         stall.seen.window_closed = True
         stall.seen.retransmits += 1
@@ -304,11 +304,11 @@ class StallTracker:
             stall.seen.retransmits = event.keepalive_probes or 1
             self._set_due(event.sock, stall, event.ktime_ns + CLOSED_NS)
 
-    def _make_room(self) -> list[Event]:
+    def _make_room(self, now_ns: int) -> list[Event]:
         if len(self._open) <= MAX_OPEN:
             return []
         sock, oldest = next(iter(self._open.items()))
-        return self._end(sock, oldest, oldest.facts.ktime_ns, "ongoing", oldest.facts.ktime_ns)
+        return self._end(sock, oldest, now_ns, "ongoing", oldest.facts.ktime_ns)
 
     def _answered(self, sock: str, stall: Episode, event: Event) -> list[Event]:
         """The peer answered: the end, or on a connection in use perhaps only the end of one loss."""
@@ -464,6 +464,6 @@ def _counts_as_fatal(stall: Episode, outcome: str) -> bool:
     """Whether the silence before it is one that this path did not survive."""
     if stall.seen.idle_ms is None or stall.verdict not in ("idle-drop", "idle-reset", "keepalive-failed"):
         return False
-    if outcome == "ongoing":
-        return stall.seen.retransmits >= 3
+    if outcome in ("ongoing", "closed"):
+        return stall.seen.retransmits >= CHANCE
     return outcome != "recovered"

@@ -64,4 +64,5 @@ def verdict(seen: Evidence, min_idle_ms: int) -> str:
     # A peer that is heard meanwhile has a path to us: the session is known on the way back.
     if was_idle and not seen.one_way and not seen.progressed:
         return "idle-drop"
-    return "packet-loss" if seen.attempt < CHANCE and seen.outcome in (None, "ongoing") else "path-loss"
+    undecided = seen.outcome in (None, "ongoing", "closed")
+    return "packet-loss" if undecided and seen.attempt < CHANCE else "path-loss"
