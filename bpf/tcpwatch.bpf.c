@@ -221,11 +221,17 @@ static __always_inline void keepalive_probe(u64 sk, struct tuple *t)
     events.ringbuf_submit(e, 0);
 }
 
-/* The probe of a closed window. icsk_probes_out is no count of them: each answer sets it back to 0. */
+/*
+ * The probe of a closed window, with nothing in flight. Into one that is merely too small for the next segment the
+ * kernel sends what fits instead. icsk_probes_out is no count of them: each answer sets it back to 0.
+ */
 static __always_inline void window_probe(u64 sk, struct tuple *t)
 {
-    struct event *e = new_event(EVENT_WINDOW_PROBE, HOOK_WINDOW_PROBE, t);
+    struct event *e;
 
+    if (READ(tcp_sock, snd_wnd, sk) != 0)
+        return;
+    e = new_event(EVENT_WINDOW_PROBE, HOOK_WINDOW_PROBE, t);
     if (!e)
         return;
     describe(e, sk);

@@ -20,20 +20,33 @@ table inet lab {{
     type filter hook forward priority filter; policy drop;
     ct state invalid counter name forgotten {verdict}
     ct state established,related accept
-    ct state new tcp dport {{ {ports} }} tcp flags & (fin|syn|rst|ack) == syn accept
+    ct state new tcp dport {{ {ports} }} {opening} accept
   }}
 }}
 """
+_SYN = "tcp flags & (fin|syn|rst|ack) == syn"
 
-# Before conntrack, so that the session table does not even see what is lost. TCP only: without neighbour discovery
-# a host would know in a second that it cannot reach anybody.
-_BLACK_HOLE = """
-table inet hole {{
+# What befalls packets whatever their sessions; one at a time. TCP only: without neighbour discovery a host would know
+# in a second that it cannot reach anybody. A drop comes before conntrack, so that the session table does not even see
+# what is lost.
+_TROUBLE = """
+table inet trouble {{
   chain forward {{
-    type filter hook prerouting priority raw; policy accept;
-    iifname {interfaces} meta l4proto tcp counter drop
+    type filter hook {hook}; policy accept;
+    iifname {{ {interfaces} }} meta l4proto tcp {what}
   }}
 }}
+"""
+_BEFORE_CONNTRACK = "prerouting priority raw"
+_FORWARDING = "forward priority -1"
+
+_MASQUERADE = """
+table ip nat {
+  chain postrouting {
+    type nat hook postrouting priority srcnat; policy accept;
+    oifname "s0" meta l4proto tcp masquerade random
+  }
+}
 """
 
 
@@ -105,9 +118,14 @@ class Lab:
         self.firewall.set_sysctl("net.ipv4.ip_forward", 1)
         self.firewall.set_sysctl("net.ipv6.conf.all.forwarding", 1)
 
-    def _set_rules(self, verdict: str) -> None:
-        rules = _RULES.format(verdict=verdict, ports=self._ports)
-        self.firewall.run("nft", "-f", "-", stdin=f"add table inet lab\ndelete table inet lab\n{rules}")
+    def _set_rules(self, verdict: str, opening: str = _SYN) -> None:
+        self._load("inet lab", _RULES.format(verdict=verdict, ports=self._ports, opening=opening))
+
+    def _load(self, table: str, rules: str = "") -> None:
+        self.firewall.run("nft", "-f", "-", stdin=f"add table {table}\ndelete table {table}\n{rules}")
+
+    def _trouble(self, hook: str, what: str, interfaces: Sequence[str] = ("c0", "s0")) -> None:
+        self._load("inet trouble", _TROUBLE.format(hook=hook, what=what, interfaces=", ".join(interfaces)))
 
     def dropped_packets(self) -> int:
         """Packets of forgotten sessions that the firewall dropped, or rejected, since its rules were set."""
@@ -130,12 +148,29 @@ class Lab:
         """From now on packets of forgotten sessions are answered with a RST instead of silence."""
         self._set_rules("reject with tcp reset")
 
+    def masquerade(self) -> None:
+        """From now on a connection reaches the server from the firewall's address and a random port.
+
+        A forgotten session that talks again is let through, as the default nf_conntrack_tcp_loose=1 has it: as a
+        new one, from another port.
+        """
+        self._load("ip nat", _MASQUERADE)
+        self._set_rules("drop", opening="")
+        self.firewall.set_sysctl("net.netfilter.nf_conntrack_tcp_loose", 1)
+
     def drop_everything(self, *, to_client: bool = True, to_server: bool = True) -> None:
         """A black hole in one direction or both, whatever the sessions: as a dead path."""
         interfaces = [name for name, cut in (("s0", to_client), ("c0", to_server)) if cut]
-        rules = _BLACK_HOLE.format(interfaces="{ " + ", ".join(interfaces) + " }")
-        self.firewall.run("nft", "-f", "-", stdin=f"add table inet hole\ndelete table inet hole\n{rules}")
+        self._trouble(_BEFORE_CONNTRACK, "drop", interfaces)
+
+    def lose(self, percent: int) -> None:
+        """So many in a hundred packets are lost at random, in each direction."""
+        self._trouble(_BEFORE_CONNTRACK, f"numgen random mod 100 < {percent} drop")
+
+    def reject(self, why: str) -> None:
+        """Answer every packet with an ICMP error: `host-unreachable`, `port-unreachable` or `admin-prohibited`."""
+        self._trouble(_FORWARDING, f"reject with icmpx type {why}")
 
     def restore(self) -> None:
-        """Close the black hole."""
-        self.firewall.run("nft", "-f", "-", stdin="add table inet hole\ndelete table inet hole\n")
+        """End drop_everything, lose or reject."""
+        self._load("inet trouble")

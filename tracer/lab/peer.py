@@ -2,10 +2,20 @@
 
 Only the standard library, and nothing of tracer, so that it runs by its path alone.
 
-server HOST PORT [--deaf]: prints `listening`, answers each line that it receives, or reads nothing.
-client HOST PORT [options]: connects, prints where, then obeys one word a line on stdin, and prints one
-JSON object for each: `query` asks the server and waits for the answer; `fork N` has N children share
-the socket; `flood` sends without end; `close` closes it.
+server HOST PORT [--deaf] [--abort]: prints `listening`, then answers each line that it receives with one line:
+`SLEEP seconds` after that time, `SEND bytes` after that many bytes, anything else at once. --deaf reads nothing.
+--abort ends a connection with a RST, so that nothing of it is left where the server ran.
+client HOST PORT [options]: connects, prints where, then obeys one command a line on stdin, and prints one
+JSON object for each:
+
+query           ask the server and wait for the answer
+slow SECONDS    the same, the server takes that long
+busy SECONDS    ask again and again for so long; says how many were answered and how long the slowest took
+send BYTES      send that much, which the server does not answer; more than net.ipv4.tcp_rmem fills a stopped one
+flood           send without end
+download BYTES  have the server send that much, and read nothing but its beginning
+fork N          have N children share the socket
+close           close it
 """
 
 from __future__ import annotations
@@ -18,10 +28,11 @@ import json
 import os
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
-from typing import Any
+from typing import Any, BinaryIO
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 
@@ -41,7 +52,7 @@ def say(**words: Any) -> None:
     print(json.dumps(words), flush=True)
 
 
-def serve(host: str, port: int, *, deaf: bool) -> None:
+def serve(host: str, port: int, *, deaf: bool, abort: bool) -> None:
     """Answer each line with one line, on any number of connections, for ever; or never read what comes."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family) as listener:
@@ -49,6 +60,8 @@ def serve(host: str, port: int, *, deaf: bool) -> None:
         unread: list[socket.socket] = []
         while True:
             connection, _ = listener.accept()
+            if abort:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             if deaf:
                 unread.append(connection)
                 continue
@@ -57,8 +70,30 @@ def serve(host: str, port: int, *, deaf: bool) -> None:
 
 def _answer(connection: socket.socket) -> None:
     with contextlib.suppress(OSError), connection, connection.makefile("rb") as lines:
-        for number, _ in enumerate(lines, 1):
+        for number, line in enumerate(lines, 1):
+            if line.startswith(b"SLEEP "):
+                time.sleep(float(line.split()[1]))
+            elif line.startswith(b"SEND "):
+                connection.sendall(bytes(int(line.split()[1])))
             connection.sendall(b"ok %d\n" % number)
+
+
+def ask(connection: socket.socket, answers: BinaryIO, question: bytes = b"SELECT q FROM jobs WHERE id = 1") -> None:
+    """One question, one answer. Raises OSError."""
+    connection.sendall(question + b"\n")
+    if not answers.readline():
+        raise ConnectionResetError(errno.ECONNRESET, "the server closed the connection")
+
+
+def ask_all_the_time(connection: socket.socket, answers: BinaryIO, duration_s: float) -> dict[str, Any]:
+    """Queries back to back; how many, and the slowest in seconds."""
+    count, slowest_s = 0, 0.0
+    began = asked = time.monotonic()
+    while asked - began < duration_s:
+        ask(connection, answers)
+        answered = time.monotonic()
+        count, slowest_s, asked = count + 1, max(slowest_s, answered - asked), answered
+    return {"count": count, "slowest_s": slowest_s}
 
 
 def connect(options: argparse.Namespace) -> socket.socket:
@@ -74,6 +109,7 @@ def connect(options: argparse.Namespace) -> socket.socket:
         (socket.TCP_KEEPIDLE, options.idle),
         (socket.TCP_KEEPINTVL, options.interval),
         (socket.TCP_KEEPCNT, options.probes),
+        (socket.TCP_USER_TIMEOUT, options.user_timeout),
     ):
         if value is not None:
             connection.setsockopt(socket.IPPROTO_TCP, option, value)
@@ -91,9 +127,16 @@ def obey(connection: socket.socket) -> None:
         result: dict[str, Any] = {}
         try:
             if word == "query":
-                connection.sendall(b"SELECT q FROM jobs WHERE id = 1\n")
-                if not answers.readline():
-                    raise ConnectionResetError(errno.ECONNRESET, "the server closed the connection")
+                ask(connection, answers)
+            elif word == "slow":
+                ask(connection, answers, b"SLEEP " + rest[0].encode())
+            elif word == "busy":
+                result = ask_all_the_time(connection, answers, float(rest[0]))
+            elif word == "send":
+                connection.sendall(bytes(int(rest[0])))
+            elif word == "download":
+                connection.sendall(b"SEND " + rest[0].encode() + b"\n")
+                connection.recv(1)
             elif word == "flood":
                 while True:
                     connection.sendall(bytes(1 << 16))
@@ -135,16 +178,18 @@ def main() -> None:
     parser.add_argument("--comm", default="")
     parser.add_argument("--bind-port", type=int, default=0)
     parser.add_argument("--deaf", action="store_true")
+    parser.add_argument("--abort", action="store_true")
     parser.add_argument("--no-keepalive", action="store_true")
     parser.add_argument("--idle", type=int)
     parser.add_argument("--interval", type=int)
     parser.add_argument("--probes", type=int)
+    parser.add_argument("--user-timeout", type=int, help="milliseconds")
     options = parser.parse_args()
     die_with_parent()
     if options.comm:
         be_called(options.comm)
     if options.role == "server":
-        serve(options.host, options.port, deaf=options.deaf)
+        serve(options.host, options.port, deaf=options.deaf, abort=options.abort)
         return
     try:
         connection = connect(options)

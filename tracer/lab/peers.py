@@ -39,6 +39,14 @@ class Process:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
+    def stop(self) -> None:
+        """It runs no further, as with ^Z or `kill -STOP`; its sockets stay, and the kernel goes on serving them."""
+        os.kill(self._process.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """End a `stop`."""
+        os.kill(self._process.pid, signal.SIGCONT)
+
     def close(self) -> None:
         """End it. Closing again does nothing."""
         if self._process.poll() is None:
