@@ -148,7 +148,8 @@ def test_each_kind_of_risk_has_its_sentence_and_its_table() -> None:
     )
     paragraphs = [paragraph.splitlines() for paragraph in text.split("\n\n")]
     assert [paragraph[0] for paragraph in paragraphs[:-1]] == [
-        "1 connection waits for an answer that such a firewall drops, for ever: silent for more than 1h; keepalive is off.",
+        "1 connection waits for an answer that such a firewall drops, for ever: "
+        "silent for more than 1h; keepalive is off.",
         "1 connection would be stranded already, silent for more than 1h: keepalive is off.",
         "2 connections wait for an answer, for ever if it does not come within 1h of silence: keepalive is off.",
         "1 connection waits for an answer, until keepalive gives up if it does not come within 1h of silence: "
