@@ -60,8 +60,9 @@ def watch(wanted: Filter, sinks: Sequence[Sink], stop: Stop, *, recording: Path 
 
 
 def resume_after_s(wanted: Filter) -> float:
-    """A silence is worth an event when it is over, from what is under suspicion on; never later than usual."""
-    return RESUME_AFTER_S if wanted.min_idle_ms is None else min(RESUME_AFTER_S, wanted.min_idle_ms / 1000)
+    """A silence is worth an event when it is over, from what is under suspicion on; never later than usual, and never
+    at every pause of a connection in use."""
+    return RESUME_AFTER_S if wanted.min_idle_ms is None else min(RESUME_AFTER_S, max(1.0, wanted.min_idle_ms / 1000))
 
 
 def summary(totals: Totals, seconds: float, counted_by_kernel: int) -> str:
