@@ -72,7 +72,20 @@ _duration_option = click.option(
 )
 
 
+class _Commands(click.Group):
+    """A reader that has seen enough (`| head`) is no failure; click itself would end with 1."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(context)
+        except BrokenPipeError:
+            discard(sys.stdout)
+            return None
+
+
 @click.group(
+    cls=_Commands,
     invoke_without_command=True,
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -147,10 +160,7 @@ def replay(files: tuple[Path, ...], as_json: bool, **filters: Any) -> None:
         if isinstance(sink, TextSink):
             sink.utc_offset_s = header.utc_offset_s
 
-    try:
-        play(files, wanted, [sink], warn=say, opened=opened)
-    except BrokenPipeError:
-        discard(sys.stdout)
+    play(files, wanted, [sink], warn=say, opened=opened)
 
 
 @cli.command()
@@ -171,10 +181,7 @@ def report(files: tuple[Path, ...], as_json: bool, **filters: Any) -> None:
     def opened(header: Header) -> None:
         sink.opened(header.host, header.utc_offset_s)
 
-    try:
-        play(files, wanted, [sink], warn=say, opened=opened, silences=silences)
-    except BrokenPipeError:
-        discard(sys.stdout)
+    play(files, wanted, [sink], warn=say, opened=opened, silences=silences)
 
 
 @cli.command()

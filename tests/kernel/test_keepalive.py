@@ -40,7 +40,8 @@ def test_answered_then_unanswered_to_the_end(lab: Lab, watch: Start, host: str) 
         for each in seen.events
         if each["ktime_ns"] > probes[-1]["ktime_ns"] and each["sock"] == probes[-1]["sock"]
     ]
-    assert [each["event"] for each in end] == ["reset", "state", "error"]
+    assert [each["event"] for each in end] == ["reset", "state", "error", "stall"]
+    assert (end[3]["phase"], end[3]["outcome"]) == ("end", "timed-out")
     assert (end[0]["direction"], end[1]["new_state"], error["error"]) == ("sent", "CLOSE", "ETIMEDOUT")
     if host == SERVER6:
         assert (probes[0]["family"], probes[0]["laddr"], probes[0]["raddr"]) == (6, CLIENT6, SERVER6)
