@@ -27,7 +27,7 @@ def advised(
     survived_ms: int | None = None,
     over: bool = False,
     refused_reset: bool = False,
-    probes_answered: bool = False,
+    survived_as_much: bool = False,
     **fields: Any,
 ) -> list[str]:
     """The advice for php's connection to MySQL: keepalive on, all else the system's."""
@@ -43,7 +43,7 @@ def advised(
     }
     newest = event("stall", **{**ordinary, **fields})
     return advice(
-        Case(verdict, newest, idle_ms, over, HZ, Bracket(survived_ms, idle_ms), refused_reset, probes_answered)
+        Case(verdict, newest, idle_ms, over, HZ, Bracket(survived_ms, idle_ms), refused_reset, survived_as_much)
     )
 
 
@@ -190,9 +190,9 @@ def test_a_refused_reset_names_the_choices() -> None:
     assert not has(advised(), "RFC 5961")
 
 
-def test_answered_probes_speak_against_an_idle_timeout() -> None:
-    lines = advised(probes_answered=True)
-    assert lines[0].startswith("Keepalive probes were answered on this connection before")
+def test_as_long_a_silence_before_speaks_against_an_idle_timeout() -> None:
+    lines = advised(survived_as_much=True)
+    assert lines[0].startswith("This connection survived as much silence before")
     assert has(lines, "failover") and has(lines, "ss -K")
     assert not has(lines, "sysctl -w") and not has(lines, "raise the firewall's")
 
@@ -232,7 +232,7 @@ def test_idle_reset_has_the_same_cure_and_no_freeze() -> None:
     assert lines[0].endswith("net.ipv4.tcp_keepalive_time=1500")
     assert has(lines, "A peer that restarted")
     assert not has(lines, "ss -K") and not has(lines, "To bound")
-    assert not has(advised("idle-reset", probes_answered=True), "sysctl -w")
+    assert not has(advised("idle-reset", survived_as_much=True), "sysctl -w")
 
 
 def test_keepalive_failed_at_the_first_probe_or_later() -> None:
@@ -240,7 +240,7 @@ def test_keepalive_failed_at_the_first_probe_or_later() -> None:
     assert lines[0].startswith("Nobody answers the keepalive probes")
     assert lines[1].startswith("If the first probe always fails")
     assert lines[1].endswith("net.ipv4.tcp_keepalive_time=2700")
-    lines = advised("keepalive-failed", probes_answered=True)
+    lines = advised("keepalive-failed", survived_as_much=True)
     assert "failover" in lines[1] and not has(lines, "sysctl -w")
 
 
@@ -397,8 +397,8 @@ def test_any_case_gets_sentences_that_can_be_printed(
     flags: tuple[bool, bool, bool],
     hz: int,
 ) -> None:
-    over, refused_reset, probes_answered = flags
-    lines = advice(Case(verdict, event(**fields), idle_ms, over, hz, bracket, refused_reset, probes_answered))
+    over, refused_reset, survived_as_much = flags
+    lines = advice(Case(verdict, event(**fields), idle_ms, over, hz, bracket, refused_reset, survived_as_much))
     assert len(lines) == len(set(lines)), "nothing is said twice"
     for line in lines:
         assert line.isprintable() and line.isascii() and line.strip() == line

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from builders import SECOND, event
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tracer.analysis import stalls
@@ -429,7 +429,8 @@ _EVENTS = st.builds(
 
 
 @settings(deadline=None)
-@given(st.lists(_EVENTS, max_size=40))
+@example(events=[event("window-probe", attempt=10, rto_ms=-1)])
+@given(events=st.lists(_EVENTS, max_size=40))
 def test_any_stream_gives_stalls_that_begin_once_and_end_once(events: list[Event]) -> None:
     events.sort(key=lambda each: each.ktime_ns)
     for number, each in enumerate(events):

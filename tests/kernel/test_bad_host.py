@@ -134,7 +134,7 @@ def test_check_finds_every_hook_here() -> None:
     assert {
         finding["what"]: finding["status"] for finding in report["findings"] if finding["status"] == "missing"
     } == {}
-    assert loaded_programs() == []
+    assert_nothing_left()
 
 
 def test_check_without_btf_says_so_and_fails() -> None:

@@ -55,17 +55,20 @@ def at_server(stalls: list[Event]) -> list[Event]:
 
 
 def test_a_forgotten_session(lab: Lab, trace: Trace) -> None:
+    """On a connection that was open before anybody watched."""
     with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
+        silent_since = time.monotonic()
         seen = trace()
-        be_idle(client)
+        time.sleep(max(0.0, silent_since + IDLE_S + 0.1 - time.monotonic()))
         lab.drop_everything()
+        idle_ms = (time.monotonic() - silent_since) * 1000
         answer = client.ask("query")
         end = seen.wait_for(phase="end")
     stalls = at_client(seen.stop())
     assert ended(stalls) == ["idle-drop timed-out"]
     begin = stalls[0]
     assert (begin.phase, begin.verdict, begin.retransmits) == ("begin", "idle-drop", 1)
-    assert IDLE_S * 1000 <= (begin.idle_ms or 0) <= IDLE_S * 1000 + 3000
+    assert idle_ms - 50 <= (begin.idle_ms or 0) <= idle_ms + 3000
     assert begin.unacked_bytes == 32 and (begin.pid, begin.comm) == (client.pid, "worker")
     assert seen.delay_ms(begin) < 2000, "50 ms when the machine is calm"
     assert (end.error, end.errno, answer["errno"]) == ("ETIMEDOUT", 110, 110)
@@ -82,8 +85,8 @@ def test_a_forgotten_session(lab: Lab, trace: Trace) -> None:
 
 
 def test_an_active_connection_whose_path_dies(lab: Lab, trace: Trace) -> None:
+    seen = trace()
     with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
-        seen = trace()
         client.ask("query")
         lab.drop_everything()
         client.ask("query")
@@ -94,8 +97,8 @@ def test_an_active_connection_whose_path_dies(lab: Lab, trace: Trace) -> None:
 def test_a_session_that_expires_during_a_query(lab: Lab, trace: Trace) -> None:
     """The worst case: the client has nothing in flight, and waits. Only the server's kernel knows."""
     lab.server.set_sysctl("net.ipv4.tcp_retries2", 3)
+    seen = trace()
     with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
-        seen = trace()
         assert client.ask("query")["ok"]
         client.send(f"slow {IDLE_S + 1}")
         time.sleep(0.5)  # the question gets through
@@ -108,8 +111,8 @@ def test_a_session_that_expires_during_a_query(lab: Lab, trace: Trace) -> None:
 
 
 def test_a_slow_query_is_no_stall(lab: Lab, trace: Trace) -> None:
+    seen = trace()
     with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
-        seen = trace()
         client.ask("query")
         assert client.ask(f"slow {IDLE_S + 1}")["ok"]
         resumed = seen.wait_for("resume", raddr=SERVER)
@@ -120,8 +123,8 @@ def test_a_slow_query_is_no_stall(lab: Lab, trace: Trace) -> None:
 
 def test_only_the_way_back_is_dead(lab: Lab, trace: Trace) -> None:
     lab.server.set_sysctl("net.ipv4.tcp_retries2", 3)
+    seen = trace()
     with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
-        seen = trace()
         be_idle(client)
         lab.drop_everything(to_server=False)
         client.ask("query")
@@ -135,11 +138,11 @@ def test_only_the_way_back_is_dead(lab: Lab, trace: Trace) -> None:
 
 
 def test_a_server_that_vanishes_while_idle(lab: Lab, trace: Trace) -> None:
+    seen = trace()
     with (
         Server(lab.server, SERVER, 3306, "--abort") as server,
         embedded_client(lab.client, SERVER, 3306) as client,
     ):
-        seen = trace()
         be_idle(client)
         power_off(lab, server)
         client.ask("query")
@@ -151,8 +154,8 @@ def test_a_server_that_vanishes_while_idle(lab: Lab, trace: Trace) -> None:
 
 @pytest.mark.parametrize("why", ["host-unreachable", "admin-prohibited"])
 def test_icmp_says_that_it_is_unreachable(lab: Lab, trace: Trace, why: str) -> None:
+    seen = trace()
     with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
-        seen = trace()
         be_idle(client)
         lab.reject(why)
         answer = client.ask("query")
@@ -168,8 +171,8 @@ def test_icmp_says_that_it_is_unreachable(lab: Lab, trace: Trace, why: str) -> N
 
 
 def test_a_cable_that_is_cut(lab: Lab, trace: Trace) -> None:
+    seen = trace()
     with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
-        seen = trace()
         client.ask("query")
         cut_cable(lab)
         answer = client.ask("query")
@@ -179,11 +182,11 @@ def test_a_cable_that_is_cut(lab: Lab, trace: Trace) -> None:
 
 
 def test_a_host_that_restarts_while_idle(lab: Lab, trace: Trace) -> None:
+    seen = trace()
     with (
         Server(lab.server, SERVER, 3306, "--abort") as server,
         embedded_client(lab.client, SERVER, 3306) as client,
     ):
-        seen = trace()
         be_idle(client)
         with restart(lab, server, SERVER, 3306):
             answer = client.ask("query")
@@ -194,8 +197,8 @@ def test_a_host_that_restarts_while_idle(lab: Lab, trace: Trace) -> None:
 
 def test_a_process_that_was_killed_while_idle(lab: Lab, trace: Trace) -> None:
     """Its kernel said so, and the client's socket knows: no middlebox is to blame."""
+    seen = trace()
     with Server(lab.server, SERVER, 3306) as server, embedded_client(lab.client, SERVER, 3306) as client:
-        seen = trace()
         be_idle(client)
         server.kill()
         wait_until(lambda: _state(lab, client) == "CLOSE_WAIT", 10, "the client's kernel has the FIN")
@@ -211,8 +214,8 @@ def _state(lab: Lab, client: Client) -> str | None:
 
 
 def test_a_stopped_process_with_a_small_question_is_no_stall(lab: Lab, trace: Trace) -> None:
+    seen = trace()
     with Server(lab.server, SERVER, 3306) as server, embedded_client(lab.client, SERVER, 3306) as client:
-        seen = trace()
         client.ask("query")
         server.stop()
         client.send("query")
@@ -227,8 +230,8 @@ def test_a_stopped_process_with_much_data(lab: Lab, trace: Trace) -> None:
     # A receive buffer may grow to more than what is sent, and then no window ever closes.
     lab.server.set_sysctl("net.ipv4.tcp_rmem", "4096 65536 262144")
     lab.client.set_sysctl("net.ipv4.tcp_wmem", "4096 65536 262144")
+    seen = trace()
     with Server(lab.server, SERVER, 3306) as server, embedded_client(lab.client, SERVER, 3306) as client:
-        seen = trace()
         client.ask("query")
         server.stop()
         client.send("send 8000000")
@@ -244,8 +247,8 @@ def test_a_stopped_process_with_much_data(lab: Lab, trace: Trace) -> None:
 
 def test_a_client_that_does_not_read_on(lab: Lab, trace: Trace) -> None:
     lab.client.set_sysctl("net.ipv4.tcp_rmem", "4096 65536 262144")
+    seen = trace()
     with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
-        seen = trace()
         assert client.ask("download 8000000")["ok"]
         seen.wait_for(verdict="zero-window", laddr=SERVER)
     stalls = seen.stop()
@@ -255,8 +258,8 @@ def test_a_client_that_does_not_read_on(lab: Lab, trace: Trace) -> None:
 
 
 def test_loss_is_no_idle_drop(lab: Lab, trace: Trace) -> None:
+    seen = trace()
     with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
-        seen = trace()
         be_idle(client)
         client.ask("query")
         lab.lose(20)
@@ -273,8 +276,8 @@ def test_loss_is_no_idle_drop(lab: Lab, trace: Trace) -> None:
 
 
 def test_a_single_lost_packet_after_a_long_silence_has_recovered(lab: Lab, trace: Trace) -> None:
+    seen = trace()
     with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
-        seen = trace()
         be_idle(client)
         lab.drop_everything()
         client.send("query")
@@ -288,8 +291,8 @@ def test_a_single_lost_packet_after_a_long_silence_has_recovered(lab: Lab, trace
 
 
 def test_recovery_without_looking_at_segments(lab: Lab, trace: Trace) -> None:
+    seen = trace(resume=False)
     with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
-        seen = trace(resume=False)
         be_idle(client)
         lab.drop_everything()
         client.send("query")
@@ -348,8 +351,8 @@ def test_a_connection_that_is_prohibited(lab: Lab, trace: Trace) -> None:
 
 def test_a_nat_that_takes_another_port(lab: Lab, trace: Trace) -> None:
     lab.masquerade()
+    seen = trace()
     with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
-        seen = trace()
         be_idle(client)
         lab.forget_sessions()
         answer = client.ask("query")
@@ -359,12 +362,12 @@ def test_a_nat_that_takes_another_port(lab: Lab, trace: Trace) -> None:
 
 
 def test_a_firewall_that_resets_both_ends_at_expiry(lab: Lab, trace: Trace) -> None:
+    seen = trace()
     with (
         Forger(lab) as forger,
         Server(lab.server, SERVER, 3306),
         embedded_client(lab.client, SERVER, 3306) as client,
     ):
-        seen = trace()
         be_idle(client)
         forger.reset(client)
         seen.wait_for(phase="end", raddr=SERVER)
@@ -376,12 +379,12 @@ def test_a_firewall_that_resets_both_ends_at_expiry(lab: Lab, trace: Trace) -> N
 
 def test_a_firewall_whose_reset_is_inexact(lab: Lab, trace: Trace) -> None:
     """The reset is refused, and changes nothing; the freeze comes with the next write, and the advice knows why."""
+    seen = trace()
     with (
         Forger(lab) as forger,
         Server(lab.server, SERVER, 3306),
         embedded_client(lab.client, SERVER, 3306) as client,
     ):
-        seen = trace()
         be_idle(client)
         forger.reset(client, to_server=False, off_by=100)
         refused = seen.wait_for("reset", direction="refused", raddr=SERVER)
@@ -398,8 +401,8 @@ KEEPALIVE = ("--idle", "2", "--interval", "1", "--probes", "3")
 
 
 def test_probes_that_nobody_answers(lab: Lab, trace: Trace) -> None:
+    seen = trace()
     with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306, *KEEPALIVE) as client:
-        seen = trace()
         client.ask("query")
         lab.drop_everything()
         end = seen.wait_for(phase="end", raddr=SERVER)
@@ -413,8 +416,8 @@ def test_probes_that_nobody_answers(lab: Lab, trace: Trace) -> None:
 
 
 def test_probes_that_are_answered_again(lab: Lab, trace: Trace) -> None:
+    seen = trace()
     with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306, *KEEPALIVE) as client:
-        seen = trace()
         client.ask("query")
         lab.drop_everything()
         seen.wait_for(phase="begin", raddr=SERVER)
@@ -424,8 +427,8 @@ def test_probes_that_are_answered_again(lab: Lab, trace: Trace) -> None:
 
 
 def test_an_application_with_a_time_out_of_its_own(lab: Lab, trace: Trace) -> None:
+    seen = trace()
     with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
-        seen = trace()
         be_idle(client)
         lab.drop_everything()
         client.send("query")
@@ -439,11 +442,11 @@ def test_an_application_with_a_time_out_of_its_own(lab: Lab, trace: Trace) -> No
 
 
 def test_a_user_timeout_ends_it_sooner_and_that_is_foretold(lab: Lab, trace: Trace) -> None:
+    seen = trace()
     with (
         Server(lab.server, SERVER, 3306),
         embedded_client(lab.client, SERVER, 3306, "--user-timeout", "2000") as client,
     ):
-        seen = trace()
         be_idle(client)
         lab.drop_everything()
         client.ask("query")

@@ -26,7 +26,7 @@ def test_answered_then_unanswered_to_the_end(lab: Lab, watch: Start, host: str) 
         counted = lab.client.counter("TcpExtTCPKeepAlive") - before
     seen.stop()
     probes = seen.of(event="keepalive")
-    assert counted == len(probes), "as many as the kernel counted"
+    assert counted == len(probes), ("as many as the kernel counted", seen.lines)
     unanswered = [each["attempt"] for each in probes[-3:]]
     assert unanswered == [1, 2, 3]
     for each in probes:

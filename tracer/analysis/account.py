@@ -53,7 +53,7 @@ def account(stall: Episode, phase: str, now_ns: int, *, hz: int, bracket: Bracke
             hz=hz,
             bracket=bracket,
             refused_reset=stall.refused_reset,
-            probes_answered=stall.probes_answered,
+            survived_as_much=stall.survived_as_much,
         )
     )
     return report

@@ -42,7 +42,7 @@ class Case:
     verdict: one of tracer.analysis.verdicts. event: the newest of it. idle_ms: the silence before it, milliseconds.
     over: it has ended, so that there is nothing to relieve. hz: the kernel's ticks a second. bracket: of the service
     that is talked to. refused_reset: the kernel refused a RST on this connection before (RFC 5961).
-    probes_answered: keepalive probes were answered on it before the stall, after as much silence.
+    survived_as_much: this connection survived as much silence before, ended by a probe or by data.
     """
 
     verdict: str
@@ -52,7 +52,7 @@ class Case:
     hz: int
     bracket: Bracket
     refused_reset: bool
-    probes_answered: bool
+    survived_as_much: bool
 
 
 def advice(case: Case) -> list[str]:
@@ -104,8 +104,12 @@ def _idle_reset(case: Case) -> list[str]:
 
 def _keepalive_failed(case: Case) -> list[str]:
     did = "Nobody answers the keepalive probes: path or peer were dead before the application asked."
-    if case.probes_answered:
-        return [did, "Earlier probes were answered: look for a failover, a reboot, a route change.", *_relief(case)]
+    if case.survived_as_much:
+        return [
+            did,
+            "It survived as much silence before: look for a failover, a reboot, a route change.",
+            *_relief(case),
+        ]
     sooner = _set(case, "If the first probe always fails, the session is forgotten before it: set its time to")
     return [did, *sooner, *_relief(case)]
 
@@ -187,7 +191,7 @@ _BY_VERDICT: dict[str, Callable[[Case], list[str]]] = {
 
 def _is_in_doubt(case: Case) -> bool:
     """Whether something contradicts an idle timeout."""
-    return case.probes_answered or _longer_survived_ms(case) is not None
+    return case.survived_as_much or _longer_survived_ms(case) is not None
 
 
 def _longer_survived_ms(case: Case) -> int | None:
@@ -197,8 +201,8 @@ def _longer_survived_ms(case: Case) -> int | None:
 
 def _doubt(case: Case) -> list[str]:
     survived = _longer_survived_ms(case)
-    if case.probes_answered:
-        why = "Keepalive probes were answered on this connection before: that speaks against an idle timeout."
+    if case.survived_as_much:
+        why = "This connection survived as much silence before: that speaks against an idle timeout."
     else:
         why = f"A connection to this service survived {_span(survived or 0)} of silence: against an idle timeout."
     return [why, "Look for a failover, a reboot, a route change, or a firewall that lost its sessions at that time."]

@@ -20,7 +20,7 @@ class Episode:
     owner: Event  # the newest event that knows whose it is
     seen: Evidence
     service: Service | None
-    probes_answered: bool
+    survived_as_much: bool
     refused_reset: bool
     give_up: GiveUp | None = None
     verdict: str = ""

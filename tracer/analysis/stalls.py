@@ -291,7 +291,7 @@ class StallTracker:
             owner=event,
             seen=Evidence(sign=sign, idle_ms=idle_ms, handshake=event.state == "SYN_SENT"),
             service=service_of(event),
-            probes_answered=idle_ms is not None and memory.survived_ms is not None and memory.survived_ms >= idle_ms,
+            survived_as_much=idle_ms is not None and memory.survived_ms is not None and memory.survived_ms >= idle_ms,
             refused_reset=memory.refused_reset,
         )
         self._open[event.sock] = stall
@@ -351,7 +351,8 @@ class StallTracker:
         """The next sign would come then; it does not come a quarter later, and not a second later."""
         assert stall.facts.sock is not None
         stall.heard_ns = None
-        wait_ns = (next_ns - now_ns) if next_ns is not None else 240 * SECOND
+        # Never before now, whatever a recording claims.
+        wait_ns = max(0, next_ns - now_ns) if next_ns is not None else 240 * SECOND
         self._set_due(stall.facts.sock, stall, now_ns + int(wait_ns * OVERDUE) + SECOND)
 
     def _set_due(self, sock: str, stall: Episode, due_ns: int) -> None:
