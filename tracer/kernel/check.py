@@ -22,7 +22,7 @@ from tracer.kernel.program import (
 
 def check_host() -> list[Finding]:
     """Every finding, requirements first. Raises nothing: what fails is a finding."""
-    findings = [_kernel(), _lockdown(), _privilege(), _bcc(), _btf()]
+    findings = [_kernel(), _lockdown(), _privilege(), _python(), _bcc(), _btf()]
     if any(finding.status == "missing" for finding in findings):
         return findings
     return [*findings, *_hooks()]
@@ -46,9 +46,14 @@ def _lockdown() -> Finding:
 
 
 def _privilege() -> Finding:
-    if os.geteuid() != 0:
-        return Finding("root", "missing", f"uid {os.geteuid()}", hint="sudo tcpwatch check", needed=True)
-    return Finding("root", "ok", needed=True)
+    if missing := host.missing_capabilities():
+        detail = f"uid {os.geteuid()} without {' and '.join(missing)}"
+        return Finding("privilege", "missing", detail, hint="sudo tcpwatch check", needed=True)
+    return Finding("privilege", "ok", f"uid {os.geteuid()}", needed=True)
+
+
+def _python() -> Finding:
+    return Finding("Python", "ok", platform.python_version())
 
 
 def _bcc() -> Finding:

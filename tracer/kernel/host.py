@@ -12,6 +12,10 @@ _CLOCK_MONOTONIC_COARSE = 6  # include/uapi/linux/time.h; Python has no name for
 _LOCKDOWN = Path("/sys/kernel/security/lockdown")
 _PROC = Path("/proc")
 
+# Bits of include/uapi/linux/capability.h.
+_NEEDED = {"CAP_BPF": 39, "CAP_PERFMON": 38}
+_SYS_ADMIN = 21
+
 
 def hz() -> int:
     """Jiffies per second. The coarse clock advances once a jiffy, and its resolution is KTIME_LOW_RES = 1/HZ."""
@@ -62,10 +66,28 @@ def lockdown() -> str:
     return text.partition("[")[2].partition("]")[0]
 
 
+def missing_capabilities() -> list[str]:
+    """Of those without which no tracing program can be loaded (5.8; capabilities(7)), as `CAP_BPF`. Root has them."""
+    effective = _effective_capabilities()
+    if effective >> _SYS_ADMIN & 1:
+        return []
+    return [name for name, bit in _NEEDED.items() if not effective >> bit & 1]
+
+
+def _effective_capabilities() -> int:
+    for line in (_PROC / "self/status").read_text(encoding="utf-8", errors="replace").splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    return 0
+
+
 def require_privilege() -> None:
     """Raise unless we may load BPF programs."""
-    if os.geteuid() != 0:
-        raise TcpwatchError("tracing the kernel needs root", hint="run it again with sudo")
+    if missing := missing_capabilities():
+        raise TcpwatchError(
+            f"tracing the kernel needs root, or {' and '.join(_NEEDED)}; {' and '.join(missing)} not there",
+            hint="run it again with sudo",
+        )
     if lockdown() == "confidentiality":
         raise TcpwatchError(
             "the kernel is locked down (lockdown=confidentiality): no BPF program may read its memory",

@@ -106,14 +106,13 @@ def choose(types: HookArguments, *, kprobes: bool, timers: TimerFunctions, resum
 
 
 def _keepalive(types: HookArguments, kprobes: bool, timers: TimerFunctions) -> Probe:
-    timer_probe = Probe("keepalive", "missing", None, "needs kprobes, or tcp_keepalive_timer in /proc/kallsyms")
+    why = "the kernel refuses kprobes (kernel.perf_event_paranoid)" if kprobes else "no kprobes here"
     if timers.keepalive and types.hook_arguments("timer_expire_entry"):
-        timer_probe = Probe(
-            "keepalive",
-            "fallback",
-            Attachment("raw tracepoint", "timer_expire_entry"),
-            "no kprobes here: from the timers",
-        )
+        hook = Attachment("raw tracepoint", "timer_expire_entry")
+        timer_probe = Probe("keepalive", "fallback", hook, f"{why}: from the timers")
+    else:
+        note = f"{why}, and /proc/kallsyms hides tcp_keepalive_timer (kernel.kptr_restrict, CAP_SYSLOG)"
+        timer_probe = Probe("keepalive", "missing", None, note)
     if not kprobes:
         return timer_probe
     return Probe("keepalive", "ok", Attachment("kprobe", "tcp_write_wakeup"), if_refused=timer_probe)

@@ -34,7 +34,7 @@ import threading
 import time
 from typing import Any, BinaryIO
 
-_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME = 1, 4, 15
 
 
 def die_with_parent() -> None:
@@ -45,6 +45,13 @@ def die_with_parent() -> None:
 def be_called(name: str) -> None:
     """Set the name that ps and tcpwatch show, at most 15 bytes."""
     ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode())
+
+
+def become(uid: int) -> None:
+    """Run as that user, as one that was so from its start: its /proc directory is its own."""
+    os.setgid(uid)
+    os.setuid(uid)
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1)
 
 
 def say(**words: Any) -> None:
@@ -176,6 +183,7 @@ def main() -> None:
     parser.add_argument("host")
     parser.add_argument("port", type=int)
     parser.add_argument("--comm", default="")
+    parser.add_argument("--uid", type=int)
     parser.add_argument("--bind-port", type=int, default=0)
     parser.add_argument("--deaf", action="store_true")
     parser.add_argument("--abort", action="store_true")
@@ -185,6 +193,8 @@ def main() -> None:
     parser.add_argument("--probes", type=int)
     parser.add_argument("--user-timeout", type=int, help="milliseconds")
     options = parser.parse_args()
+    if options.uid is not None:
+        become(options.uid)
     die_with_parent()
     if options.comm:
         be_called(options.comm)
