@@ -7,8 +7,8 @@ venv=$root/.venv
 python=/usr/bin/python3
 
 runtime_packages=(python3-bpfcc python3-venv python3-click python3-tabulate)
-# shellcheck disable=SC2034  # for those who source this
 lab_packages=(nftables conntrack iproute2)
+test_packages=(mariadb-server php-cli php-mysql beanstalkd strace shellcheck bpftool)
 
 say() {
     printf 'tcpwatch: %s\n' "$*" >&2
@@ -113,4 +113,18 @@ ensure_runtime() {
         mv "$fresh" "$venv"
     ) 9>"$root/.venv.lock"
     is_ready runtime || fail "the environment $venv could not be made" "sudo rm -rf $venv; sudo $0 $*"
+}
+
+# The same with what the tests need; as root also the packages of the tests on the kernel.
+ensure_tests() {
+    ensure_runtime "$@"
+    if [ "$(id -u)" = 0 ]; then
+        need_packages "for the tests" "${lab_packages[@]}" "${test_packages[@]}"
+    fi
+    is_ready test && return
+    say "installing what the tests need into $venv (pyproject.toml, extra: test)"
+    "$python" -m venv --system-site-packages --upgrade "$venv"
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "${root}[test]" ||
+        fail "pip could not install what the tests need" "is PyPI in reach? $venv/bin/python -m pip install -e '.[test]'"
+    stamp test >"$venv/stamp.test"
 }
