@@ -28,7 +28,11 @@ from tracer.sockets import Socket
 
 HERE = Path(__file__).parent
 MAPPED = f"::ffff:{SERVER}"
-STATES = {"ESTAB": "ESTABLISHED", "SYN-SENT": "SYN_SENT", "CLOSE-WAIT": "CLOSE_WAIT", "FIN-WAIT-2": "FIN_WAIT2"}
+STATES = {
+    "ESTAB": "ESTABLISHED", "SYN-SENT": "SYN_SENT", "SYN-RECV": "SYN_RECV", "FIN-WAIT-1": "FIN_WAIT1",
+    "FIN-WAIT-2": "FIN_WAIT2", "CLOSE-WAIT": "CLOSE_WAIT", "LAST-ACK": "LAST_ACK", "CLOSING": "CLOSING",
+    "TIME-WAIT": "TIME_WAIT",
+}  # fmt: skip
 JIFFY_MS = 10  # the longest
 
 
@@ -50,7 +54,8 @@ def ss(namespace: Namespace, *options: str) -> dict[tuple[int, int], Json]:
     found = {}
     for line in namespace.run("ss", "-tinoeHO", *options).splitlines():
         state, unread, unacked, local, remote, *_ = line.split()
-        timer = re.search(r"timer:\((\w+),([\w.]+),(\d+)\)", line)
+        # One that is overdue, as the timer wheel has it, has no time.
+        timer = re.search(r"timer:\((\w+),([\w.]*),(\d+)\)", line)
         minutes = timer and re.fullmatch(r"(\d+)min", timer[2])
         numbers = {name: int(value) for name, value in re.findall(r" (rto|backoff|last\w+):(\d+)", line)}
         found[int(local.rpartition(":")[2]), int(remote.rpartition(":")[2])] = {

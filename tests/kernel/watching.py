@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,12 @@ PATIENCE_S = 60.0
 
 
 class Watch:
-    """`tcpwatch ARGUMENTS --json`, from its ready line to its summary."""
+    """`tcpwatch ARGUMENTS --json`, from its ready line to its summary. before: a command that runs it."""
 
-    def __init__(self, *arguments: str | Path, text: bool = False) -> None:
+    def __init__(self, *arguments: str | Path, text: bool = False, before: Sequence[str] = ()) -> None:
         output = [] if text else ["--json"]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tracer.cli", *map(str, arguments), *output],
+            [*before, sys.executable, "-m", "tracer.cli", *map(str, arguments), *output],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
