@@ -16,7 +16,7 @@ from tracer.analysis.idle import Silences
 from tracer.analysis.risk import at_risk
 from tracer.errors import TcpwatchError, UsageError
 from tracer.findings import can_trace
-from tracer.options import filter_options, make_filter, parse_duration, wants_colour
+from tracer.options import filter_options, make_filter, parse_duration, parse_size, wants_colour
 from tracer.output.findings import findings_as_json, findings_as_text
 from tracer.output.jsonlines import JsonSink
 from tracer.output.report import Report
@@ -28,6 +28,7 @@ from tracer.playback import play
 from tracer.sockets import longest_silence_first
 from tracer.stopping import Stop, discard
 from tracer.storage.header import Header
+from tracer.storage.rotation import Rotation
 
 _EPILOG = """\b
 Examples:
@@ -58,6 +59,10 @@ What the columns say:
 
 def _duration(_context: click.Context, _option: click.Parameter, value: str | None) -> float | None:
     return None if value is None else parse_duration(value)
+
+
+def _size(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
+    return None if value is None else parse_size(value)
 
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="JSON, one event a line (docs/events.md).")
@@ -129,19 +134,37 @@ def cli(
 
 @cli.command()
 @click.option("-o", "--output", "recording", required=True, type=click.Path(path_type=Path), metavar="FILE")
+@click.option("--rotate-size", metavar="SIZE", callback=_size, help="Go on in another file after 100M, 1G on disk.")
+@click.option("--rotate-every", metavar="DURATION", callback=_duration, help="Go on in another file after 1h, 24h.")
+@click.option("--keep", type=click.IntRange(1), metavar="N", help="Of a rotation's files only the newest stay.")
 @filter_options
 @_duration_option
 @_resume_option
-def record(recording: Path, duration: float | None, resume: bool, **filters: Any) -> None:
+def record(
+    recording: Path,
+    rotate_size: int | None,
+    rotate_every: float | None,
+    keep: int | None,
+    duration: float | None,
+    resume: bool,
+    **filters: Any,
+) -> None:
     """Record events to a file and show nothing. Needs root.
 
-    The file is JSON lines behind a header (docs/recording-format.md), readable while it grows and by its
-    owner only.
+    The file is JSON lines behind a header (docs/recording-format.md), readable while it grows and by its owner
+    only; packed where FILE ends in .gz or .zst. With a rotation each file has the time of its beginning in its
+    name: x.tw.gz becomes x-20261125T020000.123Z.tw.gz. SIGHUP begins another file at once, or, without a
+    rotation, when FILE was moved away.
     """
+    rotation = Rotation(rotate_size, rotate_every, keep)
+    if keep is not None and not rotation.is_wanted:
+        raise UsageError("--keep is for a rotation", hint="tcpwatch record -o FILE --rotate-size 100M --keep 10")
+    if rotate_every == 0:
+        raise UsageError("a file cannot be followed by another at once", hint="--rotate-every 1h")
     stop = Stop(duration)
     from tracer.session import watch
 
-    watch(make_filter(filters), [], stop, recording=recording, resume=resume)
+    watch(make_filter(filters), [], stop, recording=recording, rotation=rotation, reopens=True, resume=resume)
 
 
 @cli.command()

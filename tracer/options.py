@@ -62,6 +62,15 @@ def parse_host(text: str) -> Network:
     return network
 
 
+def parse_size(text: str) -> int:
+    """Bytes: 500k, 100M, 1G; at least 4k, which is little more than a header."""
+    found = re.fullmatch(r"(\d{1,9})([kMG]?)", text, re.ASCII)
+    size = int(found[1]) * {"": 1, "k": 1 << 10, "M": 1 << 20, "G": 1 << 30}[found[2]] if found else 0
+    if size < 4096:
+        raise UsageError(f"{text!r} is no size", hint="500k, 100M or 1G")
+    return size
+
+
 def parse_event(text: str) -> str:
     """One of EVENTS."""
     if text not in EVENTS:

@@ -37,7 +37,7 @@ class Totals:
     """What went through."""
 
     events: int = 0  # without `lost` and `stall`
-    retransmits: int = 0
+    retransmits: Counter[int | None] = field(default_factory=Counter)  # by network namespace
     lost: int = 0
     stalls: Counter[str] = field(default_factory=Counter)  # that ended, by outcome
     until_ns: int = 0  # how far the source came, CLOCK_BOOTTIME
@@ -59,7 +59,7 @@ class Totals:
             return
         self.events += 1
         if event.event == "retransmit":
-            self.retransmits += 1
+            self.retransmits[event.netns] += 1
         if event.sock is not None and len(self._connections) < COUNTED_CONNECTIONS:
             self._connections.add(event.sock)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import tracer
@@ -20,25 +21,35 @@ from tracer.output.words import duration, plural
 from tracer.pipeline import Sink, Totals, finish, run
 from tracer.stopping import Stop, discard
 from tracer.storage.header import Header, describe_filter
-from tracer.storage.writer import RecordingWriter
+from tracer.storage.rotation import RotatingWriter, Rotation
 
 
-def watch(wanted: Filter, sinks: Sequence[Sink], stop: Stop, *, recording: Path | None, resume: bool = True) -> None:
+def watch(
+    wanted: Filter,
+    sinks: Sequence[Sink],
+    stop: Stop,
+    *,
+    recording: Path | None,
+    rotation: Rotation = Rotation(),  # noqa: B008  frozen
+    reopens: bool = False,
+    resume: bool = True,
+) -> None:
     """Trace until `stop`, and end with a summary. Raises TcpwatchError; whatever happens nothing stays attached.
 
-    resume: whether received segments are looked at, to see peers heard again.
+    rotation: when the recording goes on in another file. reopens: SIGHUP asks for one. resume: whether received
+    segments are looked at, to see peers heard again.
     """
     totals = Totals()
-    writer: RecordingWriter | None = None
+    writer: RotatingWriter | None = None
     tracker = StallTracker(hz=host.hz(), min_idle_ms=wanted.min_idle_ms or MIN_IDLE_MS)
     with LiveSource(wanted, stop, resume=resume, resume_after_s=resume_after_s(wanted)) as source:
         try:
             if recording is not None:
-                writer = RecordingWriter(recording, make_header(wanted))
+                writer = _record(recording, wanted, rotation, reopens=reopens)
             counter = host.RetransmitCounter()
             began = time.monotonic()
             stop.start_clock()
-            say(f"tracing {describe(wanted)}" + (f", recording to {recording}" if recording is not None else ""))
+            say(f"tracing {describe(wanted)}" + (f", recording to {writer.path}" if writer else ""))
             notify.ready()
             try:
                 # The recording first: what is shown has been kept.
@@ -59,18 +70,32 @@ def watch(wanted: Filter, sinks: Sequence[Sink], stop: Stop, *, recording: Path 
             say(f"not seen on this kernel: {probe.event} ({probe.note})")
 
 
+def _record(path: Path, wanted: Filter, rotation: Rotation, *, reopens: bool) -> RotatingWriter:
+    writer = RotatingWriter(path, lambda: make_header(wanted), rotation, say=say)
+    if reopens:
+        signal.signal(signal.SIGHUP, lambda _number, _frame: writer.hang_up())
+    return writer
+
+
 def resume_after_s(wanted: Filter) -> float:
     """A silence is worth an event when it is over, from what is under suspicion on; never later than usual, and never
     at every pause of a connection in use."""
     return RESUME_AFTER_S if wanted.min_idle_ms is None else min(RESUME_AFTER_S, max(1.0, wanted.min_idle_ms / 1000))
 
 
-def summary(totals: Totals, seconds: float, counted_by_kernel: int) -> str:
-    """The last word: what was seen and lost, and what the kernel itself counted over the same time."""
+def summary(totals: Totals, seconds: float, counted: Mapping[int, int]) -> str:
+    """The last word: what was seen and lost, and what the kernel itself counted over the same time.
+
+    counted: the kernel's TcpRetransSegs by network namespace, of those that are still there.
+    """
+    shown = plural(totals.retransmits.total(), "retransmission")
+    gone = sum(count for netns, count in totals.retransmits.items() if netns not in counted)
+    if gone:
+        shown += f" ({gone:,} of network namespaces that are gone)"
     return (
         f"{plural(totals.events, 'event')}, {totals.lost:,} lost, {plural(totals.connections, 'connection')} "
-        f"in {duration(seconds * 1000)}; {plural(totals.retransmits, 'retransmission')} shown, "
-        f"the kernel counted {counted_by_kernel:,} (TcpRetransSegs, all connections){_stalls(totals)}"
+        f"in {duration(seconds * 1000)}; {shown} shown, "
+        f"the kernel counted {sum(counted.values()):,} (TcpRetransSegs, all connections){_stalls(totals)}"
     )
 
 

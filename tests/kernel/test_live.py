@@ -17,8 +17,10 @@ from watching import PATIENCE_S, ROOT, Start, both_ends
 from tracer.filters import Filter
 from tracer.kernel import program
 from tracer.kernel.live import LiveSource
+from tracer.lab.namespace import wait_until
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Server, embedded_client
+from tracer.storage.reader import RecordingReader
 
 COMMAND = [sys.executable, "-m", "tracer.cli"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -160,3 +162,35 @@ def test_what_finds_no_room_is_counted(lab: Lab, monkeypatch: pytest.MonkeyPatch
     # Ten connections have at least eight changes of state each, of which a page holds some twenty.
     assert 0 < kept < 30
     assert sum(event.count or 0 for event in lost) >= 80 - kept
+
+
+def test_a_long_recording_rotates_reopens_and_survives_being_killed(lab: Lab, watch: Start, tmp_path: Path) -> None:
+    """By SIGHUP, and by kill -9 with a file open: every event is in one of the files, once and in order."""
+    running = subprocess.Popen(
+        [*COMMAND, "record", "-o", str(tmp_path / "x.tw.gz"), "--rotate-size", "1G", "--netns", both_ends(lab)],
+        cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert running.stderr is not None and "tracing" in running.stderr.readline()
+    beside = watch("--netns", both_ends(lab))
+    talk(lab)
+    running.send_signal(signal.SIGHUP)
+    assert running.stderr.readline().startswith(f"tcpwatch: recording to {tmp_path}/x-")
+    talk(lab)
+    beside.wait_for(2, old_state="FIN_WAIT2", new_state="CLOSE")
+    beside.stop()
+    seen = {(each["ktime_ns"], each["event"]) for each in beside.events}
+
+    def recorded() -> list[tuple[int, str]]:
+        events = []
+        for path in sorted(tmp_path.glob("x-*.tw.gz")):
+            with RecordingReader(path, lambda text: None) as reader:
+                events += [(each.ktime_ns, each.event) for batch in reader for each in batch.events]
+        return events
+
+    wait_until(lambda: len(recorded()) >= len(seen), PATIENCE_S, "all was flushed")
+    running.kill()
+    running.communicate(timeout=PATIENCE_S)
+    assert len(list(tmp_path.glob("x-*"))) == 2
+    assert recorded() == sorted(recorded()) and {event for _, event in recorded()} == {"state"}
+    assert len(recorded()) == len(seen)
+    assert_nothing_left()

@@ -102,10 +102,10 @@ class RetransmitCounter:
         self._proc = proc
         self._start = _retransmitted_segments(proc)
 
-    def since_start(self) -> int:
-        """Segments. A namespace that came meanwhile counts from 0; one that went is not counted."""
+    def since_start(self) -> dict[int, int]:
+        """Segments of each namespace that there is now, by its inode. One that came meanwhile counts from 0."""
         now = _retransmitted_segments(self._proc)
-        return sum(max(0, count - self._start.get(netns, 0)) for netns, count in now.items())
+        return {netns: max(0, count - self._start.get(netns, 0)) for netns, count in now.items()}
 
 
 def _retransmitted_segments(proc: Path) -> dict[int, int]:

@@ -11,16 +11,17 @@ from typing import BinaryIO
 
 from tracer.errors import TcpwatchError
 from tracer.events import Batch, Event, InvalidEvent, from_json
+from tracer.storage.compression import DAMAGED, unpacked
 from tracer.storage.header import Header, InvalidHeader, header_from_line
 
 LONGEST_LINE = 1 << 20
 """Bytes. No event comes near; without a limit a file of ten gigabytes without a newline would fill the memory."""
 BATCH = 1024
-_MAGIC = {b"\x1f\x8b": "zcat", b"\x28\xb5": "zstdcat", b"\xfd7": "xzcat", b"BZ": "bzcat"}
+_MAGIC = {b"\xfd7": "xzcat", b"BZ": "bzcat"}
 
 
 class RecordingReader:
-    """The events of one recording, in batches. `-` is standard input.
+    """The events of one recording, plain or packed, in batches. `-` is standard input.
 
     header is read by the constructor. A last line that was cut off in the middle is normal after a
     crash: warn is told, and the events before it stand. Anything else that is not an event raises
@@ -30,7 +31,9 @@ class RecordingReader:
     def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
         self.name = "standard input" if str(path) == "-" else str(path)
         self._warn = warn
-        self._stream = self._open(path)
+        self._is_cut = False
+        self._file = self._open(path)
+        self._stream = self._unpacked()
         self.header = self._read_header()
 
     def __enter__(self) -> RecordingReader:
@@ -38,6 +41,7 @@ class RecordingReader:
 
     def __exit__(self, *_: object) -> None:
         self._stream.close()
+        self._file.close()
 
     def __iter__(self) -> Iterator[Batch]:
         batch: list[Event] = []
@@ -56,8 +60,10 @@ class RecordingReader:
                 yield _batch(batch)
                 batch = []
         yield _batch(batch)
+        if self._is_cut:
+            self._warn(f"{self.name}: its packed data is cut off at the end; what stands before that is shown")
 
-    def _open(self, path: Path) -> BinaryIO:
+    def _open(self, path: Path) -> io.BufferedReader:
         if str(path) == "-":
             return io.BufferedReader(io.FileIO(sys.stdin.fileno(), closefd=False))
         try:
@@ -65,16 +71,30 @@ class RecordingReader:
         except OSError as error:
             raise TcpwatchError(f"cannot read {path}: {error.strerror}", hint=f"ls -l {path}") from error
 
+    def _unpacked(self) -> BinaryIO:
+        try:
+            return unpacked(self.name, self._file)
+        except OSError as error:
+            raise TcpwatchError(f"cannot read {self.name}: {error.strerror}", hint=f"ls -l {self.name}") from error
+
     def _read_line(self) -> bytes:
         try:
             return self._stream.readline(LONGEST_LINE)
+        except EOFError:
+            self._is_cut = True
+            return b""
+        except DAMAGED as error:
+            raise TcpwatchError(
+                f"{self.name}: its packed data is damaged", hint="what stood before the damage was read"
+            ) from error
         except OSError as error:
             raise TcpwatchError(f"cannot read {self.name}: {error.strerror}", hint=f"ls -l {self.name}") from error
 
     def _read_header(self) -> Header:
         line = self._read_line()
         if not line:
-            raise TcpwatchError(f"{self.name} is empty", hint="a recording is made by: sudo tcpwatch record -o FILE")
+            how = "is cut off before its header" if self._is_cut else "is empty"
+            raise TcpwatchError(f"{self.name} {how}", hint="a recording is made by: sudo tcpwatch record -o FILE")
         for magic, tool in _MAGIC.items():
             if line.startswith(magic):
                 raise TcpwatchError(f"{self.name} is compressed", hint=f"{tool} {self.name} | tcpwatch replay -")

@@ -1,0 +1,193 @@
+"""Recordings packed and in several files: nothing is lost at the seams, wherever they are cut."""
+
+from __future__ import annotations
+
+import builtins
+import itertools
+import os
+import re
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import event
+from test_storage import EVENTS, HEADER, read, write
+
+from tracer.errors import TcpwatchError
+from tracer.events import Event
+from tracer.storage import rotation as module
+from tracer.storage.reader import RecordingReader
+from tracer.storage.rotation import RotatingWriter, Rotation
+from tracer.storage.writer import RecordingWriter
+
+PACKED = [".gz", ".zst"]
+MANY = [event(at=number, attempt=number, kind="rto") for number in range(200)]
+
+
+@pytest.mark.parametrize("suffix", PACKED)
+def test_packed_and_back(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x.tw{suffix}"
+    assert len(write(path, MANY)) < len(write(tmp_path / "x.tw", MANY)) / 4
+    assert read(path) == (MANY, [])
+    renamed = path.rename(tmp_path / "no-suffix")
+    assert read(renamed) == (MANY, []), "told by its bytes"
+
+
+@pytest.mark.parametrize("suffix", PACKED)
+def test_cut_at_any_byte_it_gives_what_stood_before(tmp_path: Path, suffix: str) -> None:
+    whole = write(tmp_path / f"x.tw{suffix}")
+    cut = tmp_path / "cut"
+    for length in range(1, len(whole)):
+        cut.write_bytes(whole[:length])
+        try:
+            events, warnings = read(cut)
+        except TcpwatchError as error:
+            assert any(words in str(error) for words in ("before its header", "empty", "no recording", "damaged"))
+        else:
+            assert events == EVENTS[: len(events)]
+            assert events == EVENTS or warnings or suffix == ".zst"
+
+
+@pytest.mark.parametrize("suffix", PACKED)
+def test_damaged_at_any_byte_it_gives_events_or_an_error(tmp_path: Path, suffix: str) -> None:
+    whole = write(tmp_path / f"x.tw{suffix}")
+    damaged = tmp_path / "damaged"
+    for place in range(len(whole)):
+        damaged.write_bytes(whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1 :])
+        try:
+            read(damaged)
+        except TcpwatchError as error:
+            assert "damaged" in str(error) or error.hint
+
+
+@pytest.mark.parametrize("suffix", PACKED)
+def test_what_was_flushed_is_there_though_it_was_never_closed(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"x.tw{suffix}"
+    writer = RecordingWriter(path, HEADER)
+    writer.write(EVENTS[0])
+    writer.flush()
+    assert read(path)[0] == [], "a flush a second is enough"
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 1.1)
+    writer.flush()
+    assert read(path)[0] == EVENTS[:1]
+    writer.close()
+
+
+def test_without_the_library_zst_is_an_error_that_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any, **more: Any) -> Any:
+        if name == "zstandard":
+            raise ImportError(name)
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(TcpwatchError, match="zstandard") as caught:
+        RecordingWriter(tmp_path / "x.tw.zst", HEADER)
+    assert "python3-zstandard" in (caught.value.hint or "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def rotated(path: Path, rotation: Rotation, events: list[Event], said: list[str] | None = None) -> list[Path]:
+    """Write the events with a flush after each; the files there are, by name."""
+    number = iter(range(10_000))
+    writer = RotatingWriter(
+        path,
+        lambda: replace(HEADER, host=f"db{next(number)}"),
+        rotation,
+        say=(said if said is not None else []).append,
+    )
+    for each in events:
+        writer.write(each)
+        writer.flush()
+    writer.close()
+    return sorted(path.parent.glob("*"))
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_full_file_is_followed_by_another_and_nothing_is_lost(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracer.storage.writer.PACKED_FLUSH_S", 0.0)
+    said: list[str] = []
+    files = rotated(tmp_path / f"x.y.tw{suffix}", Rotation(size=4096), MANY, said)
+    assert len(files) >= 2 and all(
+        re.fullmatch(rf"x\.y-\d{{8}}T\d{{6}}\.\d{{3}}Z\.tw{suffix}", each.name) for each in files
+    )
+    assert said == [f"recording to {each}" for each in files[1:]]
+    assert [each for file in files for each in read(file)[0]] == MANY
+    for number, file in enumerate(files):
+        with RecordingReader(file, print) as reader:
+            assert reader.header.host == f"db{number}", "a header of its own"
+
+
+def test_an_old_file_is_followed_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hours = itertools.count(0, 3600)
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(hours))
+    files = rotated(tmp_path / "x.tw", Rotation(every_s=7200), MANY[:5])
+    assert len(files) > 1
+    assert [each for file in files for each in read(file)[0]] == MANY[:5]
+
+
+def test_only_the_newest_are_kept_and_nothing_else_is_touched(tmp_path: Path) -> None:
+    others = [
+        tmp_path / name for name in ("x.tw", "x-1.tw", "x-20260101T000000.000Z.tw.gz", "y-20260101T000000.000Z.tw")
+    ]
+    for other in others:
+        other.touch()
+    older = tmp_path / "x-20260101T000000.000Z.tw"
+    older.touch()
+    files = set(rotated(tmp_path / "x.tw", Rotation(size=4096, keep=2), MANY))
+    ours = sorted(files - set(others))
+    assert set(others) <= files and len(ours) == 2 and older not in ours
+    kept = [each for file in ours for each in read(file)[0]]
+    assert kept == MANY[-len(kept) :]
+
+
+def test_hanging_up_begins_another_file(tmp_path: Path) -> None:
+    writer = RotatingWriter(tmp_path / "x.tw", lambda: HEADER, Rotation(size=1 << 30), say=lambda text: None)
+    for number in range(3):
+        writer.write(MANY[number])
+        writer.hang_up()
+        writer.flush()
+    writer.close()
+    files = sorted(tmp_path.iterdir())
+    assert [read(file)[0] for file in files] == [[MANY[0]], [MANY[1]], [MANY[2]], []]
+
+
+def test_a_file_that_was_moved_away_is_made_again_when_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.tw"
+    writer = RotatingWriter(path, lambda: HEADER, Rotation(), say=lambda text: None)
+    writer.write(MANY[0])
+    writer.hang_up()
+    writer.flush()
+    writer.write(MANY[1])
+    moved = path.rename(tmp_path / "moved.tw")
+    writer.flush()
+    writer.hang_up()
+    writer.flush()
+    writer.write(MANY[2])
+    writer.close()
+    assert (read(moved)[0], read(path)[0]) == (MANY[:2], [MANY[2]])
+
+
+def test_a_link_in_a_directory_of_everybodys_is_not_followed(tmp_path: Path) -> None:
+    """As it might be laid out for a root that records to /tmp."""
+    public = tmp_path / "public"
+    public.mkdir()
+    public.chmod(0o1777)
+    target = tmp_path / "target"
+    os.mkfifo(target)
+    (public / "x.tw").symlink_to(target)
+    with pytest.raises(TcpwatchError, match="cannot create"):
+        RecordingWriter(public / "x.tw", HEADER)
+    (public / "y.tw").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(TcpwatchError, match="exists already"):
+        RecordingWriter(public / "y.tw", HEADER)
