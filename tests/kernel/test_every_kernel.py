@@ -25,6 +25,7 @@ from test_socket_walk import compared, ss
 from watching import PATIENCE_S, ROOT, Json, Watch, both_ends
 
 from tracer.kernel import live
+from tracer.kernel.btf import KernelTypes
 from tracer.kernel.probes import kprobes_available
 from tracer.lab.disasters import Forger
 from tracer.lab.namespace import wait_until
@@ -36,13 +37,17 @@ CLOSED = 3307
 """A port that the firewall lets through, and where nobody listens."""
 EVERY_SECOND = ("--idle", "1", "--interval", "1", "--probes", "3")
 MARGIN_NS = 20_000_000
-HAS = {
-    "the report of errors": capabilities.release() >= (5, 14),
-    "the reason of a dropped packet": capabilities.release() >= (6, 11),
-    "the reason of a reset": capabilities.release() >= (6, 10),
-    "resets that no socket sends": capabilities.release() >= (6, 10),
-    "cgroup": capabilities.release() >= (5, 15),
-}
+
+with KernelTypes() as types:
+    HAS = {
+        "the report of errors": types.hook_arguments("inet_sk_error_report") > 0,
+        "the reason of a dropped packet": types.hook_arguments("kfree_skb") >= 4,
+        # Both came with 6.10.
+        "the reason of a reset": types.hook_arguments("tcp_send_reset") >= 3,
+        "resets that no socket sends": types.hook_arguments("tcp_send_reset") >= 3,
+        "cgroup": types.member("sock", "sk_cgrp_data.cgroup") is not None,
+    }
+"""What this kernel offers; a version would not tell, because stable releases gain members, too."""
 
 
 def tcpwatch(*arguments: str, before: list[str] | None = None) -> subprocess.CompletedProcess[str]:
