@@ -24,7 +24,7 @@ from test_resume import Listener
 from test_socket_walk import compared, ss
 from watching import PATIENCE_S, ROOT, Json, Watch, both_ends
 
-from tracer.kernel import live
+from tracer.kernel import host, live
 from tracer.kernel.btf import KernelTypes
 from tracer.kernel.probes import kprobes_available
 from tracer.lab.disasters import Forger
@@ -37,6 +37,7 @@ CLOSED = 3307
 """A port that the firewall lets through, and where nobody listens."""
 EVERY_SECOND = ("--idle", "1", "--interval", "1", "--probes", "3")
 MARGIN_NS = 20_000_000
+TICKS = 5
 
 with KernelTypes() as types:
     HAS = {
@@ -384,15 +385,14 @@ def test_each_keepalive_hook_sees_the_same_probes(lab: Lab, seen: Watch, monkeyp
         for hook in hooks:
             hook.wait_for(client, event="error")
         counted = lab.client.counter("TcpExtTCPKeepAlive") - before
-        told = [
-            [
-                (each.attempt, each.silent_ms, each.pid, each.keepalive_idle_s, each.jiffies)
-                for each in hook.of(client, event="keepalive")
-            ]
-            for hook in hooks
-        ]
+        told = [hook.of(client, event="keepalive") for hook in hooks]
     assert counted == len(told[0]) >= 5
-    assert all(each == told[0] for each in told)
+    for probes in told[1:]:
+        assert [(each.attempt, each.pid) for each in probes] == [(each.attempt, each.pid) for each in told[0]]
+        for one, other in zip(told[0], probes, strict=True):
+            # The hooks are some microseconds apart, and in a virtual machine a tick or two.
+            assert abs((one.jiffies or 0) - (other.jiffies or 0)) <= TICKS
+            assert abs((one.silent_ms or 0) - (other.silent_ms or 0)) <= TICKS * 1000 / host.hz()
 
 
 @pytest.mark.parametrize("lacking", sorted(capabilities.TO_TRACE))
