@@ -8,7 +8,7 @@ python=/usr/bin/python3
 
 runtime_packages=(python3-bpfcc python3-venv python3-click python3-tabulate)
 lab_packages=(nftables conntrack iproute2)
-test_packages=(mariadb-server php-cli php-mysql beanstalkd strace shellcheck bpftool)
+test_packages=(mariadb-server php-cli php-mysql beanstalkd strace shellcheck bpftool systemd)
 
 say() {
     printf 'tcpwatch: %s\n' "$*" >&2

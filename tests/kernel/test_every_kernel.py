@@ -36,6 +36,8 @@ NOBODY = 65534
 CLOSED = 3307
 """A port that the firewall lets through, and where nobody listens."""
 EVERY_SECOND = ("--idle", "1", "--interval", "1", "--probes", "3")
+NO_MEMORY_LOCKED = ["prlimit", "--memlock=65536:65536"]
+"""The limit that a process has by default, and that a privileged one can raise."""
 MARGIN_NS = 20_000_000
 TICKS = 5
 
@@ -424,7 +426,8 @@ def test_with_the_least_capabilities_and_one_less(lab: Lab, lacking: str) -> Non
 def test_without_the_others_it_says_what_is_missing() -> None:
     others = capabilities.least() - capabilities.TO_TRACE - capabilities.TO_NAME_OWNERS
     for lacking in others:
-        shown = tcpwatch("check", "--json", before=capabilities.with_only(capabilities.least() - {lacking}))
+        before = [*NO_MEMORY_LOCKED, *capabilities.with_only(capabilities.least() - {lacking})]
+        shown = tcpwatch("check", "--json", before=before)
         found = {each["what"]: each["status"] for each in json.loads(shown.stdout)["findings"]}
         if lacking == "sys_resource":
             assert found["BPF program"] == "missing"

@@ -22,6 +22,7 @@ def test_there_and_back(tmp_path: Path) -> None:
         assert installed.returncode == 0, installed.stderr
     shutil.rmtree(tree)
     command = prefix / "usr/local/bin/tcpwatch"
+    assert (prefix / "usr/local/lib/systemd/system/tcpwatch.service").is_file()
     # Whatever lies about in the current directory is not imported.
     (tmp_path / "click.py").write_text("raise SystemExit('hijacked')\n")
     assert run(command, "--version", cwd=tmp_path).stdout == "tcpwatch, version 0.1.0\n"

@@ -1,0 +1,45 @@
+"""The systemd unit: what systemd itself says of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+UNIT = ROOT / "scripts/tcpwatch.service"
+
+
+@pytest.fixture
+def unit(tmp_path: Path) -> Path:
+    """As installed, with a command that is there."""
+    installed = tmp_path / "tcpwatch.service"
+    installed.write_text(UNIT.read_text().replace("/usr/local/bin/tcpwatch", "/bin/true"))
+    return installed
+
+
+def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = ["systemd-analyze", "--no-pager", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}, timeout=60)
+
+
+def test_it_is_a_good_unit(unit: Path) -> None:
+    verified = analyze("verify", "--man=no", unit)
+    assert (verified.returncode, verified.stderr) == (0, "")
+
+
+def test_it_is_confined(unit: Path) -> None:
+    judged = analyze("security", "--offline=true", "--threshold=35", unit)
+    assert judged.returncode == 0, judged.stdout[-300:]
+
+
+def test_it_has_the_capabilities_that_are_documented() -> None:
+    granted = re.search(r"^CapabilityBoundingSet=(.*)$", UNIT.read_text(), re.MULTILINE)
+    assert granted is not None
+    documented = (ROOT / "docs/requirements.md").read_text().partition("## Least privilege")[2].partition("\n## ")[0]
+    names = set(re.findall(r"CAP_\w+", documented)) - {"CAP_SYS_ADMIN", "CAP_SYS_RESOURCE"}
+    assert set(granted[1].split()) == names
+    assert "LimitMEMLOCK=infinity" in UNIT.read_text(), "in place of CAP_SYS_RESOURCE"
