@@ -59,7 +59,8 @@ static __always_inline u64 read_member(u64 base, u32 offset, const u32 size, u32
 #if defined(__x86_64__)
 #define READ_FIRST_ARGUMENT(registers) READ(pt_regs, di, registers)
 #elif defined(__aarch64__)
-#define READ_FIRST_ARGUMENT(registers) READ(user_pt_regs, regs, registers)
+/* regs is an array of 31: of which the first. */
+#define READ_FIRST_ARGUMENT(registers) read_member((u64)(registers), OFFSET(user_pt_regs, regs), 8, 0, 0)
 #else
 #define READ_FIRST_ARGUMENT(registers) 0
 #endif
