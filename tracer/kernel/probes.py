@@ -106,7 +106,7 @@ def choose(types: HookArguments, *, kprobes: bool, timers: TimerFunctions, resum
 
 
 def _keepalive(types: HookArguments, kprobes: bool, timers: TimerFunctions) -> Probe:
-    why = "the kernel refuses kprobes (kernel.perf_event_paranoid)" if kprobes else "no kprobes here"
+    why = "the kernel refuses the kprobe (kernel.perf_event_paranoid?)" if kprobes else "no kprobes here"
     if timers.keepalive and types.hook_arguments("timer_expire_entry"):
         hook = Attachment("raw tracepoint", "timer_expire_entry")
         timer_probe = Probe("keepalive", "fallback", hook, f"{why}: from the timers")

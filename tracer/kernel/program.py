@@ -266,7 +266,7 @@ def import_bcc() -> Any:
     )
     try:
         import bcc
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: its libraries cannot be loaded
         raise TcpwatchError(f"the Python package bcc is missing ({error})", hint=hint) from error
     if not hasattr(bcc, "BPF"):
         where = getattr(bcc, "__file__", None) or "nowhere"
