@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import event
+from builders import SECOND, START, event
 from test_storage import EVENTS, HEADER, read, write
 
 from tracer.errors import TcpwatchError
-from tracer.events import Event
+from tracer.events import Event, format_time
+from tracer.filters import Filter
+from tracer.playback import play
 from tracer.storage import rotation as module
 from tracer.storage.reader import RecordingReader
 from tracer.storage.rotation import RotatingWriter, Rotation
@@ -191,3 +193,47 @@ def test_a_link_in_a_directory_of_everybodys_is_not_followed(tmp_path: Path) -> 
     (public / "y.tw").symlink_to(tmp_path / "nowhere")
     with pytest.raises(TcpwatchError, match="exists already"):
         RecordingWriter(public / "y.tw", HEADER)
+
+
+def test_a_stall_goes_on_from_one_file_to_the_next(tmp_path: Path) -> None:
+    offset_ns = START - SECOND
+    events = [
+        event(at=100, kind="tlp", attempt=0, silent_ms=90_000, unacked_bytes=5),
+        event(at=100.3, kind="rto", attempt=1, silent_ms=90_300, unacked_bytes=5),
+        event("error", at=113, error="ETIMEDOUT", errno=110, state="CLOSE"),
+    ]
+    begun = iter([START + 50 * SECOND, *(each.time_ns + SECOND // 100 for each in events)])
+    writer = RotatingWriter(
+        tmp_path / "x.tw",
+        lambda: replace(HEADER, filters={}, started=format_time(next(begun)), clock_offset_ns=offset_ns),
+        Rotation(size=1 << 20),
+        say=lambda text: None,
+    )
+    for each in events:
+        writer.write(each)
+        writer.hang_up()
+        writer.flush()
+    writer.close()
+    shown = Shown()
+    files = sorted(tmp_path.iterdir())
+    play(files, Filter(), [shown], warn=print)
+    assert len(files) == 4
+    assert [(each.phase, each.verdict) for each in shown.stalls] == [("begin", "idle-drop"), ("end", "idle-drop")]
+    assert shown.stalls[1].outcome == "timed-out"
+
+
+class Shown:
+    """A sink that keeps stalls."""
+
+    def __init__(self) -> None:
+        self.stalls: list[Event] = []
+
+    def write(self, each: Event) -> None:
+        if each.event == "stall":
+            self.stalls.append(each)
+
+    def flush(self, until_ns: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

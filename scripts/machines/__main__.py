@@ -41,7 +41,8 @@ def test(targets: tuple[str, ...], jobs: int, write: bool, cache: Path) -> None:
     KERNEL  5.10, 6.1, 6.12, 6.18, newest     the newest of that series that Debian has
     ROOT    trixie, sid                       whose bcc and Python; else this host's
 
-    A kernel that is gone from the archive is said, and is no failure unless nothing else is left.
+    A kernel that is gone from the archive is said, and is no failure unless nothing else is left. What was
+    downloaded stays as it is; remove the --cache directory to get what is newer.
     """
     wanted = matrix.EVERY if targets == ("all",) else targets or _FEW
     logs = Path(tempfile.mkdtemp(prefix="tcpwatch-vm."))

@@ -96,9 +96,8 @@ class Machine:
             *devices,
         ]  # fmt: skip
         with console.open("wb") as said:
-            qemu = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=said, stderr=said, pass_fds=[write_end], start_new_session=True
-            )
+            # In our own session: a terminal's ^C ends the machines with us.
+            qemu = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=said, stderr=said, pass_fds=[write_end])
         os.close(write_end)
         copier = threading.Thread(target=_copy, args=(read_end, output), daemon=True)
         copier.start()
@@ -132,7 +131,7 @@ class _Sharing:
                 # Its default sandbox cannot share `/`.
                 [str(self._daemon), f"--socket-path={socket}", "-o", f"source={directory}", "-o", f"cache={cache}",
                  "-o", "sandbox=chroot", "-o", "no_posix_lock", "--thread-pool-size=4"],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         self.processes.append(process)
         deadline = time.monotonic() + _SOCKET_S
