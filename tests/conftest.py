@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -42,5 +43,8 @@ class _Ran:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts what runs in the background with ^C ignored, and whatever a test starts would ignore it, too.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("--require-kernel"):
         config.pluginmanager.register(_Ran(), "kernel-tests-ran")
