@@ -84,10 +84,10 @@ def _effective_capabilities() -> int:
 def require_privilege() -> None:
     """Raise unless we may load BPF programs."""
     if missing := missing_capabilities():
-        raise TcpwatchError(
-            f"tracing the kernel needs root, or {' and '.join(_NEEDED)}; {' and '.join(missing)} not there",
-            hint="run it again with sudo",
-        )
+        what = f"tracing the kernel needs root, or {' and '.join(_NEEDED)}"
+        if len(missing) < len(_NEEDED):
+            what += f", of which {missing[0]} is missing"
+        raise TcpwatchError(what, hint="run it again with sudo")
     if lockdown() == "confidentiality":
         raise TcpwatchError(
             "the kernel is locked down (lockdown=confidentiality): no BPF program may read its memory",
