@@ -198,3 +198,8 @@ def test_resets_that_end_idle_connections_are_in_the_bracket(tmp_path: Path) -> 
     ]
     assert service["fatal_ms"] == 350_000
     assert {each["name"] for each in service["known_timeouts"]} & {"AWS NLB", "AWS NAT gateway"}
+
+
+def test_of_a_file_that_is_not_there_nothing_is_reported(tmp_path: Path) -> None:
+    shown = tcpwatch("report", str(tmp_path / "no.tw"))
+    assert (shown.returncode, shown.stdout) == (1, "") and "cannot read" in shown.stderr

@@ -105,7 +105,9 @@ class Report:
             service.advice[stall.verdict or "?"] = stall.advice or []
 
     def close(self) -> None:
-        """Nothing comes any more: the report."""
+        """Nothing comes any more: the report, unless there was nothing to read."""
+        if not self._hosts:
+            return
         if self._as_json:
             for name, service in self._by_weight():
                 self._line(self._service_as_json(name, service))
@@ -166,7 +168,7 @@ class Report:
         return "\n".join(parts)
 
     def _headline(self) -> str:
-        where = " and ".join(safe(host) for host in self._hosts) or "nowhere"
+        where = " and ".join(safe(host) for host in self._hosts)
         if self._first_ns is None:
             return f"{where}: nothing was recorded.\n"
         lasted = duration((self._last_ns - self._first_ns) / 1_000_000)
