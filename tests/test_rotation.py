@@ -6,6 +6,8 @@ import builtins
 import itertools
 import os
 import re
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +26,7 @@ from tracer.storage.reader import RecordingReader
 from tracer.storage.rotation import RotatingWriter, Rotation
 from tracer.storage.writer import RecordingWriter
 
+ROOT = Path(__file__).resolve().parent.parent
 PACKED = [".gz", ".zst"]
 MANY = [event(at=number, attempt=number, kind="rto") for number in range(200)]
 
@@ -95,6 +98,37 @@ def test_without_the_library_zst_is_an_error_that_leaves_nothing(
         RecordingWriter(tmp_path / "x.tw.zst", HEADER)
     assert "python3-zstandard" in (caught.value.hint or "")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", ["", *PACKED])
+def test_a_file_that_cannot_grow_is_an_error_and_nothing_else(tmp_path: Path, suffix: str) -> None:
+    """In a process of its own: what a library says when it is collected would be on its stderr."""
+    program = """
+import gc, os, resource, sys
+from pathlib import Path
+from test_storage import HEADER
+from builders import event
+from tracer.errors import TcpwatchError
+from tracer.storage.writer import RecordingWriter
+resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+writer = RecordingWriter(Path(sys.argv[1]), HEADER)
+try:
+    while True:
+        writer.write(event(comm=os.urandom(2000).hex()))
+except TcpwatchError as error:
+    print(error)
+writer.close()
+del writer
+gc.collect()
+"""
+    path = tmp_path / f"x.tw{suffix}"
+    done = subprocess.run(
+        [sys.executable, "-c", program, path], capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}, timeout=60,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == (f"cannot write {path}: File too large\n", "")
+    events, _ = read(path)
+    assert events, "what was written is good"
 
 
 def rotated(path: Path, rotation: Rotation, events: list[Event], said: list[str] | None = None) -> list[Path]:

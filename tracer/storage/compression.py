@@ -48,8 +48,7 @@ def unpacked(name: str, file: io.BufferedReader) -> BinaryIO:
     if start.startswith(GZIP):
         return cast(BinaryIO, gzip.GzipFile(fileobj=file, mode="rb"))
     if start == ZSTD:
-        reader = _zstandard(name).ZstdDecompressor().stream_reader(file, read_across_frames=True)
-        return cast(BinaryIO, io.BufferedReader(_Unzstd(reader)))
+        return cast(BinaryIO, io.BufferedReader(_Unzstd(file, _zstandard(name))))
     return file
 
 
@@ -72,8 +71,9 @@ class _Zstd:
 class _Unzstd(io.RawIOBase):
     """The library's reader as the raw stream that io.BufferedReader wants; its errors as zlib's."""
 
-    def __init__(self, reader: Any) -> None:
-        self._reader = reader
+    def __init__(self, file: BinaryIO, library: Any) -> None:
+        self._reader = library.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+        self._error = library.ZstdError
 
     def readable(self) -> bool:
         return True
@@ -81,9 +81,7 @@ class _Unzstd(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         try:
             return int(self._reader.readinto(buffer))
-        except Exception as error:
-            if type(error).__name__ != "ZstdError":
-                raise
+        except self._error as error:
             raise zlib.error(str(error)) from None
 
 

@@ -39,7 +39,7 @@ class Rotation:
 class RotatingWriter:
     """A sink that writes recordings one after the other, each with a header of its own.
 
-    With a rotation each file's name has the second at which it was begun, in UTC: x.tw.gz becomes
+    With a rotation each file's name has the millisecond at which it was begun, in UTC: x.tw.gz becomes
     x-20261125T020000.123Z.tw.gz, and names sort by time. Without one the file is path. header makes the header of a
     file that begins now. say is told of each file but the first, and what could not be removed. Raises TcpwatchError
     as RecordingWriter does.
