@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-EVENTS = ("retransmit", "keepalive", "window-probe", "state", "reset", "error", "resume", "stall", "lost")
+EVENTS = ("retransmit", "keepalive", "window-probe", "state", "reset", "error", "resume", "stall", "counters", "lost")
 """The values of `Event.event` that this version writes. Others are read and passed on."""
 
 STATES = {
@@ -105,6 +105,9 @@ class Event:
     outcome: str | None = None  # stall: how it ended
     duration_ms: int | None = None  # stall: from its first sign to its end
     advice: list[str] | None = None  # stall
+    retrans_segs: int | None = None  # counters: of the kernel's, since the last such event: TcpRetransSegs
+    keepalives: int | None = None  # counters: TCPKeepAlive
+    timeouts: int | None = None  # counters: TCPTimeouts
     count: int | None = None  # lost
     hook: str | None = None  # lost
 

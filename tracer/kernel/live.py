@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from tracer.events import Batch, Event
 from tracer.filters import Filter
 from tracer.kernel import host, probes
 from tracer.kernel.btf import KernelTypes
+from tracer.kernel.counters import KernelCounters
 from tracer.kernel.owners import Owners
 from tracer.kernel.program import RESUME_AFTER_S, RING_BYTES, Program
 from tracer.kernel.wire import Decoder
@@ -19,6 +21,7 @@ POLL_MS = 250
 BATCH = 1024
 """Most events taken before they are handed on: so a storm does not hold us, and they fit into the CPU's cache."""
 LOST_EVERY_S = 1.0
+COUNTERS_EVERY_S = 60.0
 SETTLED_NS = 50_000_000
 """An event older than this has been handed over, whichever CPU it happened on."""
 CLOCK_STEP_NS = 1_000_000
@@ -62,10 +65,11 @@ class LiveSource:
             self._stop = stop
             self._clock_offset_ns = host.clock_offset_ns()
             self._lost: dict[str, int] = {}
-            self._lost_checked = time.monotonic()
+            self._lost_checked = self._counters_checked = time.monotonic()
             self._ring = self._program.open_events()
             self._program.set_filter(wanted)
             self._program.attach(chosen)
+            self.counters = KernelCounters()
         except BaseException:
             self._program.close()
             raise
@@ -85,16 +89,25 @@ class LiveSource:
         """What serves each kind of event."""
         return self._program.attached
 
+    def is_behind(self) -> bool:
+        """Whether more events wait than half of the ring holds: we are too slow for them."""
+        return self._ring.used > 0.5
+
     def __iter__(self) -> Iterator[Batch]:
         while not self._stop():
             yield self._look(POLL_MS)
-            if time.monotonic() - self._lost_checked >= LOST_EVERY_S:
+            now = time.monotonic()
+            if now - self._lost_checked >= LOST_EVERY_S:
                 yield self._newly_lost()
+            if now - self._counters_checked >= COUNTERS_EVERY_S:
+                yield self._newly_counted()
+        counted = self._newly_counted()
         # What the kernel had seen before the end was asked for belongs to the run.
         while len((batch := self._look(0)).events) == BATCH:
             yield batch
         yield batch
         yield self._newly_lost()
+        yield counted
 
     def _look(self, timeout_ms: int) -> Batch:
         began_ns = boottime_ns()
@@ -118,19 +131,31 @@ class LiveSource:
     def _newly_lost(self) -> Batch:
         self._lost_checked = time.monotonic()
         before, self._lost = self._lost, self._program.lost()
-        ktime_ns = boottime_ns()
-        lost = [
-            Event(
-                time_ns=(ktime_ns + self._clock_offset_ns) // 1000 * 1000,
-                ktime_ns=ktime_ns,
-                event="lost",
-                count=count - before.get(hook, 0),
-                hook=hook,
-            )
+        return self._said_now(
+            {"event": "lost", "count": count - before.get(hook, 0), "hook": hook}
             for hook, count in self._lost.items()
             if count > before.get(hook, 0)
-        ]
-        return Batch(lost, ktime_ns - SETTLED_NS)
+        )
+
+    def _newly_counted(self) -> Batch:
+        self._counters_checked = time.monotonic()
+        return self._said_now(
+            {
+                "event": "counters",
+                "netns": netns,
+                "retrans_segs": counts.segments,
+                "keepalives": counts.keepalives,
+                "timeouts": counts.timeouts,
+            }
+            for netns, counts in self.counters.newly().items()
+        )
+
+    def _said_now(self, fields: Iterable[dict[str, Any]]) -> Batch:
+        """Events of our own."""
+        ktime_ns = boottime_ns()
+        time_ns = (ktime_ns + self._clock_offset_ns) // 1000 * 1000
+        events = [Event.of({"time_ns": time_ns, "ktime_ns": ktime_ns, **each}) for each in fields]
+        return Batch(events, ktime_ns - SETTLED_NS)
 
     def _follow_clock(self) -> None:
         offset = host.clock_offset_ns()

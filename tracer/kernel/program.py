@@ -43,6 +43,16 @@ _ALTERNATIVES = {
     "user_pt_regs.regs",
 }
 
+# Hooks that are called for what is an event of some connection, and for little else.
+_ALWAYS_EVENTS = {
+    "tcp_retransmit_skb",
+    "tcp_retransmit_synack",
+    "inet_sock_set_state",
+    "tcp_receive_reset",
+    "tcp_send_reset",
+    "inet_sk_error_report",
+}
+
 _BPF_PROG_TYPE_TRACING = 26  # include/uapi/linux/bpf.h
 
 # enum filter_flags in bpf/filter.h
@@ -159,6 +169,7 @@ class Program:
         self._ring_bytes = ring_bytes
         self._ring: Ring | None = None
         self._lost: mmap.mmap | None = None
+        self._counted_misses: list[str] = []
 
     def __enter__(self) -> Program:
         return self
@@ -217,6 +228,8 @@ class Program:
                     chosen = chosen.if_refused
             if chosen is not None:
                 self.attached.append(chosen)
+                if chosen.attachment is not None and chosen.attachment.hook in _ALWAYS_EVENTS:
+                    self._counted_misses.append(chosen.attachment.hook)
 
     def _attach(self, attachment: Attachment) -> None:
         function = attachment.function.encode()
@@ -248,11 +261,27 @@ class Program:
         return self._ring
 
     def lost(self) -> dict[str, int]:
-        """Events that found no room in the ring buffer so far, by hook; only hooks that lost any."""
+        """Events that found no room in the ring buffer so far, or no turn, by hook; only hooks that lost any.
+
+        No turn: what an interrupt brings to a hook whose program it has interrupted on the same CPU goes by unseen
+        (__bpf_trace_run(), kernel/trace/bpf_trace.c). The kernel counts that; hooks of whose calls nearly all are of
+        no interest are left out here.
+        """
         if self._lost is None:
             self._lost = mmap.mmap(self._bpf[b"lost"].map_fd, mmap.PAGESIZE, prot=mmap.PROT_READ)
-        counts = memoryview(self._lost).cast("Q")[: len(LOST_HOOKS)].tolist()
-        return {hook: count for hook, count in zip(LOST_HOOKS, counts, strict=True) if count}
+        counts = dict(zip(LOST_HOOKS, memoryview(self._lost).cast("Q")[: len(LOST_HOOKS)].tolist(), strict=True))
+        for hook in self._counted_misses:
+            descriptor = self._bpf.funcs[f"on_{hook}".encode()].fd
+            counts[hook] += recursion_misses(Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii"))
+        return {hook: count for hook, count in counts.items() if count}
+
+
+def recursion_misses(fdinfo: str) -> int:
+    """How often a program did not run because it ran already: its fdinfo (Linux 5.12), 0 where that does not say."""
+    for line in fdinfo.splitlines():
+        if line.startswith("recursion_misses:"):
+            return int(line.split()[1])
+    return 0
 
 
 def _mapped(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> tuple[int, bytes]:

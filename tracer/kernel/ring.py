@@ -53,6 +53,11 @@ class Ring:
         """Until there is something to take, at most so long. A signal ends it sooner where its handler raises."""
         return bool(self._poll.poll(timeout_ms))
 
+    @property
+    def used(self) -> float:
+        """How full it is, 0 to 1."""
+        return float((self._produced[0] - self._consumed[0]) / self._size)
+
     def take(self, most: int) -> bytes:
         """The oldest records, at most so many, each HEADER_BYTES of header and then itself padded to 8 bytes.
 

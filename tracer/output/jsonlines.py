@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TextIO
-
 from tracer.events import Event, to_line
+from tracer.output.outlet import Stream
 
 
 class JsonSink:
     """Writes lines."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: Stream) -> None:
         self._stream = stream
 
     def write(self, event: Event) -> None:
