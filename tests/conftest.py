@@ -12,6 +12,7 @@ _KERNEL = Path(__file__).parent / "kernel"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require-kernel", action="store_true", help="fail if a test of tests/kernel did not run")
+    parser.addoption("--soak", type=float, default=40.0, metavar="SECONDS", help="how long test_soak.py takes")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -16,7 +16,7 @@ from tracer.analysis.stalls import MIN_IDLE_MS, StallTracker
 from tracer.counts import Counts, Tally
 from tracer.events import format_time
 from tracer.filters import Filter
-from tracer.kernel import host
+from tracer.kernel import host, privileges
 from tracer.kernel.live import LiveSource
 from tracer.kernel.program import RESUME_AFTER_S, RING_BYTES
 from tracer.output.outlet import Outlet, Stream
@@ -74,6 +74,7 @@ def watch(
         ring_bytes=tracing.ring_bytes,
     ) as source:
         writer = _begin(recording, wanted) if recording is not None else None
+        privileges.keep_only(_needed(recording))
         began, used = time.monotonic(), host.cpu_seconds()
         shown = _shown(show, source.is_behind if sheds else None)
         try:
@@ -101,6 +102,12 @@ def watch(
     for probe in source.attached:
         if probe.status == "missing":
             say(f"not seen on this kernel: {probe.event} ({probe.note})")
+
+
+def _needed(recording: Recording | None) -> tuple[str, ...]:
+    """The capabilities that are of use once all hooks are attached and the first file is open."""
+    begins_files = recording is not None and (recording.reopens or recording.rotation.is_wanted)
+    return privileges.TO_NAME_OWNERS + (privileges.TO_BEGIN_FILES if begins_files else ())
 
 
 def _shown(show: Callable[[Stream], Sink] | None, is_behind: Callable[[], bool] | None) -> Shedding | None:

@@ -33,6 +33,14 @@ class Witness:
         table = self._program._bpf[b"counted"]
         return sum(count.value for slot, count in table.items() if within(slot.value * SLOT_NS))
 
+    def take(self, until_ns: int) -> dict[int, int]:
+        """The counts of all slots before that time, by their beginning; they are forgotten here."""
+        table = self._program._bpf[b"counted"]
+        old = {slot.value: count.value for slot, count in table.items() if slot.value * SLOT_NS < until_ns}
+        for slot in old:
+            del table[table.Key(slot)]
+        return {slot * SLOT_NS: count for slot, count in old.items()}
+
     def missed(self) -> int:
         """Calls that the kernel did not make, and says so."""
         descriptor = self._program._bpf.funcs[b"on_inet_sock_set_state"].fd

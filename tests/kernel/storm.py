@@ -1,7 +1,8 @@
-"""Short connections over loopback, as fast as they go: `storm.py SECONDS [PER_SECOND]`.
+"""Short connections over loopback, as fast as they go: `storm.py SECONDS [PER_SECOND [GAP]]`.
 
 Each is made, accepted and closed by both ends in one process, which the kernel does at once. PER_SECOND: no more than
-so many. A line on stdin begins it, after `ready` was printed; at the end it prints how many there were.
+so many. GAP: so many seconds at the end of each second of CLOCK_BOOTTIME nothing happens. A line on stdin begins it,
+after `ready` was printed; at the end it prints how many there were.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ BURST = 50
 def main() -> None:
     seconds = float(sys.argv[1])
     per_second = float(sys.argv[2]) if len(sys.argv) > 2 else float("inf")
+    gap = float(sys.argv[3]) if len(sys.argv) > 3 else 0.0
     with socket.create_server(("0.0.0.0", 0), backlog=BURST) as listener:
         port = listener.getsockname()[1]
         # Each address has local ports of its own, most of which are in TIME_WAIT after a while.
@@ -26,7 +28,7 @@ def main() -> None:
         began = time.monotonic()
         count = 0
         while (elapsed := time.monotonic() - began) < seconds:
-            if count > elapsed * per_second:
+            if count > elapsed * per_second or time.clock_gettime(time.CLOCK_BOOTTIME) % 1 > 1 - gap:
                 time.sleep(0.001)
                 continue
             address = next(addresses)

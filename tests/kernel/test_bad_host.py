@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -13,11 +14,32 @@ from watching import ROOT
 
 from tracer.lab.namespace import wait_until
 
+PROGRAMS = ("on_tcp_", "on_inet_", "on_timer_", "on_kfree_")
+
 
 def loaded_programs() -> list[str]:
-    """Names of our BPF programs in the kernel."""
+    """Names of our BPF programs in the kernel, but for those of a tcpwatch that others run on this host."""
     shown = subprocess.run(["bpftool", "-j", "prog", "show"], capture_output=True, text=True, check=True).stdout
-    return [name for each in json.loads(shown) if (name := each.get("name", "")).startswith(("on_tcp_", "on_inet_"))]
+    ours = {each["id"]: name for each in json.loads(shown) if (name := each.get("name", "")).startswith(PROGRAMS)}
+    return [name for number, name in ours.items() if number not in _held_by_others()]
+
+
+def _held_by_others() -> set[int]:
+    """Programs of which a process has a descriptor that no test has started."""
+    held = set()
+    for fdinfo in Path("/proc").glob("[0-9]*/fdinfo"):
+        with contextlib.suppress(OSError):
+            for line in (line for each in fdinfo.iterdir() for line in each.read_text().splitlines()):
+                if line.startswith("prog_id:") and not _is_ours(int(fdinfo.parent.name)):
+                    held.add(int(line.split()[1]))
+    return held
+
+
+def _is_ours(pid: int) -> bool:
+    """Whether this process is one of its ancestors."""
+    while pid > 1 and pid != os.getpid():
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return pid == os.getpid()
 
 
 def tcpwatch(*arguments: str, before: str = "", **environment: str) -> subprocess.CompletedProcess[str]:

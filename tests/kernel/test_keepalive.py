@@ -38,7 +38,7 @@ def test_answered_then_unanswered_to_the_end(lab: Lab, watch: Start, host: str) 
     end = [
         each
         for each in seen.events
-        if each["ktime_ns"] > probes[-1]["ktime_ns"] and each["sock"] == probes[-1]["sock"]
+        if each["ktime_ns"] > probes[-1]["ktime_ns"] and each.get("sock") == probes[-1]["sock"]
     ]
     assert [each["event"] for each in end] == ["reset", "state", "error", "stall"]
     assert (end[3]["phase"], end[3]["outcome"]) == ("end", "timed-out")

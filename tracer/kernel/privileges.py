@@ -1,0 +1,62 @@
+"""Give away what is not needed any more once every hook is attached."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+
+# include/uapi/linux/capability.h
+_NUMBERS = {"CAP_DAC_OVERRIDE": 1, "CAP_DAC_READ_SEARCH": 2, "CAP_SETPCAP": 8, "CAP_SYS_PTRACE": 19}
+_VERSION_3 = 0x20080522
+_LAST = 63
+
+# include/uapi/linux/prctl.h
+_PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24
+_PR_SET_NO_NEW_PRIVS = 38
+_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
+
+TO_NAME_OWNERS = ("CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH")
+"""To look into the open files of other users' processes, and to find a cgroup by its number."""
+TO_BEGIN_FILES = ("CAP_DAC_OVERRIDE",)
+"""To go on in a further file in somebody else's directory."""
+
+
+class _Header(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class _Sets(ctypes.Structure):
+    _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
+
+
+def keep_only(capabilities: Iterable[str]) -> None:
+    """Drop every other capability of this thread, and of those that it starts, for good. capset(2), prctl(2).
+
+    What it does not have it does not get. Detaching needs none: the kernel does it when descriptors are closed.
+    Raises OSError where the kernel refuses, which it has no reason to.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    kept = sum(1 << _NUMBERS[name] for name in capabilities)
+    header, sets = _Header(_VERSION_3, 0), (_Sets * 2)()
+    _call(libc.capget(ctypes.byref(header), sets))
+    # The bounding set is what a program that is executed could get back. Without CAP_SETPCAP no_new_privs has to do.
+    if sets[0].effective >> _NUMBERS["CAP_SETPCAP"] & 1:
+        for number in range(_LAST + 1):
+            if not kept >> number & 1 and libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) == 1:
+                _call(libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0))
+    with suppress(OSError):  # a kernel without ambient capabilities has none to clear
+        _call(libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
+    for half, part in enumerate(sets):
+        part.permitted &= kept >> 32 * half & 0xFFFFFFFF
+        part.effective &= part.permitted
+        part.inheritable = 0
+    _call(libc.capset(ctypes.byref(header), sets))
+    _call(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+
+
+def _call(result: int) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
