@@ -414,7 +414,7 @@ class StallTracker:
         memory = self._memories.get(event.sock)
         if memory is None or memory.heard_ns is None:
             return event.silent_ms
-        return min(event.silent_ms, (event.ktime_ns - memory.heard_ns) // MS)
+        return min(event.silent_ms, max(0, event.ktime_ns - memory.heard_ns) // MS)
 
     def _remember(self, sock: str) -> Memory:
         memory = self._memories.setdefault(sock, Memory())

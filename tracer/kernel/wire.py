@@ -10,6 +10,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple
 
+from tracer.errors import TcpwatchError
 from tracer.events import CA_STATES, STATES, Event, error_name, retransmit_kind
 from tracer.sockets import Socket
 
@@ -59,8 +60,14 @@ _FULL_SOCK, _KEEPALIVE, _SYNACK, _HAS_REASON, _ORPHAN, _OWN_IDLE, _ACCEPTED, _AW
 _UNKNOWN = 0xFFFFFFFF
 
 
-class WireError(ValueError):
+class WireError(TcpwatchError):
     """Bytes that are not an event: the two sides of tcpwatch do not belong together."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"the kernel side handed over no event ({what}): bpf/ and tracer/ are of different versions",
+            hint="install tcpwatch again, all of it; tcpwatch --version",
+        )
 
 
 class Owner(NamedTuple):
@@ -100,6 +107,8 @@ class Decoder:
         ) = _RECORD.unpack_from(record)  # fmt: skip
         if kind not in _EVENTS:
             raise WireError(f"event type {kind}")
+        if ktime_ns >> 63:
+            raise WireError(f"time {ktime_ns}")
         name = _EVENTS[kind]
         event = Event(
             time_ns=(ktime_ns + clock_offset_ns) // 1000 * 1000,
@@ -166,7 +175,7 @@ class Decoder:
         elif error > 0:
             event.errno = error
             event.error = error_name(error)
-        return event, Owner(inode, cgroup, pid, _text(comm))
+        return event, Owner(inode, cgroup, pid, text(comm.split(b"\0", 1)[0]))
 
     def socket(self, record: bytes, event: Event) -> Socket:
         """The socket of a record of a walk over all sockets, of which `decode` made the event."""
@@ -204,5 +213,6 @@ def _identity(key: bytes, sk: int, born: int) -> str:
     return blake2b(struct.pack("<QQ", sk, born), digest_size=8, key=key).hexdigest()
 
 
-def _text(raw: bytes) -> str:
-    return raw.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
+def text(raw: bytes) -> str:
+    """A name that the kernel has, which may be any bytes: those that are no UTF-8 are written as escapes."""
+    return raw.decode("utf-8", "backslashreplace")
