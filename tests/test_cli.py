@@ -55,7 +55,7 @@ def test_a_half_written_last_line_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / "x.tw").write_bytes(content[:-20])
     shown = tcpwatch("replay", tmp_path / "x.tw", "--json")
     assert shown.returncode == 0
-    assert "the last line is incomplete" in shown.stderr
+    assert "line 3 was cut off" in shown.stderr
     assert [json.loads(line) for line in shown.stdout.splitlines()] == [to_json(EVENTS[0])]
 
 
