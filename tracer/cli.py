@@ -330,6 +330,8 @@ def main() -> None:
 
 
 def _run(arguments: list[str]) -> int:
+    # A process may be called what this terminal's character set does not have.
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         status = cli.main(args=arguments, prog_name="tcpwatch", standalone_mode=False)
         sys.stdout.flush()
