@@ -43,7 +43,7 @@ def parse_port(text: str) -> int:
     else:
         try:
             return socket.getservbyname(text, "tcp")
-        except (OSError, UnicodeError):
+        except (OSError, ValueError):
             pass
     raise UsageError(
         f"{text!r} is no port",
