@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import time
 from functools import lru_cache
@@ -58,6 +59,28 @@ def safe(text: str) -> str:
 
 def _is_unseen(character: str) -> bool:
     return not character.isprintable() or _UNSEEN.match(character) is not None
+
+
+_PLAIN = {"→": "->", "×": "x", "…": "...", "–": "-"}
+
+
+def in_plain(text: str) -> str:
+    """The text with what we write ourselves beyond ASCII in plain characters."""
+    for fine, plain in _PLAIN.items():
+        text = text.replace(fine, plain)
+    return text
+
+
+def _encode_plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = in_plain(error.object[error.start : error.end])
+    return text.encode("ascii", "backslashreplace").decode("ascii"), error.end
+
+
+PLAIN = "tcpwatch.plain"
+"""An error handler for streams: a process may be called what a terminal's character set does not have."""
+codecs.register_error(PLAIN, _encode_plain)
 
 
 def plural(count: int, noun: str) -> str:
