@@ -94,6 +94,17 @@ def test_packed_ones_too(tmp_path: Path, suffix: str) -> None:
     assert read_all(path) == ([(HEADER, EVENTS), (HEADER, EVENTS)], [], None)
 
 
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_what_stands_before_damaged_packed_data_is_read(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / "x.tw"
+    pack = PACK[suffix]
+    many = [event(at=number, kind="rto", attempt=number, comm=os.urandom(50).hex()) for number in range(300)]
+    path.write_bytes(pack(write(path, many)) + pack(b"") + b"something else" * 100)
+    recordings, warnings, error = read_all(path)
+    assert (recordings, warnings) == ([(HEADER, many)], [])
+    assert "its packed data is damaged: " in str(error)
+
+
 def test_after_one_that_was_cut_off_anywhere_the_next_one_is_whole(tmp_path: Path) -> None:
     whole = write(tmp_path / "x.tw")
     path = tmp_path / "cut.tw"

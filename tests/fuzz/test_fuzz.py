@@ -76,7 +76,7 @@ def _guided(target: str, tmp_path: Path) -> None:
 
 
 def _unguided(target: str) -> None:
-    @settings(max_examples=RUNS[target] // 5, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=RUNS[target] // 2, deadline=None, suppress_health_check=list(HealthCheck))
     @given(st.sampled_from(seeds(target)), st.integers(0, 2048), st.binary(max_size=512))
     def whatever(seed: bytes, start: int, data: bytes) -> None:
         TARGETS[target](data)

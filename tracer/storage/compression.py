@@ -102,7 +102,8 @@ class _Unzstd(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         try:
-            return int(self._reader.readinto(buffer))
+            # As much as there is: readinto() would go on into what is damaged, and return nothing.
+            return int(self._reader.readinto1(buffer))
         except self._error as error:
             raise zlib.error(str(error)) from None
 

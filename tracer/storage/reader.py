@@ -74,17 +74,17 @@ class RecordingReader:
     def __iter__(self) -> Iterator[Batch]:
         batch: list[Event] = []
         size = 0
-        while self._next is None and (line := self._read_line()):
-            self._number += 1
-            size += len(line)
-            try:
+        try:
+            while self._next is None and (line := self._read_line()):
+                self._number += 1
+                size += len(line)
                 self._take(line, batch)
-            except TcpwatchError:
-                yield _batch(batch)
-                raise
-            if len(batch) >= BATCH or size >= BATCH_BYTES:
-                yield _batch(batch)
-                batch, size = [], 0
+                if len(batch) >= BATCH or size >= BATCH_BYTES:
+                    yield _batch(batch)
+                    batch, size = [], 0
+        except TcpwatchError:
+            yield _batch(batch)
+            raise
         yield _batch(batch)
         if self._is_cut:
             self._warn(f"{self.name}: its packed data is cut off at the end; what stands before that is shown")
@@ -139,7 +139,7 @@ class RecordingReader:
             return b""
         except DAMAGED as error:
             raise TcpwatchError(
-                f"{self.name}: its packed data is damaged", hint="what stood before the damage was read"
+                f"{self.name}: its packed data is damaged: {error}", hint="what stood before the damage was read"
             ) from error
         except OSError as error:
             raise self._unreadable(error) from error
