@@ -18,6 +18,7 @@ import zstandard
 from builders import SECOND, event
 from test_cli import ROOT, tcpwatch
 from test_report import a_night, header, record
+from test_stalls import close, freeze
 from test_storage import EVENTS, HEADER, read, write
 
 from tracer.errors import TcpwatchError
@@ -118,6 +119,17 @@ def test_after_one_that_was_cut_off_anywhere_the_next_one_is_whole(tmp_path: Pat
         # The newline itself may be all that is missing.
         assert first[1] in (EVENTS[:complete], EVENTS[: complete + 1])
         assert warnings or whole[length - 1 : length] == b"\n" or first[1] == EVENTS[: complete + 1], length
+
+
+def test_what_is_missing_between_two_is_not_taken_for_an_answer(tmp_path: Path) -> None:
+    night = freeze()
+    first = record(tmp_path / "1.tw", night[:4]).read_bytes()
+    head = replace(header(), started="2027-01-15T08:00:02.000000Z")
+    rest = record(tmp_path / "2.tw", [*night[5:], *close(13.4)], head).read_bytes()
+    for joined, outcomes in ((first, {"recovered", "timed-out"}), (first[:-9], {"ongoing", "timed-out"})):
+        shown = tcpwatch("report", "-", "--json", stdin=joined + rest).stdout
+        stalls = [json.loads(line) for line in shown.splitlines() if '"stall"' in line]
+        assert {stall["outcome"] for stall in stalls} == outcomes
 
 
 def test_a_cut_header_costs_only_its_own_recording(tmp_path: Path) -> None:

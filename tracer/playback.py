@@ -52,6 +52,8 @@ def play(
                         tracker = StallTracker(hz=header.hz or HZ, min_idle_ms=min_idle_ms, silences=silences)
                         host = header.host
                     run(source, wanted, tracker if header.is_whole else None, sinks, totals)
+                    if tracker is not None and source.is_cut:
+                        tracker.missed()
                     is_next = source.begin_next()
     finally:
         if tracker is not None:

@@ -32,7 +32,7 @@ class RecordingReader:
 
     A file may have several recordings, one after the other, as `cat` makes it. The constructor reads the first one's
     header; iterating gives the batches of the recording that header is of, and begin_next goes on to the one after
-    it.
+    it. is_cut: of the recording that was read last the end is missing.
 
     A last line that was cut off in the middle is normal after a crash, and events of a kind that we do not know come
     from a newer tcpwatch: warn is told, and the other events stand. Anything else that is not an event raises
@@ -43,7 +43,7 @@ class RecordingReader:
         self.name = "standard input" if str(path) == "-" else str(path)
         self._path = path
         self._warn = warn
-        self._is_cut = False
+        self.is_cut = self._is_cut_packed = False
         self._number = 1  # of the line that was read last
         self._next: Header | None = None
         self._unknown: Counter[str] = Counter()  # events, by kind
@@ -68,7 +68,7 @@ class RecordingReader:
         """Whether another recording follows the one whose events were read; header is its, then."""
         if self._next is None:
             return False
-        self.header, self._next = self._next, None
+        self.header, self._next, self.is_cut = self._next, None, False
         return True
 
     def __iter__(self) -> Iterator[Batch]:
@@ -86,7 +86,7 @@ class RecordingReader:
             yield _batch(batch)
             raise
         yield _batch(batch)
-        if self._is_cut:
+        if self._is_cut_packed:
             self._warn(f"{self.name}: its packed data is cut off at the end; what stands before that is shown")
 
     def _take(self, line: bytes, batch: list[Event]) -> None:
@@ -115,6 +115,7 @@ class RecordingReader:
             elif line.endswith(b"\n") or len(line) >= LONGEST_LINE:
                 raise self._damage(error) from None
             else:
+                self.is_cut = True
                 self._warn(f"{self.name}: line {self._number} was cut off, as by a crash, and is left out")
 
     def _open(self) -> io.BufferedReader:
@@ -135,7 +136,7 @@ class RecordingReader:
         try:
             return self._stream.readline(LONGEST_LINE)
         except EOFError:
-            self._is_cut = True
+            self.is_cut = self._is_cut_packed = True
             return b""
         except DAMAGED as error:
             raise TcpwatchError(
@@ -147,7 +148,7 @@ class RecordingReader:
     def _read_header(self) -> Header:
         line = self._read_line()
         if not line:
-            how = "is cut off before its header" if self._is_cut else "is empty"
+            how = "is cut off before its header" if self.is_cut else "is empty"
             raise TcpwatchError(f"{self.name} {how}", hint=_MADE_BY)
         for magic, tool in _MAGIC.items():
             if line.startswith(magic):
