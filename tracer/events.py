@@ -131,8 +131,8 @@ _FIELDS: dict[str, tuple[type, ...]] = {
     field.name: _TYPES[str(field.type).removesuffix(" | None")] for field in fields(Event) if field.name != "time_ns"
 }
 _NAMES = tuple(_FIELDS)
-_LARGEST = 2**63
-"""What a number has to be smaller than: nanoseconds are signed to the kernel, too."""
+LARGEST = 2**63 - 1
+"""No number is larger: nanoseconds are signed to the kernel, too."""
 MOST_TEXT = 4096
 """Characters of a text: the longest is a cgroup's path (PATH_MAX)."""
 LATEST_NS = 253_402_300_799_999_999_000
@@ -167,13 +167,13 @@ def from_json(record: Mapping[str, Any]) -> Event:
         if kind is str:
             if len(value) > MOST_TEXT:
                 raise InvalidEvent(f"{name} has more than {MOST_TEXT} characters")
-        elif (kind is int or kind is float) and not 0 <= value < _LARGEST:
+        elif (kind is int or kind is float) and not 0 <= value <= LARGEST:
             raise InvalidEvent(f"{name} is {value!r:.40}")
         values[name] = value
     for name in ("ktime_ns", "event"):
         if name not in values:
             raise InvalidEvent(f"{name} is missing")
-    if not all(type(pid) is int and 0 <= pid < _LARGEST for pid in values.get("pids", ())):
+    if not all(type(pid) is int and 0 <= pid <= LARGEST for pid in values.get("pids", ())):
         raise InvalidEvent("pids has something else than numbers")
     if not all(type(line) is str and len(line) <= MOST_TEXT for line in values.get("advice", ())):
         raise InvalidEvent("advice has something else than text")

@@ -6,7 +6,7 @@ from tracer.analysis.advice import Case, advice
 from tracer.analysis.episode import Episode
 from tracer.analysis.idle import Bracket
 from tracer.analysis.timeouts import GiveUp
-from tracer.events import LATEST_NS, Event, format_time
+from tracer.events import LARGEST, LATEST_NS, Event, format_time
 
 MS = 1_000_000
 MOVED_NS = 1_000_000_000
@@ -25,7 +25,7 @@ def account(stall: Episode, phase: str, now_ns: int, *, hz: int, bracket: Bracke
     facts = stall.facts
     over = phase == "end" and stall.seen.outcome != "ongoing"
     report = Event(
-        # The clocks of a damaged recording may be anywhere.
+        # The clocks and counts of a damaged recording may be anywhere.
         time_ns=min(max(0, facts.time_ns + (now_ns - facts.ktime_ns) // 1000 * 1000), LATEST_NS),
         ktime_ns=now_ns,
         event="stall",
@@ -33,7 +33,7 @@ def account(stall: Episode, phase: str, now_ns: int, *, hz: int, bracket: Bracke
         id=stall.id,
         idle_ms=stall.seen.idle_ms,
         verdict=stall.verdict,
-        retransmits=stall.seen.retransmits,
+        retransmits=min(stall.seen.retransmits, LARGEST),
         one_way=stall.seen.one_way or None,
     )
     for name in _CARRIED:
