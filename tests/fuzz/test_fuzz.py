@@ -1,7 +1,7 @@
 """Each target with what went wrong once, with its seeds, and with a fixed number of inputs beside them.
 
-Where atheris can be installed the inputs are guided by coverage, in a process of their own; elsewhere they are
-Hypothesis's. Longer runs: run.py.
+Hypothesis chooses some of them; where atheris can be installed, coverage guides it to others, in a process of its
+own. Longer runs: run.py.
 """
 
 from __future__ import annotations
@@ -52,14 +52,19 @@ def test_the_seeds_themselves(target: str) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_any_bytes(target: str, tmp_path: Path) -> None:
-    if IS_GUIDED:
-        _guided(target, tmp_path)
-    else:
-        _unguided(target)
+def test_any_bytes(target: str) -> None:
+    @settings(max_examples=RUNS[target] // 5, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.sampled_from(seeds(target)), st.integers(0, 2048), st.binary(max_size=512))
+    def whatever(seed: bytes, start: int, data: bytes) -> None:
+        TARGETS[target](data)
+        TARGETS[target](seed[:start] + data + seed[start + len(data) :])
+
+    whatever()
 
 
-def _guided(target: str, tmp_path: Path) -> None:
+@pytest.mark.skipif(not IS_GUIDED, reason="without atheris there is only what Hypothesis finds")
+@pytest.mark.parametrize("target", TARGETS)
+def test_any_bytes_guided_by_coverage(target: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [
             sys.executable, str(HERE / "run.py"), target,
@@ -73,13 +78,3 @@ def _guided(target: str, tmp_path: Path) -> None:
     inputs = "\n".join(repr(story(data) if target == "fields" else data) for data in found)
     assert done.returncode == 0, f"{done.stdout[-6000:]}\nTo be kept in tests/fuzz/regressions/{kept}:\n{inputs}"
     assert f"Done {RUNS[target]} runs" in done.stdout, done.stdout[-6000:]
-
-
-def _unguided(target: str) -> None:
-    @settings(max_examples=RUNS[target] // 2, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(st.sampled_from(seeds(target)), st.integers(0, 2048), st.binary(max_size=512))
-    def whatever(seed: bytes, start: int, data: bytes) -> None:
-        TARGETS[target](data)
-        TARGETS[target](seed[:start] + data + seed[start + len(data) :])
-
-    whatever()
