@@ -86,7 +86,8 @@ struct event {
     u8 retries; /* the limit in force: tcp_retries2, tcp_orphan_retries or the SYN's, of the socket or its namespace */
     u8 syn_linear; /* tcp_syn_linear_timeouts of the namespace */
     u8 timer;      /* socket: enum socket_timer */
-    u8 reserved[3];
+    u8 reserved;
+    u16 segments; /* retransmit: how many segments it is, as TcpRetransSegs counts them */
 };
 
 enum event_flags {

@@ -11,7 +11,10 @@
 #include "birth.h"
 
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
-BPF_PERCPU_ARRAY(lost, u64, HOOKS);
+#define MMAPABLE (1U << 10) /* BPF_F_MMAPABLE, include/uapi/linux/bpf.h (5.5) */
+
+/* By hook. Python reads them in place, without the bpf() that needs CAP_BPF. */
+BPF_F_TABLE("array", int, u64, lost, HOOKS, MMAPABLE);
 
 /*
  * What a socket was like when it was closed with an error, for the report of that error a moment later on the same CPU.
@@ -31,10 +34,7 @@ static __always_inline struct event *new_event(u8 type, int hook, struct tuple *
     struct event *e = events.ringbuf_reserve(sizeof(struct event));
 
     if (!e) {
-        u64 *count = lost.lookup(&hook);
-
-        if (count)
-            *count += 1;
+        lost.atomic_increment(hook);
         return NULL;
     }
     __builtin_memset(e, 0, sizeof(*e));
@@ -72,6 +72,7 @@ int on_tcp_retransmit_skb(struct bpf_raw_tracepoint_args *ctx)
     if (!e)
         return 0;
     describe(e, sk);
+    e->segments = READ(tcp_skb_cb, tcp_gso_segs, ctx->args[1] + OFFSET(sk_buff, cb));
     e->error = 0;
 #if ARGS(tcp_retransmit_skb) > 2
     e->error = -(s32)ctx->args[2];
@@ -100,6 +101,7 @@ int on_tcp_retransmit_synack(struct bpf_raw_tracepoint_args *ctx)
     e->inode = socket_inode(listener);
     e->cgroup = READ(kernfs_node, id, READ(cgroup, kn, READ(sock, sk_cgrp_data__cgroup, listener)));
     e->attempt = READ(request_sock, num_retrans, req) + 1;
+    e->segments = 1;
     events.ringbuf_submit(e, 0);
     return 0;
 }

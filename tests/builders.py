@@ -87,9 +87,10 @@ def record(**members: Any) -> bytes:
         "family": 4,
         "state": 1,
         "pending": 5,
+        "segments": 1,
     }
     values = {**ordinary, **members}
-    empty = {"laddr": b"", "raddr": b"", "comm": b"", "reserved": b""}
+    empty = {"laddr": b"", "raddr": b"", "comm": b""}
     return wire._RECORD.pack(*(values.get(name, empty.get(name, 0)) for name, _ in wire._LAYOUT))
 
 

@@ -16,20 +16,23 @@ BASE = {"errors", "events", "filters"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "events": set(),
+    "counts": {"events"},
+    "shedding": {"events", "output", "pipeline"},
     "filters": {"events"},
     "findings": set(),
     "notify": set(),
     "stopping": set(),
     "options": BASE,
     "storage": BASE,
-    "output": BASE | {"analysis", "findings", "sockets"},
-    "kernel": BASE | {"findings", "sockets"},
+    "output": BASE | {"analysis", "counts", "findings", "sockets"},
+    "kernel": BASE | {"counts", "findings", "sockets"},
     "analysis": BASE | {"sockets"},
-    "pipeline": BASE | {"analysis"},
+    "pipeline": BASE | {"analysis", "counts"},
     "sockets": {"events"},
     "lab": BASE | {"analysis", "kernel", "output", "pipeline", "stopping"},
     "playback": BASE | {"analysis", "pipeline", "storage"},
-    "session": BASE | {"analysis", "kernel", "storage", "output", "pipeline", "stopping", "notify"},
+    "session": BASE
+    | {"analysis", "counts", "kernel", "notify", "output", "pipeline", "shedding", "stopping", "storage"},
 }
 
 # Who alone may import it, by path under tracer/.

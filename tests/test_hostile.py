@@ -98,8 +98,8 @@ def shown_by(sink_of: Callable[[io.StringIO], Any], name: str) -> str:
     stream = io.StringIO()
     sink = sink_of(stream)
     if isinstance(sink, Report):
-        sink.opened(name, 0)
-        sink.opened(f"{name}2", 0)
+        sink.opened(name, 0, name)
+        sink.opened(f"{name}2", 0, name)
     for each in events(name):
         sink.write(each)
     for _ in range(8):  # more than are shown of one kind

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import contextlib
 
+import pytest
 from builders import event
 
+from tracer import pipeline
 from tracer.analysis.stalls import StallTracker
 from tracer.events import Batch, Event
 from tracer.filters import Filter
@@ -34,7 +36,17 @@ def test_batches_are_filtered_counted_and_flushed_together() -> None:
     run(batches, Filter(events=frozenset({"retransmit"})), None, [sink], totals)
     assert sink.log == ["retransmit", "retransmit", "flush", "flush", "lost", "flush"]
     assert (totals.events, totals.lost, totals.connections) == (2, 5, 2)
-    assert totals.retransmits == {4026532000: 2}
+    assert totals.seen.total().segments == 2
+
+
+def test_connections_are_counted_once_and_remembered_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "TOLD_APART", 2)
+    totals = Totals()
+    for sock in ("a", "b", "a", "b", "c", "b", "c"):
+        totals.add(event(sock=sock))
+    assert totals.connections == 3
+    totals.add(event(sock="a"))
+    assert totals.connections == 4, "forgotten meanwhile"
 
 
 def test_totals_stay_right_when_a_sink_fails() -> None:

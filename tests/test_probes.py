@@ -4,6 +4,7 @@ import pytest
 
 from tracer.errors import TcpwatchError
 from tracer.kernel.probes import TimerFunctions, choose, require, symbol_addresses
+from tracer.kernel.program import recursion_misses
 
 BOTH = TimerFunctions(0xFF, 0xFE)
 
@@ -90,3 +91,9 @@ def test_symbol_address_wants_the_exact_name() -> None:
 def test_resume_can_be_left_out() -> None:
     probes = choose(Kernel(), kprobes=True, timers=BOTH, resume=False)
     assert [probe.attachment for probe in probes if probe.event == "resume"] == [None]
+
+
+def test_calls_that_the_kernel_left_out_are_read_from_the_programs_fdinfo() -> None:
+    fdinfo = "pos:\t0\nflags:\t02000002\nrun_cnt:\t9\nrecursion_misses:\t12\nverified_insns:\t7\n"
+    assert recursion_misses(fdinfo) == 12
+    assert recursion_misses("pos:\t0\nprog_id:\t7\n") == 0, "before Linux 5.12"

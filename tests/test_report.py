@@ -98,6 +98,41 @@ def test_lost_events_are_said(tmp_path: Path) -> None:
     assert json.loads(tcpwatch("report", path, "--json").stdout.splitlines()[-1])["lost"] == 7
 
 
+def counters(at: float, **fields: int) -> Event:
+    return event(
+        "counters", at, sock=None, state=None, family=None, laddr=None, lport=None, raddr=None, rport=None, **fields
+    )
+
+
+def test_the_kernels_counts_stand_beside_what_was_recorded(tmp_path: Path) -> None:
+    lost_one = [each for each in freeze() if each.kind != "tlp"]
+    counted = counters(20, retrans_segs=6, timeouts=6)
+    path = record(tmp_path / "x.tw", [*lost_one, *close(13.4), counted, event(kind="rto", attempt=1, at=30)])
+    text = " ".join(tcpwatch("report", path).stdout.split())
+    seen = len(lost_one)
+    assert (
+        f"The kernel counted 6 retransmitted segments ({seen} seen), 0 keepalive probes (0 seen), 6 timeouts" in text
+    )
+    summary = json.loads(tcpwatch("report", path, "--json").stdout.splitlines()[-1])
+    assert summary["counted"] == {"retrans_segs": 6, "keepalives": 0, "timeouts": 6}
+    assert summary["seen"]["retrans_segs"] == seen, "without the one after the last count"
+    assert "The kernel counted" not in tcpwatch("report", path, "--rport", "3306").stdout
+
+
+def test_rotated_files_are_counted_together_and_a_killed_run_is_not_mixed_with_the_next(tmp_path: Path) -> None:
+    def run(name: str) -> Header:
+        return Header(**{**_fields(header()), "run": name})  # type: ignore[arg-type]
+
+    rto = [event(kind="rto", attempt=number, at=number) for number in range(1, 7)]
+    files = [
+        record(tmp_path / "1.tw", rto[:2], run("a")),
+        record(tmp_path / "2.tw", [rto[2], counters(3.5, retrans_segs=3), rto[3]], run("a")),
+        record(tmp_path / "3.tw", [rto[4], counters(5.5, retrans_segs=1)], run("b")),
+    ]
+    summary = json.loads(tcpwatch("report", *files, "--json").stdout.splitlines()[-1])
+    assert (summary["counted"]["retrans_segs"], summary["seen"]["retrans_segs"]) == (4, 4)
+
+
 def test_nothing_recorded_and_nothing_stalled(tmp_path: Path) -> None:
     assert tcpwatch("report", record(tmp_path / "a.tw", [])).stdout == "db1: nothing was recorded.\n"
     quiet = tcpwatch("report", record(tmp_path / "b.tw", [event("state", new_state="CLOSE")])).stdout

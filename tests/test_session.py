@@ -1,22 +1,45 @@
-"""The last word of a live run."""
+"""The last words of a live run."""
 
 from __future__ import annotations
 
 from collections import Counter
 
+import pytest
+from builders import event
+
+from tracer.counts import Counts
 from tracer.pipeline import Totals
-from tracer.session import summary
+from tracer.session import cost, summary, truth
 
 
-def test_the_kernels_count_stands_beside_ours() -> None:
-    totals = Totals(events=9, retransmits=Counter({1: 3, 2: 4}), stalls=Counter({"timed-out": 2}))
-    said = summary(totals, 61, {1: 3, 2: 5})
-    assert said == (
-        "9 events, 0 lost, 0 connections in 1m01s; 7 retransmissions shown, "
-        "the kernel counted 8 (TcpRetransSegs, all connections); 2 stalls: 2 timed-out"
+def totals(**segments_by_netns: int) -> Totals:
+    made = Totals()
+    for netns, segments in segments_by_netns.items():
+        made.add(event(netns=int(netns[1:]), segments=segments, kind="rto", attempt=1))
+    return made
+
+
+def test_what_was_seen_lost_and_left_out() -> None:
+    seen = Totals(events=9, lost=2, connections=3, stalls=Counter({"timed-out": 2}))
+    assert summary(seen, 61, 0) == "9 events, 2 lost, 3 connections in 1m01s; 2 stalls: 2 timed-out"
+    assert summary(Totals(events=9000), 1, 1234) == "9,000 events (1,234 not shown), 0 lost, 0 connections in 1.0s"
+
+
+def test_the_kernels_counts_stand_beside_ours() -> None:
+    counted = {1: Counts(segments=3, timeouts=2), 2: Counts(segments=5, keepalives=4, timeouts=1)}
+    assert truth(totals(n1=3, n2=4), counted) == (
+        "the kernel counted 8 retransmitted segments (7 seen), 4 keepalive probes (0 seen), 3 timeouts (2 seen), "
+        "of all connections"
     )
 
 
-def test_namespaces_that_are_gone_took_their_count_with_them() -> None:
-    said = summary(Totals(retransmits=Counter({1: 3, 2: 4})), 1, {1: 3})
-    assert "7 retransmissions (4 of network namespaces that are gone) shown, the kernel counted 3 (" in said
+def test_namespaces_that_are_gone_took_their_counts_with_them() -> None:
+    said = truth(totals(n1=3, n2=4), {1: Counts(segments=3)})
+    assert "3 retransmitted segments (7 seen, 4 of them in network namespaces that are gone)" in said
+
+
+@pytest.mark.parametrize("seconds", [0, 100])
+def test_what_it_took(seconds: float) -> None:
+    said = cost(2.5, seconds, 48 << 20)
+    assert said.startswith("it took 2.5 s of CPU, ") and said.endswith("% of one core, and 48 MB of memory")
+    assert seconds == 0 or "2.5% of one core" in said

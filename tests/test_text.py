@@ -67,7 +67,7 @@ def test_shared_sockets_unknown_owners_and_details() -> None:
     assert shown[2].endswith("RST sent          -     - - (NO_SOCKET)")
     assert shown[3].endswith("RST received      -     - -")
     assert shown[4].endswith("- (not sent: EHOSTUNREACH)")
-    assert shown[5] == "08:00:00.000 12 events lost at tcp_retransmit_skb: too many at once"
+    assert shown[5] == "08:00:00.000 12 events lost at tcp_retransmit_skb: too many at once; see --buffer-size"
 
 
 def test_colour_only_where_wanted() -> None:

@@ -50,6 +50,7 @@ def test_tail_loss_probe_after_eight_seconds() -> None:
         "retries": 15,
         "kind": "tlp",
         "attempt": 0,
+        "segments": 1,
     }
 
 

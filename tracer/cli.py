@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from tracer.analysis.idle import Silences
 from tracer.analysis.risk import at_risk
 from tracer.errors import TcpwatchError, UsageError
 from tracer.findings import can_trace
-from tracer.options import filter_options, make_filter, parse_duration, parse_size, wants_colour
+from tracer.options import filter_options, make_filter, parse_buffer_size, parse_duration, parse_size, wants_colour
 from tracer.output.findings import findings_as_json, findings_as_text
 from tracer.output.jsonlines import JsonSink
+from tracer.output.outlet import Stream
 from tracer.output.report import Report
 from tracer.output.sockets import about_sockets, risks_as_text, sockets_as_json, sockets_as_text
 from tracer.output.talk import complain, say
@@ -67,12 +69,25 @@ def _size(_context: click.Context, _option: click.Parameter, value: str | None) 
     return None if value is None else parse_size(value)
 
 
+def _ring_bytes(_context: click.Context, _option: click.Parameter, value: str) -> int:
+    return parse_buffer_size(value)
+
+
 _json_option = click.option("--json", "as_json", is_flag=True, help="JSON, one event a line (docs/events.md).")
 _resume_option = click.option(
     "--resume/--no-resume",
     default=True,
     show_default=True,
     help="Look at received segments: recoveries are seen at once, and silences that were survived.",
+)
+_buffer_option = click.option(
+    "--buffer-size",
+    "ring_bytes",
+    metavar="SIZE",
+    default="8M",
+    show_default=True,
+    callback=_ring_bytes,
+    help="Kernel memory for events that wait: 64k to 1G.",
 )
 _duration_option = click.option(
     "--duration", metavar="DURATION", callback=_duration, help="End after 90s, 10m, 1h30m."
@@ -102,6 +117,7 @@ class _Commands(click.Group):
 @click.option("-w", "--write", "recording", type=click.Path(path_type=Path), metavar="FILE", help="Record it, too.")
 @_duration_option
 @_resume_option
+@_buffer_option
 @click.version_option(__version__, prog_name="tcpwatch")
 @click.pass_context
 def cli(
@@ -111,6 +127,7 @@ def cli(
     recording: Path | None,
     duration: float | None,
     resume: bool,
+    ring_bytes: int,
     **filters: Any,
 ) -> None:
     """Find TCP connections that died while nobody was talking.
@@ -128,10 +145,16 @@ def cli(
         return
     stop = Stop(duration, sys.stdout)
     wanted = make_filter(filters)
-    from tracer.session import utc_offset_now_s, watch
+    from tracer.session import Recording, Tracing, utc_offset_now_s, watch
 
-    sink = _sink(as_json=as_json, utc_offset_s=utc_offset_now_s())
-    watch(wanted, [sink], stop, recording=recording, resume=resume)
+    watch(
+        wanted,
+        stop,
+        Tracing(resume, ring_bytes),
+        show=partial(_sink, as_json=as_json, utc_offset_s=utc_offset_now_s()),
+        sheds=not as_json,
+        recording=Recording(recording) if recording is not None else None,
+    )
 
 
 @cli.command()
@@ -142,6 +165,7 @@ def cli(
 @filter_options
 @_duration_option
 @_resume_option
+@_buffer_option
 def record(
     recording: Path,
     rotate_size: int | None,
@@ -149,6 +173,7 @@ def record(
     keep: int | None,
     duration: float | None,
     resume: bool,
+    ring_bytes: int,
     **filters: Any,
 ) -> None:
     """Record events to a file and show nothing. Needs root.
@@ -164,9 +189,14 @@ def record(
     if rotate_every == 0:
         raise UsageError("a file cannot be followed by another at once", hint="--rotate-every 1h")
     stop = Stop(duration)
-    from tracer.session import watch
+    from tracer.session import Recording, Tracing, watch
 
-    watch(make_filter(filters), [], stop, recording=recording, rotation=rotation, reopens=True, resume=resume)
+    watch(
+        make_filter(filters),
+        stop,
+        Tracing(resume, ring_bytes),
+        recording=Recording(recording, rotation, reopens=True),
+    )
 
 
 @cli.command()
@@ -179,7 +209,7 @@ def replay(files: tuple[Path, ...], as_json: bool, **filters: Any) -> None:
     Needs neither root nor the kernel that it was made on. Times are in the time zone of the recording.
     """
     wanted = make_filter(filters)
-    sink = _sink(as_json=as_json, utc_offset_s=0)
+    sink = _sink(sys.stdout, as_json=as_json, utc_offset_s=0)
 
     def opened(header: Header) -> None:
         if isinstance(sink, TextSink):
@@ -204,7 +234,7 @@ def report(files: tuple[Path, ...], as_json: bool, **filters: Any) -> None:
     sink = Report(sys.stdout, silences, as_json=as_json, width=_width())
 
     def opened(header: Header) -> None:
-        sink.opened(header.host, header.utc_offset_s)
+        sink.opened(header.host, header.utc_offset_s, header.run)
 
     play(files, wanted, [sink], warn=say, opened=opened, silences=silences)
 
@@ -309,11 +339,11 @@ def demo(server: str, fix: str | None) -> None:
     show(server, fix, stop, colour=wants_colour(sys.stdout), utc_offset_s=utc_offset_now_s())
 
 
-def _sink(*, as_json: bool, utc_offset_s: int) -> Sink:
+def _sink(stream: Stream, *, as_json: bool, utc_offset_s: int) -> Sink:
     if as_json:
-        return JsonSink(sys.stdout)
+        return JsonSink(stream)
     return TextSink(
-        sys.stdout,
+        stream,
         colour=wants_colour(sys.stdout),
         utc_offset_s=utc_offset_s,
         width=_width(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import calendar
 import errno
+import json
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-EVENTS = ("retransmit", "keepalive", "window-probe", "state", "reset", "error", "resume", "stall", "lost")
+EVENTS = ("retransmit", "keepalive", "window-probe", "state", "reset", "error", "resume", "stall", "counters", "lost")
 """The values of `Event.event` that this version knows. Of a recording others are left out, and counted."""
 
 STATES = {
@@ -38,9 +39,12 @@ CA_STATES = {0: "Open", 1: "Disorder", 2: "CWR", 3: "Recovery", 4: "Loss"}
 """enum tcp_ca_state, include/uapi/linux/tcp.h."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(kw_only=True)
 class Event:
-    """One event. Times in the unit that the name ends with, ports in host byte order."""
+    """One event. Times in the unit that the name ends with, ports in host byte order.
+
+    Without slots: of some fifty fields an event has half at most, and one made by `of` stores no others.
+    """
 
     time_ns: int  # wall clock, nanoseconds since 1970; whole microseconds, as the JSON has no more
     ktime_ns: int  # CLOCK_BOOTTIME, nanoseconds: the order of events
@@ -80,6 +84,7 @@ class Event:
     syn_linear_timeouts: int | None = None  # retransmit of a SYN: the first so many do not double the RTO
     kind: str | None = None  # retransmit: rto, tlp, fast, syn, synack, fin
     attempt: int | None = None  # retransmit: RTOs so far, as `ss -o` counts; keepalive: 1 for the first probe
+    segments: int | None = None  # retransmit: how many, as TcpRetransSegs counts
     send_error: str | None = None  # retransmit: why it could not even be sent
     old_state: str | None = None
     new_state: str | None = None
@@ -100,8 +105,18 @@ class Event:
     outcome: str | None = None  # stall: how it ended
     duration_ms: int | None = None  # stall: from its first sign to its end
     advice: list[str] | None = None  # stall
+    retrans_segs: int | None = None  # counters: of the kernel's, since the last such event: TcpRetransSegs
+    keepalives: int | None = None  # counters: TCPKeepAlive
+    timeouts: int | None = None  # counters: TCPTimeouts
     count: int | None = None  # lost
     hook: str | None = None  # lost
+
+    @classmethod
+    def of(cls, known: dict[str, Any]) -> Event:
+        """The event with these fields, unchecked: the quick way. The dictionary is the event's from now on."""
+        event = object.__new__(cls)
+        event.__dict__ = known
+        return event
 
 
 class Batch(NamedTuple):
@@ -130,25 +145,26 @@ _TYPES: dict[str, tuple[type, ...]] = {
 _FIELDS: dict[str, tuple[type, ...]] = {
     field.name: _TYPES[str(field.type).removesuffix(" | None")] for field in fields(Event) if field.name != "time_ns"
 }
-_NAMES = tuple(_FIELDS)
 LARGEST = 2**63 - 1
 """No number is larger: nanoseconds are signed to the kernel, too."""
 MOST_TEXT = 4096
 """Characters of a text: the longest is a cgroup's path (PATH_MAX)."""
 LATEST_NS = 253_402_300_799_999_999_000
 """The last microsecond that RFC 3339 has: of the year 9999."""
+_encode = json.JSONEncoder(separators=(",", ":")).encode
 _SECOND = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)", re.ASCII)
 _FRACTION = re.compile(r"\.(\d{6})Z", re.ASCII)
 
 
 def to_json(event: Event) -> dict[str, Any]:
     """The event as a flat JSON object, `time` first."""
-    record: dict[str, Any] = {"time": format_time(event.time_ns)}
-    for name in _NAMES:
-        value = getattr(event, name)
-        if value is not None:
-            record[name] = value
-    return record
+    record = {name: value for name, value in vars(event).items() if value is not None}
+    return {"time": format_time(record.pop("time_ns")), **record}
+
+
+def to_line(event: Event) -> str:
+    """The same as a line of text with its newline; everything outside ASCII is escaped, so no terminal acts on it."""
+    return _encode(to_json(event)) + "\n"
 
 
 def from_json(record: Mapping[str, Any]) -> Event:
@@ -180,7 +196,7 @@ def from_json(record: Mapping[str, Any]) -> Event:
     time_text = record.get("time")
     if not isinstance(time_text, str):
         raise InvalidEvent("time is missing")
-    return Event(time_ns=parse_time(time_text), **values)
+    return Event.of({"time_ns": parse_time(time_text), **values})
 
 
 @lru_cache(maxsize=4)

@@ -75,6 +75,14 @@ def parse_size(text: str) -> int:
     return size
 
 
+def parse_buffer_size(text: str) -> int:
+    """Bytes for the kernel's ring: a power of two, so the next one from what was asked for."""
+    size = parse_size(text)
+    if not 1 << 16 <= size <= 1 << 30:
+        raise UsageError(f"{text!r} is no size for a buffer", hint="from 64k to 1G: --buffer-size 64M")
+    return int(1 << (size - 1).bit_length())
+
+
 def parse_event(text: str) -> str:
     """One of EVENTS."""
     if text not in EVENTS:

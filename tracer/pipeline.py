@@ -6,17 +6,18 @@ file → RecordingReader ──────────┴→ Event → filter �
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from tracer.analysis.stalls import StallTracker
+from tracer.counts import Tally, counts_of
 from tracer.events import Batch, Event
 from tracer.filters import Filter
 
-COUNTED_CONNECTIONS = 1_000_000
-"""More connections than this are not told apart any more: memory stays bounded."""
+TOLD_APART = 65536
+"""Connections that are remembered, so as to count each once; memory stays bounded."""
 
 
 class Sink(Protocol):
@@ -36,17 +37,13 @@ class Sink(Protocol):
 class Totals:
     """What went through."""
 
-    events: int = 0  # without `lost` and `stall`
-    retransmits: Counter[int | None] = field(default_factory=Counter)  # by network namespace
+    events: int = 0  # without `lost`, `stall` and `counters`
+    seen: Tally = field(default_factory=Tally)  # of what the kernel counts as well
     lost: int = 0
     stalls: Counter[str] = field(default_factory=Counter)  # that ended, by outcome
     until_ns: int = 0  # how far the source came, CLOCK_BOOTTIME
-    _connections: set[str] = field(default_factory=set)
-
-    @property
-    def connections(self) -> int:
-        """Distinct sockets, at most COUNTED_CONNECTIONS."""
-        return len(self._connections)
+    connections: int = 0  # one of which nothing was seen for the length of TOLD_APART others counts again
+    _known: OrderedDict[str, None] = field(default_factory=OrderedDict)
 
     def add(self, event: Event) -> None:
         """Count one event."""
@@ -57,11 +54,21 @@ class Totals:
             if event.phase == "end":
                 self.stalls[event.outcome or "ongoing"] += 1
             return
+        if event.event == "counters":
+            return
         self.events += 1
-        if event.event == "retransmit":
-            self.retransmits[event.netns] += 1
-        if event.sock is not None and len(self._connections) < COUNTED_CONNECTIONS:
-            self._connections.add(event.sock)
+        self.seen.add(event.netns, counts_of(event))
+        if event.sock is not None:
+            self._know(event.sock)
+
+    def _know(self, sock: str) -> None:
+        if sock in self._known:
+            self._known.move_to_end(sock)
+            return
+        self.connections += 1
+        self._known[sock] = None
+        if len(self._known) > TOLD_APART:
+            self._known.popitem(last=False)
 
 
 def run(

@@ -2,77 +2,118 @@
 
 from __future__ import annotations
 
+import secrets
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import tracer
 from tracer import notify
 from tracer.analysis.stalls import MIN_IDLE_MS, StallTracker
+from tracer.counts import Counts, Tally
 from tracer.events import format_time
 from tracer.filters import Filter
 from tracer.kernel import host
 from tracer.kernel.live import LiveSource
-from tracer.kernel.program import RESUME_AFTER_S
+from tracer.kernel.program import RESUME_AFTER_S, RING_BYTES
+from tracer.output.outlet import Outlet, Stream
 from tracer.output.talk import say
+from tracer.output.truth import beside_the_kernel
 from tracer.output.words import duration, plural
 from tracer.pipeline import Sink, Totals, finish, run
+from tracer.shedding import Shedding
 from tracer.stopping import Stop, discard
 from tracer.storage.header import Header, describe_filter
 from tracer.storage.rotation import RotatingWriter, Rotation
 
+ROOM_FOR_TEXT, ROOM_FOR_DATA = 1 << 20, 32 << 20
+"""Characters that wait for a slow reader, at most: some screens of lines, half a second of a storm as JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tracing:
+    """How to trace. resume: look at received segments, to see peers heard again. ring_bytes: the kernel's buffer."""
+
+    resume: bool = True
+    ring_bytes: int = RING_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """Where to. rotation: when it goes on in another file. reopens: SIGHUP asks for one."""
+
+    path: Path
+    rotation: Rotation = field(default_factory=Rotation)
+    reopens: bool = False
+
 
 def watch(
     wanted: Filter,
-    sinks: Sequence[Sink],
     stop: Stop,
+    tracing: Tracing,
     *,
-    recording: Path | None,
-    rotation: Rotation = Rotation(),  # noqa: B008  frozen
-    reopens: bool = False,
-    resume: bool = True,
+    show: Callable[[Stream], Sink] | None = None,
+    sheds: bool = False,
+    recording: Recording | None = None,
 ) -> None:
     """Trace until `stop`, and end with a summary. Raises TcpwatchError; whatever happens nothing stays attached.
 
-    rotation: when the recording goes on in another file. reopens: SIGHUP asks for one. resume: whether received
-    segments are looked at, to see peers heard again.
+    show: makes what writes to standard output. sheds: where there is too much, it leaves lines out before the kernel
+    has to lose events.
     """
     totals = Totals()
-    writer: RotatingWriter | None = None
     tracker = StallTracker(hz=host.hz(), min_idle_ms=wanted.min_idle_ms or MIN_IDLE_MS)
-    with LiveSource(wanted, stop, resume=resume, resume_after_s=resume_after_s(wanted)) as source:
+    with LiveSource(
+        wanted,
+        stop,
+        resume=tracing.resume,
+        resume_after_s=resume_after_s(wanted),
+        ring_bytes=tracing.ring_bytes,
+    ) as source:
+        writer = _begin(recording, wanted) if recording is not None else None
+        began, used = time.monotonic(), host.cpu_seconds()
+        shown = _shown(show, source.is_behind if sheds else None)
         try:
-            if recording is not None:
-                writer = _record(recording, wanted, rotation, reopens=reopens)
-            counter = host.RetransmitCounter()
-            began = time.monotonic()
             stop.start_clock()
             say(f"tracing {describe(wanted)}" + (f", recording to {writer.path}" if writer else ""))
             notify.ready()
+            # The recording first: what is shown has been kept.
+            sinks = [sink for sink in (writer, shown) if sink is not None]
             try:
-                # The recording first: what is shown has been kept.
-                outputs = [writer, *sinks] if writer else sinks
-                run(source, wanted, tracker, outputs, totals)
-                finish(tracker, wanted, outputs, totals)
-                for sink in sinks:
-                    sink.close()
-            except BrokenPipeError:
-                discard(sys.stdout)
+                run(source, wanted, tracker, sinks, totals)
+                finish(tracker, wanted, sinks, totals)
             finally:
-                say(summary(totals, time.monotonic() - began, counter.since_start()))
+                # Before anybody waits for a reader of standard output.
+                if writer is not None:
+                    writer.close()
+            if shown is not None:
+                shown.close()
+        except BrokenPipeError:
+            discard(sys.stdout)
         finally:
-            if writer is not None:
-                writer.close()
+            seconds = time.monotonic() - began
+            say(summary(totals, seconds, shown.left_out if shown is not None else 0))
+            say(truth(totals, source.counters.since_start))
+            say(cost(host.cpu_seconds() - used, seconds, host.memory_bytes()))
     for probe in source.attached:
         if probe.status == "missing":
             say(f"not seen on this kernel: {probe.event} ({probe.note})")
 
 
-def _record(path: Path, wanted: Filter, rotation: Rotation, *, reopens: bool) -> RotatingWriter:
-    writer = RotatingWriter(path, lambda: make_header(wanted), rotation, say=say)
-    if reopens:
+def _shown(show: Callable[[Stream], Sink] | None, is_behind: Callable[[], bool] | None) -> Shedding | None:
+    if show is None:
+        return None
+    outlet = Outlet(sys.stdout, ROOM_FOR_DATA if is_behind is None else ROOM_FOR_TEXT)
+    return Shedding(show(outlet), outlet, is_behind)
+
+
+def _begin(recording: Recording, wanted: Filter) -> RotatingWriter:
+    run = secrets.token_hex(4)
+    writer = RotatingWriter(recording.path, lambda: make_header(wanted, run), recording.rotation, say=say)
+    if recording.reopens:
         signal.signal(signal.SIGHUP, lambda _number, _frame: writer.hang_up())
     return writer
 
@@ -83,20 +124,28 @@ def resume_after_s(wanted: Filter) -> float:
     return RESUME_AFTER_S if wanted.min_idle_ms is None else min(RESUME_AFTER_S, max(1.0, wanted.min_idle_ms / 1000))
 
 
-def summary(totals: Totals, seconds: float, counted: Mapping[int, int]) -> str:
-    """The last word: what was seen and lost, and what the kernel itself counted over the same time.
-
-    counted: the kernel's TcpRetransSegs by network namespace, of those that are still there.
-    """
-    shown = plural(totals.retransmits.total(), "retransmission")
-    gone = sum(count for netns, count in totals.retransmits.items() if netns not in counted)
-    if gone:
-        shown += f" ({gone:,} of network namespaces that are gone)"
+def summary(totals: Totals, seconds: float, left_out: int) -> str:
+    """What was seen and lost; left_out: events that were seen and not shown."""
+    shed = f" ({left_out:,} not shown)" if left_out else ""
     return (
-        f"{plural(totals.events, 'event')}, {totals.lost:,} lost, {plural(totals.connections, 'connection')} "
-        f"in {duration(seconds * 1000)}; {shown} shown, "
-        f"the kernel counted {sum(counted.values()):,} (TcpRetransSegs, all connections){_stalls(totals)}"
+        f"{plural(totals.events, 'event')}{shed}, {totals.lost:,} lost, {plural(totals.connections, 'connection')} "
+        f"in {duration(seconds * 1000)}{_stalls(totals)}"
     )
+
+
+def truth(totals: Totals, counted: Mapping[int, Counts]) -> str:
+    """What the kernel itself counted over the same time, in the namespaces that are still there."""
+    every = Tally()
+    for netns, counts in counted.items():
+        every.add(netns, counts)
+    said = beside_the_kernel(totals.seen.total(), every.total(), totals.seen.total(without=counted.keys()))
+    return f"{said}, of all connections"
+
+
+def cost(cpu_seconds: float, seconds: float, memory_bytes: int) -> str:
+    """What tcpwatch itself took, from its first event on; memory at its most."""
+    share = 100 * cpu_seconds / max(seconds, 0.001)
+    return f"it took {cpu_seconds:.1f} s of CPU, {share:.1f}% of one core, and {memory_bytes >> 20} MB of memory"
 
 
 def _stalls(totals: Totals) -> str:
@@ -123,8 +172,8 @@ def describe(wanted: Filter) -> str:
     return " and ".join(parts) if parts else "every TCP connection"
 
 
-def make_header(wanted: Filter) -> Header:
-    """The header of a recording that begins now on this host."""
+def make_header(wanted: Filter, run: str) -> Header:
+    """The header of a recording that begins now on this host. run: what the files of one run have in common."""
     now = time.time_ns()
     return Header(
         tool=tracer.__version__,
@@ -134,6 +183,7 @@ def make_header(wanted: Filter) -> Header:
         clock_offset_ns=host.clock_offset_ns(),
         utc_offset_s=utc_offset_now_s(),
         hz=host.hz(),
+        run=run,
         filters=describe_filter(wanted),
         sysctls=host.tcp_sysctls(),
     )

@@ -154,7 +154,7 @@ class _Outputs:
     def opened(self, header: Header) -> None:
         self._shown.utc_offset_s = header.utc_offset_s
         for report in self._reports:
-            report.opened(header.host, header.utc_offset_s)
+            report.opened(header.host, header.utc_offset_s, header.run)
 
     def warn(self, text: str) -> None:
         self._said.append(safe(text))

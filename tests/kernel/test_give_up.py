@@ -100,8 +100,18 @@ def freeze(stack: ExitStack, case: Case, lab: Lab, clients: list[Client], watch:
         stack.enter_context(embedded_client(lab.client, SERVER, 3306, *case.options, wait=False))
 
 
-@pytest.fixture(scope="module")
-def ended() -> dict[str, list[Connection]]:
+_runs: list[dict[str, list[Connection]]] = []
+
+
+@pytest.fixture
+def ended(request: pytest.FixtureRequest) -> dict[str, list[Connection]]:
+    """One run for all tests; a test that is tried again (conftest.py) has every case happen again."""
+    while len(_runs) < getattr(request.node, "execution_count", 1):
+        _runs.append(run_all())
+    return _runs[-1]
+
+
+def run_all() -> dict[str, list[Connection]]:
     """Of each case its connections: their events from the black hole on, the last of which is the end."""
     with ExitStack() as stack:
         made = {name: set_up(stack, case) for name, case in CASES.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
 from pathlib import Path
 
@@ -58,6 +59,17 @@ def tcp_sysctls() -> dict[str, int]:
     return values
 
 
+def cpu_seconds() -> float:
+    """What this process has used so far, in user and kernel mode, children not counted."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def memory_bytes() -> int:
+    """The most that this process had resident, libraries included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def lockdown() -> str:
     """`none`, `integrity`, `confidentiality`, or `` where the kernel does not say."""
     try:
@@ -94,38 +106,3 @@ def require_privilege() -> None:
             "the kernel is locked down (lockdown=confidentiality): no BPF program may read its memory",
             hint="boot with lockdown=integrity or without lockdown; cat /sys/kernel/security/lockdown",
         )
-
-
-class RetransmitCounter:
-    """The kernel's own TcpRetransSegs of every network namespace that a process lives in, since `start`."""
-
-    def __init__(self, proc: Path = _PROC) -> None:
-        self._proc = proc
-        self._start = _retransmitted_segments(proc)
-
-    def since_start(self) -> dict[int, int]:
-        """Segments of each namespace that there is now, by its inode. One that came meanwhile counts from 0."""
-        now = _retransmitted_segments(self._proc)
-        return {netns: max(0, count - self._start.get(netns, 0)) for netns, count in now.items()}
-
-
-def _retransmitted_segments(proc: Path) -> dict[int, int]:
-    counts: dict[int, int] = {}
-    for name in os.listdir(proc):
-        if not name.isdecimal():
-            continue
-        try:
-            netns = (proc / name / "ns/net").stat().st_ino
-            if netns not in counts:
-                counts[netns] = _tcp_counter((proc / name / "net/snmp").read_text(encoding="ascii"), "RetransSegs")
-        except OSError:  # ended, or not ours to see
-            continue
-    return counts
-
-
-def _tcp_counter(snmp: str, name: str) -> int:
-    """One number of the two `Tcp:` lines of /proc/net/snmp, 0 if it is not there."""
-    rows = [line.split() for line in snmp.splitlines() if line.startswith("Tcp:")]
-    if len(rows) == 2 and name in rows[0]:
-        return int(rows[1][rows[0].index(name)])
-    return 0

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from tracer.events import Batch, Event
 from tracer.filters import Filter
 from tracer.kernel import host, probes
 from tracer.kernel.btf import KernelTypes
+from tracer.kernel.counters import KernelCounters
 from tracer.kernel.owners import Owners
-from tracer.kernel.program import RESUME_AFTER_S, Program
+from tracer.kernel.program import RESUME_AFTER_S, RING_BYTES, Program
 from tracer.kernel.wire import Decoder
 
 POLL_MS = 250
 """Longest wait for an event: how late ^C or --duration may be noticed."""
-BATCH = 8192
-"""Most events taken before they are handed on, so that a storm cannot hold us in the ring buffer."""
+BATCH = 1024
+"""Most events taken before they are handed on: so a storm does not hold us, and they fit into the CPU's cache."""
 LOST_EVERY_S = 1.0
+COUNTERS_EVERY_S = 60.0
 SETTLED_NS = 50_000_000
 """An event older than this has been handed over, whichever CPU it happened on."""
 CLOCK_STEP_NS = 1_000_000
@@ -43,6 +46,7 @@ class LiveSource:
         *,
         resume: bool = True,
         resume_after_s: float = RESUME_AFTER_S,
+        ring_bytes: int = RING_BYTES,
     ) -> None:
         host.require_privilege()
         hz = host.hz()
@@ -54,18 +58,18 @@ class LiveSource:
                 value: name.removeprefix("SK_RST_REASON_")
                 for name, value in types.enumerators("sk_rst_reason").items()
             }
-            self._program = Program(types, hz=hz, timers=timers, resume_after_s=resume_after_s)
+            self._program = Program(types, hz=hz, timers=timers, resume_after_s=resume_after_s, ring_bytes=ring_bytes)
         try:
             self._decoder = Decoder(hz=hz, reasons=reasons, key=os.urandom(16))
             self._owners = Owners()
             self._stop = stop
-            self._batch: list[bytes] = []
             self._clock_offset_ns = host.clock_offset_ns()
             self._lost: dict[str, int] = {}
-            self._lost_checked = time.monotonic()
-            self._program.open_events(self._receive)
+            self._lost_checked = self._counters_checked = time.monotonic()
+            self._ring = self._program.open_events()
             self._program.set_filter(wanted)
             self._program.attach(chosen)
+            self.counters = KernelCounters()
         except BaseException:
             self._program.close()
             raise
@@ -85,60 +89,73 @@ class LiveSource:
         """What serves each kind of event."""
         return self._program.attached
 
+    def is_behind(self) -> bool:
+        """Whether more events wait than half of the ring holds: we are too slow for them."""
+        return self._ring.used > 0.5
+
     def __iter__(self) -> Iterator[Batch]:
         while not self._stop():
             yield self._look(POLL_MS)
-            if time.monotonic() - self._lost_checked >= LOST_EVERY_S:
+            now = time.monotonic()
+            if now - self._lost_checked >= LOST_EVERY_S:
                 yield self._newly_lost()
+            if now - self._counters_checked >= COUNTERS_EVERY_S:
+                yield self._newly_counted()
+        counted = self._newly_counted()
         # What the kernel had seen before the end was asked for belongs to the run.
         while len((batch := self._look(0)).events) == BATCH:
             yield batch
         yield batch
         yield self._newly_lost()
+        yield counted
 
     def _look(self, timeout_ms: int) -> Batch:
         began_ns = boottime_ns()
-        self._program.poll(timeout_ms)
+        self._ring.wait(timeout_ms)
         events = self._take()
         # A full batch left something behind, but nothing from before its last event.
         until_ns = events[-1].ktime_ns if len(events) == BATCH else began_ns
         return Batch(events, until_ns - SETTLED_NS)
 
-    def _receive(self, record: bytes) -> bool:
-        self._batch.append(record)
-        return len(self._batch) < BATCH
-
     def _take(self) -> list[Event]:
-        """The events received, sorted: the ring keeps the order of reservation, which two CPUs may swap."""
-        batch, self._batch = self._batch, []
-        if not batch:
+        """The events that are there, in the order of their time, at most BATCH."""
+        taken = self._ring.take(BATCH)
+        if not taken:
             return []
         self._follow_clock()
-        # ktime_ns comes first in the record, little-endian.
-        batch.sort(key=lambda record: int.from_bytes(record[:8], "little"))
-        events = []
-        for record in batch:
-            event, owner = self._decoder.decode(record, self._clock_offset_ns)
+        decoded = self._decoder.decode_all(taken, self._clock_offset_ns)
+        for event, owner in decoded:
             self._owners.complete(event, owner)
-            events.append(event)
-        return events
+        return [event for event, _ in decoded]
 
     def _newly_lost(self) -> Batch:
         self._lost_checked = time.monotonic()
         before, self._lost = self._lost, self._program.lost()
-        ktime_ns = boottime_ns()
-        lost = [
-            Event(
-                time_ns=(ktime_ns + self._clock_offset_ns) // 1000 * 1000,
-                ktime_ns=ktime_ns,
-                event="lost",
-                count=count - before.get(hook, 0),
-                hook=hook,
-            )
+        return self._said_now(
+            {"event": "lost", "count": count - before.get(hook, 0), "hook": hook}
             for hook, count in self._lost.items()
             if count > before.get(hook, 0)
-        ]
-        return Batch(lost, ktime_ns - SETTLED_NS)
+        )
+
+    def _newly_counted(self) -> Batch:
+        self._counters_checked = time.monotonic()
+        return self._said_now(
+            {
+                "event": "counters",
+                "netns": netns,
+                "retrans_segs": counts.segments,
+                "keepalives": counts.keepalives,
+                "timeouts": counts.timeouts,
+            }
+            for netns, counts in self.counters.newly().items()
+        )
+
+    def _said_now(self, fields: Iterable[dict[str, Any]]) -> Batch:
+        """Events of our own."""
+        ktime_ns = boottime_ns()
+        time_ns = (ktime_ns + self._clock_offset_ns) // 1000 * 1000
+        events = [Event.of({"time_ns": time_ns, "ktime_ns": ktime_ns, **each}) for each in fields]
+        return Batch(events, ktime_ns - SETTLED_NS)
 
     def _follow_clock(self) -> None:
         offset = host.clock_offset_ns()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import ipaddress
+import mmap
 import os
 import re
 import sys
@@ -17,6 +18,8 @@ from tracer.errors import TcpwatchError
 from tracer.filters import Filter
 from tracer.kernel.btf import KernelTypes, Member
 from tracer.kernel.probes import LOST_HOOKS, Attachment, Probe, TimerFunctions
+from tracer.kernel.ring import Ring
+from tracer.kernel.wire import SIZE
 
 _INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
 _MEMBER = re.compile(r"\b(?:READ|HAS|OFFSET)\((\w+), (\w+)[,)]")
@@ -40,6 +43,16 @@ _ALTERNATIVES = {
     "user_pt_regs.regs",
 }
 
+# Hooks that are called for what is an event of some connection, and for little else.
+_ALWAYS_EVENTS = {
+    "tcp_retransmit_skb",
+    "tcp_retransmit_synack",
+    "inet_sock_set_state",
+    "tcp_receive_reset",
+    "tcp_send_reset",
+    "inet_sk_error_report",
+}
+
 _BPF_PROG_TYPE_TRACING = 26  # include/uapi/linux/bpf.h
 
 # enum filter_flags in bpf/filter.h
@@ -52,7 +65,7 @@ RESUME_AFTER_S = 60.0
 """A peer that is heard again after a longer silence is an event, whatever the connection did before."""
 
 RING_BYTES = 8 * 1024 * 1024
-"""Size of the ring buffer: some fifty thousand events between two looks."""
+"""Size of the ring buffer: forty thousand events between two looks."""
 
 
 class ProgramError(TcpwatchError):
@@ -126,6 +139,7 @@ class Program:
         hz: int,
         timers: TimerFunctions = TimerFunctions(0, 0),  # noqa: B008  a tuple
         resume_after_s: float = RESUME_AFTER_S,
+        ring_bytes: int = RING_BYTES,
         source: str = TRACER,
     ) -> None:
         """Compile. Raises TcpwatchError without bcc, ProgramError where the compiler fails."""
@@ -140,7 +154,7 @@ class Program:
             f"-DWRITE_TIMER_ADDRESS={timers.write}ULL",
             f"-DRESUME_JIFFIES={round(resume_after_s * hz)}",
             f"-DPAGE_SIZE={page}",
-            f"-DRING_PAGES={RING_BYTES // page}",
+            f"-DRING_PAGES={ring_bytes // page}",
             "-Wno-unused-function",
         ]
         # bcc wants a directory of kernel headers, and takes it from here before any other place.
@@ -152,6 +166,10 @@ class Program:
             except Exception as error:
                 raise ProgramError(f"bcc could not compile the program: {error}", log=said()) from error
         self.attached: list[Probe] = []
+        self._ring_bytes = ring_bytes
+        self._ring: Ring | None = None
+        self._lost: mmap.mmap | None = None
+        self._counted_misses: list[str] = []
 
     def __enter__(self) -> Program:
         return self
@@ -161,6 +179,10 @@ class Program:
 
     def close(self) -> None:
         """Detach everything and give the maps back."""
+        if self._ring is not None:
+            self._ring.close()
+        if self._lost is not None:
+            self._lost.close()
         self._bpf.cleanup()
 
     def set_filter(self, wanted: Filter) -> None:
@@ -206,6 +228,8 @@ class Program:
                     chosen = chosen.if_refused
             if chosen is not None:
                 self.attached.append(chosen)
+                if chosen.attachment is not None and chosen.attachment.hook in _ALWAYS_EVENTS:
+                    self._counted_misses.append(chosen.attachment.hook)
 
     def _attach(self, attachment: Attachment) -> None:
         function = attachment.function.encode()
@@ -230,27 +254,34 @@ class Program:
             except Exception as error:
                 raise ProgramError(f"the kernel refused {function}: {error}", log=said()) from error
 
-    def open_events(self, receive: Callable[[bytes], bool]) -> None:
-        """Have `receive` called with each event's bytes during `poll`. It returns False to end the poll early."""
-
-        def callback(_context: Any, data: int, size: int) -> int:
-            return 0 if receive(ctypes.string_at(data, size)) else -1
-
-        self._bpf[b"events"].open_ring_buffer(callback)
-
-    def poll(self, timeout_ms: int) -> None:
-        """Wait for events, at most this long, and hand over what is there."""
-        self._bpf.ring_buffer_poll(timeout_ms)
+    def open_events(self) -> Ring:
+        """The ring that the events come in. It is closed with the program."""
+        if self._ring is None:
+            self._ring = Ring(self._bpf[b"events"].map_fd, self._ring_bytes, SIZE)
+        return self._ring
 
     def lost(self) -> dict[str, int]:
-        """Events that found no room in the ring buffer so far, by hook; only hooks that lost any."""
-        table = self._bpf[b"lost"]
-        counts = {}
-        for index, hook in enumerate(LOST_HOOKS):
-            count = sum(table[ctypes.c_int(index)])
-            if count:
-                counts[hook] = count
-        return counts
+        """Events that found no room in the ring buffer so far, or no turn, by hook; only hooks that lost any.
+
+        No turn: what an interrupt brings to a hook whose program it has interrupted on the same CPU goes by unseen
+        (__bpf_trace_run(), kernel/trace/bpf_trace.c). The kernel counts that; hooks of whose calls nearly all are of
+        no interest are left out here.
+        """
+        if self._lost is None:
+            self._lost = mmap.mmap(self._bpf[b"lost"].map_fd, mmap.PAGESIZE, prot=mmap.PROT_READ)
+        counts = dict(zip(LOST_HOOKS, memoryview(self._lost).cast("Q")[: len(LOST_HOOKS)].tolist(), strict=True))
+        for hook in self._counted_misses:
+            descriptor = self._bpf.funcs[f"on_{hook}".encode()].fd
+            counts[hook] += recursion_misses(Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii"))
+        return {hook: count for hook, count in counts.items() if count}
+
+
+def recursion_misses(fdinfo: str) -> int:
+    """How often a program did not run because it ran already: its fdinfo (Linux 5.12), 0 where that does not say."""
+    for line in fdinfo.splitlines():
+        if line.startswith("recursion_misses:"):
+            return int(line.split()[1])
+    return 0
 
 
 def _mapped(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> tuple[int, bytes]:

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tracer.errors import TcpwatchError
 from tracer.events import CA_STATES, STATES, Event, error_name, retransmit_kind
+from tracer.kernel.ring import HEADER_BYTES
 from tracer.sockets import Socket
 
 _LAYOUT = (
@@ -26,13 +27,15 @@ _LAYOUT = (
     *((name, "16s") for name in ("laddr", "raddr", "comm")),
     *((name, "B") for name in ("type", "family", "state", "old_state", "new_state", "ca_state")),
     *((name, "B") for name in ("backoff", "pending", "direction", "cause")),
-    *((name, "B") for name in ("retries", "syn_linear", "timer")),
-    ("reserved", "3s"),
+    *((name, "B") for name in ("retries", "syn_linear", "timer", "reserved")),
+    ("segments", "H"),
 )
 
-_RECORD = struct.Struct("<" + "".join(code for _, code in _LAYOUT))
+_CODES = "".join(code for _, code in _LAYOUT)
+_RECORD = struct.Struct("<" + _CODES)
 SIZE = _RECORD.size
 """Bytes of one event."""
+_SLOT = struct.Struct(f"<{HEADER_BYTES}x{_CODES}{-SIZE % 8}x")  # as it stands in the ring
 
 OFFSETS = {
     name: struct.calcsize("<" + "".join(code for _, code in _LAYOUT[:index]))
@@ -53,6 +56,7 @@ _EVENTS = {
     7: "window-probe",
     8: "socket",
 }
+_TIMED = frozenset({"retransmit", "keepalive", "window-probe"})
 _DIRECTIONS = {1: "received", 2: "sent", 3: "refused"}
 _CAUSES = {1: "data", 2: "keepalive", 3: "window", 4: "no-progress"}
 _TIMERS = {1: "on", 3: "persist", 5: "on", 6: "on", 100: "keepalive"}
@@ -83,7 +87,7 @@ class Owner(NamedTuple):
 class Decoder:
     """Turns records into events.
 
-    hz: jiffies per second of this kernel. clock_offset_ns is passed with each record: what to add
+    hz: jiffies per second of this kernel. clock_offset_ns is passed with the records: what to add
     to CLOCK_BOOTTIME for the wall clock. reasons: enum sk_rst_reason of this kernel. key: random
     per run; socket addresses leave only as a keyed hash, because a kernel address is a secret.
     """
@@ -96,6 +100,17 @@ class Decoder:
         """One event, still without its processes. Raises WireError."""
         if len(record) < SIZE:
             raise WireError(f"{len(record)} bytes instead of {SIZE}")
+        return self._event(_RECORD.unpack_from(record), clock_offset_ns)
+
+    def decode_all(self, taken: bytes, clock_offset_ns: int) -> list[tuple[Event, Owner]]:
+        """The events of what a ring's `take` gave, in the order of their time. Raises WireError.
+
+        The ring keeps the order of reservation, which two CPUs may swap.
+        """
+        return [self._event(members, clock_offset_ns) for members in sorted(_SLOT.iter_unpack(taken))]
+
+    def _event(self, members: tuple[Any, ...], clock_offset_ns: int) -> tuple[Event, Owner]:
+        # Written for speed: this and the writing of JSON are what an event costs.
         (
             ktime_ns, sk, born, inode, cgroup,
             netns, silent, rto, srtt_us, unacked, snd_wnd,
@@ -103,79 +118,98 @@ class Decoder:
             error, jiffies, retrying_ms, rto_max, unsent, _, _, _, _, soft_error, lport, rport, attempt, flags,
             laddr, raddr, comm,
             kind, family, state, old_state, new_state, ca_state, backoff, pending, direction, cause,
-            retries, syn_linear, _, _,
-        ) = _RECORD.unpack_from(record)  # fmt: skip
+            retries, syn_linear, _, _, segments,
+        ) = members  # fmt: skip
         if kind not in _EVENTS:
             raise WireError(f"event type {kind}")
         if ktime_ns >> 63:
             raise WireError(f"time {ktime_ns}")
         name = _EVENTS[kind]
-        event = Event(
-            time_ns=(ktime_ns + clock_offset_ns) // 1000 * 1000,
-            ktime_ns=ktime_ns,
-            event=name,
-            family=family,
-            laddr=_address(laddr, family),
-            lport=lport or None,
-            raddr=_address(raddr, family),
-            rport=rport,
-            netns=netns or None,
-            sock=_identity(self.key, sk, born) if sk else None,
-            state=STATES.get(state),
-        )
+        # In the order of Event's fields; what is not known is not there.
+        known: dict[str, Any] = {
+            "time_ns": (ktime_ns + clock_offset_ns) // 1000 * 1000,
+            "ktime_ns": ktime_ns,
+            "event": name,
+            "family": family,
+            "laddr": _address(laddr, family),
+        }
+        if lport:
+            known["lport"] = lport
+        known["raddr"] = _address(raddr, family)
+        known["rport"] = rport
+        if netns:
+            known["netns"] = netns
+        if sk:
+            known["sock"] = _identity(self.key, sk, born)
+        if state in STATES:
+            known["state"] = STATES[state]
         if flags & _FULL_SOCK:
-            ms_per_jiffy = 1000 / self.hz
             if silent != _UNKNOWN:
-                event.silent_ms = int(silent * ms_per_jiffy)
-            event.unacked_bytes = unacked
-            event.unsent_bytes = unsent or None
-            event.rto_ms = int(rto * ms_per_jiffy) if rto else None
-            event.srtt_ms = srtt_us / 1000 if srtt_us else None
-            event.snd_wnd = snd_wnd
-            event.ca_state = CA_STATES.get(ca_state)
-            event.backoff = backoff
-            event.keepalive = bool(flags & _KEEPALIVE)
-            event.keepalive_idle_s = keepalive_idle // self.hz if keepalive_idle else None
-            event.keepalive_idle_own = bool(flags & _OWN_IDLE)
-            event.keepalive_interval_s = keepalive_interval // self.hz if keepalive_interval else None
-            event.keepalive_probes = keepalive_probes or None
-            event.user_timeout_ms = user_timeout_ms
-            event.orphan = True if flags & _ORPHAN else None
-            event.soft_error = error_name(soft_error) if soft_error else None
-        if name in ("retransmit", "keepalive", "window-probe") and flags & _FULL_SOCK:
-            event.jiffies = jiffies
-        if name == "retransmit":
-            event.attempt = attempt
+                known["silent_ms"] = silent * 1000 // self.hz
+            known["unacked_bytes"] = unacked
+            if unsent:
+                known["unsent_bytes"] = unsent
+            if rto:
+                known["rto_ms"] = rto * 1000 // self.hz
+            if srtt_us:
+                known["srtt_ms"] = srtt_us / 1000
+            known["snd_wnd"] = snd_wnd
+            if ca_state in CA_STATES:
+                known["ca_state"] = CA_STATES[ca_state]
+            known["backoff"] = backoff
+            known.update(
+                _keepalive(
+                    self.hz, flags & (_KEEPALIVE | _OWN_IDLE), keepalive_idle, keepalive_interval, keepalive_probes
+                )
+            )
+            known["user_timeout_ms"] = user_timeout_ms
+            if flags & _ORPHAN:
+                known["orphan"] = True
+            if soft_error:
+                known["soft_error"] = error_name(soft_error)
+            if name in _TIMED:
+                known["jiffies"] = jiffies
+        if name == "state":
+            if old_state in STATES:
+                known["old_state"] = STATES[old_state]
+            if new_state in STATES:
+                known["new_state"] = STATES[new_state]
+        elif name == "retransmit":
             if flags & _FULL_SOCK:
-                event.rto_max_ms = int(rto_max * 1000 / self.hz)
-                event.retrying_ms = None if retrying_ms == _UNKNOWN else retrying_ms
-                event.retries = retries
-                event.syn_linear_timeouts = syn_linear or None
-            event.send_error = error_name(error) if error > 0 else None
-            event.kind = retransmit_kind(
+                known["rto_max_ms"] = rto_max * 1000 // self.hz
+                if retrying_ms != _UNKNOWN:
+                    known["retrying_ms"] = retrying_ms
+                known["retries"] = retries
+                if syn_linear:
+                    known["syn_linear_timeouts"] = syn_linear
+            known["kind"] = retransmit_kind(
                 synack=bool(flags & _SYNACK),
-                state=event.state,
+                state=known.get("state"),
                 ca_state=ca_state,
                 pending=pending,
                 attempt=attempt,
                 unacked=unacked,
                 silent_jiffies=silent,
             )
+            known["attempt"] = attempt
+            if segments:
+                known["segments"] = segments
+            if error > 0:
+                known["send_error"] = error_name(error)
         elif name in ("keepalive", "window-probe"):
-            event.attempt = attempt
+            known["attempt"] = attempt
         elif name == "resume":
-            event.cause = _CAUSES.get(cause)
-        elif name == "state":
-            event.old_state = STATES.get(old_state)
-            event.new_state = STATES.get(new_state)
+            if cause in _CAUSES:
+                known["cause"] = _CAUSES[cause]
         elif name == "reset":
-            event.direction = _DIRECTIONS.get(direction)
+            if direction in _DIRECTIONS:
+                known["direction"] = _DIRECTIONS[direction]
             if flags & _HAS_REASON:
-                event.reason = self.reasons.get(reason, f"reason {reason}")
+                known["reason"] = self.reasons.get(reason, f"reason {reason}")
         elif error > 0:
-            event.errno = error
-            event.error = error_name(error)
-        return event, Owner(inode, cgroup, pid, text(comm.split(b"\0", 1)[0]))
+            known["errno"] = error
+            known["error"] = error_name(error)
+        return Event.of(known), Owner(inode, cgroup, pid, text(comm))
 
     def socket(self, record: bytes, event: Event) -> Socket:
         """The socket of a record of a walk over all sockets, of which `decode` made the event."""
@@ -213,6 +247,21 @@ def _identity(key: bytes, sk: int, born: int) -> str:
     return blake2b(struct.pack("<QQ", sk, born), digest_size=8, key=key).hexdigest()
 
 
+@lru_cache(maxsize=256)
+def _keepalive(hz: int, flags: int, idle: int, interval: int, probes: int) -> Mapping[str, Any]:
+    """The fields about it; most sockets of a host have the same settings. idle and interval: jiffies."""
+    fields: dict[str, Any] = {"keepalive": bool(flags & _KEEPALIVE)}
+    if idle:
+        fields["keepalive_idle_s"] = idle // hz
+    fields["keepalive_idle_own"] = bool(flags & _OWN_IDLE)
+    if interval:
+        fields["keepalive_interval_s"] = interval // hz
+    if probes:
+        fields["keepalive_probes"] = probes
+    return fields
+
+
+@lru_cache(maxsize=4096)
 def text(raw: bytes) -> str:
-    """A name that the kernel has, which may be any bytes: those that are no UTF-8 are written as escapes."""
-    return raw.decode("utf-8", "backslashreplace")
+    """A name that the kernel has, up to a NUL; any bytes. Those that are no UTF-8 are written as escapes."""
+    return raw.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")

@@ -181,7 +181,7 @@ def _incident(
             raise TcpwatchError(f"the fix did not hold: the worker waited for {duration(answer['seconds'] * 1000)}")
         stage.tell("No freeze: the worker knows at once, and can connect again.")
         return
-    retransmits = plural(stage.totals.retransmits.total(), "retransmission")
+    retransmits = plural(stage.totals.seen.total().segments, "retransmission")
     stage.show("firewall", f"dropped {packets} without a word")
     stage.show("tcpwatch", f"saw {retransmits}; the kernel counted {lab.client.counter('TcpRetransSegs') - before}")
     for line in _prophecy(stage.kept, utc_offset_s):

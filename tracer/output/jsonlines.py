@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from typing import TextIO
-
-from tracer.events import Event, to_json
+from tracer.events import Event, to_line
+from tracer.output.outlet import Stream
 
 
 class JsonSink:
-    """Writes lines; everything outside ASCII is escaped, so no terminal acts on it."""
+    """Writes lines."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: Stream) -> None:
         self._stream = stream
 
     def write(self, event: Event) -> None:
         """One line."""
-        self._stream.write(json.dumps(to_json(event), separators=(",", ":")) + "\n")
+        self._stream.write(to_line(event))
 
     def flush(self, until_ns: int) -> None:
         """Show what was written."""

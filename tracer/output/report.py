@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import heapq
 import json
+import textwrap
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from tracer.analysis.idle import Service, Silences, service_of
 from tracer.analysis.middleboxes import matching
+from tracer.counts import Tally, counts_of, counts_of_kernel
 from tracer.events import Event, format_time, to_json
 from tracer.output.brackets import bracket_in_words
 from tracer.output.table import table
 from tracer.output.telling import wrapped
+from tracer.output.truth import beside_the_kernel
 from tracer.output.words import duration, endpoint, local_time, plural, safe
 
 LONGEST_STALLS = 50
@@ -60,13 +63,19 @@ class Report:
         self._count = 0
         self._events = 0
         self._lost: Counter[str] = Counter()
+        self._run = ""
+        self._seen, self._counted = Tally(), Tally()
+        self._uncompared = Tally()  # seen since the kernel's counts were last recorded
         self._first_ns: int | None = None
         self._last_ns = 0
         self._hosts: dict[str, None] = {}  # as a set that keeps its order
         self._utc_offset_s = 0
 
-    def opened(self, host: str, utc_offset_s: int) -> None:
-        """A recording of that host begins; its local time is so many seconds east of UTC."""
+    def opened(self, host: str, utc_offset_s: int, run: str) -> None:
+        """A recording of that host and that run of tcpwatch begins; local time is so many seconds east of UTC."""
+        if run != self._run:
+            self._uncompared.clear()
+        self._run = run
         if len(self._hosts) < MOST_HOSTS:
             self._hosts.setdefault(host or "an unknown host")
         self._utc_offset_s = utc_offset_s
@@ -77,8 +86,12 @@ class Report:
         self._last_ns = max(self._last_ns, event.time_ns)
         if event.event == "lost":
             self._lost[event.hook or "an unknown hook"] += event.count or 0
+        elif event.event == "counters":
+            self._counted.add(event.netns, counts_of_kernel(event))
+            self._seen.take(self._uncompared)
         elif event.event != "stall":
             self._events += 1
+            self._uncompared.add(event.netns, counts_of(event))
         elif event.phase == "end":
             self._add(event)
 
@@ -153,6 +166,8 @@ class Report:
             record["first"], record["last"] = format_time(self._first_ns), format_time(self._last_ns)
         record["stalls"] = self._count
         record["lost"] = self._lost.total()
+        if self._counted.namespaces():
+            record["counted"], record["seen"] = _named_counts(self._counted), _named_counts(self._seen)
         if self._forgotten:
             record["services_left_out"] = self._forgotten
         return record
@@ -162,6 +177,8 @@ class Report:
         if self._lost:
             lost = ", ".join(f"{count:,} at {safe(hook)}" for hook, count in self._lost.most_common())
             parts.append(f"Events were lost while recording ({lost}): there may have been more than this shows.\n")
+        if self._counted.namespaces():
+            parts.append("".join(f"{line}\n" for line in textwrap.wrap(self._truth(), self._width)))
         if self._stalls:
             parts.append(self._stall_table())
             services = self._by_weight()
@@ -182,6 +199,11 @@ class Report:
         return (
             f"{where}: {stalls}, {plural(self._events, 'event')} in {lasted}, from {self._when(self._first_ns)} on.\n"
         )
+
+    def _truth(self) -> str:
+        gone = self._seen.total(without=self._counted.namespaces())
+        said = beside_the_kernel(self._seen.total(), self._counted.total(), gone)
+        return f"{said[:1].upper()}{said[1:]}."
 
     def _spans_days(self) -> bool:
         return self._when(self._first_ns or 0)[:10] != self._when(self._last_ns)[:10]
@@ -237,6 +259,11 @@ class Report:
             return ""
         lines = [line for sentence in (*sentences, *advice) for line in wrapped(sentence, self._width)]
         return "\n".join([f"{_named(name)}", *lines]) + "\n"
+
+
+def _named_counts(tally: Tally) -> dict[str, int]:
+    total = tally.total()
+    return {"retrans_segs": total.segments, "keepalives": total.keepalives, "timeouts": total.timeouts}
 
 
 def _named(service: Service) -> str:

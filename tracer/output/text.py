@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TextIO
-
 import click
 
 from tracer.events import Event
 from tracer.output.folding import Folding
+from tracer.output.outlet import OUTPUT, Stream
 from tracer.output.telling import Teller
 from tracer.output.words import duration, endpoint, in_plain, local_time, safe, size
 
@@ -39,7 +38,7 @@ class TextSink:
     """
 
     def __init__(
-        self, stream: TextIO, *, colour: bool, utc_offset_s: int, width: int = WIDTH, folded: bool = False
+        self, stream: Stream, *, colour: bool, utc_offset_s: int, width: int = WIDTH, folded: bool = False
     ) -> None:
         self._stream = stream
         self._colour = colour
@@ -53,6 +52,8 @@ class TextSink:
 
     def write(self, event: Event) -> None:
         """One line, after the heading where that is due, and below a stall the sentences about it."""
+        if event.event == "counters":
+            return
         date, time_of_day = local_time(event.time_ns, self.utc_offset_s)
         if date != self._date:
             self._date = date
@@ -66,8 +67,7 @@ class TextSink:
                 return
         self._widen(event)
         if event.event == "lost":
-            count, hook = event.count or 0, safe(event.hook or "an unknown hook")
-            self._put(f"{time_of_day} {count} events lost at {hook}: too many at once", "lost")
+            self._put(f"{time_of_day} {_lost(event.count or 0, event.hook or 'an unknown hook')}", "lost")
             return
         local, remote = endpoint(event.laddr, event.lport), endpoint(event.raddr, event.rport)
         self._put(
@@ -124,6 +124,12 @@ class TextSink:
         return f"{what:<{_EVENT_WIDTH}} {silent:>{_SILENT_WIDTH}} {unacked:>{_UNACK_WIDTH}}"
 
 
+def _lost(count: int, hook: str) -> str:
+    if hook == OUTPUT:
+        return f"{count:,} lines left out: too many to be shown; with -w they are recorded"
+    return f"{count:,} events lost at {safe(hook)}: too many at once; see --buffer-size"
+
+
 def _what(event: Event) -> str:
     if event.event == "retransmit":
         kind = safe(event.kind or "retransmit")
@@ -164,7 +170,7 @@ def _detail(event: Event) -> str:
     return ""
 
 
-def _can_encode(stream: TextIO, text: str) -> bool:
+def _can_encode(stream: Stream, text: str) -> bool:
     try:
         text.encode(stream.encoding or "utf-8")
     except (UnicodeEncodeError, LookupError):

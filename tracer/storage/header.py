@@ -41,6 +41,7 @@ class Header:
     clock_offset_ns: int  # wall clock minus CLOCK_BOOTTIME at the start
     utc_offset_s: int  # local time of the host, seconds east of UTC: replay shows the same times
     hz: int  # jiffies per second: how fine silent_ms and rto_ms are
+    run: str = ""  # random; the same in all files of one run of tcpwatch
     filters: Mapping[str, Any] = field(default_factory=dict)
     sysctls: Mapping[str, int] = field(default_factory=dict)  # of the host's own network namespace
 
@@ -85,6 +86,7 @@ def header_from_line(line: bytes) -> Header:
         clock_offset_ns=_number(record, "clock_offset_ns"),
         utc_offset_s=max(-86399, min(86399, _number(record, "utc_offset_s"))),
         hz=hz if 0 < hz <= _MOST_HZ else 0,
+        run=_text(record, "run"),
         filters=_mapping(record, "filters"),
         sysctls=_mapping(record, "sysctls"),
     )

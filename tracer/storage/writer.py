@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import time
@@ -11,7 +10,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from tracer.errors import TcpwatchError
-from tracer.events import Event, to_json
+from tracer.events import Event, to_line
 from tracer.storage.compression import is_packed, packed
 from tracer.storage.header import Header
 
@@ -68,7 +67,7 @@ class RecordingWriter:
     def write(self, event: Event) -> None:
         """Take one event."""
         try:
-            self._stream.write(json.dumps(to_json(event), separators=(",", ":")).encode() + b"\n")
+            self._stream.write(to_line(event).encode())
         except OSError as error:
             raise self._failure(error) from error
 

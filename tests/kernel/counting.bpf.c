@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/* Counts the changes of state that tcpwatch should see, by itself and without a ring that could be full. */
+#include "event.h"
+#include "kernel.h"
+#include "filter.h"
+#include "sock.h"
+
+#define SLOT_NS 10000000ULL
+
+BPF_HASH(counted, u64, u64, 1048576); /* by CLOCK_BOOTTIME, in slots */
+
+int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
+{
+    u64 sk = ctx->args[0];
+    u32 old_state = ctx->args[1];
+    u32 new_state = ctx->args[2];
+    struct tuple t = {};
+    u64 slot = bpf_ktime_get_boot_ns() / SLOT_NS;
+
+    if (READ(sock, sk_protocol, sk) != IPPROTO_TCP ||
+        !tuple_of_sock(sk, &t, old_state == TCP_CLOSE && new_state == TCP_SYN_SENT))
+        return 0;
+    if (t.rport != 0 && old_state != TCP_LISTEN)
+        counted.increment(slot);
+    return 0;
+}

@@ -1,0 +1,91 @@
+"""What the kernel counts by itself, and what the events say of the same: each is the other's truth check."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+from tracer.events import Event
+
+MOST_NAMESPACES = 4096
+_BY_TIMER = frozenset({"rto", "syn", "fin"})
+
+
+class Counts(NamedTuple):
+    """Of one network namespace, or of several together. The kernel's names are those of `nstat`."""
+
+    segments: int = 0  # TcpRetransSegs: retransmitted, SYN/ACKs included
+    keepalives: int = 0  # TcpExtTCPKeepAlive: probes sent
+    timeouts: int = 0  # TcpExtTCPTimeouts: expiries of the retransmission timer
+
+    def plus(self, other: Counts) -> Counts:
+        """Both together."""
+        return Counts(*(one + another for one, another in zip(self, other, strict=True)))
+
+    def since(self, before: Counts) -> Counts:
+        """What came since then. A number that fell belongs to another namespace, which has got the inode."""
+        return Counts(*(now - old if now >= old else now for now, old in zip(self, before, strict=True)))
+
+
+NOTHING = Counts()
+
+
+def counts_of_kernel(event: Event) -> Counts:
+    """What a `counters` event says."""
+    return Counts(event.retrans_segs or 0, event.keepalives or 0, event.timeouts or 0)
+
+
+def counts_of(event: Event) -> Counts:
+    """By how much the kernel's counters have grown with this event.
+
+    tcp_retransmit_timer() (net/ipv4/tcp_timer.c) counts each expiry but those into a closed window, the last one, at
+    which it gives up, included. It gives up without an error where nobody holds the socket any more, and does not get
+    as far as a retransmission where there is no route: so the timeouts of events may be a few less than the kernel's.
+    """
+    if event.event == "keepalive":
+        return Counts(keepalives=1)
+    if event.event == "retransmit":
+        by_timer = event.kind in _BY_TIMER and (event.attempt or 0) > 0
+        into_closed_window = event.kind == "rto" and event.snd_wnd == 0 and not event.orphan
+        return Counts(segments=event.segments or 1, timeouts=int(by_timer and not into_closed_window))
+    if event.event == "error" and event.error == "ETIMEDOUT":
+        # Of an idle connection it is the keepalive timer that gives up; a SYN was never answered.
+        return Counts(timeouts=int(bool(event.unacked_bytes) or event.silent_ms is None))
+    return NOTHING
+
+
+class Tally:
+    """Counts by network namespace, of MOST_NAMESPACES; further ones are together None."""
+
+    def __init__(self) -> None:
+        self._by_netns: dict[int | None, Counts] = {}
+
+    def add(self, netns: int | None, counts: Counts) -> None:
+        """Add to those of one namespace."""
+        if counts is NOTHING:
+            return
+        if netns not in self._by_netns and len(self._by_netns) >= MOST_NAMESPACES:
+            netns = None
+        self._by_netns[netns] = self._by_netns.get(netns, NOTHING).plus(counts)
+
+    def take(self, other: Tally) -> None:
+        """Move everything from the other one here."""
+        for netns, counts in other._by_netns.items():
+            self.add(netns, counts)
+        other._by_netns.clear()
+
+    def namespaces(self) -> Collection[int | None]:
+        """Those that something was added to."""
+        return self._by_netns.keys()
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self._by_netns.clear()
+
+    def total(self, without: Collection[int | None] = ()) -> Counts:
+        """Of all namespaces but these."""
+        total = NOTHING
+        for netns, counts in self._by_netns.items():
+            if netns not in without:
+                total = total.plus(counts)
+        return total
