@@ -123,6 +123,11 @@ def test_what_is_no_record_says_to_install_it_again(data: bytes, what: str) -> N
     assert isinstance(caught.value, TcpwatchError) and "install tcpwatch again" in caught.value.hint
 
 
+def test_what_the_ring_cannot_have_given_is_refused() -> None:
+    with pytest.raises(WireError, match="5 bytes of records"):
+        DECODER.decode_all(b"bytes", 0)
+
+
 def test_what_comes_behind_a_record_is_padding() -> None:
     assert DECODER.decode(record() + b"padding", 0) == DECODER.decode(record(), 0)
 

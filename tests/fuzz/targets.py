@@ -12,6 +12,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from tracer.analysis.stalls import StallTracker
 from tracer.errors import TcpwatchError, UsageError
 from tracer.events import EVENTS, Batch, Event, from_json, to_json
 from tracer.filters import Filter
+from tracer.kernel.ring import HEADER_BYTES
 from tracer.kernel.wire import SIZE, Decoder, WireError
 from tracer.options import cli_filter
 from tracer.output.jsonlines import JsonSink
@@ -46,6 +48,7 @@ FILTERS = (
     Filter(netns=frozenset({4026532000}), pids=frozenset({8506}), comms=frozenset({"php"})),
     Filter(events=frozenset({"stall", "error"}), min_idle_ms=60_000),
 )
+OFFSET_NS = 1_700_000_000_000_000_000
 DECODER = Decoder(hz=250, reasons={1: "NO_SOCKET"}, key=b"k" * 16)
 OPTIONS = ("--port", "--lport", "--rport", "--host", "--pid", "--comm", "--netns", "--event", "--min-idle")
 _DIRECTORY = tempfile.TemporaryDirectory(prefix="tcpwatch-fuzz-")
@@ -78,16 +81,18 @@ def fields(data: bytes) -> None:
 
 def wire(data: bytes) -> None:
     """The bytes as what the ring buffer handed over, one record after the other; a live run of them."""
+    records = [data[start : start + SIZE] for start in range(0, len(data), SIZE)]
     events, sockets = [], []
-    for start in range(0, len(data), SIZE):
+    for record in records:
         try:
-            event, _ = DECODER.decode(data[start : start + SIZE], 1_700_000_000_000_000_000)
+            event, _ = DECODER.decode(record, OFFSET_NS)
         except WireError as error:
-            safe(f"{error} {error.hint}")
+            _check_text(safe(f"{error} {error.hint}"))
             continue
-        sockets.append(DECODER.socket(data[start : start + SIZE], event))
+        sockets.append(DECODER.socket(record, event))
         if event.event in EVENTS:
             events.append(event)
+    _check_taken(records)
     outputs = _Outputs()
     outputs.opened(HEADER)
     tracker = StallTracker(hz=250, silences=outputs.silences)
@@ -181,6 +186,22 @@ class _ThereAndBack:
 
     def close(self) -> None:
         pass
+
+
+def _check_taken(records: list[bytes]) -> None:
+    """Together, as the ring has them, they are the same events in the order of time, or refused."""
+    taken = b"".join(bytes(HEADER_BYTES) + record + bytes(-SIZE % 8) for record in records)
+    try:
+        apart = [DECODER.decode(record, OFFSET_NS) for record in records]
+    except WireError:
+        with suppress(WireError):
+            DECODER.decode_all(taken, OFFSET_NS)
+            raise AssertionError("what is refused by itself was taken with others") from None
+        return
+    together = DECODER.decode_all(taken, OFFSET_NS)
+    times = [event.ktime_ns for event, _ in together]
+    assert times == sorted(times)
+    assert sorted(map(repr, together)) == sorted(map(repr, apart))
 
 
 def _check_text(text: str) -> None:

@@ -10,9 +10,8 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from tracer.errors import TcpwatchError
 from tracer.events import CA_STATES, STATES, Event, error_name, retransmit_kind
-from tracer.kernel.ring import HEADER_BYTES
+from tracer.kernel.ring import HEADER_BYTES, RingError
 from tracer.sockets import Socket
 
 _LAYOUT = (
@@ -64,14 +63,8 @@ _FULL_SOCK, _KEEPALIVE, _SYNACK, _HAS_REASON, _ORPHAN, _OWN_IDLE, _ACCEPTED, _AW
 _UNKNOWN = 0xFFFFFFFF
 
 
-class WireError(TcpwatchError):
-    """Bytes that are not an event: the two sides of tcpwatch do not belong together."""
-
-    def __init__(self, what: str) -> None:
-        super().__init__(
-            f"the kernel side handed over no event ({what}): bpf/ and tracer/ are of different versions",
-            hint="install tcpwatch again, all of it; tcpwatch --version",
-        )
+class WireError(RingError):
+    """Bytes that are not an event."""
 
 
 class Owner(NamedTuple):
@@ -107,6 +100,8 @@ class Decoder:
 
         The ring keeps the order of reservation, which two CPUs may swap.
         """
+        if len(taken) % _SLOT.size:
+            raise WireError(f"{len(taken)} bytes of records that take {_SLOT.size} each")
         return [self._event(members, clock_offset_ns) for members in sorted(_SLOT.iter_unpack(taken))]
 
     def _event(self, members: tuple[Any, ...], clock_offset_ns: int) -> tuple[Event, Owner]:
