@@ -1,4 +1,7 @@
-"""--require-kernel: a run in which a test on the running kernel did not run is a failed run."""
+"""--require-kernel: a run in which a test on the running kernel did not run is a failed run.
+
+--write-golden: see test_samples.py.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,9 @@ _KERNEL = Path(__file__).parent / "kernel"
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require-kernel", action="store_true", help="fail if a test of tests/kernel did not run")
     parser.addoption("--soak", type=float, default=40.0, metavar="SECONDS", help="how long test_soak.py takes")
+    parser.addoption(
+        "--write-golden", action="store_true", help="keep what is shown of tests/recordings as it is now"
+    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

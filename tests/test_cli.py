@@ -55,7 +55,7 @@ def test_a_half_written_last_line_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / "x.tw").write_bytes(content[:-20])
     shown = tcpwatch("replay", tmp_path / "x.tw", "--json")
     assert shown.returncode == 0
-    assert "the last line is incomplete" in shown.stderr
+    assert "line 3 was cut off" in shown.stderr
     assert [json.loads(line) for line in shown.stdout.splitlines()] == [to_json(EVENTS[0])]
 
 
@@ -115,6 +115,28 @@ def test_a_closed_pipe_ends_it_quietly(tmp_path: Path) -> None:
     )  # fmt: skip
     assert shown.stdout.count("\n") == 1
     assert shown.stderr == "status 0\n"
+
+
+@pytest.mark.parametrize("command", ["replay", "report"])
+def test_a_character_set_that_lacks_what_is_shown(tmp_path: Path, command: str) -> None:
+    named = {"comm": "工人", "pid": 7, "pids": [7]}
+    write(tmp_path / "x.tw", [event(kind="tlp", attempt=0, silent_ms=3_600_000, unacked_bytes=5, **named)])
+    shown = tcpwatch(command, tmp_path / "x.tw", PYTHONIOENCODING="ascii")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout.isascii() and "\\u5de5\\u4eba[7]" in shown.stdout
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-"])
+def test_an_output_that_is_closed(tmp_path: Path, closed: str) -> None:
+    """Of stdout nobody wants to read; what is for stderr must not come on stdout instead."""
+    write(tmp_path / "x.tw")
+    for arguments, status in ((["replay", "x.tw"], 0), (["report", "x.tw"], 0), (["replay", "no.tw"], 1)):
+        shown = subprocess.run(
+            ["bash", "-c", f"exec {sys.executable} -m tracer.cli {' '.join(arguments)} {closed}"],
+            capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60,
+        )  # fmt: skip
+        assert shown.returncode == status
+        assert "tcpwatch: " not in shown.stdout and "Traceback" not in shown.stdout + shown.stderr
 
 
 def test_a_full_disk_behind_stdout(tmp_path: Path) -> None:

@@ -52,7 +52,13 @@ def test_unknown_fields_and_unknown_events_are_read() -> None:
         ({"pids": ["a"]}, "pids has something else"),
         ({"pids": [True]}, "pids has something else"),
         ({"advice": [1]}, "advice has something else"),
-        ({"silent_ms": 10**400}, "silent_ms is larger"),
+        ({"pids": [-1]}, "pids has something else"),
+        ({"advice": ["x" * 5000]}, "advice has something else"),
+        ({"silent_ms": 10**400}, "silent_ms is 1000"),
+        ({"silent_ms": -1}, "silent_ms is -1"),
+        ({"srtt_ms": float("nan")}, "srtt_ms is nan"),
+        ({"srtt_ms": float("inf")}, "srtt_ms is inf"),
+        ({"comm": "x" * 5000}, "comm has more than 4096 characters"),
     ],
 )
 def test_what_is_no_event_is_named(change: dict[str, object], complaint: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tracer.errors import UsageError
-from tracer.options import parse_duration, parse_event, parse_host, parse_netns, parse_pid, parse_port
+from tracer.options import parse_comm, parse_duration, parse_event, parse_host, parse_netns, parse_pid, parse_port
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ def test_duration(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "10", "m", "10x", "30m1h", "-5s", "1e3s", "١s", "5 m"])
+@pytest.mark.parametrize("text", ["", "10", "m", "10x", "30m1h", "-5s", "1e3s", "١s", "5 m", "9" * 400 + "d"])
 def test_bad_duration_says_how_to_write_it(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_duration(text)
@@ -28,7 +28,9 @@ def test_port_by_number_and_name() -> None:
     assert parse_port("http") == 80
 
 
-@pytest.mark.parametrize("text", ["", "0", "65536", "-1", "99999999999999999999", "no-such-service", "٣", "80-90"])
+@pytest.mark.parametrize(
+    "text", ["", "0", "65536", "-1", "99999999999999999999", "no-such-service", "٣", "80-90", "\udcff", "a\0b"]
+)
 def test_bad_port(text: str) -> None:
     with pytest.raises(UsageError, match="is no port"):
         parse_port(text)
@@ -52,6 +54,11 @@ def test_host(text: str, network: str) -> None:
 def test_bad_host(text: str) -> None:
     with pytest.raises(UsageError, match="is no address"):
         parse_host(text)
+
+
+def test_a_name_that_is_no_utf8_is_spelled_as_events_have_it() -> None:
+    assert parse_comm("php-fpm: pool ü") == "php-fpm: pool ü"
+    assert parse_comm("\udcffphp") == "\\xffphp"
 
 
 def test_bad_event_names_the_good_ones() -> None:

@@ -156,6 +156,15 @@ def test_files_of_two_hosts_are_two_stories(tmp_path: Path) -> None:
     assert shown.count("ongoing") == 2
 
 
+def test_many_hosts_and_one_without_a_name(tmp_path: Path) -> None:
+    files = [
+        record(tmp_path / f"{number}.tw", [], header(host=f"db{number}" if number else "")) for number in range(11)
+    ]
+    shown = tcpwatch("report", *files).stdout
+    assert shown.startswith("an unknown host and db1 and db2 and ") and "db7 and 3 other hosts: nothing" in shown
+    assert len(json.loads(tcpwatch("report", "--json", *files).stdout)["hosts"]) == 11
+
+
 def _fields(head: Header) -> dict[str, object]:
     return {name: getattr(head, name) for name in Header.__slots__}
 

@@ -56,18 +56,6 @@ def test_cut_at_any_byte_it_gives_what_stood_before(tmp_path: Path, suffix: str)
 
 
 @pytest.mark.parametrize("suffix", PACKED)
-def test_damaged_at_any_byte_it_gives_events_or_an_error(tmp_path: Path, suffix: str) -> None:
-    whole = write(tmp_path / f"x.tw{suffix}")
-    damaged = tmp_path / "damaged"
-    for place in range(len(whole)):
-        damaged.write_bytes(whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1 :])
-        try:
-            read(damaged)
-        except TcpwatchError as error:
-            assert "damaged" in str(error) or error.hint
-
-
-@pytest.mark.parametrize("suffix", PACKED)
 def test_what_was_flushed_is_there_though_it_was_never_closed(
     tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

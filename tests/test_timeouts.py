@@ -191,6 +191,13 @@ def test_keepalive_gives_up_an_interval_after_its_last_probe() -> None:
     assert exactly(probe(attempt=12)) == ahead[-1], "the number of probes was lowered meanwhile"
 
 
+def test_keepalive_probes_without_number_are_a_window_or_never() -> None:
+    earliest, latest = window(probe(keepalive_probes=5000))
+    assert 75 * 5000 <= earliest < latest == (75 + lateness(75, 250)) * 5000
+    assert gives_up(probe(keepalive_probes=2**31 - 1), 250) is None
+    assert gives_up(rto(retries=2**31 - 1), 250) is None
+
+
 def test_keepalive_with_a_user_timeout_gives_up_by_time() -> None:
     quick = probe(keepalive_interval_s=1, silent_ms=1000)
     quick.user_timeout_ms = 2500

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import pytest
 from builders import SECOND, mapped, record
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tracer.errors import TcpwatchError
 from tracer.events import Event, to_json
 from tracer.kernel.wire import SIZE, Decoder, Owner, WireError
 
@@ -103,6 +105,31 @@ def test_a_socket_is_named_by_address_and_birth_and_never_by_its_address_alone()
 
 def test_process_name_of_any_bytes() -> None:
     assert decode(comm=b"\xffphp\0rest")[1].comm == "\\xffphp"
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (record()[:-1], f"{SIZE - 1} bytes instead of {SIZE}"),
+        (b"", f"0 bytes instead of {SIZE}"),
+        (record(type=0), "event type 0"),
+        (record(type=9), "event type 9"),
+        (record(ktime_ns=1 << 63), "time 9223372036854775808"),
+    ],
+)
+def test_what_is_no_record_says_to_install_it_again(data: bytes, what: str) -> None:
+    with pytest.raises(WireError, match=what) as caught:
+        DECODER.decode(data, 0)
+    assert isinstance(caught.value, TcpwatchError) and "install tcpwatch again" in caught.value.hint
+
+
+def test_what_the_ring_cannot_have_given_is_refused() -> None:
+    with pytest.raises(WireError, match="5 bytes of records"):
+        DECODER.decode_all(b"bytes", 0)
+
+
+def test_what_comes_behind_a_record_is_padding() -> None:
+    assert DECODER.decode(record() + b"padding", 0) == DECODER.decode(record(), 0)
 
 
 @given(st.binary(max_size=2 * SIZE))

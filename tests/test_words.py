@@ -54,7 +54,18 @@ def test_nothing_a_terminal_would_act_on_gets_through(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "shown"),
-    [("php-fpm: pool", "php-fpm: pool"), ("\x1b[2J", "\\x1b[2J"), ("a\nb", "a\\nb"), ("\u202egnp", "\\u202egnp")],
+    [
+        ("php-fpm: pool", "php-fpm: pool"),
+        ("\x1b[2J", "\\x1b[2J"),
+        ("a\nb", "a\\nb"),
+        ("\u202egnp", "\\u202egnp"),
+        ("Müller 中", "Müller 中"),
+        ("\u200b", "\\u200b"),
+        ("\u115f\u3164", "\\u115f\\u3164"),
+        ("\ud800", "\\ud800"),
+        ("\U000e0100", "\\U000e0100"),
+        ("\u2800\x9b", "\\u2800\\x9b"),
+    ],
 )
 def test_safe(text: str, shown: str) -> None:
     assert safe(text) == shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from functools import partial
@@ -25,6 +26,7 @@ from tracer.output.report import Report
 from tracer.output.sockets import about_sockets, risks_as_text, sockets_as_json, sockets_as_text
 from tracer.output.talk import complain, say
 from tracer.output.text import WIDTH, TextSink
+from tracer.output.words import PLAIN
 from tracer.pipeline import Sink
 from tracer.playback import play
 from tracer.sockets import longest_silence_first
@@ -360,6 +362,9 @@ def main() -> None:
 
 
 def _run(arguments: list[str]) -> int:
+    if sys.stdout is None:  # closed, as nobody wants to read
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  as long as we run
+    sys.stdout.reconfigure(errors=PLAIN)  # type: ignore[union-attr]
     try:
         status = cli.main(args=arguments, prog_name="tcpwatch", standalone_mode=False)
         sys.stdout.flush()

@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 EVENTS = ("retransmit", "keepalive", "window-probe", "state", "reset", "error", "resume", "stall", "counters", "lost")
-"""The values of `Event.event` that this version writes. Others are read and passed on."""
+"""The values of `Event.event` that this version knows. Of a recording others are left out, and counted."""
 
 STATES = {
     1: "ESTABLISHED",
@@ -145,7 +145,12 @@ _TYPES: dict[str, tuple[type, ...]] = {
 _FIELDS: dict[str, tuple[type, ...]] = {
     field.name: _TYPES[str(field.type).removesuffix(" | None")] for field in fields(Event) if field.name != "time_ns"
 }
-_LARGEST = 2**64
+LARGEST = 2**63 - 1
+"""No number is larger: nanoseconds are signed to the kernel, too."""
+MOST_TEXT = 4096
+"""Characters of a text: the longest is a cgroup's path (PATH_MAX)."""
+LATEST_NS = 253_402_300_799_999_999_000
+"""The last microsecond that RFC 3339 has: of the year 9999."""
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 _SECOND = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)", re.ASCII)
 _FRACTION = re.compile(r"\.(\d{6})Z", re.ASCII)
@@ -175,15 +180,18 @@ def from_json(record: Mapping[str, Any]) -> Event:
         kind = type(value)
         if kind not in types:
             raise InvalidEvent(f"{name} is {value!r:.40}")
-        if kind is int and not -_LARGEST < value < _LARGEST:
-            raise InvalidEvent(f"{name} is larger than any that was recorded")
+        if kind is str:
+            if len(value) > MOST_TEXT:
+                raise InvalidEvent(f"{name} has more than {MOST_TEXT} characters")
+        elif (kind is int or kind is float) and not 0 <= value <= LARGEST:
+            raise InvalidEvent(f"{name} is {value!r:.40}")
         values[name] = value
     for name in ("ktime_ns", "event"):
         if name not in values:
             raise InvalidEvent(f"{name} is missing")
-    if not all(type(pid) is int for pid in values.get("pids", ())):
+    if not all(type(pid) is int and 0 <= pid <= LARGEST for pid in values.get("pids", ())):
         raise InvalidEvent("pids has something else than numbers")
-    if not all(type(line) is str for line in values.get("advice", ())):
+    if not all(type(line) is str and len(line) <= MOST_TEXT for line in values.get("advice", ())):
         raise InvalidEvent("advice has something else than text")
     time_text = record.get("time")
     if not isinstance(time_text, str):

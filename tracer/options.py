@@ -19,6 +19,7 @@ from tracer.filters import Filter, Network
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?", re.ASCII)
+_LONGEST_S = 100 * 365 * 86400
 _NAMED_NETNS = Path("/run/netns")
 
 
@@ -28,7 +29,10 @@ def parse_duration(text: str) -> float:
     if not text or match is None:
         raise UsageError(f"{text!r} is no duration", hint="write it as 90s, 10m, 1h30m or 2d")
     days, hours, minutes, seconds = (float(part or 0) for part in match.groups())
-    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    total_s = ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    if total_s > _LONGEST_S:
+        raise UsageError(f"{text!r} is longer than a century", hint="write it as 90s, 10m, 1h30m or 2d")
+    return total_s
 
 
 def parse_port(text: str) -> int:
@@ -39,7 +43,7 @@ def parse_port(text: str) -> int:
     else:
         try:
             return socket.getservbyname(text, "tcp")
-        except OSError:
+        except (OSError, ValueError):
             pass
     raise UsageError(
         f"{text!r} is no port",
@@ -93,6 +97,11 @@ def parse_pid(text: str) -> int:
     return int(text)
 
 
+def parse_comm(text: str) -> str:
+    """A process's name, with bytes that are no UTF-8 as events have them."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
 def parse_netns(text: str) -> int:
     """An inode as in `lsns -t net`, a name as in `ip netns`, or the path of a namespace file."""
     if text.isascii() and text.isdecimal() and len(text) <= 10:
@@ -133,7 +142,7 @@ _FILTERS = (
     click.option("-6", "ipv6", is_flag=True, help="IPv6 only."),
     click.option("--pid", "pids", multiple=True, metavar="PID[,…]", callback=_listed(parse_pid),
                  help="Sockets that this process holds."),
-    click.option("--comm", "comms", multiple=True, metavar="NAME[,…]", callback=_listed(str),
+    click.option("--comm", "comms", multiple=True, metavar="NAME[,…]", callback=_listed(parse_comm),
                  help="Sockets of processes of this name."),
     click.option("--netns", multiple=True, metavar="NETNS[,…]", callback=_listed(parse_netns),
                  help="Network namespace: inode, name or path."),

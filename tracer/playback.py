@@ -27,10 +27,10 @@ def play(
 ) -> Totals:
     """Carry the events of all files to the sinks. `-` is standard input. Raises TcpwatchError for a bad file.
 
-    opened is told each file's header before its events come. Files that follow each other in time on one host are
-    taken as one recording: a stall may begin in one and end in the next. Of a recording that was made with a filter
-    on what events say, the stalls that it holds are passed on, since their events are not all there; in any other
-    they are found again.
+    opened is told each header before its events come; a file may have several. Those that follow each other in time
+    on one host are taken as one recording: a stall may begin in one and end in the next. Of a recording that was made
+    with a filter on what events say, the stalls that it holds are passed on, since their events are not all there; in
+    any other they are found again.
     """
     totals = Totals()
     silences = silences if silences is not None else Silences()
@@ -39,20 +39,22 @@ def play(
     try:
         for file in files:
             with RecordingReader(file, warn=warn) as source:
-                header = source.header
-                opened(header)
-                if tracker is not None and not (header.host == host and header.started_ns >= totals.until_ns):
-                    finish(tracker, wanted, sinks, totals)
-                    tracker = None
-                if not header.is_whole:
-                    run(source, wanted, None, sinks, totals)
-                    continue
-                if tracker is None:
-                    totals.until_ns = 0
-                    min_idle_ms = wanted.min_idle_ms or MIN_IDLE_MS
-                    tracker = StallTracker(hz=header.hz or HZ, min_idle_ms=min_idle_ms, silences=silences)
-                host = header.host
-                run(source, wanted, tracker, sinks, totals)
+                is_next = True
+                while is_next:
+                    header = source.header
+                    opened(header)
+                    if tracker is not None and not (header.host == host and header.started_ns >= totals.until_ns):
+                        finish(tracker, wanted, sinks, totals)
+                        tracker = None
+                    if tracker is None and header.is_whole:
+                        totals.until_ns = 0
+                        min_idle_ms = wanted.min_idle_ms or MIN_IDLE_MS
+                        tracker = StallTracker(hz=header.hz or HZ, min_idle_ms=min_idle_ms, silences=silences)
+                        host = header.host
+                    run(source, wanted, tracker if header.is_whole else None, sinks, totals)
+                    if tracker is not None and source.is_cut:
+                        tracker.missed()
+                    is_next = source.begin_next()
     finally:
         if tracker is not None:
             finish(tracker, wanted, sinks, totals)

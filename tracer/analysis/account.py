@@ -6,7 +6,7 @@ from tracer.analysis.advice import Case, advice
 from tracer.analysis.episode import Episode
 from tracer.analysis.idle import Bracket
 from tracer.analysis.timeouts import GiveUp
-from tracer.events import Event, format_time
+from tracer.events import LARGEST, LATEST_NS, Event, format_time
 
 MS = 1_000_000
 MOVED_NS = 1_000_000_000
@@ -25,14 +25,15 @@ def account(stall: Episode, phase: str, now_ns: int, *, hz: int, bracket: Bracke
     facts = stall.facts
     over = phase == "end" and stall.seen.outcome != "ongoing"
     report = Event(
-        time_ns=facts.time_ns + (now_ns - facts.ktime_ns) // 1000 * 1000,
+        # The clocks and counts of a damaged recording may be anywhere.
+        time_ns=min(max(0, facts.time_ns + (now_ns - facts.ktime_ns) // 1000 * 1000), LATEST_NS),
         ktime_ns=now_ns,
         event="stall",
         phase=phase,
         id=stall.id,
         idle_ms=stall.seen.idle_ms,
         verdict=stall.verdict,
-        retransmits=stall.seen.retransmits,
+        retransmits=min(stall.seen.retransmits, LARGEST),
         one_way=stall.seen.one_way or None,
     )
     for name in _CARRIED:
@@ -42,7 +43,7 @@ def account(stall: Episode, phase: str, now_ns: int, *, hz: int, bracket: Bracke
     if stall.give_up is not None:
         until_ms = max(0, (stall.give_up.earliest_ns - now_ns) // MS)
         report.gives_up_in_ms = until_ms
-        report.gives_up_at = format_time(report.time_ns + until_ms * MS)
+        report.gives_up_at = format_time(min(report.time_ns + until_ms * MS, LATEST_NS))
         report.gives_up_window_ms = (stall.give_up.latest_ns - stall.give_up.earliest_ns) // MS or None
     report.advice = advice(
         Case(

@@ -72,13 +72,17 @@ class StallTracker:
             return passed
         passed.append(event)
         if event.event == "lost":
-            for stall in self._open.values():
-                stall.uncertain = True
+            self.missed()
         elif event.sock is not None:
             take = _TAKE.get(event.event)
             if take is not None:
                 passed += take(self, event)
         return passed
+
+    def missed(self) -> None:
+        """Events are missing here: of what is open, no answer can be concluded from what does not come."""
+        for stall in self._open.values():
+            stall.uncertain = True
 
     def advance(self, until_ns: int) -> list[Event]:
         """The stalls that end, or are due for an update, because nothing came until then (CLOCK_BOOTTIME)."""
@@ -414,7 +418,7 @@ class StallTracker:
         memory = self._memories.get(event.sock)
         if memory is None or memory.heard_ns is None:
             return event.silent_ms
-        return min(event.silent_ms, (event.ktime_ns - memory.heard_ns) // MS)
+        return min(event.silent_ms, max(0, event.ktime_ns - memory.heard_ns) // MS)
 
     def _remember(self, sock: str) -> Memory:
         memory = self._memories.setdefault(sock, Memory())

@@ -17,6 +17,8 @@ from tracer.events import Event
 _EXACT_MS = 50  # a window no wider than this is called exact: machines are late by as much now and then
 _LATE_MS = 4  # by so much every timer may be late on a machine that is not busy
 _LONGEST = 1000  # expiries: what takes more of them is given as a window
+FAR_MS = 10 * 365 * 86_400_000
+"""Nothing is waited for so long: a time beyond that is a damaged recording's, or stands for never."""
 
 _RTO_BASE_MS = 200  # TCP_RTO_MIN, include/net/tcp.h: the limit is reckoned with it, whatever the RTO is
 _SYN_BASE_MS = 1000  # TCP_TIMEOUT_INIT
@@ -40,15 +42,18 @@ def gives_up(event: Event, hz: int) -> GiveUp | None:
 
     event: a `retransmit` or a `keepalive`. hz: jiffies per second of the kernel that it comes from.
 
-    None for `fast`, which follows an ACK and counts towards no limit yet; for a SYN/ACK, whose limit is not in the
-    event; for a window that was closed with data in flight, because then the peer need not be silent.
+    None where that is FAR_MS away; for `fast`, which follows an ACK and counts towards no limit yet; for a SYN/ACK,
+    whose limit is not in the event; for a window that was closed with data in flight, because then the peer need not
+    be silent.
     """
     if event.event == "keepalive":
-        return _of_keepalive(event, hz)
-    timer = _retransmission_timer(event, hz)
-    if timer is None or not timer.limited:
+        give_up = _of_keepalive(event, hz)
+    else:
+        timer = _retransmission_timer(event, hz)
+        give_up = (timer.regular() or timer.window()) if timer is not None and timer.limited else None
+    if give_up is not None and give_up.latest_ns - event.ktime_ns > FAR_MS * 1_000_000:
         return None
-    return timer.regular() or timer.window()
+    return give_up
 
 
 def next_expiry_ns(event: Event, hz: int) -> int | None:
@@ -262,6 +267,11 @@ def _of_keepalive(event: Event, hz: int) -> GiveUp | None:
         if over - event.jiffies > _LONGEST * interval:
             after = over + interval + (1 << _slot_shift(interval))
             return GiveUp(_time_ns(event, hz, over), _time_ns(event, hz, after))
+    elif probes_left > _LONGEST:
+        # Older kernels take any number of them for net.ipv4.tcp_keepalive_probes.
+        rounds = probes_left + 1
+        after = over + rounds * (interval + (1 << _slot_shift(interval)))
+        return GiveUp(_time_ns(event, hz, over + rounds * interval), _time_ns(event, hz, after))
     candidates = []
     for lag in (0, _late(hz)):
         expiry = bucket(event.jiffies, interval) + lag

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from tracer.errors import TcpwatchError
+from tracer.kernel.wire import text
 
 _CLOCK_MONOTONIC_COARSE = 6  # include/uapi/linux/time.h; Python has no name for it
 _LOCKDOWN = Path("/sys/kernel/security/lockdown")
@@ -38,7 +39,7 @@ def kernel_release() -> str:
 
 def name() -> str:
     """As `uname -n`."""
-    return os.uname().nodename
+    return text(os.fsencode(os.uname().nodename))
 
 
 _SYSCTLS = (

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from tracer.events import Event
-from tracer.kernel.wire import Owner
+from tracer.events import MOST_TEXT, Event
+from tracer.kernel.wire import Owner, text
 
 SHARE_OF_CPU = 0.05
 """Most of one core that walking through /proc may take."""
@@ -133,7 +133,8 @@ def _socket_inodes(directory: str) -> Sequence[int]:
 
 def _comm(proc: Path, pid: int) -> str | None:
     try:
-        return (proc / str(pid) / "comm").read_bytes().rstrip(b"\n").decode("utf-8", "backslashreplace")
+        # It may end with a newline of its own, before the file's.
+        return text((proc / str(pid) / "comm").read_bytes().removesuffix(b"\n"))
     except OSError:
         return None
 
@@ -170,7 +171,7 @@ def cgroup_path_of(cgroup_id: int) -> str | None:
             if fd < 0:
                 continue
             try:
-                path = os.readlink(f"/proc/self/fd/{fd}")
+                path = text(os.readlink(f"/proc/self/fd/{fd}".encode()))[:MOST_TEXT]
             finally:
                 os.close(fd)
         finally:

@@ -10,12 +10,20 @@ import mmap
 import select
 import threading
 
+from tracer.errors import TcpwatchError
+
 HEADER_BYTES = 8  # BPF_RINGBUF_HDR_SZ: the record's length, and where its page is
 _BUSY = 1 << 31  # BPF_RINGBUF_BUSY_BIT, include/uapi/linux/bpf.h
 
 
-class RingError(ValueError):
+class RingError(TcpwatchError):
     """The ring does not hold what was agreed: the two sides of tcpwatch do not belong together."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"the kernel side handed over no event ({what}): bpf/ and tracer/ are of different versions",
+            hint="install tcpwatch again, all of it; tcpwatch --version",
+        )
 
 
 class Ring:

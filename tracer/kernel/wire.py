@@ -11,7 +11,7 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from tracer.events import CA_STATES, STATES, Event, error_name, retransmit_kind
-from tracer.kernel.ring import HEADER_BYTES
+from tracer.kernel.ring import HEADER_BYTES, RingError
 from tracer.sockets import Socket
 
 _LAYOUT = (
@@ -63,8 +63,8 @@ _FULL_SOCK, _KEEPALIVE, _SYNACK, _HAS_REASON, _ORPHAN, _OWN_IDLE, _ACCEPTED, _AW
 _UNKNOWN = 0xFFFFFFFF
 
 
-class WireError(ValueError):
-    """Bytes that are not an event: the two sides of tcpwatch do not belong together."""
+class WireError(RingError):
+    """Bytes that are not an event."""
 
 
 class Owner(NamedTuple):
@@ -100,6 +100,8 @@ class Decoder:
 
         The ring keeps the order of reservation, which two CPUs may swap.
         """
+        if len(taken) % _SLOT.size:
+            raise WireError(f"{len(taken)} bytes of records that take {_SLOT.size} each")
         return [self._event(members, clock_offset_ns) for members in sorted(_SLOT.iter_unpack(taken))]
 
     def _event(self, members: tuple[Any, ...], clock_offset_ns: int) -> tuple[Event, Owner]:
@@ -115,6 +117,8 @@ class Decoder:
         ) = members  # fmt: skip
         if kind not in _EVENTS:
             raise WireError(f"event type {kind}")
+        if ktime_ns >> 63:
+            raise WireError(f"time {ktime_ns}")
         name = _EVENTS[kind]
         # In the order of Event's fields; what is not known is not there.
         known: dict[str, Any] = {
@@ -200,7 +204,7 @@ class Decoder:
         elif error > 0:
             known["errno"] = error
             known["error"] = error_name(error)
-        return Event.of(known), Owner(inode, cgroup, pid, _text(comm))
+        return Event.of(known), Owner(inode, cgroup, pid, text(comm))
 
     def socket(self, record: bytes, event: Event) -> Socket:
         """The socket of a record of a walk over all sockets, of which `decode` made the event."""
@@ -253,5 +257,6 @@ def _keepalive(hz: int, flags: int, idle: int, interval: int, probes: int) -> Ma
 
 
 @lru_cache(maxsize=4096)
-def _text(raw: bytes) -> str:
+def text(raw: bytes) -> str:
+    """A name that the kernel has, up to a NUL; any bytes. Those that are no UTF-8 are written as escapes."""
     return raw.split(b"\0", 1)[0].decode("utf-8", "backslashreplace")

@@ -24,6 +24,9 @@ LONGEST_STALLS = 50
 MOST_SERVICES = 4096
 """Services that are told apart; those heard of longest ago are left out, and counted."""
 SHOWN_SERVICES = 20
+MOST_HOSTS = 4096
+"""Hosts that are told apart: a file may have any number of recordings."""
+SHOWN_HOSTS = 8
 
 
 @dataclass(slots=True)
@@ -65,7 +68,7 @@ class Report:
         self._uncompared = Tally()  # seen since the kernel's counts were last recorded
         self._first_ns: int | None = None
         self._last_ns = 0
-        self._hosts: OrderedDict[str, None] = OrderedDict()
+        self._hosts: dict[str, None] = {}  # as a set that keeps its order
         self._utc_offset_s = 0
 
     def opened(self, host: str, utc_offset_s: int, run: str) -> None:
@@ -73,7 +76,8 @@ class Report:
         if run != self._run:
             self._uncompared.clear()
         self._run = run
-        self._hosts.setdefault(host)
+        if len(self._hosts) < MOST_HOSTS:
+            self._hosts.setdefault(host or "an unknown host")
         self._utc_offset_s = utc_offset_s
 
     def write(self, event: Event) -> None:
@@ -185,7 +189,9 @@ class Report:
         return "\n".join(parts)
 
     def _headline(self) -> str:
-        where = " and ".join(safe(host) for host in self._hosts)
+        hosts = [safe(host) for host in self._hosts]
+        more = plural(len(hosts) - SHOWN_HOSTS, "other host") if len(hosts) > SHOWN_HOSTS else ""
+        where = " and ".join([*hosts[:SHOWN_HOSTS], *([more] if more else [])])
         if self._first_ns is None:
             return f"{where}: nothing was recorded.\n"
         lasted = duration((self._last_ns - self._first_ns) / 1_000_000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tracer.analysis.timeouts import FAR_MS
 from tracer.events import Event
 from tracer.output.words import clock, duration, plural, safe, size
 
@@ -16,8 +17,6 @@ _CONSISTENT_WITH = {
     "handshake": "Consistent with a firewall that drops the connection, or no host at that address.",
     "peer-closed": "The peer had closed this connection before the application wrote to it.",
 }
-FAR_MS = 10 * 365 * 86_400_000
-"""Nothing is waited for so long: the time that a damaged recording gives is left out."""
 _ONE_WAY = "The peer is heard, and acknowledges nothing: what we send gets lost, or its acknowledgements do."
 
 

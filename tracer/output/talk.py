@@ -19,7 +19,7 @@ def say(text: str) -> None:
 def complain(error: TcpwatchError) -> None:
     """What is wrong, then what to type."""
     message = f"tcpwatch: {safe(str(error))}"
-    if sys.stderr.isatty():
+    if sys.stderr is not None and sys.stderr.isatty():
         message = click.style(message, fg="red", bold=True)
     _write(message)
     if error.hint:
@@ -27,5 +27,7 @@ def complain(error: TcpwatchError) -> None:
 
 
 def _write(line: str) -> None:
+    if sys.stderr is None:  # closed: print would take stdout instead
+        return
     with suppress(OSError, ValueError):
         print(line, file=sys.stderr, flush=True)

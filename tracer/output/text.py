@@ -8,7 +8,7 @@ from tracer.events import Event
 from tracer.output.folding import Folding
 from tracer.output.outlet import OUTPUT, Stream
 from tracer.output.telling import Teller
-from tracer.output.words import duration, endpoint, local_time, safe, size
+from tracer.output.words import duration, endpoint, in_plain, local_time, safe, size
 
 WIDTH = 80
 
@@ -95,7 +95,7 @@ class TextSink:
 
     def _put(self, line: str, event: str = "") -> None:
         if self._plain:
-            line = line.replace("→", "->").replace("×", "x").replace("…", "...").replace("–", "-")
+            line = in_plain(line)
         if self._colour and event:
             line = click.style(line, **_COLOURS.get(event, {}))  # type: ignore[arg-type]
         self._stream.write(line + "\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import re
 import time
 from functools import lru_cache
 
@@ -41,11 +43,44 @@ def endpoint(address: str | None, port: int | None) -> str:
     return f"{host}:{'*' if port is None else port}"
 
 
+# Printable to Python, and nothing to the eye: of Unicode's Default_Ignorable_Code_Point those that isprintable() lets
+# through (joiners, fillers of Hangul, variation selectors), and Braille's blank.
+_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+
+
 def safe(text: str) -> str:
     """The text with everything that a terminal would act on, or not show, written as an escape."""
-    if text.isprintable():
+    if text.isascii() and text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return "".join(c.encode("unicode_escape").decode("ascii") if _is_unseen(c) else c for c in text)
+
+
+def _is_unseen(character: str) -> bool:
+    return not character.isprintable() or _UNSEEN.match(character) is not None
+
+
+_PLAIN = {"→": "->", "×": "x", "…": "...", "–": "-"}
+
+
+def in_plain(text: str) -> str:
+    """The text with what we write ourselves beyond ASCII in plain characters."""
+    for fine, plain in _PLAIN.items():
+        text = text.replace(fine, plain)
+    return text
+
+
+def _encode_plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = in_plain(error.object[error.start : error.end])
+    return text.encode("ascii", "backslashreplace").decode("ascii"), error.end
+
+
+PLAIN = "tcpwatch.plain"
+"""An error handler for streams: a process may be called what a terminal's character set does not have."""
+codecs.register_error(PLAIN, _encode_plain)
 
 
 def plural(count: int, noun: str) -> str:

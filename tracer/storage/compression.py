@@ -42,14 +42,18 @@ def packed(path: Path, file: BinaryIO) -> Stream:
     return file
 
 
-def unpacked(name: str, file: io.BufferedReader) -> BinaryIO:
-    """The plain bytes of a file, whether it is packed or not: told by its first bytes, not by its name."""
-    start = file.peek(4)[:4]
+def unpacked(name: str, file: BinaryIO) -> tuple[BinaryIO, str]:
+    """The plain bytes of a file, and the command that unpacks it; empty where it is plain.
+
+    Told by its first bytes, not by its name.
+    """
+    start = file.read(len(ZSTD)) or b""
+    whole = cast(BinaryIO, io.BufferedReader(_Rewound(start, file)))
     if start.startswith(GZIP):
-        return cast(BinaryIO, gzip.GzipFile(fileobj=file, mode="rb"))
+        return cast(BinaryIO, gzip.GzipFile(fileobj=whole, mode="rb")), "zcat"
     if start == ZSTD:
-        return cast(BinaryIO, io.BufferedReader(_Unzstd(file, _zstandard(name))))
-    return file
+        return cast(BinaryIO, io.BufferedReader(_Unzstd(whole, _zstandard(name)))), "zstdcat"
+    return whole, ""
 
 
 class _Zstd:
@@ -68,6 +72,24 @@ class _Zstd:
         self._writer.close()
 
 
+class _Rewound(io.RawIOBase):
+    """A file of which the start was read already: a pipe cannot go back, and may give its first bytes one by one."""
+
+    def __init__(self, start: bytes, file: BinaryIO) -> None:
+        self._start = start
+        self._file: Any = file
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._start:
+            return int(self._file.readinto1(buffer))
+        part, self._start = self._start[: len(buffer)], self._start[len(buffer) :]
+        buffer[: len(part)] = part
+        return len(part)
+
+
 class _Unzstd(io.RawIOBase):
     """The library's reader as the raw stream that io.BufferedReader wants; its errors as zlib's."""
 
@@ -80,7 +102,8 @@ class _Unzstd(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         try:
-            return int(self._reader.readinto(buffer))
+            # As much as there is: readinto() would go on into what is damaged, and return nothing.
+            return int(self._reader.readinto1(buffer))
         except self._error as error:
             raise zlib.error(str(error)) from None
 

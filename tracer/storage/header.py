@@ -11,8 +11,12 @@ from tracer.events import InvalidEvent, parse_time
 from tracer.filters import Filter
 
 FORMAT = "tcpwatch"
+HEADER_START = b'{"format":"tcpwatch",'
+"""What a header begins with. No text in a JSON line can contain it: there each quotation mark is escaped."""
 VERSION = 1
 """Goes up by one with each incompatible change of the format, whatever the tool's version does."""
+_MOST_HZ = 100_000  # no kernel comes near
+_MOST_TEXT = 256  # characters; uname(2) has 64 at most
 
 _OF_CONNECTIONS = frozenset({"ports", "lports", "rports", "hosts", "family", "netns"})
 """The filters that leave out whole connections, and nothing of those that they let through."""
@@ -20,6 +24,10 @@ _OF_CONNECTIONS = frozenset({"ports", "lports", "rports", "hosts", "family", "ne
 
 class InvalidHeader(ValueError):
     """The line is not the header of a recording that we can read; the text says why."""
+
+
+class NewerVersion(InvalidHeader):
+    """It is one, and made by a tcpwatch that is newer than this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +76,8 @@ def header_from_line(line: bytes) -> Header:
     if type(version) is not int or version < 1:
         raise InvalidHeader("its header has no version")
     if version > VERSION:
-        raise InvalidHeader(f"it has version {version} of the format, and this tcpwatch reads up to {VERSION}")
+        raise NewerVersion(f"it has version {version:.6g} of the format, and this tcpwatch reads up to {VERSION}")
+    hz = _number(record, "hz")
     return Header(
         tool=_text(record, "tool"),
         kernel=_text(record, "kernel"),
@@ -76,7 +85,7 @@ def header_from_line(line: bytes) -> Header:
         started=_text(record, "started"),
         clock_offset_ns=_number(record, "clock_offset_ns"),
         utc_offset_s=max(-86399, min(86399, _number(record, "utc_offset_s"))),
-        hz=_number(record, "hz"),
+        hz=hz if 0 < hz <= _MOST_HZ else 0,
         run=_text(record, "run"),
         filters=_mapping(record, "filters"),
         sysctls=_mapping(record, "sysctls"),
@@ -85,7 +94,7 @@ def header_from_line(line: bytes) -> Header:
 
 def _text(record: Mapping[str, Any], name: str) -> str:
     value = record.get(name, "")
-    return value if isinstance(value, str) else ""
+    return value[:_MOST_TEXT] if isinstance(value, str) else ""
 
 
 def _number(record: Mapping[str, Any], name: str) -> int:

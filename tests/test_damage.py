@@ -1,0 +1,307 @@
+"""Recordings that are not as they were written: cut, damaged, glued together, endless, or no files at all."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import resource
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import zstandard
+from builders import SECOND, event
+from test_cli import ROOT, tcpwatch
+from test_report import a_night, header, record
+from test_stalls import close, freeze
+from test_storage import EVENTS, HEADER, read, write
+
+from tracer.errors import TcpwatchError
+from tracer.events import Event, to_json
+from tracer.storage.header import VERSION, Header
+from tracer.storage.reader import RecordingReader
+
+PACK = {"": lambda data: data, ".gz": lambda data: gzip.compress(data, mtime=0), ".zst": zstandard.compress}
+LATER = replace(HEADER, host="db2", utc_offset_s=0)
+NEWER = HEADER.to_line().replace(f'"version":{VERSION}', f'"version":{VERSION + 1}').encode()
+
+
+def read_all(path: Path) -> tuple[list[tuple[Header, list[Event]]], list[str], TcpwatchError | None]:
+    """Every recording of a file, as far as it can be read; what was warned of; and the error that ended it."""
+    warnings: list[str] = []
+    recordings: list[tuple[Header, list[Event]]] = []
+    try:
+        with RecordingReader(path, warnings.append) as reader:
+            is_next = True
+            while is_next:
+                recordings.append((reader.header, []))
+                for batch in reader:
+                    recordings[-1][1].extend(batch.events)
+                is_next = reader.begin_next()
+    except TcpwatchError as error:
+        return recordings, warnings, error
+    return recordings, warnings, None
+
+
+def damaged(data: bytes, place: int) -> Iterator[bytes]:
+    """What may happen to one byte."""
+    before, after = data[:place], data[place + 1 :]
+    yield before + bytes([data[place] ^ 0x01]) + after
+    yield before + bytes([data[place] ^ 0x80]) + after
+    yield before + b"\0" + after
+    yield before + b"\n" + after
+    yield before + after
+    yield before + b'"' + data[place:]
+    yield before + b"\n" + data[place:]
+    yield before + after[15:]
+
+
+@pytest.mark.parametrize("suffix", PACK)
+def test_damage_at_any_place_gives_events_or_an_error_and_leaves_alone_what_stands_before(
+    tmp_path: Path, suffix: str
+) -> None:
+    plain = write(tmp_path / "x.tw")
+    whole = PACK[suffix](plain)
+    path = tmp_path / "damaged"
+    for place in range(len(whole)):
+        for data in damaged(whole, place):
+            path.write_bytes(data)
+            recordings, warnings, error = read_all(path)
+            assert error is None or (error.hint and error.exit_status == 1)
+            events = [each for _, events in recordings for each in events]
+            if not suffix:
+                before = max(0, plain[:place].count(b"\n") - 1)
+                assert events[:before] == EVENTS[:before], (place, data)
+            assert all(each.isprintable() for each in warnings), "nothing of it is quoted"
+
+
+def test_one_recording_after_another_is_both(tmp_path: Path) -> None:
+    path = tmp_path / "x.tw"
+    first = write(path)
+    path.write_bytes(first + LATER.to_line().encode() + first)
+    assert read_all(path) == ([(HEADER, EVENTS), (LATER, []), (HEADER, EVENTS)], [], None)
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_packed_ones_too(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / "x.tw"
+    whole = PACK[suffix](write(path))
+    path.write_bytes(whole + whole)
+    assert read_all(path) == ([(HEADER, EVENTS), (HEADER, EVENTS)], [], None)
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_what_stands_before_damaged_packed_data_is_read(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / "x.tw"
+    pack = PACK[suffix]
+    many = [event(at=number, kind="rto", attempt=number, comm=os.urandom(50).hex()) for number in range(300)]
+    path.write_bytes(pack(write(path, many)) + pack(b"") + b"something else" * 100)
+    recordings, warnings, error = read_all(path)
+    assert (recordings, warnings) == ([(HEADER, many)], [])
+    assert "its packed data is damaged: " in str(error)
+
+
+def test_after_one_that_was_cut_off_anywhere_the_next_one_is_whole(tmp_path: Path) -> None:
+    whole = write(tmp_path / "x.tw")
+    path = tmp_path / "cut.tw"
+    header_end = whole.index(b"\n") + 1
+    for length in range(header_end, len(whole)):
+        path.write_bytes(whole[:length] + LATER.to_line().encode() + whole[header_end:])
+        (first, last), warnings, error = read_all(path)
+        complete = whole[:length].count(b"\n") - 1
+        assert error is None
+        assert last == (LATER, EVENTS)
+        # The newline itself may be all that is missing.
+        assert first[1] in (EVENTS[:complete], EVENTS[: complete + 1])
+        assert warnings or whole[length - 1 : length] == b"\n" or first[1] == EVENTS[: complete + 1], length
+
+
+def test_what_is_missing_between_two_is_not_taken_for_an_answer(tmp_path: Path) -> None:
+    night = freeze()
+    first = record(tmp_path / "1.tw", night[:4]).read_bytes()
+    head = replace(header(), started="2027-01-15T08:00:02.000000Z")
+    rest = record(tmp_path / "2.tw", [*night[5:], *close(13.4)], head).read_bytes()
+    for joined, outcomes in ((first, {"recovered", "timed-out"}), (first[:-9], {"ongoing", "timed-out"})):
+        shown = tcpwatch("report", "-", "--json", stdin=joined + rest).stdout
+        stalls = [json.loads(line) for line in shown.splitlines() if '"stall"' in line]
+        assert {stall["outcome"] for stall in stalls} == outcomes
+
+
+def test_a_cut_header_costs_only_its_own_recording(tmp_path: Path) -> None:
+    whole = write(tmp_path / "x.tw")
+    path = tmp_path / "cut.tw"
+    start = LATER.to_line().encode()
+    for length in range(1, len(start) - 1):
+        path.write_bytes(whole + start[:length])
+        recordings, warnings, error = read_all(path)
+        assert (recordings, error) == ([(HEADER, EVENTS)], None)
+        assert "line 4 was cut off" in warnings[0]
+
+
+def test_a_newer_one_in_the_middle_says_to_upgrade_after_what_stands_before(tmp_path: Path) -> None:
+    path = tmp_path / "x.tw"
+    path.write_bytes(write(path) + NEWER + b"whatever\n")
+    recordings, _, error = read_all(path)
+    assert recordings == [(HEADER, EVENTS)]
+    assert "line 4 begins a recording" in str(error) and f"version {VERSION + 1}" in str(error)
+    assert error is not None and "upgrade" in error.hint
+
+
+def test_files_of_different_versions(tmp_path: Path) -> None:
+    write(tmp_path / "a.tw")
+    (tmp_path / "b.tw").write_bytes(NEWER)
+    for command in ("replay", "report"):
+        shown = tcpwatch(command, tmp_path / "a.tw", tmp_path / "b.tw")
+        assert shown.returncode == 1
+        assert "10.66.1.2" in shown.stdout or "db1: no stall, 2 events" in shown.stdout
+        assert f"b.tw cannot be read: it has version {VERSION + 1}" in shown.stderr and "upgrade" in shown.stderr
+
+
+@pytest.mark.parametrize("arguments", [["report"], ["report", "--json"], ["replay"], ["replay", "--json"]])
+def test_what_cat_joins_is_shown_like_the_files(tmp_path: Path, arguments: list[str]) -> None:
+    night = sorted(a_night(), key=lambda each: each.ktime_ns)
+    middle = replace(header(), started="2027-01-15T08:00:15.000000Z")
+    files = [
+        record(tmp_path / "1.tw", [each for each in night if each.ktime_ns < 15 * SECOND]),
+        record(tmp_path / "2.tw", [each for each in night if each.ktime_ns >= 15 * SECOND], middle),
+        record(tmp_path / "3.tw", night, replace(header(host="db2"), utc_offset_s=-3600)),
+    ]
+    joined = b"".join(file.read_bytes() for file in files)
+    apart, together = tcpwatch(*arguments, *files), tcpwatch(*arguments, "-", stdin=joined)
+    assert (together.returncode, together.stderr) == (0, "")
+    assert together.stdout == apart.stdout and "timed-out" in apart.stdout
+
+
+def test_kinds_of_event_that_are_unknown_are_counted_and_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "x.tw"
+    newer = [b'{"event":"kind%d","count":"many"}\n' % (number % 12) for number in range(20)]
+    whole = write(path)
+    path.write_bytes(whole + b"".join(newer))
+    recordings, (warning,), error = read_all(path)
+    assert (recordings, error) == ([(HEADER, EVENTS)], None)
+    assert "20 events of a kind" in warning and "kind7, …" in warning and "kind8" not in warning
+
+
+def test_kinds_that_are_unknown_are_told_where_damage_follows_too(tmp_path: Path) -> None:
+    path = tmp_path / "x.tw"
+    path.write_bytes(write(path) + b'{"event":"new"}\n{}\n')
+    _, (warning,), error = read_all(path)
+    assert "1 event of a kind" in warning and "line 5 is damaged" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [("/dev/null", "/dev/null is empty"), ("/dev/zero", "its first line is not"), ("/", "Is a directory"),
+     ("/proc/self/mem", "Input/output error"), ("no/such", "No such file")],
+)  # fmt: skip
+def test_what_is_no_ordinary_file(name: str, complaint: str) -> None:
+    for command in ("replay", "report"):
+        shown = limited(command, name)
+        assert (shown.returncode, shown.stdout) == (1, "")
+        assert complaint in shown.stderr and "Hint: " in shown.stderr and "Traceback" not in shown.stderr
+
+
+@pytest.mark.parametrize("suffix", PACK)
+def test_a_pipe_with_a_name_whose_bytes_come_one_by_one(tmp_path: Path, suffix: str) -> None:
+    data = PACK[suffix](write(tmp_path / "x.tw"))
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+
+    def feed() -> None:
+        with fifo.open("wb", buffering=0) as stream:
+            for byte in data:
+                stream.write(bytes([byte]))
+
+    writer = threading.Thread(target=feed)
+    writer.start()
+    try:
+        assert read(fifo) == (EVENTS, [])
+    finally:
+        writer.join()
+
+
+def test_standard_input_that_is_closed() -> None:
+    shown = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m tracer.cli replay - <&-"],
+        capture_output=True, text=True, cwd=ROOT, timeout=60,
+    )  # fmt: skip
+    assert shown.returncode == 1
+    assert "cannot read standard input: Bad file descriptor" in shown.stderr
+
+
+def test_the_hint_can_be_typed_whatever_the_file_is_called(tmp_path: Path) -> None:
+    path = tmp_path / "x; $(touch pwned) 'y'.tw"
+    path.write_bytes(write(tmp_path / "x.tw") + b"{}\n")
+    with pytest.raises(TcpwatchError) as caught:
+        read(path)
+    command = caught.value.hint.removeprefix("read around it: ").replace("tcpwatch replay -", "cat")
+    shown = subprocess.run(["bash", "-c", command], capture_output=True, cwd=tmp_path, check=True)
+    assert shown.stdout == (tmp_path / "x.tw").read_bytes()
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_the_hint_unpacks_what_is_packed(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x.tw{suffix}"
+    path.write_bytes(PACK[suffix](write(tmp_path / "x.tw") + b"{}\n"))
+    with pytest.raises(TcpwatchError) as caught:
+        read(path)
+    assert caught.value.hint.startswith(f"read around it: {'zcat' if suffix == '.gz' else 'zstdcat'} ")
+    assert "| sed 4d | tcpwatch replay -" in caught.value.hint
+
+
+MEMORY = 400 << 20
+"""Address space that reading anything has to do with."""
+
+
+def limited(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tracer.cli", *map(str, arguments)],
+        capture_output=True, text=True, cwd=ROOT, timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY)),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("start", [b"", HEADER.to_line().encode()])
+def test_ten_gigabytes_without_an_end_of_line(tmp_path: Path, start: bytes) -> None:
+    path = tmp_path / "x.tw"
+    path.write_bytes(start)
+    os.truncate(path, 10 << 30)
+    shown = limited("replay", path)
+    assert (shown.returncode, shown.stdout) == (1, "")
+    assert ("line 2 is damaged" if start else "is no recording") in shown.stderr
+
+
+def bomb(suffix: str, start: bytes, part: bytes, count: int) -> Iterator[bytes]:
+    """Packed: the start, then the part so many times. Both formats may be joined without unpacking."""
+    pack = PACK[suffix]
+    yield pack(start)
+    packed = pack(part)
+    for _ in range(count):
+        yield packed
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+@pytest.mark.parametrize("start", [b"", HEADER.to_line().encode()])
+def test_a_gigabyte_of_zeros_in_a_megabyte(tmp_path: Path, suffix: str, start: bytes) -> None:
+    path = tmp_path / f"x.tw{suffix}"
+    path.write_bytes(b"".join(bomb(suffix, start, bytes(1 << 24), 64)))
+    assert path.stat().st_size < 2 << 20
+    shown = limited("report", path)
+    assert shown.returncode == 1
+    assert ("line 2 is damaged" if start else "is no recording") in shown.stderr
+
+
+def test_long_lines_in_any_number_take_no_more_memory_than_one(tmp_path: Path) -> None:
+    """Each an event of a socket that a hundred thousand processes share."""
+    path = tmp_path / "x.tw.gz"
+    line = json.dumps(to_json(event(pids=list(range(1000, 130_000))))).encode() + b"\n"
+    path.write_bytes(b"".join(bomb(".gz", HEADER.to_line().encode(), line, 150)))
+    shown = limited("report", path)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "150 events" in shown.stdout
