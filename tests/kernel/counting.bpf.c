@@ -6,8 +6,10 @@
 #include "sock.h"
 
 #define SLOT_NS 10000000ULL
+#define SLOTS 65536
+#define MMAPABLE (1U << 10)
 
-BPF_HASH(counted, u64, u64, 1048576); /* by CLOCK_BOOTTIME, in slots */
+BPF_F_TABLE("array", int, u64, counted, SLOTS, MMAPABLE); /* by CLOCK_BOOTTIME, round and round */
 
 int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -15,12 +17,12 @@ int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
     u32 old_state = ctx->args[1];
     u32 new_state = ctx->args[2];
     struct tuple t = {};
-    u64 slot = bpf_ktime_get_boot_ns() / SLOT_NS;
+    int slot = bpf_ktime_get_boot_ns() / SLOT_NS % SLOTS;
 
     if (READ(sock, sk_protocol, sk) != IPPROTO_TCP ||
         !tuple_of_sock(sk, &t, old_state == TCP_CLOSE && new_state == TCP_SYN_SENT))
         return 0;
     if (t.rport != 0 && old_state != TCP_LISTEN)
-        counted.increment(slot);
+        counted.atomic_increment(slot);
     return 0;
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import mmap
+import time
 from pathlib import Path
 
 from tracer.filters import Filter
@@ -11,7 +12,7 @@ from tracer.kernel.btf import KernelTypes
 from tracer.kernel.probes import Attachment, Probe
 from tracer.kernel.program import Program, recursion_misses
 
-SLOT_NS = 10_000_000
+SLOT_NS, SLOTS = 10_000_000, 65536
 _SOURCE = str(Path(__file__).with_name("counting.bpf.c"))
 
 
@@ -24,22 +25,33 @@ class Witness:
         self._program.set_filter(Filter(netns=frozenset({netns})))
         self._program.attach([Probe("state", "ok", Attachment("raw tracepoint", "inet_sock_set_state"))])
 
+        self._memory = mmap.mmap(self._program._bpf[b"counted"].map_fd, SLOTS * 8)
+
     def close(self) -> None:
         """Detach it."""
+        self._memory.close()
         self._program.close()
 
-    def counted(self, within: Callable[[int], bool] = lambda _: True) -> int:
-        """Changes of state in all slots, or in those whose beginning (CLOCK_BOOTTIME, ns) is as asked."""
-        table = self._program._bpf[b"counted"]
-        return sum(count.value for slot, count in table.items() if within(slot.value * SLOT_NS))
+    def counted(self) -> int:
+        """Changes of state so far, in the ten minutes before `clear` has to be called."""
+        with memoryview(self._memory).cast("Q") as slots:
+            return sum(slots)
 
-    def take(self, until_ns: int) -> dict[int, int]:
-        """The counts of all slots before that time, by their beginning; they are forgotten here."""
-        table = self._program._bpf[b"counted"]
-        old = {slot.value: count.value for slot, count in table.items() if slot.value * SLOT_NS < until_ns}
-        for slot in old:
-            del table[table.Key(slot)]
-        return {slot * SLOT_NS: count for slot, count in old.items()}
+    def by_second(self) -> dict[int, int]:
+        """The same by second of CLOCK_BOOTTIME."""
+        now = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // SLOT_NS
+        with memoryview(self._memory).cast("Q") as slots:
+            counts = slots.tolist()
+        seconds: dict[int, int] = {}
+        for slot in range(now - SLOTS + 1, now + 1):
+            second = slot * SLOT_NS // 1_000_000_000
+            seconds[second] = seconds.get(second, 0) + counts[slot % SLOTS]
+        return seconds
+
+    def clear(self) -> None:
+        """Begin anew. What happens at the same time may be counted or not."""
+        with memoryview(self._memory).cast("B") as slots:
+            slots[:] = bytes(SLOTS * 8)
 
     def missed(self) -> int:
         """Calls that the kernel did not make, and says so."""

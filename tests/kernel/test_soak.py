@@ -128,9 +128,8 @@ def test_every_counted_event_is_in_the_files(
         end(run, ways[number % len(ways)])
         read(run, tmp_path)
         seconds = range(run.began_ns // SECOND + 1, run.ended_ns // SECOND)
-        counted: dict[int, int] = {}
-        for slot_ns, count in witness.take(boottime_ns()).items():
-            counted[slot_ns // SECOND] = counted.get(slot_ns // SECOND, 0) + count
+        counted = witness.by_second()
+        witness.clear()
         missing = {second: counted.get(second, 0) - run.states.get(second, 0) for second in seconds}
         assert 0 <= sum(missing.values()) <= run.lost, (number, missing, run.lost)
         total += sum(run.states.get(second, 0) for second in seconds)
