@@ -19,6 +19,9 @@ from typing import Any, NamedTuple
 EVENTS = ("retransmit", "keepalive", "window-probe", "state", "reset", "error", "resume", "stall", "counters", "lost")
 """The values of `Event.event` that this version knows. Of a recording others are left out, and counted."""
 
+SUSPEND = "suspend"
+"""The hook of a `lost` event that says that the host slept, for duration_ms: timers stood still, nothing was lost."""
+
 STATES = {
     1: "ESTABLISHED",
     2: "SYN_SENT",
@@ -103,7 +106,7 @@ class Event:
     gives_up_window_ms: int | None = None  # stall: how much later it may be; absent where it is exact
     one_way: bool | None = None  # stall: the peer is heard meanwhile, and acknowledges nothing
     outcome: str | None = None  # stall: how it ended
-    duration_ms: int | None = None  # stall: from its first sign to its end
+    duration_ms: int | None = None  # stall: from its first sign to its end; lost: how long the host slept
     advice: list[str] | None = None  # stall
     retrans_segs: int | None = None  # counters: of the kernel's, since the last such event: TcpRetransSegs
     keepalives: int | None = None  # counters: TCPKeepAlive

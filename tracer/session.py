@@ -16,7 +16,7 @@ from tracer.analysis.stalls import MIN_IDLE_MS, StallTracker
 from tracer.counts import Counts, Tally
 from tracer.events import format_time
 from tracer.filters import Filter
-from tracer.kernel import host, privileges
+from tracer.kernel import clocks, host, privileges
 from tracer.kernel.live import LiveSource
 from tracer.kernel.program import RESUME_AFTER_S, RING_BYTES
 from tracer.output.outlet import Outlet, Stream
@@ -187,7 +187,7 @@ def make_header(wanted: Filter, run: str) -> Header:
         kernel=host.kernel_release(),
         host=host.name(),
         started=format_time(now),
-        clock_offset_ns=host.clock_offset_ns(),
+        clock_offset_ns=clocks.offset_ns(),
         utc_offset_s=utc_offset_now_s(),
         hz=host.hz(),
         run=run,

@@ -13,7 +13,8 @@ from tracer.analysis.stalls import StallTracker
 from tracer.events import Event, to_json
 from tracer.filters import Filter
 from tracer.kernel import host
-from tracer.kernel.live import LiveSource, boottime_ns
+from tracer.kernel.clocks import boottime_ns
+from tracer.kernel.live import LiveSource
 from tracer.lab.network import Lab
 from tracer.pipeline import Totals, finish, run
 from tracer.session import make_header

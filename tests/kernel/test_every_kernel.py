@@ -24,7 +24,7 @@ from test_resume import Listener
 from test_socket_walk import compared, ss
 from watching import PATIENCE_S, ROOT, Json, Watch, both_ends
 
-from tracer.kernel import host, live
+from tracer.kernel import clocks, host, live
 from tracer.kernel.btf import KernelTypes
 from tracer.kernel.probes import kprobes_available
 from tracer.lab.disasters import Forger
@@ -33,6 +33,7 @@ from tracer.lab.network import CLIENT, CLIENT6, SERVER, SERVER6, Lab
 from tracer.lab.peers import Client, Server, embedded_client
 
 NOBODY = 65534
+WRAPPED_NS = 305 * 1_000_000_000
 CLOSED = 3307
 """A port that the firewall lets through, and where nobody listens."""
 EVERY_SECOND = ("--idle", "1", "--interval", "1", "--probes", "3")
@@ -89,6 +90,14 @@ def old(lab: Lab, servers: Servers) -> Iterator[Client]:
     """A connection of another user's that was there before anybody watched."""
     with embedded_client(lab.client, SERVER, 3306, "--uid", str(NOBODY)) as client:
         yield client
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quiet(lab: Lab, servers: Servers) -> Iterator[tuple[Client, int]]:
+    """A connection that nobody uses, and the uptime in milliseconds at which its peer was heard last."""
+    with embedded_client(lab.client, SERVER, 3306) as client:
+        assert client.ask("query")["ok"]
+        yield client, clocks.boottime_ns() // 1_000_000
 
 
 @pytest.fixture(scope="module")
@@ -433,3 +442,13 @@ def test_without_the_others_it_says_what_is_missing() -> None:
             assert found["BPF program"] == "missing"
         else:
             assert found["keepalive"] == ("ok" if capabilities.kprobes_without_admin() else "missing")
+
+
+def test_silence_across_the_wrap_of_jiffies(lab: Lab, seen: Watch, quiet: tuple[Client, int]) -> None:
+    """They begin five minutes before they wrap (INITIAL_JIFFIES), so in a fresh machine this silence spans that."""
+    client, heard_ms = quiet
+    wait_until(lambda: clocks.boottime_ns() > WRAPPED_NS, 2 * WRAPPED_NS / 1e9, "five minutes after the boot")
+    lab.drop_everything()
+    client.send("query")
+    first = seen.wait_for(event="retransmit", **own(client))[0]
+    assert abs(first["silent_ms"] - (first["ktime_ns"] // 1_000_000 - heard_ms)) < 1000

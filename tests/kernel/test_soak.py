@@ -20,7 +20,7 @@ from counting import Witness
 from test_storms import namespace, witness  # noqa: F401  fixtures
 from watching import PATIENCE_S, ROOT
 
-from tracer.kernel.live import boottime_ns
+from tracer.kernel.clocks import boottime_ns
 from tracer.lab.namespace import Namespace
 from tracer.storage.reader import RecordingReader
 

@@ -172,3 +172,21 @@ def test_a_reader_that_does_not_read_does_not_keep_the_recording_open(namespace:
     traced.process.send_signal(signal.SIGINT)
     traced.process.communicate(timeout=PATIENCE_S)
     assert traced.process.returncode == -signal.SIGINT, "a second ^C ends that"
+
+
+def test_it_ends_while_the_storm_goes_on(namespace: Namespace, tmp_path: Path) -> None:
+    raging = namespace.popen(
+        [sys.executable, Path(__file__).with_name("storm.py"), "1e9"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        traced = Traced(namespace, "record", "-o", tmp_path / "x.tw")
+        assert raging.stdin is not None
+        raging.stdin.write("go\n")
+        raging.stdin.flush()
+        wait_until(lambda: (tmp_path / "x.tw").stat().st_size > 50 << 20, PATIENCE_S, "fifty megabytes")
+        _, said = traced.stop()
+    finally:
+        raging.kill()
+        raging.communicate()
+    states, lost = recorded(tmp_path / "x.tw")
+    assert counted_in(said) == (states, lost)

@@ -24,14 +24,6 @@ def hz() -> int:
     return round(1 / time.clock_getres(_CLOCK_MONOTONIC_COARSE))
 
 
-def clock_offset_ns() -> int:
-    """What to add to CLOCK_BOOTTIME to get the wall clock, nanoseconds."""
-    before = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    wall = time.time_ns()
-    after = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-    return wall - (before + after) // 2
-
-
 def kernel_release() -> str:
     """As `uname -r`."""
     return os.uname().release

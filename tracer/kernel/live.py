@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from tracer.events import Batch, Event
+from tracer.events import SUSPEND, Batch, Event
 from tracer.filters import Filter
-from tracer.kernel import host, probes
+from tracer.kernel import clocks, host, probes
 from tracer.kernel.btf import KernelTypes
 from tracer.kernel.counters import KernelCounters
 from tracer.kernel.owners import Owners
@@ -63,7 +63,8 @@ class LiveSource:
             self._decoder = Decoder(hz=hz, reasons=reasons, key=os.urandom(16))
             self._owners = Owners()
             self._stop = stop
-            self._clock_offset_ns = host.clock_offset_ns()
+            self._clock_offset_ns = clocks.offset_ns()
+            self._sleeps = clocks.Sleeps()
             self._lost: dict[str, int] = {}
             self._lost_checked = self._counters_checked = time.monotonic()
             self._ring = self._program.open_events()
@@ -102,19 +103,26 @@ class LiveSource:
             if now - self._counters_checked >= COUNTERS_EVERY_S:
                 yield self._newly_counted()
         counted = self._newly_counted()
-        # What the kernel had seen before the end was asked for belongs to the run.
-        while len((batch := self._look(0)).events) == BATCH:
+        # What the kernel had seen before the end was asked for belongs to the run. A storm goes on, and we do not.
+        ended_ns = clocks.boottime_ns()
+        more = True
+        while more:
+            batch = self._look(0)
+            more = len(batch.events) >= BATCH and batch.events[-1].ktime_ns < ended_ns
             yield batch
-        yield batch
         yield self._newly_lost()
         yield counted
 
     def _look(self, timeout_ms: int) -> Batch:
-        began_ns = boottime_ns()
+        began_ns = clocks.boottime_ns()
         self._ring.wait(timeout_ms)
+        slept = self._sleeps.look(clocks.boottime_ns(), time.monotonic_ns())
         events = self._take()
         # A full batch left something behind, but nothing from before its last event.
         until_ns = events[-1].ktime_ns if len(events) == BATCH else began_ns
+        if slept is not None:
+            # Before all else: whoever waits for a timer of the kernel's has to know that it stood still.
+            events.insert(0, self._said_at(slept.before_ns, _suspended(slept)))
         return Batch(events, until_ns - SETTLED_NS)
 
     def _take(self) -> list[Event]:
@@ -126,6 +134,8 @@ class LiveSource:
         decoded = self._decoder.decode_all(taken, self._clock_offset_ns)
         for event, owner in decoded:
             self._owners.complete(event, owner)
+            if self._sleeps and event.silent_ms is not None:
+                event.silent_ms += self._sleeps.slept_ms(event.silent_ms, event.ktime_ns)
         return [event for event, _ in decoded]
 
     def _newly_lost(self) -> Batch:
@@ -152,17 +162,18 @@ class LiveSource:
 
     def _said_now(self, fields: Iterable[dict[str, Any]]) -> Batch:
         """Events of our own."""
-        ktime_ns = boottime_ns()
+        ktime_ns = clocks.boottime_ns()
+        return Batch([self._said_at(ktime_ns, each) for each in fields], ktime_ns - SETTLED_NS)
+
+    def _said_at(self, ktime_ns: int, fields: dict[str, Any]) -> Event:
         time_ns = (ktime_ns + self._clock_offset_ns) // 1000 * 1000
-        events = [Event.of({"time_ns": time_ns, "ktime_ns": ktime_ns, **each}) for each in fields]
-        return Batch(events, ktime_ns - SETTLED_NS)
+        return Event.of({"time_ns": time_ns, "ktime_ns": ktime_ns, **fields})
 
     def _follow_clock(self) -> None:
-        offset = host.clock_offset_ns()
+        offset = clocks.offset_ns()
         if abs(offset - self._clock_offset_ns) > CLOCK_STEP_NS:
             self._clock_offset_ns = offset
 
 
-def boottime_ns() -> int:
-    """CLOCK_BOOTTIME, which stamps the events."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+def _suspended(sleep: clocks.Sleep) -> dict[str, Any]:
+    return {"event": "lost", "duration_ms": sleep.slept_ns // 1_000_000, "count": 0, "hook": SUSPEND}

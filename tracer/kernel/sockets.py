@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tracer.errors import TcpwatchError
 from tracer.filters import Filter
-from tracer.kernel import host
+from tracer.kernel import clocks, host
 from tracer.kernel.btf import KernelTypes, libbpf
 from tracer.kernel.owners import Owners
 from tracer.kernel.program import SOCKETS, Program
@@ -52,7 +52,7 @@ def read_sockets(wanted: Filter) -> list[Socket]:
         program.set_filter(wanted)
         with _link(program.load_iterator("bpf_iter__tcp")) as link:
             data = _walk(link, wanted.netns)
-    clock_offset_ns = host.clock_offset_ns()
+    clock_offset_ns = clocks.offset_ns()
     decoder = Decoder(hz=hz, reasons={}, key=b"")
     # A clock that stands still: one walk through /proc, after that through the sockets, answers for all of them.
     owners = Owners(clock=lambda: 0.0)

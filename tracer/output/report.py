@@ -85,7 +85,8 @@ class Report:
         self._first_ns = event.time_ns if self._first_ns is None else min(self._first_ns, event.time_ns)
         self._last_ns = max(self._last_ns, event.time_ns)
         if event.event == "lost":
-            self._lost[event.hook or "an unknown hook"] += event.count or 0
+            if event.count:
+                self._lost[event.hook or "an unknown hook"] += event.count
         elif event.event == "counters":
             self._counted.add(event.netns, counts_of_kernel(event))
             self._seen.take(self._uncompared)

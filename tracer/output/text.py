@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from tracer.events import Event
+from tracer.events import SUSPEND, Event
 from tracer.output.folding import Folding
 from tracer.output.outlet import OUTPUT, Stream
 from tracer.output.telling import Teller
@@ -67,7 +67,7 @@ class TextSink:
                 return
         self._widen(event)
         if event.event == "lost":
-            self._put(f"{time_of_day} {_lost(event.count or 0, event.hook or 'an unknown hook')}", "lost")
+            self._put(f"{time_of_day} {_lost(event)}", "lost")
             return
         local, remote = endpoint(event.laddr, event.lport), endpoint(event.raddr, event.rport)
         self._put(
@@ -124,10 +124,13 @@ class TextSink:
         return f"{what:<{_EVENT_WIDTH}} {silent:>{_SILENT_WIDTH}} {unacked:>{_UNACK_WIDTH}}"
 
 
-def _lost(count: int, hook: str) -> str:
-    if hook == OUTPUT:
+def _lost(event: Event) -> str:
+    count = event.count or 0
+    if event.hook == OUTPUT:
         return f"{count:,} lines left out: too many to be shown; with -w they are recorded"
-    return f"{count:,} events lost at {safe(hook)}: too many at once; see --buffer-size"
+    if event.hook == SUSPEND:
+        return f"this host was suspended for {duration(event.duration_ms or 0)}: TCP's timers stood still"
+    return f"{count:,} events lost at {safe(event.hook or 'an unknown hook')}: too many at once; see --buffer-size"
 
 
 def _what(event: Event) -> str:
