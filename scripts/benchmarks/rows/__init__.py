@@ -1,0 +1,18 @@
+"""The rows of the bench, one subject a module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmarks.results import Result
+from benchmarks.rows import cpu, hooks, slowdown
+from benchmarks.scale import Scale
+
+ROWS: dict[str, Callable[[Scale], Result]] = {
+    "mariadb": slowdown.mariadb,
+    "redis": slowdown.redis,
+    "storm": slowdown.storm,
+    "hooks": hooks.hooks,
+    "cpu": cpu.cpu,
+}
+"""By name, in the order in which they are run."""
