@@ -15,6 +15,7 @@ from tracer.errors import TcpwatchError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MIB = 1024 * 1024
+_QUIET_S = 0.25
 
 TCPWATCH = (sys.executable, "-m", "tracer.cli")
 """tcpwatch from this tree; wants `environment()`."""
@@ -52,6 +53,15 @@ def cpu_s(pid: int) -> float:
     # Nanoseconds; /proc/PID/stat has hundredths of a second.
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return sum(int((task / "schedstat").read_text(encoding="ascii").split()[0]) for task in tasks) / 1e9
+
+
+def wait_until_idle(pid: int) -> float:
+    """Until it uses less than a tenth of a processor: it has done what there was to do. Returns when that was so."""
+    while True:
+        before_s, began = cpu_s(pid), time.monotonic()
+        time.sleep(_QUIET_S)
+        if cpu_s(pid) - before_s < _QUIET_S / 10:
+            return began
 
 
 @dataclass(frozen=True, slots=True)

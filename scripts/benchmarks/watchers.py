@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from tracer.errors import TcpwatchError
 
 READY_S = 60
 _END_S = 30
+_SUMMARY = re.compile(r"tcpwatch: ([\d,]+) events?, ([\d,]+) lost")
 
 
 class CannotRun(TcpwatchError):
@@ -83,6 +85,20 @@ NOBODY = Peer("nothing (the noise)", lambda _: ["sh", "-c", "echo ready; exec sl
 
 PEERS = (TCPRETRANS, TCPRETRANS_TLP, TCPSTATES, BPFTRACE, BPFTRACE_TCPRETRANS, TCPDUMP)
 """Everything else that is started and looked at by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What tcpwatch says at its end."""
+
+    events: int
+    lost: int
+
+
+def counts(said: str) -> Counts | None:
+    """Out of what it said on stderr; None where that was another program."""
+    found = _SUMMARY.search(said)
+    return Counts(*(int(number.replace(",", "")) for number in found.groups())) if found else None
 
 
 class Watcher:
@@ -176,7 +192,7 @@ class Watchers:
 
     def __init__(self, directory: Path, lent: Sequence[str]) -> None:
         self._directory = directory
-        self._lent = lent
+        self.lent = lent
         self.reasons: dict[str, str] = {}
 
     def start(self, peer: Peer, target: Target) -> Watcher:
@@ -184,7 +200,7 @@ class Watchers:
         argv = peer.argv(target)
         if shutil.which(argv[0]) is None:
             raise CannotRun(f"{argv[0]} is not installed")
-        return Watcher(argv, peer.ready, self._directory, before=self._lent if peer.of_bcc else ())
+        return Watcher(argv, peer.ready, self._directory, before=self.lent if peer.of_bcc else ())
 
     def usable(self, peers: Sequence[Peer], target: Target) -> list[Peer]:
         """Those of the peers that can run here, found out by trying; `reasons` tells of the others."""
@@ -203,7 +219,7 @@ class Watchers:
             f"{peer.name} cannot run here: {self.reasons[peer.name]}" for peer in peers if peer.name in self.reasons
         ]
         other = headers.of_another_kernel()
-        if self._lent and other is not None and any(peer.of_bcc and peer.name not in self.reasons for peer in peers):
+        if self.lent and other is not None and any(peer.of_bcc and peer.name not in self.reasons for peer in peers):
             notes.append(
                 f"there are no headers of this kernel, so bcc's tools were lent those of {other.name}: "
                 "good for what they cost, not for what they print"

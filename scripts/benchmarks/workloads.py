@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,9 +46,9 @@ class Storm:
     go: Callable[[], None]
 
 
-def load(namespace: Namespace, role: str, *arguments: object) -> Client:
-    """A process of load.py that is ready."""
-    return Client(namespace, [sys.executable, _LOAD, role, *map(str, arguments)])
+def load(namespace: Namespace, role: str, *arguments: object, before: Sequence[str] = ()) -> Client:
+    """A process of load.py that is ready. before: a command that runs it."""
+    return Client(namespace, [*before, sys.executable, _LOAD, role, *map(str, arguments)])
 
 
 def _rate(client: Client, seconds: float) -> float:

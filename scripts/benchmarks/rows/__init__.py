@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmarks.results import Result
-from benchmarks.rows import cpu, hooks, slowdown
+from benchmarks.rows import capacity, cpu, hooks, slowdown
 from benchmarks.scale import Scale
 
 ROWS: dict[str, Callable[[Scale], Result]] = {
@@ -14,5 +14,6 @@ ROWS: dict[str, Callable[[Scale], Result]] = {
     "storm": slowdown.storm,
     "hooks": hooks.hooks,
     "cpu": cpu.cpu,
+    "capacity": capacity.capacity,
 }
 """By name, in the order in which they are run."""

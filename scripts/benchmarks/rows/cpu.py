@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 from benchmarks import programs, workloads
-from benchmarks.processes import cpu_s
+from benchmarks.processes import cpu_s, wait_until_idle
 from benchmarks.results import Line, Result
 from benchmarks.scale import Scale
 from benchmarks.watchers import (
@@ -22,13 +20,12 @@ from benchmarks.watchers import (
     Peer,
     Target,
     Watchers,
+    counts,
     watchers,
 )
 from benchmarks.workloads import PORT, Storm
 
 PEERS = (TCPWATCH_PORT, TCPWATCH_JSON, TCPWATCH_RECORD, TCPSTATES, TCPRETRANS, BPFTRACE, TCPDUMP)
-_QUIET_S = 0.3
-_SUMMARY = re.compile(r"tcpwatch: ([\d,]+) events?, ([\d,]+) lost")
 
 
 def cpu(scale: Scale) -> Result:
@@ -53,11 +50,11 @@ def _line(prepared: Callable[[], AbstractContextManager[Storm]], peer: Peer, sta
     with prepared() as storm, started.start(peer, storm.target) as watcher:
         process_s, hooks_ns = cpu_s(watcher.pid), _hooks_ns(watcher.pid)
         storm.go()
-        _wait_until_idle(watcher.pid)
+        wait_until_idle(watcher.pid)
         process_us = 1e6 * (cpu_s(watcher.pid) - process_s)
         hooks_us = (_hooks_ns(watcher.pid) - hooks_ns) / 1e3
-        said = _SUMMARY.search(watcher.stop())
-        events = int(said[1].replace(",", "")) if said else watcher.printed().count(str(storm.target.port))
+        said = counts(watcher.stop())
+        events = said.events if said else watcher.printed().count(str(storm.target.port))
     return Line(
         f"{storm.what}: {peer.name}",
         {
@@ -71,12 +68,3 @@ def _line(prepared: Callable[[], AbstractContextManager[Storm]], peer: Peer, sta
 
 def _hooks_ns(pid: int) -> int:
     return sum(runs.total_ns for runs in programs.runs_of(pid))
-
-
-def _wait_until_idle(pid: int) -> None:
-    """Until it has done what there was to do, and uses less than a tenth of a processor."""
-    while True:
-        before_s = cpu_s(pid)
-        time.sleep(_QUIET_S)
-        if cpu_s(pid) - before_s < _QUIET_S / 10:
-            return
