@@ -9,7 +9,7 @@ refused PORT        connects to a port of 127/8 that is closed. The same command
 sink PORT           the server of `short`: obeys nothing, and never ends
 crowd COUNT         holds so many connections to itself
 connections HOST PORT COUNT  that many. `write [PAUSE]`: a line on each, PAUSE seconds apart
-unanswered HOST COUNT        SYNs to an address that does not answer. `for SECONDS`: leaves them to the kernel so long
+unanswered HOST PORT COUNT   SYNs that nobody answers, begun evenly in a second. `for SECONDS`: keeps them so long
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def connections(host: str, port: str, count: str) -> None:
 
 
 def unanswered(host: str, port: str, count: str) -> None:
-    """Handshakes that the kernel tries again and again, begun a second's fraction apart."""
+    """Handshakes that the kernel tries again and again."""
     _many_files(int(count))
     say(ready=True)
     for line in sys.stdin:
@@ -178,7 +178,7 @@ def unanswered(host: str, port: str, count: str) -> None:
             connection.setblocking(False)
             connection.connect_ex((host, int(port)))
             kept.append(connection)
-            time.sleep(0.8 / int(count))
+            time.sleep(1 / int(count))
         time.sleep(float(seconds))
         for connection in kept:
             connection.close()

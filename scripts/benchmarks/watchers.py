@@ -28,7 +28,7 @@ class CannotRun(TcpwatchError):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is to be watched: a port, and the process that a tracer of system calls takes."""
+    """What is to be watched: a port, and a process of the namespace, which a tracer of system calls takes."""
 
     port: int
     pid: int
@@ -36,12 +36,16 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A program to be compared. ready: what it prints when it is attached. of_bcc: it wants kernel headers."""
+    """A program to be compared. ready: what it prints when it is attached. of_bcc: it wants kernel headers.
+
+    prints: whether connections to a port are lines with that number on its stdout.
+    """
 
     name: str
     argv: Callable[[Target], Sequence[str]]
     ready: str
     of_bcc: bool = False
+    prints: bool = True
 
 
 # bpftrace prints what BEGIN says when all is attached.
@@ -58,6 +62,14 @@ tracepoint:tcp:tcp_retransmit_skb /args->sport == {0} || args->dport == {0}/ {{
 
 def _tcpwatch(*options: str) -> Callable[[Target], Sequence[str]]:
     return lambda target: [*TCPWATCH, "--port", str(target.port), *options]
+
+
+def _tcpdump(*options: str) -> Callable[[Target], Sequence[str]]:
+    """In the namespace of the target: the others see all of them."""
+    return lambda target: [
+        *("nsenter", f"--net=/proc/{target.pid}/ns/net", "--"),
+        *("tcpdump", "-i", "any", *options, f"tcp port {target.port}"),
+    ]
 
 
 TCPWATCH_PORT = Peer("tcpwatch --port", _tcpwatch(), "tcpwatch: tracing")
@@ -77,10 +89,11 @@ BPFTRACE = Peer(
     "bpftrace one-liner", lambda target: ["bpftrace", "-B", "line", "-e", _ONE_LINER.format(target.port)], "ready\n"
 )
 BPFTRACE_TCPRETRANS = Peer("bpftrace tcpretrans.bt", lambda _: ["tcpretrans.bt"], "Tracing tcp retransmits")
-TCPDUMP = Peer(
-    "tcpdump", lambda target: ["tcpdump", "-i", "any", "-w", "/dev/null", f"tcp port {target.port}"], "listening on"
+TCPDUMP = Peer("tcpdump", _tcpdump("-w", "/dev/null"), "listening on", prints=False)
+TCPDUMP_TEXT = Peer("tcpdump -l", _tcpdump("-n", "-l"), "listening on")
+STRACE = Peer(
+    "strace", lambda target: ["strace", "-f", "-e", "trace=network", "-p", str(target.pid)], "attached", prints=False
 )
-STRACE = Peer("strace", lambda target: ["strace", "-f", "-e", "trace=network", "-p", str(target.pid)], "attached")
 NOBODY = Peer("nothing (the noise)", lambda _: ["sh", "-c", "echo ready; exec sleep infinity"], "ready\n")
 
 PEERS = (TCPRETRANS, TCPRETRANS_TLP, TCPSTATES, BPFTRACE, BPFTRACE_TCPRETRANS, TCPDUMP)
@@ -118,6 +131,8 @@ class Watcher:
     ) -> None:
         self._stdout, self._stderr = directory / "stdout", directory / "stderr"
         self.began = time.monotonic()
+        if shutil.which(argv[0]) is None:
+            raise CannotRun(f"{argv[0]} is not installed")
         with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
             self._process = subprocess.Popen(
                 dies_with_us([*before, *argv]),
@@ -196,11 +211,11 @@ class Watchers:
         self.reasons: dict[str, str] = {}
 
     def start(self, peer: Peer, target: Target) -> Watcher:
-        """A peer that is ready. Raises CannotRun."""
-        argv = peer.argv(target)
-        if shutil.which(argv[0]) is None:
-            raise CannotRun(f"{argv[0]} is not installed")
-        return Watcher(argv, peer.ready, self._directory, before=self.lent if peer.of_bcc else ())
+        """A peer that is ready. Raises CannotRun, naming it."""
+        try:
+            return Watcher(peer.argv(target), peer.ready, self._directory, before=self.lent if peer.of_bcc else ())
+        except CannotRun as error:
+            raise CannotRun(f"{peer.name}: {error}") from error
 
     def usable(self, peers: Sequence[Peer], target: Target) -> list[Peer]:
         """Those of the peers that can run here, found out by trying; `reasons` tells of the others."""
@@ -210,7 +225,7 @@ class Watchers:
                 with self.start(peer, target):
                     usable.append(peer)
             except CannotRun as error:
-                self.reasons[peer.name] = str(error)
+                self.reasons[peer.name] = str(error.__cause__)
         return usable
 
     def notes(self, peers: Sequence[Peer]) -> list[str]:

@@ -6,12 +6,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.processes import dies_with_us
 from benchmarks.watchers import Target
+from tracer.errors import TcpwatchError
 from tracer.lab.mariadb import DATABASE, PASSWORD, USER, MariaDB
 from tracer.lab.namespace import Namespace, require_tools, wait_until
 from tracer.lab.network import SERVER, Lab
@@ -141,6 +142,24 @@ def short_connections(count: int, rate: float) -> Iterator[Storm]:
             client.ask(f"times {count} {rate}", timeout_s=count / rate * 10 + 60)
 
         yield Storm("short connections", Target(PORT, client.pid), count, go)
+
+
+@contextmanager
+def trickle() -> Iterator[Target]:
+    """Every few milliseconds a short connection and a SYN that is sent again, until the block ends."""
+    with loopback() as namespace:
+        # Every second and for two minutes, instead of doubling; Linux 6.5.
+        with suppress(TcpwatchError):
+            namespace.set_sysctl("net.ipv4.tcp_syn_linear_timeouts", 127)
+            namespace.set_sysctl("net.ipv4.tcp_syn_retries", 127)
+        with (
+            load(namespace, "sink", PORT),
+            load(namespace, "short", PORT) as client,
+            load(namespace, "unanswered", VOID, PORT, 200) as caller,
+        ):
+            client.send("for 3600 200")
+            caller.send("for 3600")
+            yield Target(PORT, client.pid)
 
 
 @contextmanager

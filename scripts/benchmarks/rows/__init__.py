@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmarks.results import Result
-from benchmarks.rows import capacity, cpu, hooks, slowdown
+from benchmarks.rows import capacity, cpu, hooks, slowdown, start
 from benchmarks.scale import Scale
 
 ROWS: dict[str, Callable[[Scale], Result]] = {
@@ -15,5 +15,7 @@ ROWS: dict[str, Callable[[Scale], Result]] = {
     "hooks": hooks.hooks,
     "cpu": cpu.cpu,
     "capacity": capacity.capacity,
+    "start": start.start,
+    "memory": start.memory,
 }
 """By name, in the order in which they are run."""

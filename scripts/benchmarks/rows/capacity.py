@@ -46,7 +46,7 @@ def _record(name: str) -> Callable[[Path], Sequence[str]]:
 
 
 def _peer(peer: Peer) -> Mode:
-    return Mode(f"{peer.name}, file", lambda _: peer.argv(Target(PORT, 0)), "file", _THEIRS, peer)
+    return Mode(f"{peer.name}, file", lambda _: peer.argv(Target(PORT, os.getpid())), "file", _THEIRS, peer)
 
 
 MODES = (
@@ -75,7 +75,7 @@ def capacity(scale: Scale) -> Result:
     lines = []
     flood_s, try_s = _seconds(scale)
     with watchers() as started, loopback() as namespace:
-        usable = started.usable(PEERS, Target(PORT, 0))
+        usable = started.usable(PEERS, Target(PORT, os.getpid()))
         generating, watching = _processors()
         with (
             load(namespace, "sink", PORT, before=generating),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -35,7 +36,7 @@ def cpu(scale: Scale) -> Result:
         lambda: workloads.stalls(scale.of(1_000, 300)),
     )
     with programs.counted(), watchers() as started:
-        peers = started.usable(PEERS, Target(PORT, 0))
+        peers = started.usable(PEERS, Target(PORT, os.getpid()))
         lines = [_line(storm, peer, started) for storm in storms for peer in peers]
     notes = [
         "2,000 short connections a second; stalls: connections that are cut off all at once and given up 7 s later",
