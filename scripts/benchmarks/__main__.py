@@ -8,12 +8,13 @@ import platform
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
 import click
 
-from benchmarks import results, table
+from benchmarks import plot, results, table
 from benchmarks.processes import ROOT
 from benchmarks.results import Result
 from benchmarks.rows import ROWS
@@ -21,6 +22,8 @@ from benchmarks.scale import Scale
 from tracer.errors import TcpwatchError
 
 DOCUMENT = ROOT / "docs/performance.md"
+PICTURE = ROOT / "docs/growth.png"
+_DRAWN = ("connections", "events")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -44,8 +47,9 @@ def main(rows: tuple[str, ...], quick: bool, output: Path | None, write: bool) -
       delay      from the kernel's stamp to the line
       replay     recordings: events a second, memory
       sockets    `tcpwatch sockets` beside `ss -tinop`
-      growth     with the number of connections and of events
-    Without one, all of them. Nothing else should run meanwhile.
+      connections, events  how it grows with the number of them
+    Without one, all of them. Nothing else should run meanwhile. The picture of the growth is drawn where both its
+    rows are measured at once.
     """
     if os.geteuid() != 0:
         raise TcpwatchError("the bench loads BPF programs and makes network namespaces", hint="sudo scripts/bench")
@@ -55,6 +59,7 @@ def main(rows: tuple[str, ...], quick: bool, output: Path | None, write: bool) -
         for row in rows or ROWS:
             began = time.monotonic()
             result = ROWS[row](Scale(quick))
+            result.notes.append(_conditions(quick=quick))
             print(f"{table.as_text(result)}  ({time.monotonic() - began:.0f} s)\n", flush=True)
             done.append(result)
     finally:
@@ -62,7 +67,20 @@ def main(rows: tuple[str, ...], quick: bool, output: Path | None, write: bool) -
         if output is not None and done:
             output.write_text(json.dumps(results.as_json(done, _host()), indent=1) + "\n", encoding="utf-8")
         if write and done:
-            table.write(done, DOCUMENT)
+            _write(done)
+
+
+def _write(done: Sequence[Result]) -> None:
+    table.write(done, DOCUMENT)
+    drawn = [each for each in done if each.name in _DRAWN]
+    if len(drawn) == len(_DRAWN):
+        plot.draw(drawn, PICTURE)
+
+
+def _conditions(*, quick: bool) -> str:
+    release = ".".join(platform.release().split(".")[:2])
+    hurry = ", --quick: rough figures" if quick else ""
+    return f"Linux {release}, {platform.machine()}, {os.cpu_count()} processors{hurry}"
 
 
 def _host() -> dict[str, object]:

@@ -9,7 +9,7 @@ refused PORT        connects to a port of 127/8 that is closed. The same command
 sink PORT           the server of `short`: obeys nothing, and never ends
 crowd COUNT         holds so many connections to itself
 connections HOST PORT COUNT  that many. `write [PAUSE]`: a line on each, PAUSE seconds apart
-unanswered HOST PORT COUNT   SYNs that nobody answers, begun evenly in a second. `for SECONDS`: keeps them so long
+unanswered HOST PORT COUNT  SYNs that nobody answers, begun evenly in a second. `for SECONDS`: keeps them so long
 """
 
 from __future__ import annotations

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tracer.errors import TcpwatchError
 
@@ -73,16 +76,44 @@ class Usage:
     peak_bytes: int
 
 
-def measured(argv: Sequence[str | Path], **options: Any) -> Usage:
+def measured(argv: Sequence[str | Path], stdin: Iterable[bytes] = ()) -> Usage:
     """Run a command to its end, its output thrown away. Raises TcpwatchError where it fails."""
+    with tempfile.NamedTemporaryFile() as peak:
+        # A process of ours would begin with our own peak: GNU time starts it, which is small itself.
+        wall_s, spent_s = _run(["/usr/bin/time", "--format=%M", f"--output={peak.name}", *map(str, argv)], stdin)
+        return Usage(wall_s, spent_s, int(peak.read().split()[-1]) * 1024)
+
+
+def _run(argv: Sequence[str], stdin: Iterable[bytes]) -> tuple[float, float]:
+    """Seconds that passed, and of processor time, its children's included."""
     began = time.monotonic()
     with subprocess.Popen(
-        dies_with_us(argv), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment(), **options
+        dies_with_us(argv),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        start_new_session=True,
     ) as process:
+        feeder = threading.Thread(target=_feed, args=(process, stdin), daemon=True)
+        feeder.start()
         assert process.stderr is not None
-        said = process.stderr.read()
-        _, status, usage = os.wait4(process.pid, 0)
+        try:
+            said = process.stderr.read()
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            # What GNU time has started, too: it leads a session of its own.
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
         process.returncode = os.waitstatus_to_exitcode(status)
+        feeder.join()
     if process.returncode != 0:
-        raise TcpwatchError(f"{' '.join(map(str, argv))} failed: {said.decode('utf-8', 'replace').strip()[-500:]}")
-    return Usage(time.monotonic() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+        raise TcpwatchError(f"{' '.join(argv)} failed: {said.decode('utf-8', 'replace').strip()[-500:]}")
+    return time.monotonic() - began, usage.ru_utime + usage.ru_stime
+
+
+def _feed(process: subprocess.Popen[bytes], blocks: Iterable[bytes]) -> None:
+    assert process.stdin is not None
+    with suppress(OSError), process.stdin:  # it ended first
+        for block in blocks:
+            process.stdin.write(block)

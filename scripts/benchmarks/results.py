@@ -44,14 +44,14 @@ def as_json(results: Iterable[Result], host: Mapping[str, Any]) -> dict[str, Any
 
 
 def at_most(measured: float, budget: float, unit: str = "") -> str:
-    """Whether a cost keeps to its budget, and by how much it does not."""
+    """Whether a cost keeps to its budget."""
     if measured <= budget:
-        return f"met (≤ {budget:g}{unit})"
-    return f"missed: {measured / budget:.3g} times the {budget:g}{unit} allowed"
+        return f"met: {measured:.3g} ≤ {budget:g}{unit}"
+    return f"missed: {measured:.3g} > {budget:g}{unit}"
 
 
 def at_least(measured: float, budget: float, unit: str = "") -> str:
-    """Whether a rate reaches its budget, and which part of it is there."""
+    """Whether a rate reaches its budget."""
     if measured >= budget:
-        return f"met (≥ {budget:,.0f}{unit})"
-    return f"missed: {100 * measured / budget:.2g} % of {budget:,.0f}{unit}"
+        return f"met: {measured:,.0f} ≥ {budget:,.0f}{unit}"
+    return f"missed: {measured:,.0f} < {budget:,.0f}{unit}"

@@ -19,6 +19,7 @@ from tracer.errors import TcpwatchError
 
 READY_S = 60
 _END_S = 30
+_ERROR = re.compile(r"Unable|ERROR|\w*(Error|Exception)\b")
 _SUMMARY = re.compile(r"tcpwatch: ([\d,]+) events?, ([\d,]+) lost")
 
 
@@ -210,10 +211,11 @@ class Watchers:
         self.lent = lent
         self.reasons: dict[str, str] = {}
 
-    def start(self, peer: Peer, target: Target) -> Watcher:
-        """A peer that is ready. Raises CannotRun, naming it."""
+    def start(self, peer: Peer, target: Target, *, output: int | None = None) -> Watcher:
+        """A peer that is ready; its stdout to `output` or a file. Raises CannotRun, naming it."""
         try:
-            return Watcher(peer.argv(target), peer.ready, self._directory, before=self.lent if peer.of_bcc else ())
+            before = self.lent if peer.of_bcc else ()
+            return Watcher(peer.argv(target), peer.ready, self._directory, before=before, output=output)
         except CannotRun as error:
             raise CannotRun(f"{peer.name}: {error}") from error
 
@@ -250,8 +252,8 @@ def watchers() -> Iterator[Watchers]:
 
 
 def _reason(said: str) -> str:
-    """The line of a complaint that says most: an error if there is one, else the last."""
+    """The line of a complaint that says most: the first that looks like an error, else the last."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    errors = [line for line in lines if "rror" in line or "Unable" in line or "xception" in line]
-    errors = [line for line in errors if "RLIMIT_MEMLOCK" not in line]
-    return (errors or lines or [""])[-1]
+    # bpftrace goes on after that one.
+    errors = [line for line in lines if _ERROR.match(line) and "RLIMIT_MEMLOCK" not in line]
+    return (errors or lines[-1:] or [""])[0]

@@ -163,8 +163,8 @@ def trickle() -> Iterator[Target]:
 
 
 @contextmanager
-def stalls(count: int) -> Iterator[Storm]:
-    """So many connections that a firewall cuts off from one moment to the next, until the kernel gives them up."""
+def stalls(count: int, pause_s: float = 0) -> Iterator[Storm]:
+    """So many connections that a firewall cuts off, written to pause_s apart, until the kernel gives them up."""
     with ExitStack() as stack:
         lab = stack.enter_context(Lab(ttl_s=600, ports=[PORT], retries2=3))
         stack.enter_context(Server(lab.server, SERVER, PORT))
@@ -172,7 +172,7 @@ def stalls(count: int) -> Iterator[Storm]:
 
         def go() -> None:
             lab.drop_everything()
-            client.ask("write")
+            client.ask(f"write {pause_s}", timeout_s=count * pause_s + 60)
             wait_until(lambda: _established(lab.client) == 0, 60, "the kernel gives up")
 
         yield Storm("stalls", Target(PORT, client.pid), count, go)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmarks.results import Result
-from benchmarks.rows import capacity, cpu, hooks, slowdown, start
+from benchmarks.rows import capacity, cpu, delay, growth, hooks, replay, slowdown, sockets, start
 from benchmarks.scale import Scale
 
 ROWS: dict[str, Callable[[Scale], Result]] = {
@@ -17,5 +17,10 @@ ROWS: dict[str, Callable[[Scale], Result]] = {
     "capacity": capacity.capacity,
     "start": start.start,
     "memory": start.memory,
+    "delay": delay.delay,
+    "replay": replay.replay,
+    "sockets": sockets.sockets,
+    "connections": growth.connections,
+    "events": growth.events,
 }
 """By name, in the order in which they are run."""
