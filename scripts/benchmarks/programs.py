@@ -38,3 +38,8 @@ def runs_of(pid: int) -> list[Runs]:
         Runs(hooks.get(number, ""), int(said["run_cnt"]), int(said["run_time_ns"]))
         for number, said in programs.items()
     ]
+
+
+def total_ns(pid: int) -> int:
+    """Of all of them together."""
+    return sum(runs.total_ns for runs in runs_of(pid))

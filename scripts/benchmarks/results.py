@@ -50,6 +50,13 @@ def at_most(measured: float, budget: float, unit: str = "") -> str:
     return f"missed: {measured:.3g} > {budget:g}{unit}"
 
 
+def half_at_most(measured: Spread, budget: float) -> str:
+    """The same of repeated measurements: unclear where the budget lies between their quartiles."""
+    if measured.low <= budget < measured.high:
+        return f"unclear: {measured.low:.3f} to {measured.high:.3f} about {budget:g}"
+    return at_most(measured.median, budget)
+
+
 def at_least(measured: float, budget: float, unit: str = "") -> str:
     """Whether a rate reaches its budget."""
     if measured >= budget:

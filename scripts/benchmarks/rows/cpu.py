@@ -49,11 +49,11 @@ def cpu(scale: Scale) -> Result:
 
 def _line(prepared: Callable[[], AbstractContextManager[Storm]], peer: Peer, started: Watchers) -> Line:
     with prepared() as storm, started.start(peer, storm.target) as watcher:
-        process_s, hooks_ns = cpu_s(watcher.pid), _hooks_ns(watcher.pid)
+        process_s, hooks_ns = cpu_s(watcher.pid), programs.total_ns(watcher.pid)
         storm.go()
         wait_until_idle(watcher.pid)
         process_us = 1e6 * (cpu_s(watcher.pid) - process_s)
-        hooks_us = (_hooks_ns(watcher.pid) - hooks_ns) / 1e3
+        hooks_us = (programs.total_ns(watcher.pid) - hooks_ns) / 1e3
         said = counts(watcher.stop())
         events = said.events if said else watcher.printed().count(str(storm.target.port))
     return Line(
@@ -65,7 +65,3 @@ def _line(prepared: Callable[[], AbstractContextManager[Storm]], peer: Peer, sta
             "hooks, µs a connection": hooks_us / storm.count,
         },
     )
-
-
-def _hooks_ns(pid: int) -> int:
-    return sum(runs.total_ns for runs in programs.runs_of(pid))
