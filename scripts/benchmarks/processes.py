@@ -1,0 +1,119 @@
+"""What processes use: processor time and memory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tracer.errors import TcpwatchError
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+MIB = 1024 * 1024
+_QUIET_S = 0.25
+
+TCPWATCH = (sys.executable, "-m", "tracer.cli")
+"""tcpwatch from this tree; wants `environment()`."""
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Ours, and what tcpwatch needs to be found."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), **more}
+
+
+def dies_with_us(argv: Sequence[str | Path]) -> list[str]:
+    """The command as one that the kernel kills when we end."""
+    return ["setpriv", "--pdeathsig", "KILL", *map(str, argv)]
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Resident memory in bytes. private: what would come free if the process ended."""
+
+    private: int
+    total: int
+
+
+def memory_of(pid: int) -> Memory:
+    """As /proc/PID/smaps_rollup has it now."""
+    kib: dict[str, int] = {}
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()[1:]:
+        name, value, _ = line.split()
+        kib[name.rstrip(":")] = int(value)
+    return Memory(1024 * (kib["Private_Clean"] + kib["Private_Dirty"]), 1024 * kib["Rss"])
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time of a process that runs, of all its threads that do, user and system, in seconds."""
+    # Nanoseconds; /proc/PID/stat has hundredths of a second.
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text(encoding="ascii").split()[0]) for task in tasks) / 1e9
+
+
+def wait_until_idle(pid: int) -> float:
+    """Until it uses less than a tenth of a processor: it has done what there was to do. Returns when that was so."""
+    while True:
+        before_s, began = cpu_s(pid), time.monotonic()
+        time.sleep(_QUIET_S)
+        if cpu_s(pid) - before_s < _QUIET_S / 10:
+            return began
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a command took from its start to its end; peak_bytes: the most memory that was resident."""
+
+    wall_s: float
+    cpu_s: float
+    peak_bytes: int
+
+
+def measured(argv: Sequence[str | Path], stdin: Iterable[bytes] = ()) -> Usage:
+    """Run a command to its end, its output thrown away. Raises TcpwatchError where it fails."""
+    with tempfile.NamedTemporaryFile() as peak:
+        # A process of ours would begin with our own peak: GNU time starts it, which is small itself.
+        wall_s, spent_s = _run(["/usr/bin/time", "--format=%M", f"--output={peak.name}", *map(str, argv)], stdin)
+        return Usage(wall_s, spent_s, int(peak.read().split()[-1]) * 1024)
+
+
+def _run(argv: Sequence[str], stdin: Iterable[bytes]) -> tuple[float, float]:
+    """Seconds that passed, and of processor time, its children's included."""
+    began = time.monotonic()
+    with subprocess.Popen(
+        dies_with_us(argv),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        start_new_session=True,
+    ) as process:
+        feeder = threading.Thread(target=_feed, args=(process, stdin), daemon=True)
+        feeder.start()
+        assert process.stderr is not None
+        try:
+            said = process.stderr.read()
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            # What GNU time has started, too: it leads a session of its own.
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        process.returncode = os.waitstatus_to_exitcode(status)
+        feeder.join()
+    if process.returncode != 0:
+        raise TcpwatchError(f"{' '.join(argv)} failed: {said.decode('utf-8', 'replace').strip()[-500:]}")
+    return time.monotonic() - began, usage.ru_utime + usage.ru_stime
+
+
+def _feed(process: subprocess.Popen[bytes], blocks: Iterable[bytes]) -> None:
+    assert process.stdin is not None
+    with suppress(OSError), process.stdin:  # it ended first
+        for block in blocks:
+            process.stdin.write(block)

@@ -1,0 +1,45 @@
+"""How often the kernel ran a process's BPF programs, and for how long."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import sweeping
+
+
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """Of one program, since it was loaded. hook: its raw tracepoint, empty where it is attached to something else."""
+
+    hook: str
+    count: int
+    total_ns: int
+
+
+def counted() -> AbstractContextManager[None]:
+    """The kernel counts meanwhile, which itself takes it some time in each run."""
+    return sweeping.sysctl("kernel.bpf_stats_enabled", "1")
+
+
+def runs_of(pid: int) -> list[Runs]:
+    """Of all programs of a process, in the order of loading."""
+    programs: dict[str, dict[str, str]] = {}
+    hooks: dict[str, str] = {}
+    for info in sorted(Path(f"/proc/{pid}/fdinfo").iterdir(), key=lambda path: int(path.name)):
+        pairs = (line.partition(":\t") for line in info.read_text(encoding="ascii").splitlines())
+        said = {name.strip(): value.strip() for name, _, value in pairs}
+        if "run_cnt" in said:
+            programs[said["prog_id"]] = said
+        elif "tp_name" in said:
+            hooks[said["prog_id"]] = said["tp_name"]
+    return [
+        Runs(hooks.get(number, ""), int(said["run_cnt"]), int(said["run_time_ns"]))
+        for number, said in programs.items()
+    ]
+
+
+def total_ns(pid: int) -> int:
+    """Of all of them together."""
+    return sum(runs.total_ns for runs in runs_of(pid))

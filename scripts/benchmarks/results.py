@@ -1,0 +1,64 @@
+"""What a row of the bench found: lines of cells, and a verdict where there is a budget."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.spread import Spread
+
+Cell = Spread | float | int | str | None
+"""None: not measured, and not to be had."""
+
+
+@dataclass(slots=True)
+class Line:
+    """One thing that was measured, by heading (which has the unit). verdict: about its budget."""
+
+    name: str
+    cells: Mapping[str, Cell] = field(default_factory=dict)
+    verdict: str = ""
+
+
+@dataclass(slots=True)
+class Result:
+    """A row. name: as on the command line; what: the heading of the lines' names; notes: the conditions."""
+
+    name: str
+    title: str
+    what: str
+    lines: list[Line]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def headings(self) -> list[str]:
+        """Of all cells, in the order in which they first come."""
+        return list(dict.fromkeys(heading for line in self.lines for heading in line.cells))
+
+
+def as_json(results: Iterable[Result], host: Mapping[str, Any]) -> dict[str, Any]:
+    """For programs: the host and each row by its name."""
+    return {"host": dict(host), "rows": {each.name: dataclasses.asdict(each) for each in results}}
+
+
+def at_most(measured: float, budget: float, unit: str = "") -> str:
+    """Whether a cost keeps to its budget."""
+    if measured <= budget:
+        return f"met: {measured:.3g} ≤ {budget:g}{unit}"
+    return f"missed: {measured:.3g} > {budget:g}{unit}"
+
+
+def half_at_most(measured: Spread, budget: float) -> str:
+    """The same of repeated measurements: unclear where the budget lies between their quartiles."""
+    if measured.low <= budget < measured.high:
+        return f"unclear: {measured.low:.3f} to {measured.high:.3f} about {budget:g}"
+    return at_most(measured.median, budget)
+
+
+def at_least(measured: float, budget: float, unit: str = "") -> str:
+    """Whether a rate reaches its budget."""
+    if measured >= budget:
+        return f"met: {measured:,.0f} ≥ {budget:,.0f}{unit}"
+    return f"missed: {measured:,.0f} < {budget:,.0f}{unit}"

@@ -1,0 +1,26 @@
+"""The rows of the bench, one subject a module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmarks.results import Result
+from benchmarks.rows import capacity, cpu, delay, growth, hooks, replay, slowdown, sockets, start
+from benchmarks.scale import Scale
+
+ROWS: dict[str, Callable[[Scale], Result]] = {
+    "mariadb": slowdown.mariadb,
+    "redis": slowdown.redis,
+    "storm": slowdown.storm,
+    "hooks": hooks.hooks,
+    "cpu": cpu.cpu,
+    "capacity": capacity.capacity,
+    "start": start.start,
+    "memory": start.memory,
+    "delay": delay.delay,
+    "replay": replay.replay,
+    "sockets": sockets.sockets,
+    "connections": growth.connections,
+    "events": growth.events,
+}
+"""By name, in the order in which they are run."""

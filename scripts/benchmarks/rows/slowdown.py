@@ -1,0 +1,129 @@
+"""How much slower a workload is while somebody watches."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+from benchmarks import programs, workloads
+from benchmarks.processes import cpu_s
+from benchmarks.results import Line, Result, half_at_most
+from benchmarks.scale import Scale
+from benchmarks.spread import Spread, ratios
+from benchmarks.watchers import (
+    BPFTRACE,
+    NOBODY,
+    STRACE,
+    TCPDUMP,
+    TCPRETRANS,
+    TCPSTATES,
+    TCPWATCH_NO_RESUME,
+    TCPWATCH_PORT,
+    Peer,
+    Watchers,
+    watchers,
+)
+from benchmarks.workloads import Workload, Workloads
+
+PEERS = (NOBODY, STRACE, TCPDUMP, TCPRETRANS, TCPSTATES, BPFTRACE, TCPWATCH_PORT, TCPWATCH_NO_RESUME)
+BUDGET = 1.01
+"""Of the time that an operation takes unwatched, for tcpwatch."""
+
+
+def mariadb(scale: Scale) -> Result:
+    """Queries of a MariaDB."""
+    return _row(
+        "mariadb", "queries of MariaDB through PyMySQL, one at a time, behind a firewall", workloads.mariadb, scale
+    )
+
+
+def redis(scale: Scale) -> Result:
+    """GETs of a Redis."""
+    return _row("redis", "redis-benchmark, GET on 50 connections over loopback", workloads.redis, scale)
+
+
+def storm(scale: Scale) -> Result:
+    """Nothing but connections that come and go."""
+    return _row("storm", "short connections over loopback: connect, one byte, close", workloads.storm, scale)
+
+
+def _row(name: str, title: str, workload: Workloads, scale: Scale) -> Result:
+    with watchers() as started, workload() as work:
+        work.run(scale.of(2.0, 0.5))
+        peers = started.usable(PEERS, work.target)
+        measured, unwatched = _measure(work, started, peers, scale)
+        in_hooks = {peer.name: _in_hooks_us(work, started, peer, scale) for peer in peers}
+    rate, slower = f"{work.what}/s", "time each, unwatched = 1"
+    cpu, in_kernel = "process, µs each", "hooks, µs each"
+    lines = [Line("unwatched", {rate: Spread.of(unwatched), slower: 1.0})]
+    for peer in PEERS:
+        of_peer = measured.get(peer.name)
+        if of_peer is None:
+            lines.append(Line(peer.name, {rate: None, slower: None, cpu: None, in_kernel: None}))
+            continue
+        times = Spread.of(of_peer.times)
+        cells = {
+            rate: Spread.of(of_peer.rates),
+            slower: times,
+            cpu: Spread.of(of_peer.cpu_us),
+            in_kernel: in_hooks[peer.name] or "",
+        }
+        is_ours = peer in (TCPWATCH_PORT, TCPWATCH_NO_RESUME)
+        lines.append(Line(peer.name, cells, half_at_most(times, BUDGET) if is_ours else ""))
+    rounds, seconds = _extent(scale)
+    traced = "server" if name == "redis" else "client"
+    notes = [
+        f"{rounds} rounds in random order, {seconds:g} s watched between {seconds:g} s unwatched each time; "
+        "median and quartiles",
+        "process: processor time of the watcher itself; hooks: of its BPF programs in the kernel, measured by itself",
+        f"output goes to a file; tcpdump writes to /dev/null; strace follows the {traced}",
+    ]
+    return Result(name, title, "watched by", lines, notes + started.notes(PEERS))
+
+
+@dataclass(slots=True)
+class _Measured:
+    """Of one watcher, a value a round. times: of an operation, unwatched = 1; cpu_us: the watcher's for one."""
+
+    rates: list[float] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    cpu_us: list[float] = field(default_factory=list)
+
+
+def _extent(scale: Scale) -> tuple[int, float]:
+    """Rounds, and seconds of each measurement."""
+    return scale.of((9, 2.0), (3, 0.7))
+
+
+def _in_hooks_us(work: Workload, started: Watchers, peer: Peer, scale: Scale) -> float:
+    """Of one operation, what the peer's BPF programs take of it: small costs show here in spite of the noise."""
+    _, seconds = _extent(scale)
+    with programs.counted(), started.start(peer, work.target) as watcher:
+        before_ns = programs.total_ns(watcher.pid)
+        operations = work.run(seconds) * seconds
+        return (programs.total_ns(watcher.pid) - before_ns) / operations / 1e3
+
+
+def _measure(
+    work: Workload, started: Watchers, peers: list[Peer], scale: Scale
+) -> tuple[dict[str, _Measured], list[float]]:
+    """By peer; and the operations per second of each time that nobody watched."""
+    rounds, seconds = _extent(scale)
+    measured = {peer.name: _Measured() for peer in peers}
+    all_unwatched: list[float] = []
+    for _ in range(rounds):
+        order = random.sample(peers, len(peers))
+        unwatched = [work.run(seconds)]
+        watched = []
+        for peer in order:
+            with started.start(peer, work.target) as watcher:
+                before_s = cpu_s(watcher.pid)
+                watched.append(work.run(seconds))
+                cpu_us = 1e6 * (cpu_s(watcher.pid) - before_s) / (watched[-1] * seconds)
+                measured[peer.name].cpu_us.append(cpu_us)
+            unwatched.append(work.run(seconds))
+        for peer, rate, ratio in zip(order, watched, ratios(watched, unwatched), strict=True):
+            measured[peer.name].rates.append(rate)
+            measured[peer.name].times.append(1 / ratio)
+        all_unwatched += unwatched
+    return measured, all_unwatched

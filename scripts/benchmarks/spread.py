@@ -1,0 +1,46 @@
+"""Repeated measurements as one value: the median, and between what half of them lie."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """median, the quartiles low and high, and of how many measurements."""
+
+    median: float
+    low: float
+    high: float
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of at least one measurement."""
+        low, median, high = (percentile(values, part) for part in (25, 50, 75))
+        return cls(median, low, high, len(values))
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """The value below which so many in a hundred lie, between two of them where none is there."""
+    if not values:
+        raise ValueError("no measurement")
+    ordered = sorted(values)
+    place = (len(ordered) - 1) * percent / 100
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+
+
+def ratios(watched: Sequence[float], before_and_after: Sequence[float]) -> list[float]:
+    """Each watched measurement over the mean of the two unwatched ones around it, which takes out a slow drift.
+
+    before_and_after has one more than watched.
+    """
+    if len(before_and_after) != len(watched) + 1:
+        raise ValueError(f"{len(watched)} measurements between {len(before_and_after)}")
+    around = itertools.pairwise(before_and_after)
+    return [value / statistics.fmean(pair) for value, pair in zip(watched, around, strict=True)]
