@@ -20,7 +20,7 @@ from tracer.errors import TcpwatchError
 READY_S = 60
 _END_S = 30
 _ERROR = re.compile(r"Unable|ERROR|\w*(Error|Exception)\b")
-_SUMMARY = re.compile(r"tcpwatch: ([\d,]+) events?, ([\d,]+) lost")
+_SUMMARY = re.compile(r"tcpwatch: ([\d,]+) events?(?: \([\d,]+ not shown\))?, ([\d,]+) lost")
 
 
 class CannotRun(TcpwatchError):
