@@ -61,7 +61,7 @@ class Stalls:
         self._hz = host.hz()
         self._min_idle_ms = round(min_idle_s * 1000)
         wanted = Filter(netns=frozenset({lab.client.netns, lab.server.netns}))
-        self._writer = RecordingWriter(self._recording, make_header(wanted))
+        self._writer = RecordingWriter(self._recording, make_header(wanted, "0"))
         self._source = LiveSource(wanted, lambda: self._over, resume=resume, resume_after_s=min_idle_s)
         self.tracker = self._tracker()
         self._thread = threading.Thread(target=self._run, daemon=True)
