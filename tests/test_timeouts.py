@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from builders import SECOND, event
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tracer.analysis.timeouts import GiveUp, bucket, gives_up, lateness, next_expiry_ns
@@ -335,9 +335,10 @@ def late_kernel(
             return now_ms - start_ms
 
 
-# The same cases each time. With HZ=300 a TCP_USER_TIMEOUT can end a slot of the timer wheel (0.2 s) too late:
-# hz=300, jiffies=56, rto_s=0.033203125, user_timeout_ms=5997, rto_max_s=5, seed=2 is not within yet.
-@settings(max_examples=400, deadline=None, derandomize=True)
+@example(300, 56, 0.033203125, 0, 5997, 5, 2)  # a jiffy more was another slot of the wheel
+@example(100, 3935877895, 0.8533819859361357, 13, 53677, 1, 1181623781)
+@example(1000, 4023915114, 2.148960207867643, 5, 30168, 5, 88764477)
+@settings(max_examples=400, deadline=None)
 @given(
     hz=st.sampled_from(HZS),
     jiffies=st.integers(0, 2**32 - 1),
@@ -370,7 +371,8 @@ def test_a_kernel_that_is_a_little_late_is_within(
         user_timeout=user_timeout_ms > 0,
         delays=random.Random(seed),
     )
-    assert earliest - 1.001 / hz <= real / 1000 <= latest + 0.051
+    # A jiffy, or what the timers before it were late, sooner; 50 ms are promised.
+    assert earliest - max(1.001 / hz, 0.005) <= real / 1000 <= latest + 0.051
 
 
 @settings(deadline=None)

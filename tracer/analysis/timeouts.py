@@ -188,6 +188,15 @@ class _RetransmissionTimer:
             rto = self.backed_off(rto, attempt)
             timeout, over = self.clamped(rto, elapsed_ms + (-slack_ms if lag else slack_ms))
             expiry = bucket(now, timeout) + lag
+            if over:
+                # What is left ends at one time, whenever the timer before it ran; but a jiffy more or less of it may
+                # be another slot of the wheel.
+                slack = _jiffies(slack_ms, self.hz)
+                end = now + self.clamped(rto, elapsed_ms)[0]
+                soonest, last = max(end, bucket(now, max(1, timeout - slack))), bucket(now, timeout + slack) + lag
+                if (last - soonest) * 1000 > _EXACT_MS * self.hz:
+                    yield soonest, True, False
+                    expiry = last
             elapsed_ms += (expiry - now) * 1000 / self.hz
             over = over or (self.limit_attempts is not None and attempt >= self.limit_attempts)
             # The limit may fall to 0 then: tcp_orphan_retries() is told whether the RTO is below its maximum.
