@@ -95,6 +95,16 @@ def test_a_namespace_that_ends_is_left_out_and_its_inode_may_come_again(proc: Pr
     assert counters.since_start == {}
 
 
+def test_a_namespace_that_is_out_of_sight_for_a_while_is_not_counted_twice(proc: Proc) -> None:
+    """Between two processes nobody lives in it, and a name or a descriptor keeps it."""
+    netns = proc.count(1, 100)
+    counters = KernelCounters(proc.path)
+    (proc.path / "1/net/snmp").unlink()
+    assert counters.newly() == {}
+    proc.count(1, 102)
+    assert counters.newly() == {netns: Counts(2)}
+
+
 def test_a_kernel_that_does_not_count_is_none_the_worse(proc: Proc) -> None:
     proc.count(1, 5)
     (proc.path / "1/net/netstat").write_text("IpExt: A\nIpExt: 1\n")

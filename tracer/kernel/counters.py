@@ -22,8 +22,9 @@ class KernelCounters:
 
     def __init__(self, proc: Path = Path("/proc")) -> None:
         self._proc = proc
-        self._before = _read(proc)
-        self._now = self._before
+        self._now = _read(proc)
+        # What each had counted when it was last seen: it may be out of sight for a while, between two processes.
+        self._known = dict(self._now)
         self._grown: dict[int, Counts] = {}
 
     def newly(self) -> dict[int, Counts]:
@@ -31,8 +32,9 @@ class KernelCounters:
 
         What a namespace counted after it was last asked, and before it ended, stays unknown.
         """
-        before, self._now = self._now, _read(self._proc)
-        new = {netns: counts.since(before.get(netns, NOTHING)) for netns, counts in self._now.items()}
+        self._now = _read(self._proc)
+        new = {netns: counts.since(self._known.get(netns, NOTHING)) for netns, counts in self._now.items()}
+        self._known.update(self._now)
         grown = {netns: counts for netns, counts in new.items() if counts != NOTHING}
         for netns, counts in grown.items():
             self._grown[netns] = self._grown.get(netns, NOTHING).plus(counts)
