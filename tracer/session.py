@@ -74,7 +74,10 @@ def watch(
         ring_bytes=tracing.ring_bytes,
     ) as source:
         writer = _begin(recording, wanted) if recording is not None else None
-        privileges.keep_only(_needed(recording))
+        try:
+            privileges.keep_only(_needed(recording))
+        except OSError as error:  # a sandbox may forbid even that, and is no reason not to trace
+            say(f"the capabilities that are not needed any more could not be dropped: {error.strerror}")
         began, used = time.monotonic(), host.cpu_seconds()
         shown = _shown(show, source.is_behind if sheds else None)
         try:

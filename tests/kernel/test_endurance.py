@@ -141,6 +141,29 @@ def test_only_what_is_of_use_is_kept(arguments: list[str], kept: set[int], tmp_p
     assert int(status["CapInh"], 16) == int(status["CapAmb"], 16) == 0
 
 
+FORBIDDEN = """
+import tracer.kernel.privileges as privileges
+from tracer.cli import main
+
+def refuse(_capabilities):
+    raise PermissionError(1, "Operation not permitted")
+
+privileges.keep_only = refuse
+main()
+"""
+
+
+def test_a_sandbox_that_forbids_dropping_them_does_not_forbid_tracing() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-c", FORBIDDEN, "--duration", "0s"],
+        cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE_S,
+    )  # fmt: skip
+    assert shown.returncode == 0, shown.stderr
+    first, second = shown.stderr.splitlines()[:2]
+    assert first.endswith("could not be dropped: Operation not permitted")
+    assert "tracing" in second
+
+
 def test_no_socket_is_opened(tmp_path: Path) -> None:
     subprocess.run(
         ["strace", "-f", "-qq", "-e", "trace=socket,socketpair,execve", "-o", str(tmp_path / "calls"), *COMMAND,
