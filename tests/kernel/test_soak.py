@@ -75,7 +75,7 @@ def read(run: Run, directory: Path) -> None:
         with RecordingReader(path, warn=warnings.append) as source:
             for batch in source:
                 for event in batch.events:
-                    if event.event == "lost":
+                    if event.event == "lost" and event.hook == "inet_sock_set_state":
                         run.lost += event.count or 0
                     elif event.event == "state":
                         second = event.ktime_ns // SECOND
