@@ -9,6 +9,7 @@
 
 #include "event.h"
 #include "kernel.h"
+#include "settings.h"
 
 enum filter_flags {
     FILTER_PORT = 1, /* either end */
@@ -26,7 +27,6 @@ struct host_key {
     u8 addr[16];
 };
 
-BPF_ARRAY(filter_flags, u32, 1);
 BPF_HASH(filter_ports, u16, u8, 1024); /* which of FILTER_PORTS the port satisfies */
 BPF_HASH(filter_netns, u32, u8, 256);
 BPF_LPM_TRIE(filter_hosts, struct host_key, u8, 1024);
@@ -43,10 +43,9 @@ struct tuple {
 
 static __always_inline u32 active_filters(void)
 {
-    int zero = 0;
-    u32 *flags = filter_flags.lookup(&zero);
+    struct settings *s = current_settings();
 
-    return flags ? *flags : 0;
+    return s ? s->filters : 0;
 }
 
 /* A socket on its way through connect() has no local port yet: `unbound` lets it pass what only that port decides. */

@@ -10,8 +10,8 @@
 #include "sock.h"
 #include "birth.h"
 
-BPF_RINGBUF_OUTPUT(events, RING_PAGES);
-#define MMAPABLE (1U << 10) /* BPF_F_MMAPABLE, include/uapi/linux/bpf.h (5.5) */
+BPF_RINGBUF_OUTPUT(events, 1); /* pages; Python makes it as large as is asked for */
+#define MMAPABLE (1U << 10)    /* BPF_F_MMAPABLE, include/uapi/linux/bpf.h (5.5) */
 
 /* By hook. Python reads them in place, without the bpf() that needs CAP_BPF. */
 BPF_F_TABLE("array", int, u64, lost, HOOKS, MMAPABLE);
@@ -322,10 +322,13 @@ int on_timer_expire_entry(struct bpf_raw_tracepoint_args *ctx)
 {
     u64 timer = ctx->args[0];
     u64 function = READ(timer_list, function, timer);
+    struct settings *s = current_settings();
 
-    if (function == KEEPALIVE_TIMER_ADDRESS)
+    if (!s)
+        return 0;
+    if (function == s->keepalive_timer)
         keepalive_timer_expires(sock_of_keepalive_timer(timer));
-    else if (function == WRITE_TIMER_ADDRESS)
+    else if (function == s->write_timer)
         write_timer_expires(sock_of_write_timer(timer));
     return 0;
 }
@@ -354,6 +357,14 @@ static __always_inline bool read_segment(u64 skb, struct segment *seg)
     return true;
 }
 
+/* Whether a silence is worth telling whatever the connection did before. */
+static __always_inline bool is_long(u32 silent)
+{
+    struct settings *s = current_settings();
+
+    return s && silent >= s->resume_jiffies;
+}
+
 /* What the segment means to a socket that was silent for so long; 0: nothing worth telling. */
 static __always_inline u8 resume_cause(u64 sk, u64 skb, u32 silent)
 {
@@ -373,11 +384,11 @@ static __always_inline u8 resume_cause(u64 sk, u64 skb, u32 silent)
     empty = (u32)READ(sk_buff, len, skb) <= (u32)(seg.flags >> 12) * 4;
     if (empty && !in_flight) {
         /* Short of the threshold, only an answer that was already missed once is news. */
-        if (silent < RESUME_JIFFIES && READ(inet_connection_sock, icsk_probes_out, sk) < 2)
+        if (!is_long(silent) && READ(inet_connection_sock, icsk_probes_out, sk) < 2)
             return 0;
         return RESUME_KEEPALIVE;
     }
-    return silent >= RESUME_JIFFIES ? RESUME_DATA : 0;
+    return is_long(silent) ? RESUME_DATA : 0;
 }
 
 /*

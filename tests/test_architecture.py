@@ -37,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
 
 # Who alone may import it, by path under tracer/.
 KEEPERS = {
-    "bcc": ("kernel/program.py",),
+    "bcc": ("kernel/bcc_process.py",),
     "pyroute2": ("kernel/",),
     "tabulate": ("output/table.py",),
     "pymysql": ("lab/mariadb_peer.py",),

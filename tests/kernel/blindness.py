@@ -12,7 +12,9 @@ import os
 import time
 from pathlib import Path
 
-from tracer.kernel.program import bpf_directory, import_bcc
+import bcc
+
+from tracer.kernel.source import bpf_directory
 
 _PROGRAM = b"""
 #include <linux/types.h>
@@ -31,7 +33,7 @@ _LONGEST_S = 3.0
 def hidden_process() -> str | None:
     """The name of a process 1 that BPF does not see although it runs; None where it is seen, or sleeps."""
     os.environ["BCC_KERNEL_SOURCE"] = str(bpf_directory())
-    with_bpf = import_bcc().BPF(text=_PROGRAM)
+    with_bpf = bcc.BPF(text=_PROGRAM)
     try:
         with_bpf.attach_raw_tracepoint(tp=b"sched_switch", fn_name=b"on_sched_switch")
         before = _switches()

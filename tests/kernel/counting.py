@@ -9,8 +9,10 @@ from pathlib import Path
 from tracer.filters import Filter
 from tracer.kernel import host
 from tracer.kernel.btf import KernelTypes
+from tracer.kernel.compiler import compile_source
 from tracer.kernel.probes import Attachment, Probe
 from tracer.kernel.program import Program, recursion_misses
+from tracer.kernel.source import source_for
 
 SLOT_NS, SLOTS = 10_000_000, 65536
 _SOURCE = str(Path(__file__).with_name("counting.bpf.c"))
@@ -21,11 +23,11 @@ class Witness:
 
     def __init__(self, netns: int) -> None:
         with KernelTypes() as types:
-            self._program = Program(types, hz=host.hz(), source=_SOURCE)
-        self._program.set_filter(Filter(netns=frozenset({netns})))
+            self._program = Program(compile_source(source_for(_SOURCE, types, hz=host.hz())))
+        self._program.configure(Filter(netns=frozenset({netns})))
         self._program.attach([Probe("state", "ok", Attachment("raw tracepoint", "inet_sock_set_state"))])
 
-        self._memory = mmap.mmap(self._program._bpf[b"counted"].map_fd, SLOTS * 8)
+        self._memory = mmap.mmap(self._program._maps["counted"], SLOTS * 8)
 
     def close(self) -> None:
         """Detach it."""
@@ -55,5 +57,5 @@ class Witness:
 
     def missed(self) -> int:
         """Calls that the kernel did not make, and says so."""
-        descriptor = self._program._bpf.funcs[b"on_inet_sock_set_state"].fd
+        descriptor = self._program._functions["on_inet_sock_set_state"]
         return recursion_misses(Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii"))

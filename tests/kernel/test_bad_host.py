@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import bcc
 import pytest
 from watching import ROOT
 
@@ -90,17 +91,26 @@ def test_not_root_either(command: str, tmp_path: Path) -> None:
     assert not (tmp_path / "x.tw").exists()
 
 
+_BCC = Path(bcc.__file__).parent
+
+
 def test_bcc_is_missing(tmp_path: Path) -> None:
-    (tmp_path / "bcc.py").write_text("raise ImportError('No module named bcc')\n")
-    shown = tcpwatch("--port", "3306", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    shown = tcpwatch("--port", "3306", before=f"mount -t tmpfs none {_BCC}", CACHE_DIRECTORY=str(tmp_path))
     assert_refused(shown, "bcc is missing", "apt-get install python3-bpfcc")
 
 
 def test_bcc_is_the_other_project_of_that_name(tmp_path: Path) -> None:
-    (tmp_path / "bcc").mkdir()
-    (tmp_path / "bcc/__init__.py").write_text("__version__ = '0.1'\n")
-    shown = tcpwatch("--port", "3306", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    (tmp_path / "__init__.py").write_text("__version__ = '0.1'\n")
+    shown = tcpwatch(
+        "--port", "3306", before=f"mount --bind {tmp_path} {_BCC}", CACHE_DIRECTORY=str(tmp_path / "cache")
+    )
     assert_refused(shown, "is PyPI's, which is another project", "pip uninstall bcc")
+
+
+def test_bcc_is_not_needed_once_the_program_is_compiled(tmp_path: Path) -> None:
+    assert tcpwatch("--duration", "0s", CACHE_DIRECTORY=str(tmp_path)).returncode == 0
+    shown = tcpwatch("--duration", "0s", before=f"mount -t tmpfs none {_BCC}", CACHE_DIRECTORY=str(tmp_path))
+    assert "tracing every TCP connection" in shown.stderr
 
 
 def test_no_btf() -> None:

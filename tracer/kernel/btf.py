@@ -19,7 +19,7 @@ VMLINUX = Path("/sys/kernel/btf/vmlinux")
 # enum in include/uapi/linux/btf.h
 _KIND_PTR, _KIND_ARRAY, _KIND_STRUCT, _KIND_UNION, _KIND_ENUM = 2, 3, 4, 5, 6
 _KIND_TYPEDEF, _KIND_VOLATILE, _KIND_CONST, _KIND_RESTRICT = 8, 9, 10, 11
-_KIND_TYPE_TAG, _KIND_ENUM64 = 18, 19
+_KIND_FUNC, _KIND_TYPE_TAG, _KIND_ENUM64 = 12, 18, 19
 _TRANSPARENT = {_KIND_TYPEDEF, _KIND_VOLATILE, _KIND_CONST, _KIND_RESTRICT, _KIND_TYPE_TAG}
 
 
@@ -157,6 +157,10 @@ class KernelTypes:
             return 0
         _, prototype = self._type(self._skip(type_id, _TRANSPARENT | {_KIND_PTR}))
         return prototype.count - 1  # the first one is the kernel's own `void *__data`
+
+    def function(self, name: str) -> int | None:
+        """The type of a function of the kernel, by which a program can be made for it."""
+        return self._find(name, _KIND_FUNC)
 
     def _find(self, name: str, kind: int) -> int | None:
         type_id = self._lib.btf__find_by_name_kind(self._handle, name.encode(), kind)

@@ -6,18 +6,13 @@ import os
 import platform
 
 from tracer.errors import TcpwatchError
+from tracer.filters import Filter
 from tracer.findings import Finding
 from tracer.kernel import host, probes
 from tracer.kernel.btf import VMLINUX, KernelTypes
-from tracer.kernel.program import (
-    TRACER,
-    Program,
-    ProgramError,
-    absent_members,
-    bpf_directory,
-    import_bcc,
-    read_source,
-)
+from tracer.kernel.compiler import ProgramError, bcc_version, compile_afresh
+from tracer.kernel.program import Program
+from tracer.kernel.source import TRACER, absent_members, source_for
 
 
 def check_host() -> list[Finding]:
@@ -58,16 +53,15 @@ def _python() -> Finding:
 
 def _bcc() -> Finding:
     try:
-        bcc = import_bcc()
+        return Finding("bcc", "ok", bcc_version(), needed=True)
     except TcpwatchError as error:
         return Finding("bcc", "missing", str(error), hint=error.hint, needed=True)
-    return Finding("bcc", "ok", str(getattr(bcc, "__version__", "version not told")), needed=True)
 
 
 def _btf() -> Finding:
     try:
         with KernelTypes() as types:
-            absent = absent_members(read_source(bpf_directory(), TRACER), types)
+            absent = absent_members(source_for(TRACER, types, hz=host.hz()).text, types)
     except TcpwatchError as error:
         return Finding("BTF", "missing", str(error), hint=error.hint, needed=True)
     detail = str(VMLINUX)
@@ -80,11 +74,13 @@ def _hooks() -> list[Finding]:
     timers = probes.timer_functions()
     with KernelTypes() as types:
         chosen = probes.choose(types, kprobes=probes.kprobes_available(), timers=timers)
-        try:
-            program = Program(types, hz=host.hz(), timers=timers)
-        except ProgramError as error:
-            return [Finding("BPF program", "missing", str(error), hint=_last_line(error.log), needed=True)]
+        source = source_for(TRACER, types, hz=host.hz())
+    try:
+        program = Program(compile_afresh(source), timers=timers)
+    except ProgramError as error:
+        return [Finding("BPF program", "missing", str(error), hint=_last_line(error.log), needed=True)]
     with program:
+        program.configure(Filter())
         return [_hook(program, probe) for probe in chosen]
 
 

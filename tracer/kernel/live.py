@@ -11,9 +11,11 @@ from tracer.events import SUSPEND, Batch, Event
 from tracer.filters import Filter
 from tracer.kernel import clocks, host, probes
 from tracer.kernel.btf import KernelTypes
+from tracer.kernel.compiler import compile_source
 from tracer.kernel.counters import KernelCounters
 from tracer.kernel.owners import Owners
 from tracer.kernel.program import RESUME_AFTER_S, RING_BYTES, Program
+from tracer.kernel.source import TRACER, source_for
 from tracer.kernel.wire import Decoder
 
 POLL_MS = 250
@@ -58,7 +60,10 @@ class LiveSource:
                 value: name.removeprefix("SK_RST_REASON_")
                 for name, value in types.enumerators("sk_rst_reason").items()
             }
-            self._program = Program(types, hz=hz, timers=timers, resume_after_s=resume_after_s, ring_bytes=ring_bytes)
+            source = source_for(TRACER, types, hz=hz)
+        self._program = Program(
+            compile_source(source), timers=timers, resume_jiffies=round(resume_after_s * hz), ring_bytes=ring_bytes
+        )
         try:
             self._decoder = Decoder(hz=hz, reasons=reasons, key=os.urandom(16))
             self._owners = Owners()
@@ -68,7 +73,7 @@ class LiveSource:
             self._lost: dict[str, int] = {}
             self._lost_checked = self._counters_checked = time.monotonic()
             self._ring = self._program.open_events()
-            self._program.set_filter(wanted)
+            self._program.configure(wanted)
             self._program.attach(chosen)
             self.counters = KernelCounters()
         except BaseException:

@@ -9,21 +9,22 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from tracer.errors import TcpwatchError
 from tracer.filters import Filter
-from tracer.kernel import clocks, host
-from tracer.kernel.btf import KernelTypes, libbpf
+from tracer.kernel import bpf, clocks, host
+from tracer.kernel.btf import KernelTypes
+from tracer.kernel.compiler import compile_source
 from tracer.kernel.owners import Owners
-from tracer.kernel.program import SOCKETS, Program
+from tracer.kernel.program import Program
+from tracer.kernel.source import SOCKETS, source_for
 from tracer.kernel.wire import SIZE, Decoder
 from tracer.sockets import Socket
 
-_BPF_TRACE_ITER = 28  # enum bpf_attach_type, include/uapi/linux/bpf.h
 _CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
 # The iterator hands over what its buffer of 8 pages holds (bpf_seq_read(), kernel/bpf/bpf_iter.c).
 _READ_BYTES = 1 << 20
@@ -42,16 +43,16 @@ def read_sockets(wanted: Filter) -> list[Socket]:
     host.require_privilege()
     hz = host.hz()
     with KernelTypes() as types:
-        if types.member("bpf_iter__tcp", "sk_common") is None:
+        iterates = types.function("bpf_iter_tcp")
+        if iterates is None:
             raise TcpwatchError(
                 "this kernel has no BPF iterator over TCP sockets, which came with Linux 5.9",
                 hint="uname -r; without it, ss -tino shows timers and silence (lastrcv, lastack), not the settings",
             )
-        program = Program(types, hz=hz, source=SOCKETS)
-    with program:
-        program.set_filter(wanted)
-        with _link(program.load_iterator("bpf_iter__tcp")) as link:
-            data = _walk(link, wanted.netns)
+        source = source_for(SOCKETS, types, hz=hz)
+    with Program(compile_source(source)) as program:
+        program.configure(wanted)
+        data = _walk(program.link_iterator("bpf_iter__tcp", iterates), wanted.netns)
     clock_offset_ns = clocks.offset_ns()
     decoder = Decoder(hz=hz, reasons={}, key=b"")
     # A clock that stands still: one walk through /proc, after that through the sockets, answers for all of them.
@@ -64,18 +65,6 @@ def read_sockets(wanted: Filter) -> list[Socket]:
         if wanted.wants(event):
             sockets.append(decoder.socket(record, event))
     return sockets
-
-
-@contextmanager
-def _link(program_fd: int) -> Iterator[int]:
-    """What makes iterators out of the program: gone when it is closed, as nothing is attached to anything."""
-    link = libbpf().bpf_link_create(program_fd, 0, _BPF_TRACE_ITER, None)
-    if link < 0:
-        raise _refused()
-    try:
-        yield link
-    finally:
-        os.close(link)
 
 
 def _walk(link: int, only: Collection[int]) -> bytes:
@@ -115,9 +104,12 @@ def _enter(namespace: int, path: str) -> None:
 
 
 def _read_all(link: int) -> bytes:
-    iterator = libbpf().bpf_iter_create(link)
-    if iterator < 0:
-        raise _refused()
+    try:
+        iterator = bpf.create_iterator(link)
+    except OSError as error:
+        raise TcpwatchError(
+            f"the kernel refused the walk over its sockets: {error.strerror}", hint="sudo tcpwatch check"
+        ) from error
     parts: list[bytes] = []
     try:
         while True:
@@ -134,12 +126,6 @@ def _read_all(link: int) -> bytes:
         ) from error
     finally:
         os.close(iterator)
-
-
-def _refused() -> TcpwatchError:
-    return TcpwatchError(
-        f"the kernel refused the walk over its sockets: {os.strerror(ctypes.get_errno())}", hint="sudo tcpwatch check"
-    )
 
 
 def namespaces(proc: Path = Path("/proc")) -> dict[int, list[str]]:

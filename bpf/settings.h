@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What differs from one start to the next, handed over before anything is attached (tracer/kernel/program.py): the
+ * program itself is the same for each start on a kernel, and has to be compiled only once.
+ */
+#ifndef TCPWATCH_SETTINGS_H
+#define TCPWATCH_SETTINGS_H
+
+#include <linux/types.h>
+
+struct settings {
+    u64 keepalive_timer; /* address of tcp_keepalive_timer(); 0: not known, and nothing is attached that asks */
+    u64 write_timer;     /* the same of tcp_write_timer() */
+    u32 resume_jiffies;  /* a peer that is heard again after such a silence is an event */
+    u32 filters;         /* enum filter_flags */
+};
+
+BPF_ARRAY(settings, struct settings, 1);
+
+static __always_inline struct settings *current_settings(void)
+{
+    int zero = 0;
+
+    return settings.lookup(&zero);
+}
+
+#endif

@@ -1,0 +1,157 @@
+"""bpf(2) and perf_event_open(2), as far as a program needs them to be loaded and attached.
+
+Descriptors are close-on-exec; what they stand for ends with the last of them. Failures raise OSError.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import resource
+import struct
+from contextlib import suppress
+from fcntl import ioctl
+from pathlib import Path
+
+from tracer.kernel.compiled import Map
+
+# include/uapi/linux/bpf.h
+_MAP_CREATE, _MAP_UPDATE_ELEM, _PROG_LOAD, _RAW_TRACEPOINT_OPEN = 0, 2, 5, 17
+_LINK_CREATE, _ITER_CREATE = 28, 33
+KPROBE, RAW_TRACEPOINT, TRACING = 2, 17, 26
+"""enum bpf_prog_type."""
+_TRACE_ITER = 28  # enum bpf_attach_type
+
+_SYSCALLS = {"x86_64": (321, 298), "aarch64": (280, 241)}  # bpf, perf_event_open
+_LICENSE = b"GPL"  # as bpf/ says; the kernel's helpers demand it
+_MOST_NAME = 15  # BPF_OBJ_NAME_LEN without its NUL
+_LOG_BYTES = 1 << 20
+_TRIES = 5  # the verifier gives up with EAGAIN where a signal comes (bpf_check(), kernel/bpf/verifier.c)
+
+_KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe/type")
+_PERF_FLAG_FD_CLOEXEC = 8
+_PERF_EVENT_IOC_ENABLE, _PERF_EVENT_IOC_SET_BPF = 0x2400, 0x40042408  # include/uapi/linux/perf_event.h
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Refused(OSError):
+    """The verifier turned a function down; `log` is what it said."""
+
+    log = ""
+
+
+def create_map(name: str, wanted: Map) -> int:
+    """A map's descriptor."""
+    attr = struct.pack(
+        "<IIIIIII16s",
+        wanted.map_type, wanted.key_size, wanted.value_size, wanted.max_entries, wanted.map_flags, 0, 0, _named(name),
+    )  # fmt: skip
+    return _bpf(_MAP_CREATE, attr)
+
+
+def update_map(fd: int, key: bytes, value: bytes) -> None:
+    """Set one element."""
+    keys, values = ctypes.create_string_buffer(key, len(key)), ctypes.create_string_buffer(value, len(value))
+    _bpf(_MAP_UPDATE_ELEM, struct.pack("<IxxxxQQQ", fd, ctypes.addressof(keys), ctypes.addressof(values), 0))
+
+
+def load(name: str, kind: int, code: bytes, *, iterates: int = 0) -> int:
+    """A function's descriptor. kind: KPROBE, RAW_TRACEPOINT or TRACING, which is run by an iterator here, whose BTF
+    type iterates is (bpf_iter_tcp). Raises Refused.
+    """
+    try:
+        return _load(name, kind, code, iterates, None)
+    except OSError as error:
+        # Again, for the verifier's words, which cost it time.
+        log = ctypes.create_string_buffer(_LOG_BYTES)
+        with suppress(OSError):
+            return _load(name, kind, code, iterates, log)
+        refused = Refused(error.errno, error.strerror)
+        refused.log = log.value.decode("utf-8", "replace")
+        raise refused from error
+
+
+def _load(name: str, kind: int, code: bytes, iterates: int, log: ctypes.Array[ctypes.c_char] | None) -> int:
+    instructions = ctypes.create_string_buffer(code, len(code))
+    license_ = ctypes.create_string_buffer(_LICENSE)
+    attr = struct.pack(
+        "<IIQQIIQII16sIIIIQIIQII",
+        kind, len(code) // 8, ctypes.addressof(instructions), ctypes.addressof(license_),
+        1 if log else 0, len(log) if log else 0, ctypes.addressof(log) if log else 0,
+        0, 0, _named(name), 0, _TRACE_ITER if iterates else 0,
+        0, 0, 0, 0, 0, 0, 0, iterates,
+    )  # fmt: skip
+    return _bpf(_PROG_LOAD, attr)
+
+
+def open_raw_tracepoint(name: str, function: int) -> int:
+    """Attach a function: the descriptor that holds it there."""
+    tracepoint = ctypes.create_string_buffer(name.encode())
+    return _bpf(_RAW_TRACEPOINT_OPEN, struct.pack("<QIxxxx", ctypes.addressof(tracepoint), function))
+
+
+def open_kprobe(symbol: str, function: int) -> int:
+    """The same, at the entry of a function of the kernel: perf's dynamic PMU (4.17), which needs no tracefs."""
+    name = ctypes.create_string_buffer(symbol.encode())
+    # struct perf_event_attr: type, size, config, sample_period, sample_type, read_format, flags, wakeup_events,
+    # bp_type, config1 = kprobe_func, config2 = probe_offset
+    attr = struct.pack(
+        "<IIQQQQQIIQQ",
+        int(_KPROBE_PMU.read_text(encoding="ascii")),
+        72,
+        0,
+        1,
+        0,
+        0,
+        0,
+        1,
+        0,
+        ctypes.addressof(name),
+        0,
+    )
+    every_process, first_cpu, no_group = ctypes.c_long(-1), ctypes.c_long(0), ctypes.c_long(-1)
+    event = _call(1, ctypes.c_char_p(attr), every_process, first_cpu, no_group, ctypes.c_ulong(_PERF_FLAG_FD_CLOEXEC))
+    try:
+        ioctl(event, _PERF_EVENT_IOC_SET_BPF, function)
+        ioctl(event, _PERF_EVENT_IOC_ENABLE, 0)
+    except BaseException:
+        os.close(event)
+        raise
+    return event
+
+
+def link_iterator(function: int) -> int:
+    """What makes iterators of a function."""
+    return _bpf(_LINK_CREATE, struct.pack("<IIIIQII", function, 0, _TRACE_ITER, 0, 0, 0, 0))
+
+
+def create_iterator(link: int) -> int:
+    """A file whose reading runs the function for each object of the kind."""
+    return _bpf(_ITER_CREATE, struct.pack("<II", link, 0))
+
+
+def allow_memory() -> None:
+    """Until 5.11 maps and programs are counted against RLIMIT_MEMLOCK, which is 64 KiB where nobody raised it."""
+    with suppress(OSError, ValueError):  # not ours to raise: then the kernel says what it thinks of that
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+def _bpf(command: int, attr: bytes) -> int:
+    for _ in range(_TRIES - 1):
+        with suppress(BlockingIOError):
+            return _call(0, command, ctypes.c_char_p(attr), ctypes.c_long(len(attr)))
+    return _call(0, command, ctypes.c_char_p(attr), ctypes.c_long(len(attr)))
+
+
+def _call(which: int, *arguments: object) -> int:
+    result = int(_libc.syscall(ctypes.c_long(_SYSCALLS[platform.machine()][which]), *arguments))
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def _named(name: str) -> bytes:
+    return name.encode()[:_MOST_NAME]

@@ -1,0 +1,59 @@
+"""A compiled program: maps to be made and functions to be loaded, as plain data that can be kept."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_IMMEDIATE = struct.Struct("<i")
+_INSTRUCTION_BYTES = 8  # struct bpf_insn, include/uapi/linux/bpf.h
+_LD_MAP = b"\x18"  # BPF_LD | BPF_IMM | BPF_DW
+_PSEUDO_MAP_FD = 1
+
+
+class InvalidProgram(ValueError):
+    """It is not what bcc_process.py writes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """What BPF_MAP_CREATE is asked for. Sizes in bytes."""
+
+    map_type: int
+    key_size: int
+    value_size: int
+    max_entries: int
+    map_flags: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """maps in the order that the instructions number them in; functions by name, each its instructions."""
+
+    maps: Mapping[str, Map]
+    functions: Mapping[str, bytes]
+
+    def linked(self, function: str, descriptors: Sequence[int]) -> bytes:
+        """Its instructions, with the maps' descriptors in place of their numbers."""
+        code = bytearray(self.functions[function])
+        for start in range(0, len(code), _INSTRUCTION_BYTES):
+            if code[start : start + 1] == _LD_MAP and code[start + 1] >> 4 == _PSEUDO_MAP_FD:
+                (number,) = _IMMEDIATE.unpack_from(code, start + 4)
+                _IMMEDIATE.pack_into(code, start + 4, descriptors[number])
+        return bytes(code)
+
+
+def of_json(text: str | bytes) -> Compiled:
+    """What bcc_process.py wrote. Raises InvalidProgram."""
+    try:
+        answer: dict[str, Any] = json.loads(text)
+        return Compiled(
+            maps={name: Map(**members) for name, members in answer["maps"].items()},
+            functions={name: base64.b64decode(code) for name, code in answer["functions"].items()},
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidProgram(str(error)) from error
