@@ -237,7 +237,7 @@ def test_a_kernel_without_the_iterator_is_told(monkeypatch: pytest.MonkeyPatch) 
         def __exit__(self, *_: object) -> None:
             pass
 
-        def member(self, struct: str, path: str) -> None:
+        def function(self, name: str) -> None:
             return None
 
     monkeypatch.setattr(walk, "KernelTypes", Older)

@@ -128,10 +128,12 @@ def test_record_shows_nothing_and_keeps_everything(lab: Lab, watch: Start, tmp_p
 
 
 @pytest.mark.parametrize("delay_s", [0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8])
-def test_stopped_at_any_moment_of_the_start(lab: Lab, delay_s: float) -> None:
+def test_stopped_at_any_moment_of_the_start(lab: Lab, delay_s: float, tmp_path: Path) -> None:
+    """Of the first start, which compiles."""
     running = subprocess.Popen(
         [*COMMAND, "--netns", both_ends(lab)],
-        cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=ROOT, env={**ENVIRONMENT, "CACHE_DIRECTORY": str(tmp_path)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     time.sleep(delay_s)  # the moments are what is tested
     running.send_signal(signal.SIGINT)
@@ -141,6 +143,17 @@ def test_stopped_at_any_moment_of_the_start(lab: Lab, delay_s: float) -> None:
     assert shown == ""
     assert "Traceback" not in said or delay_s < 0.3
     assert_nothing_left()
+
+
+def test_a_kept_program_that_is_damaged_is_compiled_again(tmp_path: Path) -> None:
+    for _ in range(2):
+        shown = subprocess.run(
+            [*COMMAND, "--duration", "0s"], cwd=ROOT, env={**ENVIRONMENT, "CACHE_DIRECTORY": str(tmp_path)},
+            capture_output=True, text=True, timeout=PATIENCE_S,
+        )  # fmt: skip
+        assert (shown.returncode, shown.stdout) == (0, ""), shown.stderr
+        (kept,) = tmp_path.iterdir()
+        kept.write_bytes(kept.read_bytes()[:1000])
 
 
 def test_killed_it_leaves_nothing_in_the_kernel(lab: Lab, watch: Start) -> None:

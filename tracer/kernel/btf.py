@@ -8,6 +8,7 @@ the BTF; it is a dependency of libbcc, so it is there where bcc is.
 from __future__ import annotations
 
 import ctypes
+import struct
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,7 @@ VMLINUX = Path("/sys/kernel/btf/vmlinux")
 _KIND_PTR, _KIND_ARRAY, _KIND_STRUCT, _KIND_UNION, _KIND_ENUM = 2, 3, 4, 5, 6
 _KIND_TYPEDEF, _KIND_VOLATILE, _KIND_CONST, _KIND_RESTRICT = 8, 9, 10, 11
 _KIND_FUNC, _KIND_TYPE_TAG, _KIND_ENUM64 = 12, 18, 19
+_MEMBER = struct.Struct("<III")  # struct btf_member: name, type, offset
 _TRANSPARENT = {_KIND_TYPEDEF, _KIND_VOLATILE, _KIND_CONST, _KIND_RESTRICT, _KIND_TYPE_TAG}
 
 
@@ -45,10 +47,6 @@ class _Type(ctypes.Structure):
     def count(self) -> int:
         """Members, enumerators or parameters."""
         return int(self.info & 0xFFFF)
-
-
-class _Member(ctypes.Structure):
-    _fields_ = (("name_off", ctypes.c_uint32), ("type", ctypes.c_uint32), ("offset", ctypes.c_uint32))
 
 
 class _Enumerator(ctypes.Structure):
@@ -107,6 +105,8 @@ class KernelTypes:
                 hint="run it as root; if that is so already, update libbpf (sudo apt-get install libbpf1)",
             )
         self._handle = handle
+        self._found: dict[tuple[str, int], int] = {}  # types, by name and kind
+        self._known: dict[int, dict[str, tuple[int, int, int]]] = {}  # members, by the address of their struct
 
     def __enter__(self) -> KernelTypes:
         return self
@@ -114,14 +114,14 @@ class KernelTypes:
     def __exit__(self, *_: object) -> None:
         self._lib.btf__free(self._handle)
 
-    def member(self, struct: str, path: str) -> Member | None:
+    def member(self, struct_name: str, path: str) -> Member | None:
         """The member at the dotted path, looked for inside anonymous structs and unions as C does."""
-        type_id = self._find(struct, _KIND_STRUCT)
+        type_id = self._find(struct_name, _KIND_STRUCT)
         if type_id is None:
             return None
         offset_bits, bitfield = 0, 0
         for name in path.split("."):
-            found = self._member_of(type_id, name)
+            found = self._members(type_id).get(name)
             if found is None:
                 return None
             bits, type_id, bitfield = found
@@ -163,7 +163,10 @@ class KernelTypes:
         return self._find(name, _KIND_FUNC)
 
     def _find(self, name: str, kind: int) -> int | None:
-        type_id = self._lib.btf__find_by_name_kind(self._handle, name.encode(), kind)
+        # libbpf goes through all of the hundred thousand types.
+        if (name, kind) not in self._found:
+            self._found[name, kind] = self._lib.btf__find_by_name_kind(self._handle, name.encode(), kind)
+        type_id = self._found[name, kind]
         return type_id if type_id > 0 else None
 
     def _type(self, type_id: int) -> tuple[int, _Type]:
@@ -180,21 +183,21 @@ class KernelTypes:
                 return type_id
             type_id = described.size_or_type
 
-    def _member_of(self, type_id: int, name: str) -> tuple[int, int, int] | None:
-        """(offset in bits, type, bits of a bitfield or 0) of a direct or anonymously nested member."""
+    def _members(self, type_id: int) -> dict[str, tuple[int, int, int]]:
+        """(offset in bits, type, bits of a bitfield or 0) of each member, those of anonymous members included."""
         address, described = self._type(self._skip(type_id, _TRANSPARENT))
         if described.kind not in (_KIND_STRUCT, _KIND_UNION):
-            return None
-        has_bitfields = bool(described.info >> 31)
-        members = (_Member * described.count).from_address(address + ctypes.sizeof(_Type))
-        for member in members:
-            offset = member.offset & 0xFFFFFF if has_bitfields else member.offset
-            bitfield = member.offset >> 24 if has_bitfields else 0
-            found = self._name(member.name_off)
-            if found == name:
-                return offset, member.type, bitfield
-            if not found:
-                inner = self._member_of(member.type, name)
-                if inner is not None:
-                    return offset + inner[0], inner[1], inner[2]
-        return None
+            return {}
+        if address not in self._known:
+            found: dict[str, tuple[int, int, int]] = {}
+            has_bitfields = bool(described.info >> 31)
+            members = ctypes.string_at(address + ctypes.sizeof(_Type), _MEMBER.size * described.count)
+            for name_off, member_id, place in _MEMBER.iter_unpack(members):
+                offset, bitfield = (place & 0xFFFFFF, place >> 24) if has_bitfields else (place, 0)
+                if name := self._name(name_off):
+                    found.setdefault(name, (offset, member_id, bitfield))
+                else:
+                    for inner, (further, inner_id, bits) in self._members(member_id).items():
+                        found.setdefault(inner, (offset + further, inner_id, bits))
+            self._known[address] = found
+        return self._known[address]

@@ -53,7 +53,7 @@ def of_json(text: str | bytes) -> Compiled:
         answer: dict[str, Any] = json.loads(text)
         return Compiled(
             maps={name: Map(**members) for name, members in answer["maps"].items()},
-            functions={name: base64.b64decode(code) for name, code in answer["functions"].items()},
+            functions={name: base64.b64decode(code, validate=True) for name, code in answer["functions"].items()},
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InvalidProgram(str(error)) from error

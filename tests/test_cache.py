@@ -1,0 +1,147 @@
+"""Compiled programs that are kept, and what is not trusted."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tracer.kernel import cache, compiled
+from tracer.kernel.compiled import Compiled, Map
+from tracer.kernel.source import Source
+
+SOURCE = Source("int f(void *ctx) { return 0; }", ("-DKERNEL_HZ=250",), Path("/nowhere"))
+OTHERS = (
+    Source(SOURCE.text + " ", SOURCE.cflags, SOURCE.directory),
+    Source(SOURCE.text, ("-DKERNEL_HZ=100",), SOURCE.directory),
+)
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    directory = tmp_path / "cache"
+    monkeypatch.setenv("CACHE_DIRECTORY", str(directory))
+    return directory
+
+
+def the_file(directory: Path) -> Path:
+    (file,) = directory.iterdir()
+    return file
+
+
+def test_nothing_was_kept() -> None:
+    assert cache.kept(SOURCE) is None
+
+
+def test_what_was_kept_is_there_for_the_same_source_only(directory: Path) -> None:
+    cache.keep(SOURCE, "{}")
+    assert cache.kept(SOURCE) == b"{}"
+    assert cache.kept(Source(SOURCE.text, SOURCE.cflags, Path("/elsewhere"))) == b"{}"
+    assert [cache.kept(other) for other in OTHERS] == [None, None]
+    assert (directory.stat().st_mode & 0o777, the_file(directory).stat().st_mode & 0o777) == (0o755, 0o644)
+
+
+def test_another_version_of_tcpwatch_compiles_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.keep(SOURCE, "{}")
+    monkeypatch.setattr("tracer.__version__", "99.0")
+    assert cache.kept(SOURCE) is None
+
+
+@pytest.mark.parametrize("length", [0, 1, 40, 64, 65, 66])
+def test_half_a_file_is_none(directory: Path, length: int) -> None:
+    cache.keep(SOURCE, "{}")
+    file = the_file(directory)
+    file.write_bytes(file.read_bytes()[:length])
+    assert cache.kept(SOURCE) is None
+
+
+def test_a_bit_that_fell_over_is_noticed(directory: Path) -> None:
+    cache.keep(SOURCE, "{}")
+    file = the_file(directory)
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert cache.kept(SOURCE) is None
+    cache.keep(SOURCE, "{}")
+    assert cache.kept(SOURCE) == b"{}"
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
+def test_what_others_can_write_to_is_not_trusted(directory: Path, mode: int) -> None:
+    cache.keep(SOURCE, "{}")
+    the_file(directory).chmod(mode)
+    assert cache.kept(SOURCE) is None
+
+
+def test_nor_is_a_directory_that_others_can_write_to(directory: Path) -> None:
+    cache.keep(SOURCE, "{}")
+    directory.chmod(0o777)
+    assert cache.kept(SOURCE) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+@pytest.mark.parametrize("what", ["directory", "file"])
+def test_nor_what_belongs_to_somebody_else(directory: Path, what: str) -> None:
+    cache.keep(SOURCE, "{}")
+    os.chown(directory if what == "directory" else the_file(directory), 65534, -1)
+    assert cache.kept(SOURCE) is None
+
+
+def test_a_link_is_not_followed(directory: Path, tmp_path: Path) -> None:
+    cache.keep(SOURCE, "{}")
+    file = the_file(directory)
+    file.rename(tmp_path / "elsewhere")
+    file.symlink_to(tmp_path / "elsewhere")
+    assert cache.kept(SOURCE) is None
+
+
+def test_the_directory_is_no_link_either(directory: Path, tmp_path: Path) -> None:
+    cache.keep(SOURCE, "{}")
+    directory.rename(tmp_path / "elsewhere")
+    directory.symlink_to(tmp_path / "elsewhere")
+    assert cache.kept(SOURCE) is None
+
+
+def test_where_nothing_can_be_kept_nothing_happens(directory: Path) -> None:
+    directory.write_text("a file in its way")
+    cache.keep(SOURCE, "{}")
+    assert cache.kept(SOURCE) is None
+
+
+def test_only_the_latest_are_kept(directory: Path) -> None:
+    for number in range(cache.MOST_FILES + 4):
+        source = Source(SOURCE.text, (f"-DNUMBER={number}",), SOURCE.directory)
+        cache.keep(source, "{}")
+        newest = max(directory.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        os.utime(newest, (number, number))
+    assert len(list(directory.iterdir())) == cache.MOST_FILES
+    assert cache.kept(source) == b"{}"
+    assert cache.kept(Source(SOURCE.text, ("-DNUMBER=0",), SOURCE.directory)) is None
+
+
+ARRAY = {"map_type": 2, "key_size": 4, "value_size": 8, "max_entries": 1, "map_flags": 0}
+# r1 = map 1; r0 = 0; exit
+CODE = bytes.fromhex("1811000001000000 0000000000000000 b700000000000000 9500000000000000")
+
+
+def test_a_map_takes_the_place_of_its_number() -> None:
+    program = Compiled({"a": Map(**ARRAY), "b": Map(**ARRAY)}, {"f": CODE})
+    linked = program.linked("f", [70, 71])
+    assert linked == CODE[:4] + (71).to_bytes(4, "little") + CODE[8:]
+
+
+def test_what_was_compiled_can_be_read() -> None:
+    program = compiled.of_json(json.dumps({"bcc": "0", "maps": {"a": ARRAY}, "functions": {"f": "lQAAAAAAAAA="}}))
+    assert program == Compiled({"a": Map(**ARRAY)}, {"f": bytes.fromhex("9500000000000000")})
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", "{}", '{"maps":{}}', '{"maps":[],"functions":{}}', '{"maps":{"a":{}},"functions":{}}',
+     '{"maps":{},"functions":{"f":"?"}}', '{"maps":{},"functions":{"f":1}}', '{"error":"no"}'],
+)  # fmt: skip
+def test_what_is_no_program_says_so(text: str) -> None:
+    with pytest.raises(compiled.InvalidProgram):
+        compiled.of_json(text)
