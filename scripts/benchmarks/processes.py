@@ -25,8 +25,9 @@ TCPWATCH = (sys.executable, "-m", "tracer.cli")
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Ours, and what tcpwatch needs to be found."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), **more}
+    """Ours, and what tcpwatch needs to be found; Python keeps what it compiles, as for anybody."""
+    ours = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**ours, "PYTHONPATH": str(ROOT), **more}
 
 
 def dies_with_us(argv: Sequence[str | Path]) -> list[str]:
@@ -52,10 +53,12 @@ def memory_of(pid: int) -> Memory:
 
 
 def cpu_s(pid: int) -> float:
-    """Processor time of a process that runs, of all its threads that do, user and system, in seconds."""
-    # Nanoseconds; /proc/PID/stat has hundredths of a second.
+    """Processor time in seconds of a process that runs: its threads that do, and its children that ended."""
+    # Nanoseconds; /proc/PID/stat has hundredths of a second, but also cutime and cstime.
     tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((task / "schedstat").read_text(encoding="ascii").split()[0]) for task in tasks) / 1e9
+    own = sum(int((task / "schedstat").read_text(encoding="ascii").split()[0]) for task in tasks) / 1e9
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    return own + (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 
 
 def wait_until_idle(pid: int) -> float:

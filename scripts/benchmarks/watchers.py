@@ -74,6 +74,12 @@ def _tcpdump(*options: str) -> Callable[[Target], Sequence[str]]:
 
 
 TCPWATCH_PORT = Peer("tcpwatch --port", _tcpwatch(), "tcpwatch: tracing")
+TCPWATCH_COMPILING = Peer(
+    "tcpwatch --port, first start on a kernel",
+    # Where nothing can be kept, every start is the first.
+    lambda target: ["env", "CACHE_DIRECTORY=/dev/null", *_tcpwatch()(target)],
+    "tcpwatch: tracing",
+)
 TCPWATCH_NO_RESUME = Peer("tcpwatch --port --no-resume", _tcpwatch("--no-resume"), "tcpwatch: tracing")
 TCPWATCH_JSON = Peer("tcpwatch --port --json", _tcpwatch("--json"), "tcpwatch: tracing")
 TCPWATCH_RECORD = Peer(

@@ -234,9 +234,11 @@ def test_a_stall_is_told_and_its_end_foretold(lab: Lab, seen: Watch) -> None:
     first = seen.of(event="retransmit", **own(client))[0]
     assert begin["ktime_ns"] == first["ktime_ns"]
     assert (end["verdict"], end["outcome"], end["error"]) == ("path-loss", "timed-out", "ETIMEDOUT")
-    exact = next(each for each in seen.of(event="stall", id=end["id"]) if "gives_up_window_ms" not in each)
-    foretold_ns = exact["ktime_ns"] + exact["gives_up_in_ms"] * 1_000_000
-    assert -50 <= (end["ktime_ns"] - foretold_ns) / 1e6 <= 250, "50 ms on a calm machine"
+    told = [each for each in seen.of(event="stall", id=end["id"]) if "gives_up_in_ms" in each][-1]
+    foretold_ns = told["ktime_ns"] + told["gives_up_in_ms"] * 1_000_000
+    # A window where a tail loss probe was the first, and nothing had to be said anew at the RTO.
+    latest_ms = told.get("gives_up_window_ms", 0) + 250
+    assert -50 <= (end["ktime_ns"] - foretold_ns) / 1e6 <= latest_ms, "50 ms on a calm machine"
 
 
 def test_it_is_heard_again(lab: Lab, seen: Watch) -> None:

@@ -26,7 +26,10 @@ def test_there_and_back(tmp_path: Path) -> None:
     # Whatever lies about in the current directory is not imported.
     (tmp_path / "click.py").write_text("raise SystemExit('hijacked')\n")
     assert run(command, "--version", cwd=tmp_path).stdout == "tcpwatch, version 0.1.0\n"
-    traced = run(command, "--duration", "0s", cwd=tmp_path)
+    cache = prefix / "var/cache/tcpwatch"
+    cache.parent.mkdir(parents=True)
+    traced = run("env", f"CACHE_DIRECTORY={cache}", command, "--duration", "0s", cwd=tmp_path)
+    assert len(list(cache.iterdir())) == 1
     assert traced.returncode == 0 and "tracing every TCP connection" in traced.stderr
 
     shutil.copytree(ROOT, tree, ignore=ignored)

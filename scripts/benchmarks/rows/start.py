@@ -17,6 +17,7 @@ from benchmarks.watchers import (
     STRACE,
     TCPDUMP_TEXT,
     TCPRETRANS,
+    TCPWATCH_COMPILING,
     TCPWATCH_NO_RESUME,
     TCPWATCH_PORT,
     TCPWATCH_RECORD,
@@ -34,7 +35,7 @@ _SETTLED_S = 0.5
 def start(scale: Scale) -> Result:
     """While connections come and go, and SYNs are sent again."""
     ready, first, cpu = (defaultdict[str, list[float]](list) for _ in range(3))
-    every = (TCPWATCH_PORT, TCPWATCH_NO_RESUME, *PEERS, TCPDUMP_TEXT)
+    every = (TCPWATCH_PORT, TCPWATCH_COMPILING, TCPWATCH_NO_RESUME, *PEERS, TCPDUMP_TEXT)
     rounds = scale.of(15, 3)
     with workloads.trickle() as target, watchers() as started:
         peers = started.usable(every, target)
@@ -64,7 +65,7 @@ def start(scale: Scale) -> Result:
 def memory(scale: Scale) -> Result:
     """Once everything is attached."""
     private, total = (defaultdict[str, list[float]](list) for _ in range(2))
-    every = (TCPWATCH_PORT, TCPWATCH_NO_RESUME, TCPWATCH_RECORD, *PEERS, STRACE)
+    every = (TCPWATCH_PORT, TCPWATCH_COMPILING, TCPWATCH_NO_RESUME, TCPWATCH_RECORD, *PEERS, STRACE)
     rounds = scale.of(5, 2)
     with workloads.trickle() as target, watchers() as started:
         # Nothing that they could show: the trickle is at another port.
