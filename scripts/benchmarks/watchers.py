@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from benchmarks import headers, sweeping
+from benchmarks import surroundings, sweeping
 from benchmarks.processes import ROOT, TCPWATCH, dies_with_us, environment
 from tracer.errors import TcpwatchError
 
@@ -37,7 +37,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A program to be compared. ready: what it prints when it is attached. of_bcc: it wants kernel headers.
+    """A program to be compared. ready: what it prints when it is attached. bpf: it wants what is lent to BPF tools.
 
     prints: whether connections to a port are lines with that number on its stdout.
     """
@@ -45,7 +45,7 @@ class Peer:
     name: str
     argv: Callable[[Target], Sequence[str]]
     ready: str
-    of_bcc: bool = False
+    bpf: bool = False
     prints: bool = True
 
 
@@ -87,15 +87,18 @@ TCPWATCH_RECORD = Peer(
     lambda target: [*TCPWATCH, "record", "-o", "/dev/null", "--port", str(target.port)],
     "tcpwatch: tracing",
 )
-TCPRETRANS = Peer("bcc tcpretrans", lambda _: ["tcpretrans-bpfcc"], "Tracing retransmits", of_bcc=True)
+TCPRETRANS = Peer("bcc tcpretrans", lambda _: ["tcpretrans-bpfcc"], "Tracing retransmits", bpf=True)
 TCPRETRANS_TLP = Peer(
-    "bcc tcpretrans --lossprobe", lambda _: ["tcpretrans-bpfcc", "-l"], "Tracing retransmits", of_bcc=True
+    "bcc tcpretrans --lossprobe", lambda _: ["tcpretrans-bpfcc", "-l"], "Tracing retransmits", bpf=True
 )
-TCPSTATES = Peer("bcc tcpstates", lambda _: ["tcpstates-bpfcc"], "SKADDR", of_bcc=True)
+TCPSTATES = Peer("bcc tcpstates", lambda _: ["tcpstates-bpfcc"], "SKADDR", bpf=True)
 BPFTRACE = Peer(
-    "bpftrace one-liner", lambda target: ["bpftrace", "-B", "line", "-e", _ONE_LINER.format(target.port)], "ready\n"
+    "bpftrace one-liner",
+    lambda target: ["bpftrace", "-B", "line", "-e", _ONE_LINER.format(target.port)],
+    "ready\n",
+    bpf=True,
 )
-BPFTRACE_TCPRETRANS = Peer("bpftrace tcpretrans.bt", lambda _: ["tcpretrans.bt"], "Tracing tcp retransmits")
+BPFTRACE_TCPRETRANS = Peer("bpftrace tcpretrans.bt", lambda _: ["tcpretrans.bt"], "Tracing tcp retransmits", bpf=True)
 TCPDUMP = Peer("tcpdump", _tcpdump("-w", "/dev/null"), "listening on", prints=False)
 TCPDUMP_TEXT = Peer("tcpdump -l", _tcpdump("-n", "-l"), "listening on")
 STRACE = Peer(
@@ -220,7 +223,7 @@ class Watchers:
     def start(self, peer: Peer, target: Target, *, output: int | None = None) -> Watcher:
         """A peer that is ready; its stdout to `output` or a file. Raises CannotRun, naming it."""
         try:
-            before = self.lent if peer.of_bcc else ()
+            before = self.lent if peer.bpf else ()
             return Watcher(peer.argv(target), peer.ready, self._directory, before=before, output=output)
         except CannotRun as error:
             raise CannotRun(f"{peer.name}: {error}") from error
@@ -241,8 +244,9 @@ class Watchers:
         notes = [
             f"{peer.name} cannot run here: {self.reasons[peer.name]}" for peer in peers if peer.name in self.reasons
         ]
-        other = headers.of_another_kernel()
-        if self.lent and other is not None and any(peer.of_bcc and peer.name not in self.reasons for peer in peers):
+        other = surroundings.borrowed_headers()
+        compiles = any(peer.name.startswith("bcc") and peer.name not in self.reasons for peer in peers)
+        if self.lent and other is not None and compiles:
             notes.append(
                 f"there are no headers of this kernel, so bcc's tools were lent those of {other.name}: "
                 "good for what they cost, not for what they print"
@@ -253,7 +257,7 @@ class Watchers:
 @contextmanager
 def watchers() -> Iterator[Watchers]:
     """With a directory for their output, and headers."""
-    with sweeping.temporary_directory() as directory, headers.lent() as before:
+    with sweeping.temporary_directory() as directory, surroundings.lent() as before:
         yield Watchers(directory, before)
 
 

@@ -131,7 +131,7 @@ def _run(
     mode: Mode, started: Watchers, client: Client, watching: Sequence[str], seconds: float, rate: float | None
 ) -> Run:
     with sweeping.temporary_directory() as directory, _output(mode.output) as output:
-        before = [*watching, *(started.lent if mode.peer.of_bcc else ())]
+        before = [*watching, *(started.lent if mode.peer.bpf else ())]
         with Watcher(mode.argv(directory), mode.peer.ready, directory, before=before, output=output) as watcher:
             began = time.monotonic()
             answer = client.ask(f"for {seconds} {rate or ''}", timeout_s=seconds * 10 + 60)
