@@ -16,6 +16,7 @@ BASE = {"errors", "events", "filters"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "events": set(),
+    "encoding": {"events"},
     "counts": {"events"},
     "shedding": {"events", "output", "pipeline"},
     "filters": {"events"},
@@ -23,8 +24,8 @@ ALLOWED: dict[str, set[str]] = {
     "notify": set(),
     "stopping": set(),
     "options": BASE,
-    "storage": BASE,
-    "output": BASE | {"analysis", "counts", "findings", "sockets"},
+    "storage": BASE | {"encoding"},
+    "output": BASE | {"analysis", "counts", "encoding", "findings", "sockets"},
     "kernel": BASE | {"counts", "findings", "sockets"},
     "analysis": BASE | {"sockets"},
     "pipeline": BASE | {"analysis", "counts"},

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import calendar
 import errno
-import json
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -154,7 +153,6 @@ MOST_TEXT = 4096
 """Characters of a text: the longest is a cgroup's path (PATH_MAX)."""
 LATEST_NS = 253_402_300_799_999_999_000
 """The last microsecond that RFC 3339 has: of the year 9999."""
-_encode = json.JSONEncoder(separators=(",", ":")).encode
 _SECOND = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)", re.ASCII)
 _FRACTION = re.compile(r"\.(\d{6})Z", re.ASCII)
 
@@ -163,11 +161,6 @@ def to_json(event: Event) -> dict[str, Any]:
     """The event as a flat JSON object, `time` first."""
     record = {name: value for name, value in vars(event).items() if value is not None}
     return {"time": format_time(record.pop("time_ns")), **record}
-
-
-def to_line(event: Event) -> str:
-    """The same as a line of text with its newline; everything outside ASCII is escaped, so no terminal acts on it."""
-    return _encode(to_json(event)) + "\n"
 
 
 def from_json(record: Mapping[str, Any]) -> Event:
@@ -210,7 +203,7 @@ def _format_second(second: int) -> str:
 def format_time(time_ns: int) -> str:
     """RFC 3339 in UTC with microseconds."""
     second, rest = divmod(time_ns, 1_000_000_000)
-    return f"{_format_second(second)}.{rest // 1000:06d}Z"
+    return "%s.%06dZ" % (_format_second(second), rest // 1000)  # noqa: UP031 - quicker than an f-string
 
 
 def parse_time(text: str) -> int:

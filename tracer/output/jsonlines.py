@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tracer.events import Event, to_line
+from tracer.encoding import to_line
+from tracer.events import Event
 from tracer.output.outlet import Stream
 
 

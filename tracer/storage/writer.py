@@ -9,8 +9,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
+from tracer.encoding import to_line
 from tracer.errors import TcpwatchError
-from tracer.events import Event, to_line
+from tracer.events import Event
 from tracer.storage.compression import is_packed, packed
 from tracer.storage.header import Header
 
