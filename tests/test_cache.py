@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tracer.kernel import cache, compiled
+from tracer.errors import TcpwatchError
+from tracer.kernel import cache, compiled, compiler
 from tracer.kernel.compiled import Compiled, Map
 from tracer.kernel.source import Source
 
@@ -119,6 +120,13 @@ def test_only_the_latest_are_kept(directory: Path) -> None:
     assert len(list(directory.iterdir())) == cache.MOST_FILES
     assert cache.kept(source) == b"{}"
     assert cache.kept(Source(SOURCE.text, ("-DNUMBER=0",), SOURCE.directory)) is None
+
+
+def test_where_no_process_can_be_started_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    with pytest.raises(TcpwatchError, match="no process could be started") as caught:
+        compiler.compile_source(SOURCE)
+    assert not isinstance(caught.value, compiler.ProgramError) and "ulimit" in caught.value.hint
 
 
 ARRAY = {"map_type": 2, "key_size": 4, "value_size": 8, "max_entries": 1, "map_flags": 0}

@@ -1,4 +1,4 @@
-"""A process of its own that compiles with bcc: LLVM and its 150 MB end with it.
+"""A process of its own that compiles with bcc: LLVM's memory ends with it.
 
 Run as a file and isolated (python -I), it imports nothing of tracer. On stdin one JSON object, {"text", "cflags"}; on
 stdout another: {"bcc"}, its version, and if there was a text what tracer/kernel/compiled.py reads; or {"missing"} or
@@ -11,6 +11,7 @@ import base64
 import ctypes
 import json
 import os
+import signal
 import struct
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ _PSEUDO_MAP_FD = 1  # as the source register: the immediate is a map's descripto
 
 def main() -> None:
     """Answer once."""
+    # systemd stops all of a unit's processes at once. The one that asked ends in order, with this answer.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     answer = os.dup(1)
     os.dup2(2, 1)  # libbcc talks
     asked = json.load(sys.stdin)

@@ -26,7 +26,7 @@ _TRACE_ITER = 28  # enum bpf_attach_type
 _SYSCALLS = {"x86_64": (321, 298), "aarch64": (280, 241)}  # bpf, perf_event_open
 _LICENSE = b"GPL"  # as bpf/ says; the kernel's helpers demand it
 _MOST_NAME = 15  # BPF_OBJ_NAME_LEN without its NUL
-_LOG_BYTES = 1 << 20
+_LOG_BYTES = (1 << 24) - 1  # the most that every kernel takes; in a smaller one the end is lost, which says why
 _TRIES = 5  # the verifier gives up with EAGAIN where a signal comes (bpf_check(), kernel/bpf/verifier.c)
 
 _KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe/type")

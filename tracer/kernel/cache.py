@@ -1,4 +1,4 @@
-"""Compiled programs, kept from one start to the next: compiling takes most of a second and LLVM's 150 MB.
+"""Compiled programs, kept from one start to the next: compiling takes more than a second, and a hundred MB.
 
 What is here is loaded into the kernel by root. So it is taken only from a directory and a file that nobody but root,
 or the user that we are, can write to.

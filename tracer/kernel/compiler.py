@@ -60,17 +60,22 @@ def bcc_version() -> str:
 
 def _ask(source: Source) -> tuple[str, str]:
     """What bcc_process.py answers, and what the compiler said."""
-    run = subprocess.run(
-        [sys.executable, "-I", str(_PROCESS)],
-        input=json.dumps({"text": source.text, "cflags": source.cflags}),
-        capture_output=True,
-        # bcc wants a directory of kernel headers, and takes it from here before any other place.
-        env={**os.environ, "BCC_KERNEL_SOURCE": str(source.directory)},
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-        start_new_session=True,  # ^C is ours to answer, when it is done
-    )
+    try:
+        run = subprocess.run(
+            [sys.executable, "-I", str(_PROCESS)],
+            input=json.dumps({"text": source.text, "cflags": source.cflags}),
+            capture_output=True,
+            # bcc wants a directory of kernel headers, and takes it from here before any other place.
+            env={**os.environ, "BCC_KERNEL_SOURCE": str(source.directory)},
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            start_new_session=True,  # ^C is ours to answer, when it is done
+        )
+    except OSError as error:
+        raise TcpwatchError(
+            f"no process could be started to compile in: {error.strerror}", hint="free -m; ulimit -u"
+        ) from error
     return run.stdout, run.stderr
 
 
