@@ -1,4 +1,4 @@
-"""Events → JSON lines, byte for byte what `json` makes of :func:`tracer.events.to_json`, in half the time.
+"""Events → JSON lines, byte for byte what `json` makes of :func:`tracer.events.to_json`, in some 60 % of the time.
 
 Events of a kind have the same fields, and there is hardly ever something to escape in their texts. So a line is a
 template, made once for those fields, that is filled in. Where that does not do, `json` writes the line.
