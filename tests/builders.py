@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import struct
 from typing import Any
 
 from tracer.events import Event
@@ -91,7 +92,8 @@ def record(**members: Any) -> bytes:
     }
     values = {**ordinary, **members}
     empty = {"laddr": b"", "raddr": b"", "comm": b""}
-    return wire._RECORD.pack(*(values.get(name, empty.get(name, 0)) for name, _ in wire._LAYOUT))
+    codes = "".join(code for _, code in wire._LAYOUT)
+    return struct.pack(f"<{codes}", *(values.get(name, empty.get(name, 0)) for name, _ in wire._LAYOUT))
 
 
 def mapped(address: str) -> bytes:

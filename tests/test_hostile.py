@@ -30,7 +30,7 @@ from tracer.filters import Filter
 from tracer.findings import Finding
 from tracer.kernel import host
 from tracer.kernel.owners import Owners
-from tracer.kernel.wire import Decoder, Owner
+from tracer.kernel.wire import Decoder, Owner, text
 from tracer.options import parse_comm
 from tracer.output.findings import findings_as_json, findings_as_text
 from tracer.output.jsonlines import JsonSink
@@ -274,8 +274,8 @@ def test_in_a_process_of_this_host(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / "3/comm").write_bytes(raw + b"\n")
     owners = Owners(tmp_path, lambda: 100.0, lambda _: None)
     found = event()
-    owners.complete(found, Owner(7, 0, 0, ""))
-    assert found.comm == owner.comm == raw.decode("utf-8", "backslashreplace")
+    owners.complete(found, Owner(7, 0, 0, b""))
+    assert found.comm == text(owner.comm) == raw.decode("utf-8", "backslashreplace")
     found.comm.encode("utf-8")
     assert Filter(comms=frozenset({parse_comm(os.fsdecode(raw))})).wants(found)
 

@@ -53,44 +53,44 @@ def test_every_process_that_shares_the_socket(tmp_path: Path) -> None:
     proc.add(20, "php-fpm", 7, 8, 7)
     proc.add(3, "php-fpm-main", 7)
     assert socket_holders(tmp_path) == {7: [3, 20], 8: [20]}
-    seen = owned(owners, Owner(7, 55, 0, ""))
+    seen = owned(owners, Owner(7, 55, 0, b""))
     assert (seen.pid, seen.comm, seen.pids, seen.cgroup) == (3, "php-fpm-main", [3, 20], "/slice/55")
 
 
 def test_who_held_it_last_after_the_process_is_gone(tmp_path: Path) -> None:
     proc, clock, owners = build(tmp_path)
     proc.add(3, "php", 7)
-    owned(owners, Owner(7, 0, 0, ""))
+    owned(owners, Owner(7, 0, 0, b""))
     proc.remove(3)
     clock.now += 60
-    assert owned(owners, Owner(0, 0, 0, "")).pids == [3]
-    assert owned(owners, Owner(0, 0, 0, ""), sock="bb").pids is None
+    assert owned(owners, Owner(0, 0, 0, b"")).pids == [3]
+    assert owned(owners, Owner(0, 0, 0, b""), sock="bb").pids is None
 
 
 def test_what_was_seen_at_connect_when_nothing_else_is_known(tmp_path: Path) -> None:
     _, _, owners = build(tmp_path)
-    seen = owned(owners, Owner(7, 0, 42, "curl"))
+    seen = owned(owners, Owner(7, 0, 42, b"curl"))
     assert (seen.pid, seen.comm, seen.pids) == (42, "curl", [42])
 
 
 def test_a_new_socket_is_looked_for_at_once_and_an_old_answer_is_renewed(tmp_path: Path) -> None:
     proc, clock, owners = build(tmp_path)
     proc.add(3, "php", 7)
-    owned(owners, Owner(7, 0, 0, ""))
+    owned(owners, Owner(7, 0, 0, b""))
     proc.add(4, "php", 7, 9)
     clock.now += 0.25
-    assert owned(owners, Owner(7, 0, 0, "")).pids == [3], "known, and less than a second old"
-    assert owned(owners, Owner(9, 0, 0, ""), sock="cc").pids == [4], "unknown: walk again"
-    assert owned(owners, Owner(7, 0, 0, "")).pids == [3, 4]
+    assert owned(owners, Owner(7, 0, 0, b"")).pids == [3], "known, and less than a second old"
+    assert owned(owners, Owner(9, 0, 0, b""), sock="cc").pids == [4], "unknown: walk again"
+    assert owned(owners, Owner(7, 0, 0, b"")).pids == [3, 4]
 
 
 def test_walking_never_takes_more_than_its_share(tmp_path: Path) -> None:
     proc, clock, owners = build(tmp_path)
     proc.add(3, "php", 7)
-    owned(owners, Owner(7, 0, 0, ""))
+    owned(owners, Owner(7, 0, 0, b""))
     owners._walk_took = 1.0  # as on a host with a hundred thousand descriptors
     proc.add(4, "php", 9)
     clock.now += 19
-    assert owned(owners, Owner(9, 0, 0, ""), sock="bb").pids is None
+    assert owned(owners, Owner(9, 0, 0, b""), sock="bb").pids is None
     clock.now += 1
-    assert owned(owners, Owner(9, 0, 0, ""), sock="bb").pids == [4]
+    assert owned(owners, Owner(9, 0, 0, b""), sock="bb").pids == [4]

@@ -139,9 +139,12 @@ class LiveSource:
         decoded = self._decoder.decode_all(taken, self._clock_offset_ns)
         for event, owner in decoded:
             self._owners.complete(event, owner)
-            if self._sleeps and event.silent_ms is not None:
-                event.silent_ms += self._sleeps.slept_ms(event.silent_ms, event.ktime_ns)
-        return [event for event, _ in decoded]
+        events = [event for event, _ in decoded]
+        if self._sleeps:
+            for event in events:
+                if event.silent_ms is not None:
+                    event.silent_ms += self._sleeps.slept_ms(event.silent_ms, event.ktime_ns)
+        return events
 
     def _newly_lost(self) -> Batch:
         self._lost_checked = time.monotonic()

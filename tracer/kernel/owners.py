@@ -55,12 +55,17 @@ class Owners:
         self._holders: dict[int, Holders] = {}
         self._walked_at = float("-inf")
         self._walk_took = 0.0
-        self._last: OrderedDict[str, Holders] = OrderedDict()  # by Event.sock
-        self._cgroups: OrderedDict[str, str] = OrderedDict()
+        self._last: OrderedDict[str | None, Holders] = OrderedDict()  # by Event.sock
 
     def complete(self, event: Event, owner: Owner) -> None:
         """Fill pid, comm, pids and cgroup of an event, as far as they can be known."""
-        holders = self._find(event, owner)
+        sock = event.sock
+        holders = self._holders_of(owner.inode) if owner.inode else None
+        if holders is None:
+            # Who held it last, or else who connected or closed it.
+            holders = self._last.get(sock) or (_seen(owner.pid, owner.comm) if owner.pid else None)
+        elif sock is not None:
+            self._remember(sock, holders)
         if holders is not None:
             event.pids = list(holders.pids)
             event.pid = holders.pids[0]
@@ -68,25 +73,13 @@ class Owners:
         if owner.cgroup:
             event.cgroup = self._cgroup_path(owner.cgroup)
 
-    def _find(self, event: Event, owner: Owner) -> Holders | None:
-        holders = self._holders_of(owner) if owner.inode else None
-        if holders is not None:
-            if event.sock is not None:
-                self._remember(event.sock, holders)
-            return holders
-        if event.sock is not None and event.sock in self._last:
-            return self._last[event.sock]
-        if owner.pid:
-            return Holders((owner.pid,), owner.comm or None)
-        return None
-
-    def _holders_of(self, owner: Owner) -> Holders | None:
-        known = self._holders.get(owner.inode)
+    def _holders_of(self, inode: int) -> Holders | None:
+        known = self._holders.get(inode)
         age = self._clock() - self._walked_at
         due = age >= 1.0 or (known is None and age >= SHORTEST_PAUSE_S)
         if due and age >= self._walk_took / SHARE_OF_CPU:
             self._walk()
-            return self._holders.get(owner.inode)
+            return self._holders.get(inode)
         return known
 
     def _remember(self, sock: str, holders: Holders) -> None:
@@ -102,6 +95,11 @@ class Owners:
         self._holders = {inode: Holders(tuple(pids), comms[pids[0]]) for inode, pids in holders.items()}
         self._walked_at = self._clock()
         self._walk_took = self._walked_at - began
+
+
+@lru_cache(maxsize=4096)
+def _seen(pid: int, comm: bytes) -> Holders:
+    return Holders((pid,), text(comm) or None)
 
 
 def socket_holders(proc: Path = Path("/proc")) -> dict[int, list[int]]:

@@ -10,7 +10,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from tracer.events import CA_STATES, STATES, Event, error_name, retransmit_kind
+from tracer.events import CA_STATES, LARGEST, STATES, Event, error_name, retransmit_kind
 from tracer.kernel.ring import HEADER_BYTES, RingError
 from tracer.sockets import Socket
 
@@ -30,7 +30,9 @@ _LAYOUT = (
     ("segments", "H"),
 )
 
-_CODES = "".join(code for _, code in _LAYOUT)
+_OF_WALKS = frozenset({"unread", "since_sent", "since_data", "timer_in", "timer", "reserved"})
+"""Members that say nothing of an event: see `Decoder.socket`."""
+_CODES = "".join(f"{struct.calcsize(code)}x" if name in _OF_WALKS else code for name, code in _LAYOUT)
 _RECORD = struct.Struct("<" + _CODES)
 SIZE = _RECORD.size
 """Bytes of one event."""
@@ -61,6 +63,7 @@ _CAUSES = {1: "data", 2: "keepalive", 3: "window", 4: "no-progress"}
 _TIMERS = {1: "on", 3: "persist", 5: "on", 6: "on", 100: "keepalive"}
 _FULL_SOCK, _KEEPALIVE, _SYNACK, _HAS_REASON, _ORPHAN, _OWN_IDLE, _ACCEPTED, _AWAITS = 1, 2, 4, 8, 16, 32, 64, 128
 _UNKNOWN = 0xFFFFFFFF
+_owner = tuple.__new__  # without the function that a NamedTuple puts before it
 
 
 class WireError(RingError):
@@ -73,7 +76,7 @@ class Owner(NamedTuple):
     inode: int  # 0: no process holds the socket
     cgroup: int  # cgroup id, 0: unknown
     pid: int  # who connected or closed, 0: not seen
-    comm: str
+    comm: bytes  # the name of that process, for `text`: hardly any event needs it
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,16 +113,16 @@ class Decoder:
             ktime_ns, sk, born, inode, cgroup,
             netns, silent, rto, srtt_us, unacked, snd_wnd,
             keepalive_idle, keepalive_interval, keepalive_probes, user_timeout_ms, pid, reason,
-            error, jiffies, retrying_ms, rto_max, unsent, _, _, _, _, soft_error, lport, rport, attempt, flags,
+            error, jiffies, retrying_ms, rto_max, unsent, soft_error, lport, rport, attempt, flags,
             laddr, raddr, comm,
             kind, family, state, old_state, new_state, ca_state, backoff, pending, direction, cause,
-            retries, syn_linear, _, _, segments,
+            retries, syn_linear, segments,
         ) = members  # fmt: skip
-        if kind not in _EVENTS:
+        name = _EVENTS.get(kind)
+        if name is None:
             raise WireError(f"event type {kind}")
-        if ktime_ns >> 63:
+        if ktime_ns > LARGEST:
             raise WireError(f"time {ktime_ns}")
-        name = _EVENTS[kind]
         # In the order of Event's fields; what is not known is not there.
         known: dict[str, Any] = {
             "time_ns": (ktime_ns + clock_offset_ns) // 1000 * 1000,
@@ -204,7 +207,7 @@ class Decoder:
         elif error > 0:
             known["errno"] = error
             known["error"] = error_name(error)
-        return Event.of(known), Owner(inode, cgroup, pid, text(comm))
+        return Event.of(known), _owner(Owner, (inode, cgroup, pid, comm))
 
     def socket(self, record: bytes, event: Event) -> Socket:
         """The socket of a record of a walk over all sockets, of which `decode` made the event."""
