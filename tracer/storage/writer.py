@@ -17,6 +17,8 @@ from tracer.storage.header import Header
 
 PACKED_FLUSH_S = 1.0
 """A packed recording is readable up to so many seconds ago: each flush makes it larger."""
+MOST_LINES = 1024
+"""Lines that wait to be written at once, which is quicker than one by one."""
 
 
 class RecordingWriter:
@@ -31,6 +33,7 @@ class RecordingWriter:
         self._flush_s = PACKED_FLUSH_S if is_packed(path) else 0.0
         self._flushed = time.monotonic()
         self._closed = False
+        self._lines: list[str] = []  # not written yet
         self._file = _create(path)
         try:
             self._stream = packed(path, self._file)
@@ -66,20 +69,22 @@ class RecordingWriter:
             return False
 
     def write(self, event: Event) -> None:
-        """Take one event."""
-        try:
-            self._stream.write(to_line(event).encode())
-        except OSError as error:
-            raise self._failure(error) from error
+        """Take one event; it may wait until the next `flush`."""
+        self._lines.append(to_line(event))
+        if len(self._lines) >= MOST_LINES:
+            try:
+                self._write_lines()
+            except OSError as error:
+                raise self._failure(error) from error
 
     def flush(self, until_ns: int = 0) -> None:
         """Hand everything to the kernel, so that a reader sees it and killing us does not lose it."""
         now = time.monotonic()
-        if now - self._flushed < self._flush_s:
-            return
-        self._flushed = now
         try:
-            self._stream.flush()
+            self._write_lines()
+            if now - self._flushed >= self._flush_s:
+                self._flushed = now
+                self._stream.flush()
         except OSError as error:
             raise self._failure(error) from error
 
@@ -88,11 +93,16 @@ class RecordingWriter:
         if self._closed:
             return
         try:
+            self._write_lines()
             self._stream.close()
             self._file.close()
         except OSError as error:
             raise self._failure(error) from error
         self._closed = True
+
+    def _write_lines(self) -> None:
+        lines, self._lines = self._lines, []
+        self._stream.write("".join(lines).encode())
 
     def _failure(self, error: OSError) -> TcpwatchError:
         self._abandon()
