@@ -93,9 +93,10 @@ def run(
         if tracker is None:
             carry(batch.events)
         else:
+            told: list[Event] = []
             for event in batch.events:
-                carry(tracker.feed(event) if wanted.follows(event) else tracker.advance(event.ktime_ns))
-            carry(tracker.advance(batch.until_ns))
+                told += tracker.feed(event) if wanted.follows(event) else tracker.advance(event.ktime_ns)
+            carry(told + tracker.advance(batch.until_ns))
         for sink in sinks:
             sink.flush(batch.until_ns)
 
