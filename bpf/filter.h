@@ -31,7 +31,7 @@ BPF_HASH(filter_ports, u16, u8, 1024); /* which of FILTER_PORTS the port satisfi
 BPF_HASH(filter_netns, u32, u8, 256);
 BPF_LPM_TRIE(filter_hosts, struct host_key, u8, 1024);
 
-/* The two ends of a connection. */
+/* The two ends of a connection, and its state where there is a socket. */
 struct tuple {
     u8 laddr[16];
     u8 raddr[16];
@@ -39,6 +39,7 @@ struct tuple {
     u16 lport;
     u16 rport;
     u8 family;
+    u8 state;
 };
 
 static __always_inline u32 active_filters(void)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The few kernel facts that the program needs. No kernel header is included: Python scans this source for
- * READ(type, member, ...), HAS(type, member), OFFSET(type, member), ENUM(type, name) and ARGS(hook), looks
- * each up in /sys/kernel/btf/vmlinux and hands the answer over as -D (tracer/kernel/btf.py). A nested member is
- * written with two underscores: icsk_ack__lrcvtime.
+ * READ(type, member, ...), COPIED(type, member, ...), HAS(type, member), OFFSET(type, member), SIZEOF(type),
+ * ENUM(type, name) and ARGS(hook), looks each up in /sys/kernel/btf/vmlinux and hands the answer over as -D
+ * (tracer/kernel/btf.py). A nested member is written with two underscores: icsk_ack__lrcvtime.
  */
 #ifndef TCPWATCH_KERNEL_H
 #define TCPWATCH_KERNEL_H
@@ -14,6 +14,15 @@
 #define READ(type, member, base)                                                                                       \
     read_member((u64)(base), OFFSET_##type##__##member, SIZE_##type##__##member, SHIFT_##type##__##member,             \
                 BITS_##type##__##member)
+/* The same of a copy, which COPY made: no helper is called, so that many members of one object cost little more than
+ * one. */
+#define COPIED(type, member, copy)                                                                                     \
+    copied_member(copy, OFFSET_##type##__##member, SIZE_##type##__##member, SHIFT_##type##__##member,                  \
+                  BITS_##type##__##member)
+/* Declares a copy of a kernel object, COPY_OF(sock_common, copy), and fills it. Zeroes where it cannot be read. */
+#define COPY_OF(type, copy) u64 copy[(SIZEOF(type) + 7) / 8]
+#define COPY(type, copy, address) bpf_probe_read_kernel(copy, SIZEOF(type), (void *)(address))
+#define SIZEOF(type) SIZEOF_##type
 #define HAS(type, member) (SIZE_##type##__##member != 0)
 #define OFFSET(type, member) OFFSET_##type##__##member
 #define ENUM(type, name) ENUM_##type##__##name
@@ -40,6 +49,14 @@ enum tcp_state {
     TCP_NEW_SYN_RECV,
 };
 
+static __always_inline u64 bitfield(u64 value, u32 shift, u32 bits)
+{
+    value >>= shift;
+    if (bits != 0 && bits < 64)
+        value &= (1ULL << bits) - 1;
+    return value;
+}
+
 /* offset, size, shift and bits are constants, so all that is left is one helper call (little-endian only). */
 static __always_inline u64 read_member(u64 base, u32 offset, const u32 size, u32 shift, u32 bits)
 {
@@ -49,10 +66,18 @@ static __always_inline u64 read_member(u64 base, u32 offset, const u32 size, u32
         return 0;
     if (bpf_probe_read_kernel(&value, size, (void *)(base + offset)) != 0)
         return 0;
-    value >>= shift;
-    if (bits != 0 && bits < 64)
-        value &= (1ULL << bits) - 1;
-    return value;
+    return bitfield(value, shift, bits);
+}
+
+/* Here it is one load. */
+static __always_inline u64 copied_member(const u64 *copy, u32 offset, const u32 size, u32 shift, u32 bits)
+{
+    u64 value = 0;
+
+    if (size == 0)
+        return 0;
+    __builtin_memcpy(&value, (const u8 *)copy + offset, size);
+    return bitfield(value, shift, bits);
 }
 
 /* The first argument of a function under a kprobe, from the registers of its entry. */

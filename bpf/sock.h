@@ -31,36 +31,80 @@ static __always_inline u32 netns_inode(u64 net)
 }
 
 /*
+ * A socket as a whole, and the settings of its namespace. Reading a member from the kernel takes some 35 ns, whatever
+ * its size, and an event needs fifty of them; all of a socket at once takes 150 ns.
+ */
+struct sock_copy {
+    u64 busy;
+    COPY_OF(tcp_sock, sock);
+    COPY_OF(netns_ipv4, netns);
+};
+
+/*
+ * Too large for the stack. A program may be interrupted by another on the same CPU, so each has a copy of its own, by
+ * the first of its hooks. The last one is for a program that an interrupt finds at work and that it runs itself: since
+ * Linux 6.1 the kernel skips that (__bpf_trace_run(), kernel/trace/bpf_trace.c).
+ */
+BPF_PERCPU_ARRAY(sock_copies, struct sock_copy, HOOKS + 1);
+
+/* Of a full TCP socket, or NULL. It has to be given back. */
+static __always_inline struct sock_copy *copy_sock(u64 sk, int hook)
+{
+    struct sock_copy *s = sock_copies.lookup(&hook);
+
+    if (s && s->busy) {
+        hook = HOOKS;
+        s = sock_copies.lookup(&hook);
+    }
+    if (!s)
+        return NULL;
+    s->busy = 1;
+    COPY(tcp_sock, s->sock, sk);
+    COPY(netns_ipv4, s->netns, COPIED(sock_common, skc_net__net, s->sock) + OFFSET(net, ipv4));
+    return s;
+}
+
+static __always_inline void give_back(struct sock_copy *s)
+{
+    /* Not before everything has been taken out of it. */
+    asm volatile("" ::: "memory");
+    s->busy = 0;
+}
+
+/*
  * Fills the tuple from any socket that begins with a sock_common: a full socket, a request or a time-wait socket.
  * False as soon as a filter says no.
  */
 static __always_inline bool tuple_of_sock(u64 sk, struct tuple *t, bool unbound)
 {
     u32 flags = active_filters();
+    COPY_OF(sock_common, common);
     u16 family;
 
-    t->lport = READ(sock_common, skc_num, sk);
+    COPY(sock_common, common, sk);
+    t->lport = COPIED(sock_common, skc_num, common);
     /* A socket that is being closed has given its number back (inet_put_port()), but still knows its source port. */
     if (t->lport == 0 && !unbound)
         t->lport = swap16(READ(inet_sock, inet_sport, sk));
-    t->rport = swap16(READ(sock_common, skc_dport, sk));
+    t->rport = swap16(COPIED(sock_common, skc_dport, common));
     if (!ports_wanted(flags, t->lport, t->rport, unbound))
         return false;
-    family = READ(sock_common, skc_family, sk);
+    family = COPIED(sock_common, skc_family, common);
     if (family == AF_INET) {
-        copy_ipv4(t->laddr, READ(sock_common, skc_rcv_saddr, sk));
-        copy_ipv4(t->raddr, READ(sock_common, skc_daddr, sk));
+        copy_ipv4(t->laddr, COPIED(sock_common, skc_rcv_saddr, common));
+        copy_ipv4(t->raddr, COPIED(sock_common, skc_daddr, common));
         t->family = 4;
     } else if (family == AF_INET6 && HAS(sock_common, skc_v6_daddr)) {
-        bpf_probe_read_kernel(t->laddr, 16, (void *)(sk + OFFSET(sock_common, skc_v6_rcv_saddr)));
-        bpf_probe_read_kernel(t->raddr, 16, (void *)(sk + OFFSET(sock_common, skc_v6_daddr)));
+        __builtin_memcpy(t->laddr, (u8 *)common + OFFSET(sock_common, skc_v6_rcv_saddr), 16);
+        __builtin_memcpy(t->raddr, (u8 *)common + OFFSET(sock_common, skc_v6_daddr), 16);
         t->family = is_v4_mapped(t->raddr) ? 4 : 6;
     } else {
         return false;
     }
     if (!family_wanted(flags, t->family) || !hosts_wanted(flags, t))
         return false;
-    t->netns = netns_inode(READ(sock_common, skc_net__net, sk));
+    t->state = COPIED(sock_common, skc_state, common);
+    t->netns = netns_inode(COPIED(sock_common, skc_net__net, common));
     return netns_wanted(flags, t->netns);
 }
 
@@ -105,10 +149,10 @@ static __always_inline bool tuple_of_packet(u64 skb, struct tuple *t)
  * the later of the last data and the last ACK received. lsndtime would not do: the retransmission overwrites it.
  * Both stamps are 32 bits of jiffies and 0 until the first segment comes.
  */
-static __always_inline u32 silence_at(u64 sk, u32 now)
+static __always_inline u32 silence_at(struct sock_copy *s, u32 now)
 {
-    u32 ack = READ(tcp_sock, rcv_tstamp, sk);
-    u32 data = READ(inet_connection_sock, icsk_ack__lrcvtime, sk);
+    u32 ack = COPIED(tcp_sock, rcv_tstamp, s->sock);
+    u32 data = COPIED(inet_connection_sock, icsk_ack__lrcvtime, s->sock);
     u32 since_ack = now - ack, since_data = now - data;
 
     if (ack == 0 && data == 0)
@@ -120,9 +164,9 @@ static __always_inline u32 silence_at(u64 sk, u32 now)
     return since_ack < since_data ? since_ack : since_data;
 }
 
-static __always_inline u32 silence(u64 sk)
+static __always_inline u32 silence(struct sock_copy *s)
 {
-    return silence_at(sk, bpf_jiffies64());
+    return silence_at(s, bpf_jiffies64());
 }
 
 static __always_inline u32 jiffies_since(u32 now, u32 stamp)
@@ -130,51 +174,44 @@ static __always_inline u32 jiffies_since(u32 now, u32 stamp)
     return stamp ? now - stamp : UNKNOWN;
 }
 
-static __always_inline u64 socket_inode(u64 sk)
+static __always_inline u64 socket_inode(u64 socket)
 {
-    u64 socket = READ(sock, sk_socket, sk);
-
     if (socket == 0)
         return 0;
     return READ(socket_alloc, vfs_inode__i_ino, socket - OFFSET(socket_alloc, socket));
 }
 
-static __always_inline bool sock_flag(u64 sk, u32 bit)
+static __always_inline bool sock_flag(struct sock_copy *s, u32 bit)
 {
-    return (READ(sock_common, skc_flags, sk) >> bit) & 1;
-}
-
-static __always_inline u64 sock_net(u64 sk)
-{
-    return READ(sock_common, skc_net__net, sk);
+    return (COPIED(sock_common, skc_flags, s->sock) >> bit) & 1;
 }
 
 /* The three times in force, in jiffies and a count: include/net/tcp.h, keepalive_time_when() and its siblings. */
-static __always_inline u32 keepalive_idle(u64 sk)
+static __always_inline u32 keepalive_idle(struct sock_copy *s)
 {
-    u32 own = READ(tcp_sock, keepalive_time, sk);
+    u32 own = COPIED(tcp_sock, keepalive_time, s->sock);
 
-    return own ? own : READ(net, ipv4__sysctl_tcp_keepalive_time, sock_net(sk));
+    return own ? own : COPIED(netns_ipv4, sysctl_tcp_keepalive_time, s->netns);
 }
 
-static __always_inline u32 keepalive_interval(u64 sk)
+static __always_inline u32 keepalive_interval(struct sock_copy *s)
 {
-    u32 own = READ(tcp_sock, keepalive_intvl, sk);
+    u32 own = COPIED(tcp_sock, keepalive_intvl, s->sock);
 
-    return own ? own : READ(net, ipv4__sysctl_tcp_keepalive_intvl, sock_net(sk));
+    return own ? own : COPIED(netns_ipv4, sysctl_tcp_keepalive_intvl, s->netns);
 }
 
-static __always_inline u32 keepalive_probes(u64 sk)
+static __always_inline u32 keepalive_probes(struct sock_copy *s)
 {
-    u32 own = READ(tcp_sock, keepalive_probes, sk);
+    u32 own = COPIED(tcp_sock, keepalive_probes, s->sock);
 
-    return own ? own : READ(net, ipv4__sysctl_tcp_keepalive_probes, sock_net(sk));
+    return own ? own : COPIED(netns_ipv4, sysctl_tcp_keepalive_probes, s->netns);
 }
 
 /* The largest RTO: the socket's own since 6.15 (icsk_rto_max), TCP_RTO_MAX before. */
-static __always_inline u32 rto_max(u64 sk)
+static __always_inline u32 rto_max(struct sock_copy *s)
 {
-    u32 own = READ(inet_connection_sock, icsk_rto_max, sk);
+    u32 own = COPIED(inet_connection_sock, icsk_rto_max, s->sock);
 
     return own ? own : 120 * KERNEL_HZ;
 }
@@ -185,45 +222,45 @@ static __always_inline u32 rto_max(u64 sk)
  * microseconds on a socket whose route says so (tcp_usec_ts, 6.7). It is set right after the first retransmission is
  * traced, or with the SYN.
  */
-static __always_inline u32 retrying_ms(u64 sk)
+static __always_inline u32 retrying_ms(struct sock_copy *s)
 {
-    u32 stamp = READ(tcp_sock, retrans_stamp, sk);
-    u64 now_us = bpf_ktime_get_ns() / 1000;
+    u32 stamp = COPIED(tcp_sock, retrans_stamp, s->sock);
+    u64 now_us;
 
-    if (READ(inet_connection_sock, icsk_retransmits, sk) == 0)
+    if (COPIED(inet_connection_sock, icsk_retransmits, s->sock) == 0)
         return UNKNOWN;
     if (stamp == 0)
         return 0;
-    if (READ(tcp_sock, tcp_usec_ts, sk))
+    now_us = bpf_ktime_get_ns() / 1000;
+    if (COPIED(tcp_sock, tcp_usec_ts, s->sock))
         return ((u32)now_us - stamp) / 1000;
     return (u32)(now_us / 1000) - stamp;
 }
 
 /* How many retransmissions are meant to be enough: tcp_write_timeout() and tcp_orphan_retries(). */
-static __always_inline u8 retries_limit(u64 sk, u8 state, bool orphan)
+static __always_inline u8 retries_limit(struct sock_copy *s, u8 state, bool orphan)
 {
-    u64 net = sock_net(sk);
     bool alive;
     u8 own, retries;
 
     if (state == TCP_SYN_SENT || state == TCP_SYN_RECV) {
-        own = READ(inet_connection_sock, icsk_syn_retries, sk);
-        return own ? own : READ(net, ipv4__sysctl_tcp_syn_retries, net);
+        own = COPIED(inet_connection_sock, icsk_syn_retries, s->sock);
+        return own ? own : COPIED(netns_ipv4, sysctl_tcp_syn_retries, s->netns);
     }
     if (!orphan)
-        return READ(net, ipv4__sysctl_tcp_retries2, net);
-    alive = (u32)READ(inet_connection_sock, icsk_rto, sk) < rto_max(sk);
-    retries = READ(net, ipv4__sysctl_tcp_orphan_retries, net);
-    if (!alive && READ(sock, sk_err_soft, sk))
+        return COPIED(netns_ipv4, sysctl_tcp_retries2, s->netns);
+    alive = (u32)COPIED(inet_connection_sock, icsk_rto, s->sock) < rto_max(s);
+    retries = COPIED(netns_ipv4, sysctl_tcp_orphan_retries, s->netns);
+    if (!alive && COPIED(sock, sk_err_soft, s->sock))
         retries = 0;
     return retries == 0 && alive ? 8 : retries;
 }
 
 /* Sent and not acknowledged, in bytes. SYN and FIN each take a sequence number, and are nobody's data. */
-static __always_inline u32 unacked_bytes(u64 sk, u8 state)
+static __always_inline u32 unacked_bytes(struct sock_copy *s, u8 state)
 {
-    u32 nxt = READ(tcp_sock, snd_nxt, sk);
-    u32 in_flight = nxt - (u32)READ(tcp_sock, snd_una, sk);
+    u32 nxt = COPIED(tcp_sock, snd_nxt, s->sock);
+    u32 in_flight = nxt - (u32)COPIED(tcp_sock, snd_una, s->sock);
 
     if (in_flight == 0)
         return 0;
@@ -231,7 +268,7 @@ static __always_inline u32 unacked_bytes(u64 sk, u8 state)
         return in_flight - 1;
     if (state == TCP_FIN_WAIT1 || state == TCP_CLOSING || state == TCP_LAST_ACK)
         /* The FIN stands at the end of the write queue; it is in flight once snd_nxt has passed write_seq's last. */
-        return nxt == (u32)READ(tcp_sock, write_seq, sk) ? in_flight - 1 : in_flight;
+        return nxt == (u32)COPIED(tcp_sock, write_seq, s->sock) ? in_flight - 1 : in_flight;
     return in_flight;
 }
 
@@ -243,6 +280,7 @@ static __always_inline void fill_tuple(struct event *e, struct tuple *t)
     e->rport = t->rport;
     e->netns = t->netns;
     e->family = t->family;
+    e->state = t->state;
 }
 
 /* A time-wait or request socket ends after its sock_common: reading on would read its neighbour. */
@@ -251,47 +289,42 @@ static __always_inline bool is_full_sock(u8 state)
     return state != TCP_TIME_WAIT && state != TCP_NEW_SYN_RECV;
 }
 
-static __always_inline void fill_sock(struct event *e, u64 sk)
+static __always_inline void fill_sock(struct event *e, struct sock_copy *s)
 {
-    u8 state = READ(sock_common, skc_state, sk);
-    bool orphan;
+    u8 state = e->state;
+    bool orphan = sock_flag(s, ENUM(sock_flags, SOCK_DEAD));
 
-    e->sk = sk;
-    e->state = state;
-    if (!is_full_sock(state))
-        return;
     e->flags |= FULL_SOCK;
-    if (sock_flag(sk, ENUM(sock_flags, SOCK_KEEPOPEN)))
+    if (sock_flag(s, ENUM(sock_flags, SOCK_KEEPOPEN)))
         e->flags |= KEEPALIVE;
-    if (READ(tcp_sock, keepalive_time, sk))
+    if (COPIED(tcp_sock, keepalive_time, s->sock))
         e->flags |= OWN_IDLE;
-    orphan = sock_flag(sk, ENUM(sock_flags, SOCK_DEAD));
     if (orphan)
         e->flags |= ORPHAN;
-    e->inode = socket_inode(sk);
-    e->cgroup = READ(kernfs_node, id, READ(cgroup, kn, READ(sock, sk_cgrp_data__cgroup, sk)));
+    e->inode = socket_inode(COPIED(sock, sk_socket, s->sock));
+    e->cgroup = READ(kernfs_node, id, READ(cgroup, kn, COPIED(sock, sk_cgrp_data__cgroup, s->sock)));
     e->jiffies = bpf_jiffies64();
-    e->silent = silence_at(sk, e->jiffies);
-    e->rto = READ(inet_connection_sock, icsk_rto, sk);
-    e->rto_max = rto_max(sk);
-    e->srtt_us = READ(tcp_sock, srtt_us, sk) >> 3;
-    e->unacked = unacked_bytes(sk, state);
-    e->unsent = (u32)READ(tcp_sock, write_seq, sk) - (u32)READ(tcp_sock, snd_nxt, sk);
-    e->snd_wnd = READ(tcp_sock, snd_wnd, sk);
-    e->retrying_ms = retrying_ms(sk);
-    e->retries = retries_limit(sk, state, orphan);
+    e->silent = silence_at(s, e->jiffies);
+    e->rto = COPIED(inet_connection_sock, icsk_rto, s->sock);
+    e->rto_max = rto_max(s);
+    e->srtt_us = COPIED(tcp_sock, srtt_us, s->sock) >> 3;
+    e->unacked = unacked_bytes(s, state);
+    e->unsent = (u32)COPIED(tcp_sock, write_seq, s->sock) - (u32)COPIED(tcp_sock, snd_nxt, s->sock);
+    e->snd_wnd = COPIED(tcp_sock, snd_wnd, s->sock);
+    e->retrying_ms = retrying_ms(s);
+    e->retries = retries_limit(s, state, orphan);
     if (state == TCP_SYN_SENT)
-        e->syn_linear = READ(net, ipv4__sysctl_tcp_syn_linear_timeouts, sock_net(sk));
-    e->keepalive_idle = keepalive_idle(sk);
-    e->keepalive_interval = keepalive_interval(sk);
-    e->keepalive_probes = keepalive_probes(sk);
-    e->user_timeout_ms = READ(inet_connection_sock, icsk_user_timeout, sk);
-    e->error = READ(sock, sk_err, sk);
-    e->soft_error = READ(sock, sk_err_soft, sk);
-    e->attempt = READ(inet_connection_sock, icsk_retransmits, sk);
-    e->ca_state = READ(inet_connection_sock, icsk_ca_state, sk);
-    e->backoff = READ(inet_connection_sock, icsk_backoff, sk);
-    e->pending = READ(inet_connection_sock, icsk_pending, sk);
+        e->syn_linear = COPIED(netns_ipv4, sysctl_tcp_syn_linear_timeouts, s->netns);
+    e->keepalive_idle = keepalive_idle(s);
+    e->keepalive_interval = keepalive_interval(s);
+    e->keepalive_probes = keepalive_probes(s);
+    e->user_timeout_ms = COPIED(inet_connection_sock, icsk_user_timeout, s->sock);
+    e->error = COPIED(sock, sk_err, s->sock);
+    e->soft_error = COPIED(sock, sk_err_soft, s->sock);
+    e->attempt = COPIED(inet_connection_sock, icsk_retransmits, s->sock);
+    e->ca_state = COPIED(inet_connection_sock, icsk_ca_state, s->sock);
+    e->backoff = COPIED(inet_connection_sock, icsk_backoff, s->sock);
+    e->pending = COPIED(inet_connection_sock, icsk_pending, s->sock);
 }
 
 /*

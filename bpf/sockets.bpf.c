@@ -24,7 +24,7 @@ struct bpf_iter__tcp {
 BPF_PERCPU_ARRAY(scratch, struct event, 1);
 
 /* The timer that `ss -o` would show, chosen as in inet_sk_diag_fill() (net/ipv4/inet_diag.c). */
-static __always_inline void fill_timer(struct event *e, u64 sk)
+static __always_inline void fill_timer(struct event *e, struct sock_copy *s)
 {
     u64 expires = 0;
 
@@ -32,36 +32,36 @@ static __always_inline void fill_timer(struct event *e, u64 sk)
         e->pending == TIMER_REORDERING) {
         e->timer = e->pending;
         if (e->pending == TIMER_PROBE0)
-            e->attempt = READ(inet_connection_sock, icsk_probes_out, sk);
+            e->attempt = COPIED(inet_connection_sock, icsk_probes_out, s->sock);
         if (HAS(sock, tcp_retransmit_timer))
-            expires = READ(sock, tcp_retransmit_timer__expires, sk);
+            expires = COPIED(sock, tcp_retransmit_timer__expires, s->sock);
         else
-            expires = READ(inet_connection_sock, icsk_retransmit_timer__expires, sk);
+            expires = COPIED(inet_connection_sock, icsk_retransmit_timer__expires, s->sock);
     } else {
         u64 pending = HAS(inet_connection_sock, icsk_keepalive_timer)
-                          ? READ(inet_connection_sock, icsk_keepalive_timer__entry__pprev, sk)
-                          : READ(sock, sk_timer__entry__pprev, sk);
+                          ? COPIED(inet_connection_sock, icsk_keepalive_timer__entry__pprev, s->sock)
+                          : COPIED(sock, sk_timer__entry__pprev, s->sock);
 
         e->attempt = 0;
         if (pending == 0)
             return;
         e->timer = TIMER_KEEPALIVE;
-        e->attempt = READ(inet_connection_sock, icsk_probes_out, sk);
+        e->attempt = COPIED(inet_connection_sock, icsk_probes_out, s->sock);
         if (HAS(inet_connection_sock, icsk_keepalive_timer))
-            expires = READ(inet_connection_sock, icsk_keepalive_timer__expires, sk);
+            expires = COPIED(inet_connection_sock, icsk_keepalive_timer__expires, s->sock);
         else
-            expires = READ(sock, sk_timer__expires, sk);
+            expires = COPIED(sock, sk_timer__expires, s->sock);
     }
     if ((s32)((u32)expires - e->jiffies) > 0)
         e->timer_in = (u32)expires - e->jiffies;
 }
 
 /* What FIONREAD would say but for urgent data: tcp_inq(), include/net/tcp.h. The FIN takes a sequence number. */
-static __always_inline u32 unread_bytes(u64 sk)
+static __always_inline u32 unread_bytes(struct sock_copy *s)
 {
-    u32 unread = (u32)READ(tcp_sock, rcv_nxt, sk) - (u32)READ(tcp_sock, copied_seq, sk);
+    u32 unread = (u32)COPIED(tcp_sock, rcv_nxt, s->sock) - (u32)COPIED(tcp_sock, copied_seq, s->sock);
 
-    return unread && sock_flag(sk, ENUM(sock_flags, SOCK_DONE)) ? unread - 1 : unread;
+    return unread && sock_flag(s, ENUM(sock_flags, SOCK_DONE)) ? unread - 1 : unread;
 }
 
 /*
@@ -71,13 +71,13 @@ static __always_inline u32 unread_bytes(u64 sk)
  * window (tcp_ack_update_window(), net/ipv4/tcp_input.c): that of data is older than rcv_nxt, that of the bare ACK of
  * what we sent is rcv_nxt. A bare ACK long after says nothing: it answered a keepalive probe.
  */
-static __always_inline bool sent_last(struct event *e, u64 sk)
+static __always_inline bool sent_last(struct event *e, struct sock_copy *s)
 {
-    if (READ(tcp_sock, data_segs_out, sk) == 0 || e->since_sent == UNKNOWN || e->since_data == UNKNOWN)
+    if (COPIED(tcp_sock, data_segs_out, s->sock) == 0 || e->since_sent == UNKNOWN || e->since_data == UNKNOWN)
         return false;
     if (e->since_sent != e->since_data)
         return e->since_sent < e->since_data;
-    return (u32)READ(tcp_sock, snd_wl1, sk) == (u32)READ(tcp_sock, rcv_nxt, sk) &&
+    return (u32)COPIED(tcp_sock, snd_wl1, s->sock) == (u32)COPIED(tcp_sock, rcv_nxt, s->sock) &&
            e->since_sent - e->silent <= KERNEL_HZ;
 }
 
@@ -88,27 +88,31 @@ int bpf_iter__tcp(struct bpf_iter__tcp *ctx)
     int zero = 0;
     struct event *e = scratch.lookup(&zero);
     struct tuple t = {};
-    u8 state;
+    struct sock_copy *s;
 
-    if (sk == 0 || !e)
+    if (sk == 0 || !e || !tuple_of_sock(sk, &t, false))
         return 0;
-    state = READ(sock_common, skc_state, sk);
-    if (!is_full_sock(state) || state == TCP_LISTEN || state == TCP_CLOSE || !tuple_of_sock(sk, &t, false))
+    if (!is_full_sock(t.state) || t.state == TCP_LISTEN || t.state == TCP_CLOSE)
+        return 0;
+    s = copy_sock(sk, zero);
+    if (!s)
         return 0;
     __builtin_memset(e, 0, sizeof(*e));
     e->type = EVENT_SOCKET;
     e->ktime_ns = bpf_ktime_get_boot_ns();
+    e->sk = sk;
     fill_tuple(e, &t);
-    fill_sock(e, sk);
-    e->since_sent = jiffies_since(e->jiffies, READ(tcp_sock, lsndtime, sk));
-    e->since_data = jiffies_since(e->jiffies, READ(inet_connection_sock, icsk_ack__lrcvtime, sk));
-    e->unread = unread_bytes(sk);
+    fill_sock(e, s);
+    e->since_sent = jiffies_since(e->jiffies, COPIED(tcp_sock, lsndtime, s->sock));
+    e->since_data = jiffies_since(e->jiffies, COPIED(inet_connection_sock, icsk_ack__lrcvtime, s->sock));
+    e->unread = unread_bytes(s);
     /* sk_clone_lock() copies what listen() set; connect() leaves it 0. */
-    if (READ(sock, sk_max_ack_backlog, sk))
+    if (COPIED(sock, sk_max_ack_backlog, s->sock))
         e->flags |= ACCEPTED;
-    if (e->unacked == 0 && e->unsent == 0 && e->unread == 0 && sent_last(e, sk))
+    if (e->unacked == 0 && e->unsent == 0 && e->unread == 0 && sent_last(e, s))
         e->flags |= AWAITS;
-    fill_timer(e, sk);
+    fill_timer(e, s);
+    give_back(s);
     bpf_seq_write(seq, e, sizeof(*e));
     return 0;
 }

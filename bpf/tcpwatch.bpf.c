@@ -46,17 +46,32 @@ static __always_inline struct event *new_event(u8 type, int hook, struct tuple *
     return e;
 }
 
-/* Everything about a socket, and whose it is. */
-static __always_inline void describe(struct event *e, u64 sk)
+/* Everything about a full socket, and whose it is. */
+static __always_inline void describe_copy(struct event *e, u64 sk, struct sock_copy *s)
 {
-    fill_sock(e, sk);
-    if (e->flags & FULL_SOCK)
-        fill_birth(e, sk);
+    e->sk = sk;
+    fill_sock(e, s);
+    fill_birth(e, sk);
 }
 
-static __always_inline bool is_tcp(u64 sk)
+/* The same of any socket, as far as it goes. */
+static __always_inline void describe(struct event *e, u64 sk, int hook)
 {
-    return READ(sock, sk_protocol, sk) == IPPROTO_TCP;
+    struct sock_copy *s;
+
+    e->sk = sk;
+    if (!is_full_sock(e->state))
+        return;
+    s = copy_sock(sk, hook);
+    if (!s)
+        return;
+    describe_copy(e, sk, s);
+    give_back(s);
+}
+
+static __always_inline bool is_tcp(struct sock_copy *s)
+{
+    return COPIED(sock, sk_protocol, s->sock) == IPPROTO_TCP;
 }
 
 /* A retransmission, whatever its kind: __tcp_retransmit_skb(), net/ipv4/tcp_output.c. */
@@ -71,7 +86,7 @@ int on_tcp_retransmit_skb(struct bpf_raw_tracepoint_args *ctx)
     e = new_event(EVENT_RETRANSMIT, HOOK_RETRANSMIT, &t);
     if (!e)
         return 0;
-    describe(e, sk);
+    describe(e, sk, HOOK_RETRANSMIT);
     e->segments = READ(tcp_skb_cb, tcp_gso_segs, ctx->args[1] + OFFSET(sk_buff, cb));
     e->error = 0;
 #if ARGS(tcp_retransmit_skb) > 2
@@ -98,7 +113,7 @@ int on_tcp_retransmit_synack(struct bpf_raw_tracepoint_args *ctx)
     e->sk = req;
     e->born = READ(tcp_request_sock, snt_isn, req);
     e->state = TCP_SYN_RECV;
-    e->inode = socket_inode(listener);
+    e->inode = socket_inode(READ(sock, sk_socket, listener));
     e->cgroup = READ(kernfs_node, id, READ(cgroup, kn, READ(sock, sk_cgrp_data__cgroup, listener)));
     e->attempt = READ(request_sock, num_retrans, req) + 1;
     e->segments = 1;
@@ -107,17 +122,72 @@ int on_tcp_retransmit_synack(struct bpf_raw_tracepoint_args *ctx)
 }
 
 #if ARGS(inet_sk_error_report) == 0
-static __always_inline void submit_error(u64 sk, struct tuple *t, s32 error)
+static __always_inline void submit_error(u64 sk, struct sock_copy *s, struct tuple *t, s32 error)
 {
     struct event *e = new_event(EVENT_ERROR, HOOK_ERROR, t);
 
     if (!e)
         return;
-    describe(e, sk);
+    describe_copy(e, sk, s);
     e->error = error;
     events.ringbuf_submit(e, 0);
 }
 #endif
+
+/* Before the first event of a life, and at the start of its end. */
+static __always_inline void remember_owner(u64 sk, u32 old_state, u32 new_state)
+{
+    if (old_state == TCP_CLOSE && new_state == TCP_SYN_SENT)
+        remember_birth(sk, true);
+    else if (old_state == TCP_SYN_RECV && new_state == TCP_ESTABLISHED)
+        remember_birth(sk, false);
+    else if (new_state == TCP_FIN_WAIT1 || new_state == TCP_LAST_ACK)
+        remember_closer(sk);
+}
+
+/* What is left to do when a socket is closed: tell of the error, now or when it is reported, and forget the socket. */
+static __always_inline void closed(u64 sk, struct sock_copy *s, struct tuple *t, u32 old_state)
+{
+    s32 error = COPIED(sock, sk_err, s->sock);
+
+    if (error != 0) {
+#if ARGS(inet_sk_error_report) == 0
+        submit_error(sk, s, t, error);
+#else
+        int zero = 0;
+        struct closing_error *closing = closing_errors.lookup(&zero);
+
+        if (closing) {
+            closing->sk = sk;
+            closing->error = error;
+            closing->unacked = unacked_bytes(s, old_state);
+        }
+        /* The report of the error comes after the close, and still needs to know whose socket it is. */
+        return;
+#endif
+    }
+    births.delete(&sk);
+}
+
+static __always_inline void state_changes(u64 sk, struct sock_copy *s, struct tuple *t, u32 old_state, u32 new_state)
+{
+    bool connecting = old_state == TCP_CLOSE && new_state == TCP_SYN_SENT;
+    struct event *e;
+
+    remember_owner(sk, old_state, new_state);
+    if (!connecting || ports_wanted(active_filters(), t->lport, t->rport, false)) {
+        e = new_event(EVENT_STATE, HOOK_STATE, t);
+        if (e) {
+            describe_copy(e, sk, s);
+            e->state = new_state;
+            e->old_state = old_state;
+            e->new_state = new_state;
+            events.ringbuf_submit(e, 0);
+        }
+    }
+    if (new_state == TCP_CLOSE)
+        closed(sk, s, t, old_state);
+}
 
 /* tcp_set_state(): inet_sk_state_store() traces just before it stores, net/ipv4/af_inet.c. */
 int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
@@ -127,54 +197,17 @@ int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
     u32 new_state = ctx->args[2];
     bool connecting = old_state == TCP_CLOSE && new_state == TCP_SYN_SENT;
     struct tuple t = {};
-    struct event *e;
-    s32 error;
+    struct sock_copy *s;
 
-    if (!is_tcp(sk) || !tuple_of_sock(sk, &t, connecting))
-        return 0;
     /* A listener, or the child of one that will be ESTABLISHED at once: no connection yet. */
-    if (t.rport == 0 || old_state == TCP_LISTEN)
+    if (old_state == TCP_LISTEN || !tuple_of_sock(sk, &t, connecting) || t.rport == 0)
         return 0;
-    if (connecting)
-        remember_birth(sk, true);
-    else if (old_state == TCP_SYN_RECV && new_state == TCP_ESTABLISHED)
-        remember_birth(sk, false);
-    else if (new_state == TCP_FIN_WAIT1 || new_state == TCP_LAST_ACK)
-        remember_closer(sk);
-    if (!connecting || ports_wanted(active_filters(), t.lport, t.rport, false)) {
-        e = new_event(EVENT_STATE, HOOK_STATE, &t);
-        if (e) {
-            describe(e, sk);
-            e->state = new_state;
-            e->old_state = old_state;
-            e->new_state = new_state;
-            events.ringbuf_submit(e, 0);
-        }
-    }
-    if (new_state == TCP_CLOSE) {
-        error = READ(sock, sk_err, sk);
-        if (error != 0) {
-#if ARGS(inet_sk_error_report) == 0
-            submit_error(sk, &t, error);
-#else
-            int zero = 0;
-            struct closing_error *closing = closing_errors.lookup(&zero);
-
-            if (closing) {
-                closing->sk = sk;
-                closing->error = error;
-                closing->unacked = unacked_bytes(sk, old_state);
-            }
-#endif
-        }
-#if ARGS(inet_sk_error_report) == 0
-        births.delete(&sk);
-#else
-        /* The report of the error comes after the close, and still needs to know whose socket it is. */
-        if (error == 0)
-            births.delete(&sk);
-#endif
-    }
+    s = copy_sock(sk, HOOK_STATE);
+    if (!s)
+        return 0;
+    if (is_tcp(s))
+        state_changes(sk, s, &t, old_state, new_state);
+    give_back(s);
     return 0;
 }
 
@@ -188,6 +221,7 @@ int on_inet_sk_error_report(struct bpf_raw_tracepoint_args *ctx)
     struct closing_error *closing = closing_errors.lookup(&zero);
     bool closed = closing && closing->sk == sk;
     struct tuple t = {};
+    struct sock_copy *s;
     struct event *e;
 
     if (closed) {
@@ -196,59 +230,52 @@ int on_inet_sk_error_report(struct bpf_raw_tracepoint_args *ctx)
         closing->sk = 0;
     }
     /* Without an error this is a notice in the error queue: a time stamp, the end of a zero-copy send. */
-    if (error == 0 || !is_tcp(sk) || !tuple_of_sock(sk, &t, false))
+    if (error == 0 || READ(sock, sk_protocol, sk) != IPPROTO_TCP || !tuple_of_sock(sk, &t, false))
         return 0;
     e = new_event(EVENT_ERROR, HOOK_ERROR, &t);
     if (e) {
-        describe(e, sk);
+        describe(e, sk, HOOK_ERROR);
         e->error = error;
         if (closed)
             e->unacked = closing->unacked;
         events.ringbuf_submit(e, 0);
     }
-    if (READ(sock_common, skc_state, sk) == TCP_CLOSE)
+    if (t.state == TCP_CLOSE)
         births.delete(&sk);
     return 0;
 }
 #endif
 
-static __always_inline void keepalive_probe(u64 sk, struct tuple *t)
+static __always_inline bool nothing_in_flight(struct sock_copy *s)
 {
-    struct event *e = new_event(EVENT_KEEPALIVE, HOOK_KEEPALIVE, t);
-
-    if (!e)
-        return;
-    describe(e, sk);
-    e->attempt = READ(inet_connection_sock, icsk_probes_out, sk) + 1;
-    events.ringbuf_submit(e, 0);
+    return COPIED(tcp_sock, packets_out, s->sock) == 0;
 }
 
-/*
- * The probe of a closed window, with nothing in flight. Into one that is merely too small for the next segment the
- * kernel sends what fits instead. icsk_probes_out is no count of them: each answer sets it back to 0.
- */
-static __always_inline void window_probe(u64 sk, struct tuple *t)
+static __always_inline bool nothing_unsent(struct sock_copy *s)
 {
+    return (u32)COPIED(tcp_sock, write_seq, s->sock) == (u32)COPIED(tcp_sock, snd_nxt, s->sock);
+}
+
+/* With nothing in flight: with nothing waiting either it is a keepalive probe, with data waiting one of a closed
+ * window. */
+static __always_inline void submit_probe(u64 sk, struct sock_copy *s, struct tuple *t)
+{
+    bool keepalive = nothing_unsent(s);
     struct event *e;
 
-    if (READ(tcp_sock, snd_wnd, sk) != 0)
-        return;
-    e = new_event(EVENT_WINDOW_PROBE, HOOK_WINDOW_PROBE, t);
+    e = new_event(keepalive ? EVENT_KEEPALIVE : EVENT_WINDOW_PROBE, keepalive ? HOOK_KEEPALIVE : HOOK_WINDOW_PROBE, t);
     if (!e)
         return;
-    describe(e, sk);
-    e->attempt = e->backoff + 1;
+    describe_copy(e, sk, s);
+    /* icsk_probes_out does not count the probes of a window: each answer sets it back to 0. */
+    e->attempt = (keepalive ? COPIED(inet_connection_sock, icsk_probes_out, s->sock) : e->backoff) + 1;
     events.ringbuf_submit(e, 0);
 }
 
-static __always_inline bool nothing_in_flight(u64 sk)
+/* Into a window that is merely too small for the next segment the kernel sends what fits instead of a probe. */
+static __always_inline bool is_probe(struct sock_copy *s)
 {
-    return READ(tcp_sock, packets_out, sk) == 0;
-}
-
-static __always_inline bool nothing_unsent(u64 sk)
-{
-    return (u32)READ(tcp_sock, write_seq, sk) == (u32)READ(tcp_sock, snd_nxt, sk);
+    return nothing_in_flight(s) && (nothing_unsent(s) || COPIED(tcp_sock, snd_wnd, s->sock) == 0);
 }
 
 /*
@@ -259,13 +286,16 @@ int on_tcp_write_wakeup(void *ctx)
 {
     u64 sk = READ_FIRST_ARGUMENT(ctx);
     struct tuple t = {};
+    struct sock_copy *s;
 
-    if (!tuple_of_sock(sk, &t, false) || !nothing_in_flight(sk))
+    if (!tuple_of_sock(sk, &t, false))
         return 0;
-    if (nothing_unsent(sk))
-        keepalive_probe(sk, &t);
-    else
-        window_probe(sk, &t);
+    s = copy_sock(sk, HOOK_KEEPALIVE);
+    if (!s)
+        return 0;
+    if (is_probe(s))
+        submit_probe(sk, s, &t);
+    give_back(s);
     return 0;
 }
 
@@ -273,63 +303,66 @@ int on_tcp_write_wakeup(void *ctx)
  * The same without kprobes: tcp_keepalive_timer() (net/ipv4/tcp_timer.c) will send a probe if its own tests say so.
  * They are repeated here in its order: the timer fires twice a cycle for one packet, and serves FIN_WAIT2 as well.
  */
-static __always_inline void keepalive_timer_expires(u64 sk)
+static __always_inline bool keepalive_timer_probes(struct sock_copy *s, u8 state)
 {
-    struct tuple t = {};
     u32 probes, elapsed, user_timeout;
-    u8 state;
 
-    if (!tuple_of_sock(sk, &t, false))
-        return;
-    state = READ(sock_common, skc_state, sk);
     if (state == TCP_LISTEN || state == TCP_CLOSE || state == TCP_SYN_SENT)
-        return;
-    if (state == TCP_FIN_WAIT2 && sock_flag(sk, ENUM(sock_flags, SOCK_DEAD)))
-        return;
-    if (READ(sock, sk_lock__owned, sk) || !sock_flag(sk, ENUM(sock_flags, SOCK_KEEPOPEN)))
-        return;
-    if (!nothing_in_flight(sk) || !nothing_unsent(sk))
-        return;
-    elapsed = silence(sk);
-    if (elapsed < keepalive_idle(sk))
-        return;
+        return false;
+    if (state == TCP_FIN_WAIT2 && sock_flag(s, ENUM(sock_flags, SOCK_DEAD)))
+        return false;
+    if (!sock_flag(s, ENUM(sock_flags, SOCK_KEEPOPEN)) || !nothing_in_flight(s) || !nothing_unsent(s))
+        return false;
+    elapsed = silence(s);
+    if (elapsed < keepalive_idle(s))
+        return false;
     /* About to give up instead: that is a reset and an error, not a probe. */
-    probes = READ(inet_connection_sock, icsk_probes_out, sk);
-    user_timeout = READ(inet_connection_sock, icsk_user_timeout, sk);
-    if (user_timeout != 0) {
-        /* msecs_to_jiffies() rounds up. */
-        if (probes > 0 && elapsed >= ((u64)user_timeout * KERNEL_HZ + 999) / 1000)
-            return;
-    } else if (probes >= keepalive_probes(sk)) {
-        return;
-    }
-    keepalive_probe(sk, &t);
+    probes = COPIED(inet_connection_sock, icsk_probes_out, s->sock);
+    user_timeout = COPIED(inet_connection_sock, icsk_user_timeout, s->sock);
+    /* msecs_to_jiffies() rounds up. */
+    if (user_timeout != 0)
+        return probes == 0 || elapsed < ((u64)user_timeout * KERNEL_HZ + 999) / 1000;
+    return probes < keepalive_probes(s);
 }
 
 /* Of the events that tcp_write_timer() serves, only the probe of a closed window is not seen elsewhere. */
-static __always_inline void write_timer_expires(u64 sk)
+static __always_inline bool write_timer_probes(struct sock_copy *s)
 {
-    struct tuple t = {};
-
-    if (READ(inet_connection_sock, icsk_pending, sk) != TIMER_PROBE0 || READ(sock, sk_lock__owned, sk))
-        return;
-    if (!tuple_of_sock(sk, &t, false) || !nothing_in_flight(sk) || nothing_unsent(sk))
-        return;
-    window_probe(sk, &t);
+    return COPIED(inet_connection_sock, icsk_pending, s->sock) == TIMER_PROBE0 && is_probe(s) && !nothing_unsent(s);
 }
 
+/* Every timer of this host passes here. */
 int on_timer_expire_entry(struct bpf_raw_tracepoint_args *ctx)
 {
     u64 timer = ctx->args[0];
     u64 function = READ(timer_list, function, timer);
-    struct settings *s = current_settings();
+    struct settings *current = current_settings();
+    struct tuple t = {};
+    struct sock_copy *s;
+    bool of_keepalive;
+    u64 sk;
 
+    if (!current)
+        return 0;
+    of_keepalive = function == current->keepalive_timer;
+    if (of_keepalive)
+        sk = sock_of_keepalive_timer(timer);
+    else if (function == current->write_timer)
+        sk = sock_of_write_timer(timer);
+    else
+        return 0;
+    if (!of_keepalive && READ(inet_connection_sock, icsk_pending, sk) != TIMER_PROBE0)
+        return 0;
+    if (!tuple_of_sock(sk, &t, false))
+        return 0;
+    s = copy_sock(sk, HOOK_KEEPALIVE);
     if (!s)
         return 0;
-    if (function == s->keepalive_timer)
-        keepalive_timer_expires(sock_of_keepalive_timer(timer));
-    else if (function == s->write_timer)
-        write_timer_expires(sock_of_write_timer(timer));
+    /* While a process works on the socket, the timer only tells it to do what is due. */
+    if (!COPIED(sock, sk_lock__owned, s->sock) &&
+        (of_keepalive ? keepalive_timer_probes(s, t.state) : write_timer_probes(s)))
+        submit_probe(sk, s, &t);
+    give_back(s);
     return 0;
 }
 
@@ -366,7 +399,7 @@ static __always_inline bool is_long(u32 silent)
 }
 
 /* What the segment means to a socket that was silent for so long; 0: nothing worth telling. */
-static __always_inline u8 resume_cause(u64 sk, u64 skb, u32 silent)
+static __always_inline u8 resume_cause(struct sock_copy *s, u64 skb, u32 silent)
 {
     struct segment seg;
     bool empty, in_flight, acknowledges;
@@ -375,16 +408,16 @@ static __always_inline u8 resume_cause(u64 sk, u64 skb, u32 silent)
      */
     if (!read_segment(skb, &seg) || (seg.flags & 4))
         return 0;
-    in_flight = !nothing_in_flight(sk);
-    acknowledges = (s32)(seg.ack - (u32)READ(tcp_sock, snd_una, sk)) > 0;
-    if (READ(inet_connection_sock, icsk_retransmits, sk) != 0 || READ(tcp_sock, tlp_high_seq, sk) != 0)
+    in_flight = !nothing_in_flight(s);
+    acknowledges = (s32)(seg.ack - (u32)COPIED(tcp_sock, snd_una, s->sock)) > 0;
+    if (COPIED(inet_connection_sock, icsk_retransmits, s->sock) != 0 || COPIED(tcp_sock, tlp_high_seq, s->sock) != 0)
         return acknowledges ? RESUME_DATA : RESUME_NO_PROGRESS;
-    if (!in_flight && !nothing_unsent(sk))
+    if (!in_flight && !nothing_unsent(s))
         return seg.window != 0 ? RESUME_WINDOW : 0;
     empty = (u32)READ(sk_buff, len, skb) <= (u32)(seg.flags >> 12) * 4;
     if (empty && !in_flight) {
         /* Short of the threshold, only an answer that was already missed once is news. */
-        if (!is_long(silent) && READ(inet_connection_sock, icsk_probes_out, sk) < 2)
+        if (!is_long(silent) && COPIED(inet_connection_sock, icsk_probes_out, s->sock) < 2)
             return 0;
         return RESUME_KEEPALIVE;
     }
@@ -410,9 +443,10 @@ int on_tcp_probe(struct bpf_raw_tracepoint_args *ctx)
     u64 sk = ctx->args[0];
     u32 now = bpf_jiffies64();
     u32 ack = READ(tcp_sock, rcv_tstamp, sk);
-    u32 data, silent;
+    u32 data;
     bool heard_just_now;
     struct tuple t = {};
+    struct sock_copy *s;
     struct event *e;
     u8 cause;
 
@@ -423,19 +457,22 @@ int on_tcp_probe(struct bpf_raw_tracepoint_args *ctx)
     }
     if (heard_just_now && !is_stuck(sk))
         return 0;
-    silent = silence_at(sk, now);
-    cause = resume_cause(sk, ctx->args[1], silent);
+    s = copy_sock(sk, HOOK_RESUME);
+    if (!s)
+        return 0;
+    cause = resume_cause(s, ctx->args[1], silence_at(s, now));
     /* Said once is enough of a burst that acknowledges nothing. */
     if (heard_just_now && cause == RESUME_NO_PROGRESS)
-        return 0;
-    if (cause == 0 || !tuple_of_sock(sk, &t, false))
-        return 0;
-    e = new_event(EVENT_RESUME, HOOK_RESUME, &t);
-    if (!e)
-        return 0;
-    describe(e, sk);
-    e->cause = cause;
-    events.ringbuf_submit(e, 0);
+        cause = 0;
+    if (cause != 0 && tuple_of_sock(sk, &t, false)) {
+        e = new_event(EVENT_RESUME, HOOK_RESUME, &t);
+        if (e) {
+            describe_copy(e, sk, s);
+            e->cause = cause;
+            events.ringbuf_submit(e, 0);
+        }
+    }
+    give_back(s);
     return 0;
 }
 
@@ -451,7 +488,7 @@ int on_tcp_receive_reset(struct bpf_raw_tracepoint_args *ctx)
     e = new_event(EVENT_RESET, HOOK_RESET_RECEIVED, &t);
     if (!e)
         return 0;
-    describe(e, sk);
+    describe(e, sk, HOOK_RESET_RECEIVED);
     e->direction = RESET_RECEIVED;
     events.ringbuf_submit(e, 0);
     return 0;
@@ -481,7 +518,7 @@ int on_tcp_send_reset(struct bpf_raw_tracepoint_args *ctx)
     if (!e)
         return 0;
     if (sk != 0)
-        describe(e, sk);
+        describe(e, sk, HOOK_RESET_SENT);
     e->direction = RESET_SENT;
 #if ARGS(tcp_send_reset) > 2
     e->reason = ctx->args[2];
@@ -511,7 +548,7 @@ int on_kfree_skb(struct bpf_raw_tracepoint_args *ctx)
     e = new_event(EVENT_RESET, HOOK_RESET_REFUSED, &t);
     if (!e)
         return 0;
-    describe(e, sk);
+    describe(e, sk, HOOK_RESET_REFUSED);
     e->direction = RESET_REFUSED;
     events.ringbuf_submit(e, 0);
     return 0;

@@ -132,6 +132,11 @@ class KernelTypes:
         first, last = offset_bits // 8, (offset_bits + bitfield - 1) // 8
         return Member(first, last - first + 1, offset_bits % 8, bitfield)
 
+    def size(self, struct: str) -> int | None:
+        """Bytes of a struct."""
+        type_id = self._find(struct, _KIND_STRUCT)
+        return None if type_id is None else int(self._lib.btf__resolve_size(self._handle, type_id))
+
     def enumerator(self, enum: str, name: str) -> int | None:
         """The value of one name of a named enum."""
         return self.enumerators(enum).get(name)

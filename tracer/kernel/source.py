@@ -10,7 +10,8 @@ from pathlib import Path
 from tracer.kernel.btf import KernelTypes, Member
 
 _INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
-_MEMBER = re.compile(r"\b(?:READ|HAS|OFFSET)\((\w+), (\w+)[,)]")
+_MEMBER = re.compile(r"\b(?:READ|COPIED|HAS|OFFSET)\((\w+), (\w+)[,)]")
+_SIZE = re.compile(r"\b(?:SIZEOF|COPY|COPY_OF)\((\w+)[,)]")
 _ENUM = re.compile(r"\bENUM\((\w+), (\w+)\)")
 _ARGS = re.compile(r"\bARGS\((\w+)\)")
 
@@ -22,7 +23,7 @@ _ALTERNATIVES = {
     "inet_connection_sock.icsk_retransmit_timer",
     "inet_connection_sock.icsk_retransmit_timer.expires",
     "inet_connection_sock.icsk_rto_max",
-    "net.ipv4.sysctl_tcp_syn_linear_timeouts",
+    "netns_ipv4.sysctl_tcp_syn_linear_timeouts",
     "sock.sk_timer",
     "sock.tcp_retransmit_timer",
     "sock.tcp_retransmit_timer.expires",
@@ -95,6 +96,9 @@ def definitions(source: str, types: KernelTypes) -> list[str]:
         answers[f"SIZE_{struct}__{name}"] = member.size
         answers[f"SHIFT_{struct}__{name}"] = member.shift
         answers[f"BITS_{struct}__{name}"] = member.bits
+    for struct in _SIZE.findall(source):
+        if struct != "type":
+            answers[f"SIZEOF_{struct}"] = types.size(struct) or 0
     for enum, name in _ENUM.findall(source):
         value = types.enumerator(enum, name)
         answers[f"ENUM_{enum}__{name}"] = 0 if value is None else value
