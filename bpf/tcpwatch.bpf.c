@@ -13,6 +13,16 @@
 BPF_RINGBUF_OUTPUT(events, 1); /* pages; Python makes it as large as is asked for */
 #define MMAPABLE (1U << 10)    /* BPF_F_MMAPABLE, include/uapi/linux/bpf.h (5.5) */
 
+/*
+ * Waking the reader takes an interrupt, and a round of Python's. So a mere change of state waits until there are so
+ * many, or for the end of the reader's patience (POLL_MS in tracer/kernel/live.py); what a stall is told by wakes it
+ * at once. The smallest ring holds 280 events.
+ */
+#define COMPANY 128
+
+/* Changes of state since the reader was last woken for them. It may have taken them meanwhile. */
+BPF_ARRAY(waiting, u64, 1);
+
 /* By hook. Python reads them in place, without the bpf() that needs CAP_BPF. */
 BPF_F_TABLE("array", int, u64, lost, HOOKS, MMAPABLE);
 
@@ -31,8 +41,13 @@ BPF_PERCPU_ARRAY(closing_errors, struct closing_error, 1);
 
 static __always_inline struct event *new_event(u8 type, int hook, struct tuple *t)
 {
-    struct event *e = events.ringbuf_reserve(sizeof(struct event));
+    int zero = 0;
+    struct event *e;
 
+    /* Before it has its place in the ring: so that whoever comes after it there knows of it. */
+    if (type == EVENT_STATE)
+        waiting.atomic_increment(zero);
+    e = events.ringbuf_reserve(sizeof(struct event));
     if (!e) {
         lost.atomic_increment(hook);
         return NULL;
@@ -44,6 +59,22 @@ static __always_inline struct event *new_event(u8 type, int hook, struct tuple *
     e->retrying_ms = UNKNOWN;
     fill_tuple(e, t);
     return e;
+}
+
+static __always_inline void submit(struct event *e)
+{
+    int zero = 0;
+    u64 *count = waiting.lookup(&zero);
+    u64 flags = 0;
+
+    if (count && e->type == EVENT_STATE && *count < COMPANY) {
+        flags = BPF_RB_NO_WAKEUP;
+    } else if (count && *count != 0) {
+        /* By itself the kernel wakes the reader only for the first event that it has not taken: one of those, here. */
+        *count = 0;
+        flags = BPF_RB_FORCE_WAKEUP;
+    }
+    events.ringbuf_submit(e, flags);
 }
 
 /* Everything about a full socket, and whose it is. */
@@ -92,7 +123,7 @@ int on_tcp_retransmit_skb(struct bpf_raw_tracepoint_args *ctx)
 #if ARGS(tcp_retransmit_skb) > 2
     e->error = -(s32)ctx->args[2];
 #endif
-    events.ringbuf_submit(e, 0);
+    submit(e);
     return 0;
 }
 
@@ -117,7 +148,7 @@ int on_tcp_retransmit_synack(struct bpf_raw_tracepoint_args *ctx)
     e->cgroup = READ(kernfs_node, id, READ(cgroup, kn, READ(sock, sk_cgrp_data__cgroup, listener)));
     e->attempt = READ(request_sock, num_retrans, req) + 1;
     e->segments = 1;
-    events.ringbuf_submit(e, 0);
+    submit(e);
     return 0;
 }
 
@@ -130,7 +161,7 @@ static __always_inline void submit_error(u64 sk, struct sock_copy *s, struct tup
         return;
     describe_copy(e, sk, s);
     e->error = error;
-    events.ringbuf_submit(e, 0);
+    submit(e);
 }
 #endif
 
@@ -182,7 +213,7 @@ static __always_inline void state_changes(u64 sk, struct sock_copy *s, struct tu
             e->state = new_state;
             e->old_state = old_state;
             e->new_state = new_state;
-            events.ringbuf_submit(e, 0);
+            submit(e);
         }
     }
     if (new_state == TCP_CLOSE)
@@ -238,7 +269,7 @@ int on_inet_sk_error_report(struct bpf_raw_tracepoint_args *ctx)
         e->error = error;
         if (closed)
             e->unacked = closing->unacked;
-        events.ringbuf_submit(e, 0);
+        submit(e);
     }
     if (t.state == TCP_CLOSE)
         births.delete(&sk);
@@ -269,7 +300,7 @@ static __always_inline void submit_probe(u64 sk, struct sock_copy *s, struct tup
     describe_copy(e, sk, s);
     /* icsk_probes_out does not count the probes of a window: each answer sets it back to 0. */
     e->attempt = (keepalive ? COPIED(inet_connection_sock, icsk_probes_out, s->sock) : e->backoff) + 1;
-    events.ringbuf_submit(e, 0);
+    submit(e);
 }
 
 /* Into a window that is merely too small for the next segment the kernel sends what fits instead of a probe. */
@@ -469,7 +500,7 @@ int on_tcp_probe(struct bpf_raw_tracepoint_args *ctx)
         if (e) {
             describe_copy(e, sk, s);
             e->cause = cause;
-            events.ringbuf_submit(e, 0);
+            submit(e);
         }
     }
     give_back(s);
@@ -490,7 +521,7 @@ int on_tcp_receive_reset(struct bpf_raw_tracepoint_args *ctx)
         return 0;
     describe(e, sk, HOOK_RESET_RECEIVED);
     e->direction = RESET_RECEIVED;
-    events.ringbuf_submit(e, 0);
+    submit(e);
     return 0;
 }
 
@@ -524,7 +555,7 @@ int on_tcp_send_reset(struct bpf_raw_tracepoint_args *ctx)
     e->reason = ctx->args[2];
     e->flags |= HAS_REASON;
 #endif
-    events.ringbuf_submit(e, 0);
+    submit(e);
     return 0;
 }
 
@@ -550,7 +581,7 @@ int on_kfree_skb(struct bpf_raw_tracepoint_args *ctx)
         return 0;
     describe(e, sk, HOOK_RESET_REFUSED);
     e->direction = RESET_REFUSED;
-    events.ringbuf_submit(e, 0);
+    submit(e);
     return 0;
 }
 #endif

@@ -18,8 +18,8 @@ from tracer.kernel.program import RESUME_AFTER_S, RING_BYTES, Program
 from tracer.kernel.source import TRACER, source_for
 from tracer.kernel.wire import Decoder
 
-POLL_MS = 250
-"""Longest wait for an event: how late ^C or --duration may be noticed."""
+POLL_MS = 100
+"""Longest wait: how late a change of state may be told (others wake us at once), and ^C or --duration noticed."""
 BATCH = 1024
 """Most events taken before they are handed on: so a storm does not hold us, and they fit into the CPU's cache."""
 LOST_EVERY_S = 1.0
