@@ -461,6 +461,14 @@ static __always_inline u8 resume_cause(struct sock_copy *s, u64 skb, u32 silent)
  */
 static __always_inline bool is_stuck(u64 sk)
 {
+    const u32 apart = OFFSET(inet_connection_sock, icsk_backoff) - OFFSET(inet_connection_sock, icsk_retransmits);
+    u64 both;
+
+    /* Each a byte, and on every kernel so far so near that one read brings both. */
+    if (HAS(inet_connection_sock, icsk_retransmits) && HAS(inet_connection_sock, icsk_backoff) && apart < 8) {
+        both = read_member(sk, OFFSET(inet_connection_sock, icsk_retransmits), 8, 0, 0);
+        return (both & (0xffULL | 0xffULL << 8 * apart)) != 0;
+    }
     return READ(inet_connection_sock, icsk_retransmits, sk) != 0 || READ(inet_connection_sock, icsk_backoff, sk) != 0;
 }
 
