@@ -299,8 +299,7 @@ static __always_inline void fill_sock(struct event *e, struct sock_copy *s)
         e->flags |= KEEPALIVE;
     if (COPIED(tcp_sock, keepalive_time, s->sock))
         e->flags |= OWN_IDLE;
-    if (orphan)
-        e->flags |= ORPHAN;
+    e->orphan = orphan;
     e->inode = socket_inode(COPIED(sock, sk_socket, s->sock));
     e->cgroup = READ(kernfs_node, id, READ(cgroup, kn, COPIED(sock, sk_cgrp_data__cgroup, s->sock)));
     e->jiffies = bpf_jiffies64();

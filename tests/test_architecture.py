@@ -16,7 +16,8 @@ BASE = {"errors", "events", "filters"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "events": set(),
-    "encoding": {"events"},
+    "parts": {"events"},
+    "encoding": {"events", "parts"},
     "counts": {"events"},
     "shedding": {"events", "output", "pipeline"},
     "filters": {"events"},
@@ -26,7 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "options": BASE,
     "storage": BASE | {"encoding"},
     "output": BASE | {"analysis", "counts", "encoding", "findings", "sockets"},
-    "kernel": BASE | {"counts", "findings", "sockets"},
+    "kernel": BASE | {"counts", "findings", "parts", "sockets"},
     "analysis": BASE | {"sockets"},
     "pipeline": BASE | {"analysis", "counts"},
     "sockets": {"events"},

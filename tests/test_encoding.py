@@ -17,7 +17,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "int": st.integers() | st.integers(0, 2**63 - 1),
     "str": TEXTS | st.text(st.characters(), max_size=4),  # with surrogates, as an undecodable name may have
     "bool": st.booleans(),
-    "float": st.floats() | st.integers(),
+    "float": st.floats(allow_nan=False, allow_infinity=False) | st.integers(),
     "list[int]": st.lists(st.integers(), max_size=3),
     "list[str]": st.lists(TEXTS, max_size=3),
 }

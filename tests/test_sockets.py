@@ -19,7 +19,7 @@ from tracer.output.sockets import about_sockets, risks_as_text, sockets_as_json,
 from tracer.sockets import Socket, longest_silence_first, to_json
 
 DECODER = Decoder(hz=250, reasons={}, key=b"k" * 16)
-KEEPALIVE_TIMER, WAITS, ACCEPTED = 100, 128, 64
+KEEPALIVE_TIMER, WAITS, ACCEPTED = 100, 64, 32
 HZ = 250
 OFF: dict[str, Any] = {"keepalive": False, "timer": None, "timer_ms": None, "attempt": None}
 

@@ -1,73 +1,74 @@
-"""Events → JSON lines, byte for byte what `json` makes of :func:`tracer.events.to_json`, in some 60 % of the time.
+"""Events → JSON lines, byte for byte what `json` makes of :func:`tracer.events.to_json`, in half of its time.
 
-Events of a kind have the same fields, and there is hardly ever something to escape in their texts. So a line is a
-template, made once for those fields, that is filled in. Where that does not do, `json` writes the line.
+Events of a kind have the same fields, so a template, made once for their names, is filled in. What an event shares
+with others was written with one of those.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache
-from json.encoder import encode_basestring_ascii as quoted
-from operator import itemgetter
-from typing import Any, NamedTuple
+from json.encoder import encode_basestring_ascii
+from typing import Any
 
-from tracer.events import Event, format_time, to_json
+from tracer.events import Event, format_second, to_json
+from tracer.parts import Part, PartedEvent
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def to_line(event: Event) -> str:
-    """The event as a line with its newline; everything outside ASCII is escaped, so no terminal acts on it."""
-    known = vars(event)
+    """The event as a line with its newline; everything outside ASCII is escaped, so no terminal acts on it.
+
+    Its numbers are finite: JSON has no others.
+    """
     try:
-        template, texts, others = _shape(tuple(known))
-        text = "".join(texts(known))
-        if len(quoted(text)) == len(text) + len('""'):
-            values = list(known.values())
-            for place, written in others:
-                values[place] = written(values[place])
-            return template % tuple(values)
-    except (KeyError, TypeError):  # a field is None
-        pass
-    return _encode(to_json(event)) + "\n"
+        if type(event) is PartedEvent:
+            members = "".join([part.json or _of_part(part) for part in event.parts])
+        else:
+            members = _members(event.known(), _LEADING)
+    except (KeyError, TypeError):  # a field is None, or they are in another order
+        return _encode(to_json(event)) + "\n"
+    second, rest = divmod(event.time_ns, 1_000_000_000)
+    values = format_second(second), rest // 1000, event.ktime_ns, _quoted(event.event), members
+    return '{"time":"%s.%06dZ","ktime_ns":%d,"event":%s%s}\n' % values  # noqa: UP031 - quicker than an f-string
 
 
-class _Shape(NamedTuple):
-    """How to write the events that have certain fields in a certain order."""
+def _of_part(part: Part) -> str:
+    part.json = _members(part.fields)
+    return part.json
 
-    template: str
-    texts: Callable[[dict[str, Any]], Iterable[str]]  # those of an event; in the template they stand as they are
-    others: Sequence[tuple[int, Callable[[Any], str]]]  # the places of values that are made texts first, and by what
+
+def _members(known: Mapping[str, Any], leading: Sequence[str] = ()) -> str:
+    """The members of a JSON object, each after a comma, without those that lead. Raises KeyError or TypeError."""
+    template, written = _template(tuple(known), leading)
+    values = list(known.values())
+    for place, write in written:
+        values[place] = write(values[place])
+    return template % tuple(values[len(leading) :] if leading else values)
 
 
 @lru_cache(maxsize=1024)
-def _shape(names: Sequence[str]) -> _Shape:
-    if names[0] != "time_ns":
-        raise KeyError("time_ns")
+def _template(names: Sequence[str], leading: Sequence[str]) -> tuple[str, Sequence[tuple[int, Callable[[Any], str]]]]:
+    """For fields of these names. Also the places of the values that are made texts first, and what makes them."""
+    count = len(leading)
+    if names[:count] != leading:
+        raise KeyError(leading)
     kinds = [_KINDS[name] for name in names]
-    members = [f'"{name}":{_PLACEHOLDERS.get(kind, "%s")}' for name, kind in zip(names, kinds, strict=True)]
-    members[0] = '"time":"%s"'
-    return _Shape(
-        "{" + ",".join(members) + "}\n",
-        itemgetter(*(name for name in names if _KINDS[name] == "str")),
-        [(place, _WRITTEN[kind]) for place, kind in enumerate(kinds) if kind in _WRITTEN],
-    )
+    members = [f',"{name}":{_PLACEHOLDERS.get(kind, "%s")}' for name, kind in zip(names, kinds, strict=True)]
+    written = [(place, _WRITTEN[kind]) for place, kind in enumerate(kinds) if kind in _WRITTEN and place >= count]
+    return "".join(members[count:]), written
 
 
-def _number(value: float) -> str:
-    return repr(value) if math.isfinite(value) else _encode(value)
-
-
-_KINDS = {field.name: str(field.type).removesuffix(" | None") for field in fields(Event)} | {"time_ns": "time"}
-_PLACEHOLDERS = {"int": "%d", "str": '"%s"'}
+_quoted = encode_basestring_ascii
+_LEADING = ("time_ns", "ktime_ns", "event")
+_KINDS = {field.name: str(field.type).removesuffix(" | None") for field in fields(Event)}
+_PLACEHOLDERS = {"int": "%d", "float": "%r"}
 _WRITTEN: dict[str, Callable[[Any], str]] = {
-    "time": format_time,
+    "str": _quoted,
     "bool": {False: "false", True: "true"}.__getitem__,
-    "float": _number,
     "list[int]": lambda numbers: f"[{','.join(map(str, numbers))}]",
-    "list[str]": lambda texts: f"[{','.join(map(quoted, texts))}]",
+    "list[str]": _encode,
 }

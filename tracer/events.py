@@ -59,25 +59,23 @@ class Event:
     netns: int | None = None  # inode
     sock: str | None = None  # the same for all of a socket's life, never the same for two
     state: str | None = None
-    pid: int | None = None
-    comm: str | None = None
-    pids: list[int] | None = None
-    cgroup: str | None = None
-    silent_ms: int | None = None  # since the peer was last heard
-    unacked_bytes: int | None = None
-    unsent_bytes: int | None = None  # written by the application and not sent yet
-    rto_ms: int | None = None
-    srtt_ms: float | None = None
-    snd_wnd: int | None = None  # bytes that the peer is ready to take
+    old_state: str | None = None
+    new_state: str | None = None
     ca_state: str | None = None
     backoff: int | None = None
+    orphan: bool | None = None  # no process holds it any more
     keepalive: bool | None = None
     keepalive_idle_s: int | None = None
     keepalive_idle_own: bool | None = None  # the socket's (TCP_KEEPIDLE), not its namespace's
     keepalive_interval_s: int | None = None
     keepalive_probes: int | None = None
     user_timeout_ms: int | None = None  # 0: not set
-    orphan: bool | None = None  # no process holds it any more
+    silent_ms: int | None = None  # since the peer was last heard
+    unacked_bytes: int | None = None
+    unsent_bytes: int | None = None  # written by the application and not sent yet
+    rto_ms: int | None = None
+    srtt_ms: float | None = None
+    snd_wnd: int | None = None  # bytes that the peer is ready to take
     soft_error: str | None = None  # an ICMP error came back, and the kernel goes on trying
     jiffies: int | None = None  # retransmit, keepalive: the kernel's clock, its low 32 bits
     rto_max_ms: int | None = None  # retransmit
@@ -88,8 +86,6 @@ class Event:
     attempt: int | None = None  # retransmit: RTOs so far, as `ss -o` counts; keepalive: 1 for the first probe
     segments: int | None = None  # retransmit: how many, as TcpRetransSegs counts
     send_error: str | None = None  # retransmit: why it could not even be sent
-    old_state: str | None = None
-    new_state: str | None = None
     direction: str | None = None  # reset: received, sent, refused
     reason: str | None = None  # reset: the kernel's
     errno: int | None = None
@@ -112,6 +108,10 @@ class Event:
     timeouts: int | None = None  # counters: TCPTimeouts
     count: int | None = None  # lost
     hook: str | None = None  # lost
+    pids: list[int] | None = None  # the processes that hold the socket
+    pid: int | None = None  # the first of them
+    comm: str | None = None
+    cgroup: str | None = None
 
     @classmethod
     def of(cls, known: dict[str, Any]) -> Event:
@@ -119,6 +119,10 @@ class Event:
         event = object.__new__(cls)
         event.__dict__ = known
         return event
+
+    def known(self) -> dict[str, Any]:
+        """The fields by name. Those that are not known are None, or are not there."""
+        return self.__dict__
 
 
 class Batch(NamedTuple):
@@ -159,7 +163,7 @@ _FRACTION = re.compile(r"\.(\d{6})Z", re.ASCII)
 
 def to_json(event: Event) -> dict[str, Any]:
     """The event as a flat JSON object, `time` first."""
-    record = {name: value for name, value in vars(event).items() if value is not None}
+    record = {name: value for name, value in event.known().items() if value is not None}
     return {"time": format_time(record.pop("time_ns")), **record}
 
 
@@ -196,14 +200,15 @@ def from_json(record: Mapping[str, Any]) -> Event:
 
 
 @lru_cache(maxsize=4)
-def _format_second(second: int) -> str:
+def format_second(second: int) -> str:
+    """Seconds since 1970 as RFC 3339 in UTC, without the zone."""
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
 
 
 def format_time(time_ns: int) -> str:
     """RFC 3339 in UTC with microseconds."""
     second, rest = divmod(time_ns, 1_000_000_000)
-    return "%s.%06dZ" % (_format_second(second), rest // 1000)  # noqa: UP031 - quicker than an f-string
+    return f"{format_second(second)}.{rest // 1000:06d}Z"
 
 
 def parse_time(text: str) -> int:

@@ -67,16 +67,16 @@ class StallTracker:
 
         A recorded stall says nothing that the other events do not: it is found again, and not passed on.
         """
-        passed = self.advance(event.ktime_ns)
-        if event.event == "stall":
+        due = self._due
+        passed = self.advance(event.ktime_ns) if due and due[0][0] <= event.ktime_ns else []
+        kind = event.event
+        if kind == "stall":
             return passed
         passed.append(event)
-        if event.event == "lost":
+        if kind == "lost":
             self.missed()
-        elif event.sock is not None:
-            take = _TAKE.get(event.event)
-            if take is not None:
-                passed += take(self, event)
+        elif event.sock is not None and kind in _TAKE:
+            passed += _TAKE[kind](self, event)
         return passed
 
     def missed(self) -> None:
@@ -210,8 +210,8 @@ class StallTracker:
     def _state(self, event: Event) -> list[Event]:
         assert event.sock is not None
         stall = self._open.get(event.sock)
-        if event.new_state == "CLOSE":
-            self._memories.pop(event.sock, None)
+        if event.sock in self._memories and event.new_state == "CLOSE":
+            del self._memories[event.sock]
         if stall is None:
             return []
         if event.new_state == "CLOSE":

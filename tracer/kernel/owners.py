@@ -13,26 +13,47 @@ import struct
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from tracer.events import MOST_TEXT, Event
 from tracer.kernel.wire import Owner, text
+from tracer.parts import Part, PartedEvent
 
 SHARE_OF_CPU = 0.05
 """Most of one core that walking through /proc may take."""
 SHORTEST_PAUSE_S = 0.2
 """Between two walks, however quick they are."""
 REMEMBERED_SOCKETS = 65536
+MOST_CGROUPS = 64
+"""Of the sockets of a process, usually one."""
 
 
-@dataclass(frozen=True, slots=True)
 class Holders:
-    """The processes that hold a socket, lowest pid first, and the name of that first one."""
+    """The processes that hold a socket, lowest pid first, and the name of that first one.
 
-    pids: tuple[int, ...]
-    comm: str | None
+    parts: what that says in an event, by the id of the socket's cgroup.
+    """
+
+    __slots__ = ("comm", "parts", "pids")
+
+    def __init__(self, pids: tuple[int, ...], comm: str | None) -> None:
+        self.pids = pids
+        self.comm = comm
+        self.parts: dict[int, Part] = {}
+
+    def part(self, cgroup: str | None) -> Part:
+        """The fields of an event whose socket is in that cgroup."""
+        fields: dict[str, Any] = {"pids": list(self.pids), "pid": self.pids[0]} if self.pids else {}
+        if self.comm is not None:
+            fields["comm"] = self.comm
+        if cgroup is not None:
+            fields["cgroup"] = cgroup
+        return Part(fields)
+
+
+_NOBODY = Holders((), None)
 
 
 class Owners:
@@ -59,19 +80,23 @@ class Owners:
 
     def complete(self, event: Event, owner: Owner) -> None:
         """Fill pid, comm, pids and cgroup of an event, as far as they can be known."""
+        inode, cgroup, pid, comm = owner
         sock = event.sock
-        holders = self._holders_of(owner.inode) if owner.inode else None
+        holders = self._holders_of(inode) if inode else None
         if holders is None:
             # Who held it last, or else who connected or closed it.
-            holders = self._last.get(sock) or (_seen(owner.pid, owner.comm) if owner.pid else None)
+            holders = self._last.get(sock) or (_seen(pid, comm) if pid else _NOBODY)
         elif sock is not None:
             self._remember(sock, holders)
-        if holders is not None:
-            event.pids = list(holders.pids)
-            event.pid = holders.pids[0]
-            event.comm = holders.comm
-        if owner.cgroup:
-            event.cgroup = self._cgroup_path(owner.cgroup)
+        part = holders.parts.get(cgroup)
+        if part is None:
+            part = holders.part(self._cgroup_path(cgroup) if cgroup else None)
+            if len(holders.parts) < MOST_CGROUPS:
+                holders.parts[cgroup] = part
+        if type(event) is PartedEvent:
+            event.parts.append(part)
+        else:
+            event.known().update(part.fields)
 
     def _holders_of(self, inode: int) -> Holders | None:
         known = self._holders.get(inode)
@@ -92,9 +117,15 @@ class Owners:
         began = self._clock()
         holders = socket_holders(self._proc)
         comms = {pid: _comm(self._proc, pid) for pid in {pids[0] for pids in holders.values()}}
-        self._holders = {inode: Holders(tuple(pids), comms[pids[0]]) for inode, pids in holders.items()}
+        self._holders = {inode: _holders(tuple(pids), comms[pids[0]]) for inode, pids in holders.items()}
         self._walked_at = self._clock()
         self._walk_took = self._walked_at - began
+
+
+@lru_cache(maxsize=4096)
+def _holders(pids: tuple[int, ...], comm: str | None) -> Holders:
+    """The same for the same processes, from one walk to the next."""
+    return Holders(pids, comm)
 
 
 @lru_cache(maxsize=4096)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b
@@ -12,31 +12,67 @@ from typing import Any, NamedTuple
 
 from tracer.events import CA_STATES, LARGEST, STATES, Event, error_name, retransmit_kind
 from tracer.kernel.ring import HEADER_BYTES, RingError
+from tracer.parts import Part, PartedEvent
 from tracer.sockets import Socket
 
+_CONNECTION = (
+    *((name, "Q") for name in ("sk", "born")),
+    *((name, "16s") for name in ("laddr", "raddr")),
+    ("netns", "I"),
+    *((name, "H") for name in ("lport", "rport")),
+    ("family", "B"),
+)
+_SETTINGS = (
+    ("flags", "H"),
+    *((name, "I") for name in ("keepalive_idle", "keepalive_interval", "keepalive_probes", "user_timeout_ms")),
+)
+_STATES = tuple((name, "B") for name in ("state", "old_state", "new_state", "ca_state", "backoff", "orphan"))
 _LAYOUT = (
-    *((name, "Q") for name in ("ktime_ns", "sk", "born", "inode", "cgroup")),
-    *((name, "I") for name in ("netns", "silent", "rto", "srtt_us", "unacked", "snd_wnd")),
-    *((name, "I") for name in ("keepalive_idle", "keepalive_interval", "keepalive_probes")),
-    *((name, "I") for name in ("user_timeout_ms", "pid", "reason")),
+    ("ktime_ns", "Q"),
+    *_CONNECTION,
+    ("type", "B"),
+    *_SETTINGS,
+    ("silent", "I"),
+    *((name, "Q") for name in ("inode", "cgroup")),
+    *((name, "I") for name in ("rto", "srtt_us", "unacked", "snd_wnd", "pid", "reason")),
     ("error", "i"),
     *((name, "I") for name in ("jiffies", "retrying_ms", "rto_max", "unsent", "unread")),
     *((name, "I") for name in ("since_sent", "since_data", "timer_in", "soft_error")),
-    *((name, "H") for name in ("lport", "rport", "attempt", "flags")),
-    *((name, "16s") for name in ("laddr", "raddr", "comm")),
-    *((name, "B") for name in ("type", "family", "state", "old_state", "new_state", "ca_state")),
-    *((name, "B") for name in ("backoff", "pending", "direction", "cause")),
-    *((name, "B") for name in ("retries", "syn_linear", "timer", "reserved")),
-    ("segments", "H"),
+    *((name, "H") for name in ("attempt", "segments")),
+    ("comm", "16s"),
+    *_STATES,
+    *((name, "B") for name in ("pending", "direction", "cause", "retries", "syn_linear", "timer")),
 )
-
-_OF_WALKS = frozenset({"unread", "since_sent", "since_data", "timer_in", "timer", "reserved"})
+_OF_WALKS = frozenset({"unread", "since_sent", "since_data", "timer_in", "timer"})
 """Members that say nothing of an event: see `Decoder.socket`."""
-_CODES = "".join(f"{struct.calcsize(code)}x" if name in _OF_WALKS else code for name, code in _LAYOUT)
-_RECORD = struct.Struct("<" + _CODES)
+
+
+def _struct_of(layout: Sequence[tuple[str, str]]) -> struct.Struct:
+    return struct.Struct("<" + "".join(code for _, code in layout))
+
+
+_CONNECTION_STRUCT, _SETTINGS_STRUCT, _STATES_STRUCT = map(_struct_of, (_CONNECTION, _SETTINGS, _STATES))
+
+
+def _event_codes() -> str:
+    """The layout as it is taken for an event: whose, settings and states as one piece each, without what it lacks."""
+    codes = []
+    pieces = {part[0]: part for part in (_CONNECTION, _SETTINGS, _STATES)}
+    inside = {member for part in pieces.values() for member in part[1:]}
+    for member in _LAYOUT:
+        name, code = member
+        size = struct.calcsize(f"<{code}")
+        if member in pieces:
+            codes.append(f"{_struct_of(pieces[member]).size}s")
+        elif member not in inside:
+            codes.append(f"{size}x" if name in _OF_WALKS else code)
+    return "".join(codes)
+
+
+_RECORD = struct.Struct("<" + _event_codes())
 SIZE = _RECORD.size
 """Bytes of one event."""
-_SLOT = struct.Struct(f"<{HEADER_BYTES}x{_CODES}{-SIZE % 8}x")  # as it stands in the ring
+_SLOT = struct.Struct(f"<{HEADER_BYTES}x{_event_codes()}{-SIZE % 8}x")  # as it stands in the ring
 
 OFFSETS = {
     name: struct.calcsize("<" + "".join(code for _, code in _LAYOUT[:index]))
@@ -45,7 +81,8 @@ OFFSETS = {
 """Bytes from the start of each member, also for the test that compares this mirror with the C."""
 
 _SOCKET = struct.Struct("<IIII")  # unread, since_sent, since_data, timer_in
-_ATTEMPT = struct.Struct("<HH")  # attempt, flags
+_SHORT = struct.Struct("<H")
+_STATE, _CA_STATE = (_STATES.index((name, "B")) for name in ("state", "ca_state"))
 
 _EVENTS = {
     1: "retransmit",
@@ -61,7 +98,7 @@ _TIMED = frozenset({"retransmit", "keepalive", "window-probe"})
 _DIRECTIONS = {1: "received", 2: "sent", 3: "refused"}
 _CAUSES = {1: "data", 2: "keepalive", 3: "window", 4: "no-progress"}
 _TIMERS = {1: "on", 3: "persist", 5: "on", 6: "on", 100: "keepalive"}
-_FULL_SOCK, _KEEPALIVE, _SYNACK, _HAS_REASON, _ORPHAN, _OWN_IDLE, _ACCEPTED, _AWAITS = 1, 2, 4, 8, 16, 32, 64, 128
+_FULL_SOCK, _KEEPALIVE, _SYNACK, _HAS_REASON, _OWN_IDLE, _ACCEPTED, _AWAITS = 1, 2, 4, 8, 16, 32, 64
 _UNKNOWN = 0xFFFFFFFF
 _owner = tuple.__new__  # without the function that a NamedTuple puts before it
 
@@ -110,71 +147,38 @@ class Decoder:
     def _event(self, members: tuple[Any, ...], clock_offset_ns: int) -> tuple[Event, Owner]:
         # Written for speed: this and the writing of JSON are what an event costs.
         (
-            ktime_ns, sk, born, inode, cgroup,
-            netns, silent, rto, srtt_us, unacked, snd_wnd,
-            keepalive_idle, keepalive_interval, keepalive_probes, user_timeout_ms, pid, reason,
-            error, jiffies, retrying_ms, rto_max, unsent, soft_error, lport, rport, attempt, flags,
-            laddr, raddr, comm,
-            kind, family, state, old_state, new_state, ca_state, backoff, pending, direction, cause,
-            retries, syn_linear, segments,
+            ktime_ns, connection, kind, settings, silent, inode, cgroup, rto, srtt_us, unacked, snd_wnd, pid, reason,
+            error, jiffies, retrying_ms, rto_max, unsent, soft_error, attempt, segments, comm,
+            states, pending, direction, cause, retries, syn_linear,
         ) = members  # fmt: skip
         name = _EVENTS.get(kind)
         if name is None:
             raise WireError(f"event type {kind}")
         if ktime_ns > LARGEST:
             raise WireError(f"time {ktime_ns}")
+        hz = self.hz
+        flags, of_settings = _settings(settings, hz)
+        is_full = flags & _FULL_SOCK
         # In the order of Event's fields; what is not known is not there.
-        known: dict[str, Any] = {
-            "time_ns": (ktime_ns + clock_offset_ns) // 1000 * 1000,
-            "ktime_ns": ktime_ns,
-            "event": name,
-            "family": family,
-            "laddr": _address(laddr, family),
-        }
-        if lport:
-            known["lport"] = lport
-        known["raddr"] = _address(raddr, family)
-        known["rport"] = rport
-        if netns:
-            known["netns"] = netns
-        if sk:
-            known["sock"] = _identity(self.key, sk, born)
-        if state in STATES:
-            known["state"] = STATES[state]
-        if flags & _FULL_SOCK:
+        known: dict[str, Any] = {}
+        if is_full:
             if silent != _UNKNOWN:
-                known["silent_ms"] = silent * 1000 // self.hz
+                known["silent_ms"] = silent * 1000 // hz
             known["unacked_bytes"] = unacked
             if unsent:
                 known["unsent_bytes"] = unsent
             if rto:
-                known["rto_ms"] = rto * 1000 // self.hz
+                known["rto_ms"] = rto * 1000 // hz
             if srtt_us:
                 known["srtt_ms"] = srtt_us / 1000
             known["snd_wnd"] = snd_wnd
-            if ca_state in CA_STATES:
-                known["ca_state"] = CA_STATES[ca_state]
-            known["backoff"] = backoff
-            known.update(
-                _keepalive(
-                    self.hz, flags & (_KEEPALIVE | _OWN_IDLE), keepalive_idle, keepalive_interval, keepalive_probes
-                )
-            )
-            known["user_timeout_ms"] = user_timeout_ms
-            if flags & _ORPHAN:
-                known["orphan"] = True
             if soft_error:
                 known["soft_error"] = error_name(soft_error)
             if name in _TIMED:
                 known["jiffies"] = jiffies
-        if name == "state":
-            if old_state in STATES:
-                known["old_state"] = STATES[old_state]
-            if new_state in STATES:
-                known["new_state"] = STATES[new_state]
-        elif name == "retransmit":
-            if flags & _FULL_SOCK:
-                known["rto_max_ms"] = rto_max * 1000 // self.hz
+        if name == "retransmit":
+            if is_full:
+                known["rto_max_ms"] = rto_max * 1000 // hz
                 if retrying_ms != _UNKNOWN:
                     known["retrying_ms"] = retrying_ms
                 known["retries"] = retries
@@ -182,8 +186,8 @@ class Decoder:
                     known["syn_linear_timeouts"] = syn_linear
             known["kind"] = retransmit_kind(
                 synack=bool(flags & _SYNACK),
-                state=known.get("state"),
-                ca_state=ca_state,
+                state=STATES.get(states[_STATE]),
+                ca_state=states[_CA_STATE],
                 pending=pending,
                 attempt=attempt,
                 unacked=unacked,
@@ -204,15 +208,18 @@ class Decoder:
                 known["direction"] = _DIRECTIONS[direction]
             if flags & _HAS_REASON:
                 known["reason"] = self.reasons.get(reason, f"reason {reason}")
-        elif error > 0:
+        elif name == "error" and error > 0:
             known["errno"] = error
             known["error"] = error_name(error)
-        return Event.of(known), _owner(Owner, (inode, cgroup, pid, comm))
+        parts = [_connection(connection, self.key), _states(states, is_full), of_settings, Part(known)]
+        time_ns = (ktime_ns + clock_offset_ns) // 1000 * 1000
+        return PartedEvent.made(time_ns, ktime_ns, name, parts), _owner(Owner, (inode, cgroup, pid, comm))
 
     def socket(self, record: bytes, event: Event) -> Socket:
         """The socket of a record of a walk over all sockets, of which `decode` made the event."""
         unread, since_sent, since_data, timer_in = _SOCKET.unpack_from(record, OFFSETS["unread"])
-        attempt, flags = _ATTEMPT.unpack_from(record, OFFSETS["attempt"])
+        (attempt,) = _SHORT.unpack_from(record, OFFSETS["attempt"])
+        (flags,) = _SHORT.unpack_from(record, OFFSETS["flags"])
         timer = _TIMERS.get(record[OFFSETS["timer"]])
         since_sent_ms = self._ms(since_sent)
         waiting = event.state == "ESTABLISHED" and flags & (_ACCEPTED | _AWAITS) == _AWAITS
@@ -234,29 +241,57 @@ class Decoder:
 
 
 @lru_cache(maxsize=4096)
+def _connection(raw: bytes, key: bytes) -> Part:
+    sk, born, laddr, raddr, netns, lport, rport, family = _CONNECTION_STRUCT.unpack(raw)
+    known: dict[str, Any] = {"family": family, "laddr": _address(laddr, family)}
+    if lport:
+        known["lport"] = lport
+    known["raddr"] = _address(raddr, family)
+    known["rport"] = rport
+    if netns:
+        known["netns"] = netns
+    if sk:
+        known["sock"] = blake2b(struct.pack("<QQ", sk, born), digest_size=8, key=key).hexdigest()
+    return Part(known)
+
+
+@lru_cache(maxsize=1024)
+def _states(raw: bytes, is_full: bool) -> Part:
+    state, old_state, new_state, ca_state, backoff, orphan = _STATES_STRUCT.unpack(raw)
+    names = {"state": state, "old_state": old_state, "new_state": new_state}
+    known: dict[str, Any] = {name: STATES[number] for name, number in names.items() if number in STATES}
+    if is_full:
+        if ca_state in CA_STATES:
+            known["ca_state"] = CA_STATES[ca_state]
+        known["backoff"] = backoff
+        if orphan:
+            known["orphan"] = True
+    return Part(known)
+
+
+@lru_cache(maxsize=256)
+def _settings(raw: bytes, hz: int) -> tuple[int, Part]:
+    """The flags as well. Most sockets of a host have the same settings."""
+    flags, idle, interval, probes, user_timeout_ms = _SETTINGS_STRUCT.unpack(raw)
+    known: dict[str, Any] = {}
+    if flags & _FULL_SOCK:
+        known["keepalive"] = bool(flags & _KEEPALIVE)
+        if idle:
+            known["keepalive_idle_s"] = idle // hz
+        known["keepalive_idle_own"] = bool(flags & _OWN_IDLE)
+        if interval:
+            known["keepalive_interval_s"] = interval // hz
+        if probes:
+            known["keepalive_probes"] = probes
+        known["user_timeout_ms"] = user_timeout_ms
+    return flags, Part(known)
+
+
+@lru_cache(maxsize=4096)
 def _address(raw: bytes, family: int) -> str:
     if family == 4:
         return str(ipaddress.IPv4Address(raw[12:]))
     return str(ipaddress.IPv6Address(raw))
-
-
-@lru_cache(maxsize=4096)
-def _identity(key: bytes, sk: int, born: int) -> str:
-    return blake2b(struct.pack("<QQ", sk, born), digest_size=8, key=key).hexdigest()
-
-
-@lru_cache(maxsize=256)
-def _keepalive(hz: int, flags: int, idle: int, interval: int, probes: int) -> Mapping[str, Any]:
-    """The fields about it; most sockets of a host have the same settings. idle and interval: jiffies."""
-    fields: dict[str, Any] = {"keepalive": bool(flags & _KEEPALIVE)}
-    if idle:
-        fields["keepalive_idle_s"] = idle // hz
-    fields["keepalive_idle_own"] = bool(flags & _OWN_IDLE)
-    if interval:
-        fields["keepalive_interval_s"] = interval // hz
-    if probes:
-        fields["keepalive_probes"] = probes
-    return fields
 
 
 @lru_cache(maxsize=4096)

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any
+
+import pytest
+from builders import record
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracer.encoding import to_line
+from tracer.events import Event, to_json
+from tracer.kernel.owners import Owners
+from tracer.kernel.wire import Decoder, Owner
+from tracer.parts import Part, PartedEvent
+
+DECODER = Decoder(hz=250, reasons={}, key=b"k" * 16)
+NAMES = [field.name for field in fields(Event)]
+
+
+def parted(parts: int = 4) -> PartedEvent:
+    some: list[dict[str, Any]] = [
+        {"family": 4, "laddr": "10.0.0.1", "lport": 5, "raddr": "10.0.0.2", "rport": 3306, "netns": 1, "sock": "aa"},
+        {"state": "ESTABLISHED", "backoff": 0, "orphan": True},
+        {"silent_ms": 8000, "srtt_ms": 0.5},
+        {"pids": [7], "pid": 7, "comm": 'a"ä'},
+    ]
+    return PartedEvent.made(1_000, 2, "state", [Part(each) for each in some[:parts]])
+
+
+def test_what_is_at_hand_does_not_put_it_together() -> None:
+    event = parted()
+    assert (event.time_ns, event.ktime_ns, event.event, event.lport, event.sock) == (1_000, 2, "state", 5, "aa")
+    assert type(event) is PartedEvent
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("silent_ms", 8000), ("comm", 'a"ä'), ("orphan", True), ("error", None), ("advice", None)]
+)
+def test_any_other_field_does(name: str, value: object) -> None:
+    event = parted()
+    assert getattr(event, name) == value
+    assert type(event) is Event and "parts" not in vars(event)
+    assert (event.silent_ms, event.state, event.rport) == (8000, "ESTABLISHED", 3306)
+
+
+def test_a_field_can_be_set() -> None:
+    event = parted()
+    event.silent_ms = 9000
+    assert (event.silent_ms, event.comm) == (9000, 'a"ä')
+    assert '"silent_ms":9000' in to_line(event)
+
+
+def test_a_part_that_comes_later_is_as_good() -> None:
+    event = parted(3)
+    event.parts.append(Part({"pid": 9}))
+    assert to_line(event).endswith(',"srtt_ms":0.5,"pid":9}\n')
+    assert event.pid == 9
+
+
+def members() -> Iterator[tuple[str, st.SearchStrategy[int | bytes]]]:
+    for name in ("type", "state", "old_state", "new_state", "ca_state", "direction", "cause", "pending"):
+        yield name, st.integers(1 if name == "type" else 0, 7)
+    for name in ("keepalive_idle", "keepalive_probes", "silent", "rto", "srtt_us", "unsent", "soft_error", "error"):
+        yield name, st.sampled_from([0, 1, 110, 2**31 - 1])
+    yield "silent", st.sampled_from([0, 3, 0xFFFFFFFF])
+    yield "flags", st.integers(0, 127)
+    yield "orphan", st.integers(0, 1)
+    yield "sk", st.integers(0, 2)
+    yield "lport", st.sampled_from([0, 1, 65535])
+
+
+@given(st.fixed_dictionaries(dict(members())), st.integers(0, 2), st.binary(max_size=16))
+def test_an_event_says_the_same_in_parts_and_put_together(known: dict[str, int], pid: int, comm: bytes) -> None:
+    def made() -> Event:
+        event, _ = DECODER.decode(record(**known), 0)
+        Owners(cgroup_path=lambda _: "/ä").complete(event, Owner(0, pid, pid, comm))
+        return event
+
+    line = to_line(made())
+    together = made()
+    present = [name for name in NAMES if getattr(together, name) is not None]
+    assert type(together) is Event
+    assert to_line(together) == line
+    assert list(together.known()) == present, "in the order of Event's fields"
+    assert to_json(made()) == to_json(together)

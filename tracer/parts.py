@@ -1,0 +1,70 @@
+"""Events that are put together when somebody looks into them: into most nobody does, they are only written down.
+
+Most of what such an event says was said before: the two ends of a connection, the settings of its socket, its
+process. Those are parts that it shares with others, and only a few numbers are its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from tracer.events import Event
+
+_AT_HAND = {"time_ns", "ktime_ns", "event", "family", "laddr", "lport", "raddr", "rport", "netns", "sock"}
+"""What each event is asked for, and what every filter but those by process and by silence goes by."""
+
+_new = object.__new__
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """Some fields. Once they are known they do not change. json: the same as text, once that was asked for."""
+
+    fields: Mapping[str, Any]
+    json: str | None = None
+
+
+class PartedEvent(Event):
+    """An Event in parts, which becomes a plain one as soon as a field is asked for that is not at hand.
+
+    Its parts together, in their order, are its fields after the first three. The first part has all that is at hand.
+    """
+
+    parts: list[Part]
+
+    @staticmethod
+    def made(time_ns: int, ktime_ns: int, event: str, parts: list[Part]) -> PartedEvent:
+        """The event of these parts."""
+        made = _new(PartedEvent)
+        made.__dict__ = {"time_ns": time_ns, "ktime_ns": ktime_ns, "event": event, "parts": parts, **parts[0].fields}
+        return made
+
+    def known(self) -> dict[str, Any]:
+        """All fields that are known, by name. From then on it is a plain event."""
+        known = self.__dict__
+        for part in known.pop("parts")[1:]:
+            known.update(part.fields)
+        self.__class__ = Event  # type: ignore[assignment]
+        return known
+
+
+class _Elsewhere:
+    """A field that is in one of the parts, or in none."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, event: PartedEvent | None, owner: type) -> Any:
+        if event is None:
+            return None  # what Event itself has for each field
+        return event.known().get(self._name)
+
+    def __set__(self, event: PartedEvent, value: Any) -> None:
+        event.known()[self._name] = value
+
+
+for _field in fields(Event):
+    if _field.name not in _AT_HAND:
+        setattr(PartedEvent, _field.name, _Elsewhere(_field.name))
