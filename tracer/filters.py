@@ -8,7 +8,7 @@ knows: processes, kinds of event, silence.
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from tracer.events import Event
@@ -34,19 +34,23 @@ class Filter:
     comms: frozenset[str] = frozenset()
     events: frozenset[str] = frozenset()
     min_idle_ms: int | None = None
+    _chooses_connections: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        asked = (self.ports, self.lports, self.rports, self.hosts, self.family, self.netns)
+        object.__setattr__(self, "_chooses_connections", any(asked))
 
     def wants(self, event: Event) -> bool:
         """Whether this event is wanted."""
-        if event.event == "lost":
-            return True
-        return self.wants_connection(event) and self._wants_owner(event) and self._wants_kind(event)
+        return self.follows(event) and self.chooses(event)
 
     def follows(self, event: Event) -> bool:
-        """Whether the event belongs to a connection that may be wanted: what the stall tracker must see."""
-        return event.event == "lost" or self.wants_connection(event)
+        """Whether the event belongs to a connection that may be wanted: what the stall tracker must see.
 
-    def wants_connection(self, event: Event) -> bool:
-        """The part that the kernel decides when it is live."""
+        The part that the kernel decides when it is live.
+        """
+        if not self._chooses_connections or event.event == "lost":
+            return True
         if self.ports and event.lport not in self.ports and event.rport not in self.ports:
             return False
         if self.lports and event.lport not in self.lports:
@@ -58,6 +62,15 @@ class Filter:
         if self.netns and event.netns not in self.netns:
             return False
         return not self.hosts or self._is_listed(event.laddr) or self._is_listed(event.raddr)
+
+    @property
+    def chooses_events(self) -> bool:
+        """Whether not all events are wanted of the connections that are."""
+        return bool(self.pids or self.comms or self.events or self.min_idle_ms is not None)
+
+    def chooses(self, event: Event) -> bool:
+        """Whether the event is wanted if its connection is."""
+        return event.event == "lost" or (self._wants_owner(event) and self._wants_kind(event))
 
     def _is_listed(self, address: str | None) -> bool:
         if address is None:

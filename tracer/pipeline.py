@@ -18,6 +18,8 @@ from tracer.filters import Filter
 
 TOLD_APART = 65536
 """Connections that are remembered, so as to count each once; memory stays bounded."""
+_OF_OURS = frozenset({"lost", "stall", "counters"})
+"""Kinds of event that the kernel does not send."""
 
 
 class Sink(Protocol):
@@ -47,28 +49,25 @@ class Totals:
 
     def add(self, event: Event) -> None:
         """Count one event."""
-        if event.event == "lost":
+        kind = event.event
+        if kind not in _OF_OURS:
+            self.events += 1
+            if kind != "state":
+                self.seen.add(event.netns, counts_of(event))
+            sock = event.sock
+            if sock is None:
+                return
+            if sock in self._known:
+                self._known.move_to_end(sock)
+                return
+            self.connections += 1
+            self._known[sock] = None
+            if len(self._known) > TOLD_APART:
+                self._known.popitem(last=False)
+        elif kind == "lost":
             self.lost += event.count or 0
-            return
-        if event.event == "stall":
-            if event.phase == "end":
-                self.stalls[event.outcome or "ongoing"] += 1
-            return
-        if event.event == "counters":
-            return
-        self.events += 1
-        self.seen.add(event.netns, counts_of(event))
-        if event.sock is not None:
-            self._know(event.sock)
-
-    def _know(self, sock: str) -> None:
-        if sock in self._known:
-            self._known.move_to_end(sock)
-            return
-        self.connections += 1
-        self._known[sock] = None
-        if len(self._known) > TOLD_APART:
-            self._known.popitem(last=False)
+        elif kind == "stall" and event.phase == "end":
+            self.stalls[event.outcome or "ongoing"] += 1
 
 
 def run(
@@ -81,22 +80,22 @@ def run(
     error of the source or a sink ends the run.
     """
 
-    def carry(events: Iterable[Event]) -> None:
-        for event in events:
-            if wanted.wants(event):
-                totals.add(event)
-                for sink in sinks:
-                    sink.write(event)
-
+    writes = [sink.write for sink in sinks]
+    chooses = wanted.chooses_events
     for batch in source:
         totals.until_ns = max(totals.until_ns, batch.until_ns)
-        if tracker is None:
-            carry(batch.events)
-        else:
-            told: list[Event] = []
-            for event in batch.events:
-                told += tracker.feed(event) if wanted.follows(event) else tracker.advance(event.ktime_ns)
-            carry(told + tracker.advance(batch.until_ns))
+        told: list[Event] = []
+        for event in batch.events:
+            if wanted.follows(event):
+                told += tracker.feed(event) if tracker is not None else [event]
+        if tracker is not None:
+            told += tracker.advance(batch.until_ns)
+        # Stalls are of connections that are followed.
+        for event in told:
+            if not chooses or wanted.chooses(event):
+                totals.add(event)
+                for write in writes:
+                    write(event)
         for sink in sinks:
             sink.flush(batch.until_ns)
 

@@ -20,8 +20,8 @@ from tracer.kernel.wire import Decoder
 
 POLL_MS = 100
 """Longest wait: how late a change of state may be told (others wake us at once), and ^C or --duration noticed."""
-BATCH = 1024
-"""Most events taken before they are handed on: so a storm does not hold us, and they fit into the CPU's cache."""
+BATCH = 128
+"""Most events taken before they are handed on: so a storm does not hold us, and they fit into the CPU's own cache."""
 LOST_EVERY_S = 1.0
 COUNTERS_EVERY_S = 60.0
 SETTLED_NS = 50_000_000
