@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "notify": set(),
     "stopping": set(),
     "options": BASE,
-    "storage": BASE | {"encoding"},
+    "storage": BASE | {"encoding", "parts"},
     "output": BASE | {"analysis", "counts", "encoding", "findings", "sockets"},
     "kernel": BASE | {"counts", "findings", "parts", "sockets"},
     "analysis": BASE | {"sockets"},

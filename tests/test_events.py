@@ -73,6 +73,24 @@ def test_any_json_is_an_event_or_an_invalid_one(value: object) -> None:
             assert isinstance(from_json(candidate), Event)  # type: ignore[arg-type]
 
 
+ODD = st.sampled_from([None, True, 0, -1, 7, 2**63 - 1, 2**63, 10**400, 0.5, -0.5, float("nan"), float("inf")])
+ODD |= st.sampled_from(["", "x", "x" * 4096, "x" * 4097, [], [1], [True], [-1], ["x"], ["x" * 4097], {}])
+
+
+@given(st.dictionaries(st.sampled_from(["time", *vars(event())]), ODD), st.sets(st.sampled_from(["time", "event"])))
+def test_a_field_of_a_later_version_changes_nothing(odd: dict[str, object], missing: set[str]) -> None:
+    """Nor does it that a record without one is checked in a quicker way."""
+
+    def read(**more: object) -> Event | str:
+        record = {**to_json(event(srtt_ms=0.5, pids=[7], advice=["…"], orphan=True)), **odd, **more}
+        try:
+            return from_json({name: value for name, value in record.items() if name not in missing})
+        except InvalidEvent as error:
+            return str(error)
+
+    assert read() == read(colour="red")
+
+
 @given(st.integers(min_value=0, max_value=4_000_000_000_000_000))
 def test_time_there_and_back(microseconds: int) -> None:
     assert parse_time(format_time(microseconds * 1000)) == microseconds * 1000

@@ -28,8 +28,11 @@ def to_line(event: Event) -> str:
         if type(event) is PartedEvent:
             members = "".join([part.json or _of_part(part) for part in event.parts])
         else:
-            members = _members(event.known(), _LEADING)
-    except (KeyError, TypeError):  # a field is None, or they are in another order
+            known = event.known()
+            if None in known.values():
+                raise TypeError("None")
+            members = _members(known, _LEADING)
+    except (KeyError, TypeError):  # something is None, or in another order
         return _encode(to_json(event)) + "\n"
     second, rest = divmod(event.time_ns, 1_000_000_000)
     values = format_second(second), rest // 1000, event.ktime_ns, _quoted(event.event), members

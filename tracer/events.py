@@ -10,9 +10,10 @@ import calendar
 import errno
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 EVENTS = ("retransmit", "keepalive", "window-probe", "state", "reset", "error", "resume", "stall", "counters", "lost")
@@ -70,9 +71,9 @@ class Event:
     keepalive_interval_s: int | None = None
     keepalive_probes: int | None = None
     user_timeout_ms: int | None = None  # 0: not set
-    silent_ms: int | None = None  # since the peer was last heard
     unacked_bytes: int | None = None
     unsent_bytes: int | None = None  # written by the application and not sent yet
+    silent_ms: int | None = None  # since the peer was last heard
     rto_ms: int | None = None
     srtt_ms: float | None = None
     snd_wnd: int | None = None  # bytes that the peer is ready to take
@@ -158,7 +159,6 @@ MOST_TEXT = 4096
 LATEST_NS = 253_402_300_799_999_999_000
 """The last microsecond that RFC 3339 has: of the year 9999."""
 _SECOND = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)", re.ASCII)
-_FRACTION = re.compile(r"\.(\d{6})Z", re.ASCII)
 
 
 def to_json(event: Event) -> dict[str, Any]:
@@ -171,6 +171,59 @@ def from_json(record: Mapping[str, Any]) -> Event:
     """The event of a JSON object. Unknown fields are ignored; raises InvalidEvent for anything else."""
     if not isinstance(record, Mapping):
         raise InvalidEvent("not a JSON object")
+    values = checked(record)
+    for name in ("ktime_ns", "event"):
+        if name not in values:
+            raise InvalidEvent(f"{name} is missing")
+    time_text = record.get("time")
+    if not isinstance(time_text, str):
+        raise InvalidEvent("time is missing")
+    return Event.of({"time_ns": parse_time(time_text), **values})
+
+
+def checked(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a JSON object that an event has, its time aside. Raises InvalidEvent for a value that is none."""
+    values = dict(record) if _is_plain(record) else _checked_one_by_one(record)
+    values.pop("time", None)
+    if not all(type(pid) is int and 0 <= pid <= LARGEST for pid in values.get("pids", ())):
+        raise InvalidEvent("pids has something else than numbers")
+    if not all(type(line) is str and len(line) <= MOST_TEXT for line in values.get("advice", ())):
+        raise InvalidEvent("advice has something else than text")
+    return values
+
+
+def _is_plain(record: Mapping[str, Any]) -> bool:
+    """Whether all fields are known and sound, what lists hold aside. False also where that is not easily told."""
+    try:
+        take_numbers, take_texts = _takers(tuple(record), tuple(map(type, record.values())))
+        numbers, texts = take_numbers(record), take_texts(record)
+        # No number is more than the sum, which is not a number where one of them is none.
+        return min(numbers) >= 0 and sum(numbers) <= LARGEST and len("".join(texts)) <= MOST_TEXT
+    except (KeyError, OverflowError):
+        return False
+
+
+_Taker = Callable[[Mapping[str, Any]], Sequence[Any]]
+
+
+@lru_cache(maxsize=1024)
+def _takers(names: Sequence[str], kinds: Sequence[type]) -> tuple[_Taker, _Taker]:
+    """What takes the numbers, and what takes the texts, of a record of such fields. KeyError where one is wrong."""
+    of_kind: dict[type, list[str]] = {int: [], str: [], bool: [], list: []}
+    for name, kind in zip(names, kinds, strict=True):
+        if name != "time" and kind not in _FIELDS[name]:
+            raise KeyError(name)
+        of_kind[int if kind is float else kind].append(name)
+    return _taker(of_kind[int], nothing=0), _taker(of_kind[str], nothing="")
+
+
+def _taker(names: Sequence[str], nothing: Any) -> _Taker:
+    if len(names) > 1:
+        return itemgetter(*names)
+    return lambda record: [record[name] for name in names] or [nothing]
+
+
+def _checked_one_by_one(record: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for name, value in record.items():
         types = _FIELDS.get(name)
@@ -186,17 +239,7 @@ def from_json(record: Mapping[str, Any]) -> Event:
         elif (kind is int or kind is float) and not 0 <= value <= LARGEST:
             raise InvalidEvent(f"{name} is {value!r:.40}")
         values[name] = value
-    for name in ("ktime_ns", "event"):
-        if name not in values:
-            raise InvalidEvent(f"{name} is missing")
-    if not all(type(pid) is int and 0 <= pid <= LARGEST for pid in values.get("pids", ())):
-        raise InvalidEvent("pids has something else than numbers")
-    if not all(type(line) is str and len(line) <= MOST_TEXT for line in values.get("advice", ())):
-        raise InvalidEvent("advice has something else than text")
-    time_text = record.get("time")
-    if not isinstance(time_text, str):
-        raise InvalidEvent("time is missing")
-    return Event.of({"time_ns": parse_time(time_text), **values})
+    return values
 
 
 @lru_cache(maxsize=4)
@@ -213,11 +256,12 @@ def format_time(time_ns: int) -> str:
 
 def parse_time(text: str) -> int:
     """Nanoseconds since 1970 of what `format_time` wrote; InvalidEvent for anything else."""
-    fraction = _FRACTION.fullmatch(text, 19)
-    second = _parse_second(text[:19]) if fraction is not None else None
-    if fraction is None or second is None:
+    fraction = text[20:26]
+    is_one = len(text) == len("2026-11-25T03:00:00.123456Z") and text[19] == "." and text[26] == "Z"
+    second = _parse_second(text[:19]) if is_one and fraction.isdecimal() and fraction.isascii() else None
+    if second is None:
         raise InvalidEvent(f"time is {text!r:.40}")
-    return second * 1_000_000_000 + int(fraction[1]) * 1000
+    return second * 1_000_000_000 + int(fraction) * 1000
 
 
 @lru_cache(maxsize=4)

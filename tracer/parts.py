@@ -12,8 +12,15 @@ from typing import Any
 
 from tracer.events import Event
 
-_AT_HAND = {"time_ns", "ktime_ns", "event", "family", "laddr", "lport", "raddr", "rport", "netns", "sock"}
+HEAD = ("time_ns", "ktime_ns", "event")
+CONNECTION = ("family", "laddr", "lport", "raddr", "rport", "netns", "sock")
 """What each event is asked for, and what every filter but those by process and by silence goes by."""
+STATES = ("state", "old_state", "new_state", "ca_state", "backoff", "orphan")
+SETTINGS = (
+    "keepalive", "keepalive_idle_s", "keepalive_idle_own", "keepalive_interval_s", "keepalive_probes",
+    "user_timeout_ms",
+)  # fmt: skip
+OWNER = ("pids", "pid", "comm", "cgroup")
 
 _new = object.__new__
 
@@ -66,5 +73,5 @@ class _Elsewhere:
 
 
 for _field in fields(Event):
-    if _field.name not in _AT_HAND:
+    if _field.name not in (*HEAD, *CONNECTION):
         setattr(PartedEvent, _field.name, _Elsewhere(_field.name))

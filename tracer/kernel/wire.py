@@ -162,11 +162,11 @@ class Decoder:
         # In the order of Event's fields; what is not known is not there.
         known: dict[str, Any] = {}
         if is_full:
-            if silent != _UNKNOWN:
-                known["silent_ms"] = silent * 1000 // hz
             known["unacked_bytes"] = unacked
             if unsent:
                 known["unsent_bytes"] = unsent
+            if silent != _UNKNOWN:
+                known["silent_ms"] = silent * 1000 // hz
             if rto:
                 known["rto_ms"] = rto * 1000 // hz
             if srtt_us:

@@ -82,19 +82,25 @@ class Report:
 
     def write(self, event: Event) -> None:
         """Take one event."""
-        self._first_ns = event.time_ns if self._first_ns is None else min(self._first_ns, event.time_ns)
-        self._last_ns = max(self._last_ns, event.time_ns)
-        if event.event == "lost":
+        time_ns = event.time_ns
+        if self._first_ns is None or time_ns < self._first_ns:
+            self._first_ns = time_ns
+        if time_ns > self._last_ns:
+            self._last_ns = time_ns
+        kind = event.event
+        if kind == "stall":
+            if event.phase == "end":
+                self._add(event)
+        elif kind == "lost":
             if event.count:
                 self._lost[event.hook or "an unknown hook"] += event.count
-        elif event.event == "counters":
+        elif kind == "counters":
             self._counted.add(event.netns, counts_of_kernel(event))
             self._seen.take(self._uncompared)
-        elif event.event != "stall":
+        else:
             self._events += 1
-            self._uncompared.add(event.netns, counts_of(event))
-        elif event.phase == "end":
-            self._add(event)
+            if kind != "state":
+                self._uncompared.add(event.netns, counts_of(event))
 
     def flush(self, until_ns: int) -> None:
         """Show what was written."""

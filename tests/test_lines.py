@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from builders import record
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracer.encoding import to_line
+from tracer.events import Event, from_json, to_json
+from tracer.kernel.owners import Owners
+from tracer.kernel.wire import Decoder, Owner
+from tracer.parts import PartedEvent
+from tracer.storage.lines import parted_event
+
+DECODER = Decoder(hz=250, reasons={}, key=b"k" * 16)
+
+
+def line_of(pid: int = 7, cgroup: int = 9, comm: bytes = b"php", **members: int) -> bytes:
+    event, _ = DECODER.decode(record(**members), 1_800_000_000_000_000_000)
+    Owners(cgroup_path=lambda _: '/a"ä').complete(event, Owner(0, cgroup, pid, comm))
+    return to_line(event).encode()
+
+
+def read_at_once(line: bytes) -> Event:
+    return from_json(json.loads(line))
+
+
+@given(
+    st.integers(1, 7),
+    st.sampled_from([0, 7]),
+    st.sampled_from([0, 9]),
+    st.binary(max_size=16),
+    st.sampled_from([0, 3, 0xFFFFFFFF]),
+    st.sampled_from([0, 1, 40_000]),
+)
+def test_as_what_is_read_at_once(kind: int, pid: int, cgroup: int, comm: bytes, silent: int, port: int) -> None:
+    line = line_of(pid, cgroup, comm, type=kind, silent=silent, lport=port)
+    event = parted_event(line)
+    assert type(event) is PartedEvent
+    assert to_line(event).encode() == line
+    assert to_json(event) == to_json(read_at_once(line))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(line_of()[:-1], id="without its newline"),
+        pytest.param(line_of(flags=0), id="of no full socket"),
+        pytest.param(line_of().replace(b'"family"', b'"colour":1,"family"'), id="of a later version"),
+        pytest.param(line_of().replace(b'"event":"retransmit"', b'"event":"dance"'), id="of an unknown kind"),
+        pytest.param(line_of().replace(b'{"time"', b'{"format":"tcpwatch","time"'), id="a header"),
+        pytest.param(line_of().replace(b',"laddr"', b',"rto_ms":1,"laddr"'), id="with a field in a strange place"),
+        pytest.param(line_of().replace(b',"unacked', b',"pid":8,"unacked'), id="with a field twice"),
+        pytest.param(line_of().replace(b'"family":4', b'"family":4.5'), id="with a number that is none"),
+        pytest.param(line_of().replace(b'"time":"2', b'"time":"x'), id="with a time that is none"),
+    ],
+)
+def test_anything_else_is_left_to_others(line: bytes) -> None:
+    assert parted_event(line_of()) is not None
+    assert parted_event(line) is None
+
+
+SNIPPETS = [
+    b"", b",", b'"', b"}", b"{", b"\\", b"\xff", b"\xc3\xa4", b"NaN", b"-1", b"1e999", b"null", b"true", b"]", b"[",
+    b',"family":', b',"state":', b',"unacked_bytes":', b',"pids":', b',"cgroup":', b',"pid":1', b',"netns":2',
+    b'"time":"2027', b"9" * 30, b" ", b"\n", b'},{"a":1', b'{"time":"',
+]  # fmt: skip
+
+
+@given(st.data())
+def test_what_it_sees_is_what_the_line_says(data: st.DataObject) -> None:
+    """Of any line: it was cut in the right places, or nothing was seen."""
+    line = line_of(type=data.draw(st.integers(1, 7)))
+    for _ in range(data.draw(st.integers(1, 3))):
+        start = data.draw(st.integers(0, len(line)))
+        end = data.draw(st.integers(start, min(len(line), start + 40)))
+        line = line[:start] + data.draw(st.sampled_from(SNIPPETS)) + line[end:]
+    event = parted_event(line)
+    if event is not None:
+        assert to_json(event) == to_json(read_at_once(line))
