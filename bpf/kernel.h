@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The few kernel facts that the program needs. No kernel header is included: Python scans this source for
- * READ(type, member, ...), COPIED(type, member, ...), HAS(type, member), OFFSET(type, member), SIZEOF(type),
+ * READ(type, member, ...), COPIED(...), LOAD(...), HAS(type, member), OFFSET(type, member), SIZEOF(type),
  * ENUM(type, name) and ARGS(hook), looks each up in /sys/kernel/btf/vmlinux and hands the answer over as -D
  * (tracer/kernel/btf.py). A nested member is written with two underscores: icsk_ack__lrcvtime.
  */
@@ -19,6 +19,8 @@
 #define COPIED(type, member, copy)                                                                                     \
     copied_member(copy, OFFSET_##type##__##member, SIZE_##type##__##member, SHIFT_##type##__##member,                  \
                   BITS_##type##__##member)
+/* The same of an object whose type the verifier knows, which lets a program read it by itself. No bit fields. */
+#define LOAD(type, member, base) load_member(base, OFFSET_##type##__##member, SIZE_##type##__##member)
 /* Declares a copy of a kernel object, COPY_OF(sock_common, copy), and fills it. Zeroes where it cannot be read. */
 #define COPY_OF(type, copy) u64 copy[(SIZEOF(type) + 7) / 8]
 #define COPY(type, copy, address) bpf_probe_read_kernel(copy, SIZEOF(type), (void *)(address))
@@ -78,6 +80,27 @@ static __always_inline u64 copied_member(const u64 *copy, u32 offset, const u32 
         return 0;
     __builtin_memcpy(&value, (const u8 *)copy + offset, size);
     return bitfield(value, shift, bits);
+}
+
+/* A socket whose type the verifier knows as a TCP socket, or NULL: bpf_skc_to_tcp_sock(), include/uapi/linux/bpf.h
+ * (5.9). */
+static const u8 *(*skc_to_tcp_sock)(u64 sk) = (void *)137;
+
+/* Here it is one load, too. */
+static __always_inline u64 load_member(const u8 *base, u32 offset, const u32 size)
+{
+    switch (size) {
+    case 1:
+        return *(const u8 *)(base + offset);
+    case 2:
+        return *(const u16 *)(base + offset);
+    case 4:
+        return *(const u32 *)(base + offset);
+    case 8:
+        return *(const u64 *)(base + offset);
+    default:
+        return 0;
+    }
 }
 
 /* The first argument of a function under a kprobe, from the registers of its entry. */

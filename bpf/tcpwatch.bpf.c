@@ -363,10 +363,8 @@ static __always_inline bool write_timer_probes(struct sock_copy *s)
 }
 
 /* Every timer of this host passes here. */
-int on_timer_expire_entry(struct bpf_raw_tracepoint_args *ctx)
+static __always_inline int timer_expires(u64 timer, u64 function)
 {
-    u64 timer = ctx->args[0];
-    u64 function = READ(timer_list, function, timer);
     struct settings *current = current_settings();
     struct tuple t = {};
     struct sock_copy *s;
@@ -395,6 +393,20 @@ int on_timer_expire_entry(struct bpf_raw_tracepoint_args *ctx)
         submit_probe(sk, s, &t);
     give_back(s);
     return 0;
+}
+
+int on_timer_expire_entry(struct bpf_raw_tracepoint_args *ctx)
+{
+    u64 timer = ctx->args[0];
+
+    return timer_expires(timer, READ(timer_list, function, timer));
+}
+
+int typed_timer_expire_entry(struct bpf_raw_tracepoint_args *ctx)
+{
+    u64 timer = ctx->args[0];
+
+    return timer_expires(timer, LOAD(timer_list, function, (const u8 *)timer));
 }
 
 /* What a received segment says, from its header: tcp_rcv_established() has pulled skb->data to it. */
@@ -455,51 +467,22 @@ static __always_inline u8 resume_cause(struct sock_copy *s, u64 skb, u32 silent)
     return is_long(silent) ? RESUME_DATA : 0;
 }
 
-/*
- * Whether the kernel has begun to repeat itself: then even a segment that comes right after another can be the one that
- * gets the connection going again.
- */
-static __always_inline bool is_stuck(u64 sk)
+/* A tenth of a second is less than any RTO, and longer than a pause of a connection that is busy. */
+static __always_inline bool is_just_now(u32 now, u32 stamp)
 {
-    const u32 apart = OFFSET(inet_connection_sock, icsk_backoff) - OFFSET(inet_connection_sock, icsk_retransmits);
-    u64 both;
-
-    /* Each a byte, and on every kernel so far so near that one read brings both. */
-    if (HAS(inet_connection_sock, icsk_retransmits) && HAS(inet_connection_sock, icsk_backoff) && apart < 8) {
-        both = read_member(sk, OFFSET(inet_connection_sock, icsk_retransmits), 8, 0, 0);
-        return (both & (0xffULL | 0xffULL << 8 * apart)) != 0;
-    }
-    return READ(inet_connection_sock, icsk_retransmits, sk) != 0 || READ(inet_connection_sock, icsk_backoff, sk) != 0;
+    return now - stamp < KERNEL_HZ / 10;
 }
 
-/*
- * The peer is heard: every segment that tcp_rcv_established() takes passes here, before the socket knows of it
- * (trace_tcp_probe(), net/ipv4/tcp_input.c). A connection in use leaves after a few reads: a tenth of a second is
- * less than any RTO, and longer than a pause of a connection that is busy.
- */
-int on_tcp_probe(struct bpf_raw_tracepoint_args *ctx)
+static __always_inline int heard(u64 sk, u64 skb, u32 now, bool heard_just_now)
 {
-    u64 sk = ctx->args[0];
-    u32 now = bpf_jiffies64();
-    u32 ack = READ(tcp_sock, rcv_tstamp, sk);
-    u32 data;
-    bool heard_just_now;
+    struct sock_copy *s = copy_sock(sk, HOOK_RESUME);
     struct tuple t = {};
-    struct sock_copy *s;
     struct event *e;
     u8 cause;
 
-    heard_just_now = now - ack < KERNEL_HZ / 10;
-    if (!heard_just_now) {
-        data = READ(inet_connection_sock, icsk_ack__lrcvtime, sk);
-        heard_just_now = now - data < KERNEL_HZ / 10;
-    }
-    if (heard_just_now && !is_stuck(sk))
-        return 0;
-    s = copy_sock(sk, HOOK_RESUME);
     if (!s)
         return 0;
-    cause = resume_cause(s, ctx->args[1], silence_at(s, now));
+    cause = resume_cause(s, skb, silence_at(s, now));
     /* Said once is enough of a burst that acknowledges nothing. */
     if (heard_just_now && cause == RESUME_NO_PROGRESS)
         cause = 0;
@@ -513,6 +496,42 @@ int on_tcp_probe(struct bpf_raw_tracepoint_args *ctx)
     }
     give_back(s);
     return 0;
+}
+
+/*
+ * The peer is heard: every segment that tcp_rcv_established() takes passes here, before the socket knows of it
+ * (trace_tcp_probe(), net/ipv4/tcp_input.c). A connection in use leaves after a few reads, unless the kernel has begun
+ * to repeat itself: then even a segment that comes right after another can be the one that gets it going again.
+ */
+int on_tcp_probe(struct bpf_raw_tracepoint_args *ctx)
+{
+    u64 sk = ctx->args[0];
+    u32 now = bpf_jiffies64();
+    bool heard_just_now = is_just_now(now, READ(tcp_sock, rcv_tstamp, sk)) ||
+                          is_just_now(now, READ(inet_connection_sock, icsk_ack__lrcvtime, sk));
+
+    if (heard_just_now && READ(inet_connection_sock, icsk_retransmits, sk) == 0 &&
+        READ(inet_connection_sock, icsk_backoff, sk) == 0)
+        return 0;
+    return heard(sk, ctx->args[1], now, heard_just_now);
+}
+
+/* The same in a third of the time. */
+int typed_tcp_probe(struct bpf_raw_tracepoint_args *ctx)
+{
+    u64 sk = ctx->args[0];
+    const u8 *tp = skc_to_tcp_sock(sk);
+    u32 now = bpf_jiffies64();
+    bool heard_just_now;
+
+    if (!tp)
+        return 0;
+    heard_just_now = is_just_now(now, LOAD(tcp_sock, rcv_tstamp, tp)) ||
+                     is_just_now(now, LOAD(inet_connection_sock, icsk_ack__lrcvtime, tp));
+    if (heard_just_now && LOAD(inet_connection_sock, icsk_retransmits, tp) == 0 &&
+        LOAD(inet_connection_sock, icsk_backoff, tp) == 0)
+        return 0;
+    return heard(sk, ctx->args[1], now, heard_just_now);
 }
 
 /* A reset that was accepted: tcp_reset(), net/ipv4/tcp_input.c. */

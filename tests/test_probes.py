@@ -30,6 +30,9 @@ class Kernel:
     def hook_arguments(self, tracepoint: str) -> int:
         return self._arguments.get(tracepoint, 0)
 
+    def hook_type(self, tracepoint: str) -> int | None:
+        return 77 if self.hook_arguments(tracepoint) else None
+
 
 def chosen(kernel: Kernel, *, kprobes: bool = True, timers: TimerFunctions = BOTH) -> dict[str, tuple[str, str]]:
     probes = choose(kernel, kprobes=kprobes, timers=timers)
@@ -46,18 +49,26 @@ def test_a_kernel_of_today() -> None:
         "reset (sent)": ("ok", "raw tracepoint tcp_send_reset"),
         "reset (refused)": ("ok", "raw tracepoint kfree_skb"),
         "error": ("ok", "raw tracepoint inet_sk_error_report"),
-        "resume": ("ok", "raw tracepoint tcp_probe"),
+        "resume": ("ok", "typed raw tracepoint tcp_probe"),
     }
 
 
 def test_without_kprobes_keepalives_come_from_the_timer() -> None:
-    assert chosen(Kernel(), kprobes=False)["keepalive"] == ("fallback", "raw tracepoint timer_expire_entry")
+    assert chosen(Kernel(), kprobes=False)["keepalive"] == ("fallback", "typed raw tracepoint timer_expire_entry")
 
 
 def test_with_kprobes_the_timer_stands_by() -> None:
     keepalive = next(p for p in choose(Kernel(), kprobes=True, timers=BOTH) if p.event == "keepalive")
     assert keepalive.if_refused is not None
-    assert str(keepalive.if_refused.attachment) == "raw tracepoint timer_expire_entry"
+    assert str(keepalive.if_refused.attachment) == "typed raw tracepoint timer_expire_entry"
+
+
+def test_where_a_typed_program_is_refused_another_does() -> None:
+    resume = next(p for p in choose(Kernel(), kprobes=True, timers=BOTH) if p.event == "resume")
+    assert resume.attachment is not None and resume.if_refused is not None
+    assert (resume.attachment.function, resume.attachment.btf_type) == ("typed_tcp_probe", 77)
+    assert str(resume.if_refused.attachment) == "raw tracepoint tcp_probe"
+    assert resume.if_refused.attachment is not None and resume.if_refused.attachment.function == "on_tcp_probe"
 
 
 def test_without_kprobes_and_symbols_keepalives_are_missing() -> None:

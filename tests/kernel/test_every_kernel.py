@@ -383,13 +383,47 @@ def test_sockets_as_ss_shows_them() -> None:
         assert rows[probing.connected["lport"], 3306]["keepalive_interval_s"] == 40
 
 
+def listener(lab: Lab, monkeypatch: pytest.MonkeyPatch, *, typed: bool, **options: Any) -> Listener:
+    """typed: whether the programs on busy hooks may know the types of what they are passed."""
+    with monkeypatch.context() as changed:
+        if not typed:
+            changed.setattr(KernelTypes, "hook_type", lambda _types, _hook: None)
+        return Listener(lab, **options)
+
+
+def test_a_typed_program_hears_the_same(lab: Lab, seen: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (
+        listener(lab, monkeypatch, typed=True, resume_after_s=1) as typed,
+        listener(lab, monkeypatch, typed=False, resume_after_s=1) as other,
+        embedded_client(lab.client, SERVER, 3306) as client,
+    ):
+        assert {str(probe.attachment) for probe in typed.attached} >= {"typed raw tracepoint tcp_probe"}
+        assert {str(probe.attachment) for probe in other.attached} >= {"raw tracepoint tcp_probe"}
+        assert client.ask("slow 1.3")["ok"] and client.ask("query")["ok"]
+        lab.drop_everything()
+        client.send("query")
+        typed.wait_for(client, event="retransmit", kind="rto", attempt=2)
+        lab.restore()
+        assert client.answer()["ok"]
+        # The answer after a silence and its acknowledgement; the acknowledgement of what was sent again.
+        told = [each.wait_for(client, 3, event="resume") for each in (typed, other)]
+    assert [(each.cause, each.lport, each.pid) for each in told[0]] == [
+        (each.cause, each.lport, each.pid) for each in told[1]
+    ]
+    for one, same in zip(*told, strict=True):
+        assert abs((one.silent_ms or 0) - (same.silent_ms or 0)) <= TICKS * 1000 / host.hz()
+
+
 def test_each_keepalive_hook_sees_the_same_probes(lab: Lab, seen: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the kernel has kprobes, the tracepoint of its timers beside them; else that one alone."""
+    """Where the kernel has kprobes, the tracepoint of its timers beside them; that one in both ways."""
+    ways = [(False, True), (False, False), *([(True, True)] if kprobes_available() else [])]
     with ExitStack() as stack:
         hooks = []
-        for kprobes in sorted({kprobes_available(), False}):
+        for kprobes, typed in ways:
             monkeypatch.setattr(live.probes, "kprobes_available", lambda kprobes=kprobes: kprobes)
-            hooks.append(stack.enter_context(Listener(lab)))
+            hooks.append(stack.enter_context(listener(lab, monkeypatch, typed=typed)))
+        used = {str(probe.attachment) for hook in hooks for probe in hook.attached if probe.event == "keepalive"}
+        assert len(used) == len(ways), used
         client = stack.enter_context(embedded_client(lab.client, SERVER, 3306, *EVERY_SECOND))
         assert client.ask("query")["ok"]
         before = lab.client.counter("TcpExtTCPKeepAlive")

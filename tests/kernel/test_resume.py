@@ -27,6 +27,7 @@ class Listener:
         self._stop = threading.Event()
         wanted = Filter(netns=frozenset({lab.client.netns, lab.server.netns}))
         self._source = LiveSource(wanted, self._stop.is_set, **options)
+        self.attached = self._source.attached
         self._events: list[Event] = []
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()

@@ -21,7 +21,7 @@ _MAP_CREATE, _MAP_UPDATE_ELEM, _PROG_LOAD, _RAW_TRACEPOINT_OPEN = 0, 2, 5, 17
 _LINK_CREATE, _ITER_CREATE = 28, 33
 KPROBE, RAW_TRACEPOINT, TRACING = 2, 17, 26
 """enum bpf_prog_type."""
-_TRACE_ITER = 28  # enum bpf_attach_type
+_TRACE_RAW_TP, _TRACE_ITER = 23, 28  # enum bpf_attach_type
 
 _SYSCALLS = {"x86_64": (321, 298), "aarch64": (280, 241)}  # bpf, perf_event_open
 _LICENSE = b"GPL"  # as bpf/ says; the kernel's helpers demand it
@@ -57,31 +57,35 @@ def update_map(fd: int, key: bytes, value: bytes) -> None:
     _bpf(_MAP_UPDATE_ELEM, struct.pack("<IxxxxQQQ", fd, ctypes.addressof(keys), ctypes.addressof(values), 0))
 
 
-def load(name: str, kind: int, code: bytes, *, iterates: int = 0) -> int:
-    """A function's descriptor. kind: KPROBE, RAW_TRACEPOINT or TRACING, which is run by an iterator here, whose BTF
-    type iterates is (bpf_iter_tcp). Raises Refused.
+def load(name: str, kind: int, code: bytes, *, iterates: int = 0, traces: int = 0) -> int:
+    """A function's descriptor. kind: KPROBE, RAW_TRACEPOINT or TRACING. That last one is for an iterator, whose BTF
+    type iterates is (bpf_iter_tcp), or for one raw tracepoint, whose BTF type traces is (btf_trace_tcp_probe).
+    Raises Refused.
     """
+    attach = (_TRACE_ITER, iterates) if iterates else (_TRACE_RAW_TP, traces) if traces else (0, 0)
     try:
-        return _load(name, kind, code, iterates, None)
+        return _load(name, kind, code, attach, None)
     except OSError as error:
         # Again, for the verifier's words, which cost it time.
         log = ctypes.create_string_buffer(_LOG_BYTES)
         with suppress(OSError):
-            return _load(name, kind, code, iterates, log)
+            return _load(name, kind, code, attach, log)
         refused = Refused(error.errno, error.strerror)
         refused.log = log.value.decode("utf-8", "replace")
         raise refused from error
 
 
-def _load(name: str, kind: int, code: bytes, iterates: int, log: ctypes.Array[ctypes.c_char] | None) -> int:
+def _load(
+    name: str, kind: int, code: bytes, attach: tuple[int, int], log: ctypes.Array[ctypes.c_char] | None
+) -> int:
     instructions = ctypes.create_string_buffer(code, len(code))
     license_ = ctypes.create_string_buffer(_LICENSE)
     attr = struct.pack(
         "<IIQQIIQII16sIIIIQIIQII",
         kind, len(code) // 8, ctypes.addressof(instructions), ctypes.addressof(license_),
         1 if log else 0, len(log) if log else 0, ctypes.addressof(log) if log else 0,
-        0, 0, _named(name), 0, _TRACE_ITER if iterates else 0,
-        0, 0, 0, 0, 0, 0, 0, iterates,
+        0, 0, _named(name), 0, attach[0],
+        0, 0, 0, 0, 0, 0, 0, attach[1],
     )  # fmt: skip
     return _bpf(_PROG_LOAD, attr)
 
@@ -90,6 +94,11 @@ def open_raw_tracepoint(name: str, function: int) -> int:
     """Attach a function: the descriptor that holds it there."""
     tracepoint = ctypes.create_string_buffer(name.encode())
     return _bpf(_RAW_TRACEPOINT_OPEN, struct.pack("<QIxxxx", ctypes.addressof(tracepoint), function))
+
+
+def open_typed_tracepoint(_name: str, function: int) -> int:
+    """The same of a function that was loaded for one raw tracepoint."""
+    return _bpf(_RAW_TRACEPOINT_OPEN, struct.pack("<QIxxxx", 0, function))
 
 
 def open_kprobe(symbol: str, function: int) -> int:

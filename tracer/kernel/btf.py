@@ -163,6 +163,10 @@ class KernelTypes:
         _, prototype = self._type(self._skip(type_id, _TRANSPARENT | {_KIND_PTR}))
         return prototype.count - 1  # the first one is the kernel's own `void *__data`
 
+    def hook_type(self, tracepoint: str) -> int | None:
+        """The type of a raw tracepoint, by which a program can be made that knows what its arguments are (5.5)."""
+        return self._find(f"btf_trace_{tracepoint}", _KIND_TYPEDEF)
+
     def function(self, name: str) -> int | None:
         """The type of a function of the kernel, by which a program can be made for it."""
         return self._find(name, _KIND_FUNC)

@@ -28,7 +28,11 @@ _ALWAYS_EVENTS = {
     "inet_sk_error_report",
 }
 
-_KINDS = {"kprobe": bpf.KPROBE, "raw tracepoint": bpf.RAW_TRACEPOINT}
+_KINDS = {
+    "kprobe": (bpf.KPROBE, bpf.open_kprobe),
+    "raw tracepoint": (bpf.RAW_TRACEPOINT, bpf.open_raw_tracepoint),
+    "typed raw tracepoint": (bpf.TRACING, bpf.open_typed_tracepoint),
+}
 
 # enum filter_flags in bpf/filter.h
 _PORT, _LPORT, _RPORT, _HOST, _NETNS, _IPV4, _IPV6 = 1, 2, 4, 8, 16, 32, 64
@@ -144,17 +148,17 @@ class Program:
 
     def _attach(self, attachment: Attachment) -> None:
         try:
-            function = self._load(attachment.function, _KINDS[attachment.kind])
-            opened = bpf.open_kprobe if attachment.kind == "kprobe" else bpf.open_raw_tracepoint
+            kind, opened = _KINDS[attachment.kind]
+            function = self._load(attachment.function, kind, traces=attachment.btf_type)
             self._links.append(opened(attachment.hook, function))
         except OSError as error:
             log = error.log if isinstance(error, bpf.Refused) else ""
             raise ProgramError(f"the kernel refused the {attachment}: {error.strerror}", log=log) from error
 
-    def _load(self, name: str, kind: int, *, iterates: int = 0) -> int:
+    def _load(self, name: str, kind: int, *, iterates: int = 0, traces: int = 0) -> int:
         if name not in self._functions:
             code = self._compiled.linked(name, list(self._maps.values()))
-            self._functions[name] = bpf.load(name, kind, code, iterates=iterates)
+            self._functions[name] = bpf.load(name, kind, code, iterates=iterates, traces=traces)
         return self._functions[name]
 
     def link_iterator(self, function: str, iterates: int) -> int:

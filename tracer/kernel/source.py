@@ -10,7 +10,7 @@ from pathlib import Path
 from tracer.kernel.btf import KernelTypes, Member
 
 _INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
-_MEMBER = re.compile(r"\b(?:READ|COPIED|HAS|OFFSET)\((\w+), (\w+)[,)]")
+_MEMBER = re.compile(r"\b(?:READ|COPIED|LOAD|HAS|OFFSET)\((\w+), (\w+)[,)]")
 _SIZE = re.compile(r"\b(?:SIZEOF|COPY|COPY_OF)\((\w+)[,)]")
 _ENUM = re.compile(r"\bENUM\((\w+), (\w+)\)")
 _ARGS = re.compile(r"\bARGS\((\w+)\)")
