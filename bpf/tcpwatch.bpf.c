@@ -516,7 +516,7 @@ int on_tcp_probe(struct bpf_raw_tracepoint_args *ctx)
     return heard(sk, ctx->args[1], now, heard_just_now);
 }
 
-/* The same in a third of the time. */
+/* The same without a helper for each read. */
 int typed_tcp_probe(struct bpf_raw_tracepoint_args *ctx)
 {
     u64 sk = ctx->args[0];

@@ -55,9 +55,10 @@ class TextSink:
         if event.event == "counters":
             return
         date, time_of_day = local_time(event.time_ns, self.utc_offset_s)
+        local, remote = endpoint(event.laddr, event.lport), endpoint(event.raddr, event.rport)
         if date != self._date:
             self._date = date
-            self._widen(event)
+            self._widen(local, remote)
             self._stream.write(self._heading())
         what = _what(event)
         if self._folding is not None:
@@ -65,11 +66,10 @@ class TextSink:
                 self._put(line, "lost")
             if not self._folding.has_room(event, what):
                 return
-        self._widen(event)
         if event.event == "lost":
             self._put(f"{time_of_day} {_lost(event)}", "lost")
             return
-        local, remote = endpoint(event.laddr, event.lport), endpoint(event.raddr, event.rport)
+        self._widen(local, remote)
         self._put(
             f"{time_of_day} {local:<{self._local_width}} {remote:<{self._remote_width}} "
             f"{self._middle(event, what)} {_owner(event)}{_detail(event)}".rstrip(),
@@ -100,10 +100,9 @@ class TextSink:
             line = click.style(line, **_COLOURS.get(event, {}))  # type: ignore[arg-type]
         self._stream.write(line + "\n")
 
-    def _widen(self, event: Event) -> None:
-        if event.event != "lost":
-            self._local_width = max(self._local_width, len(endpoint(event.laddr, event.lport)))
-            self._remote_width = max(self._remote_width, len(endpoint(event.raddr, event.rport)))
+    def _widen(self, local: str, remote: str) -> None:
+        self._local_width = max(self._local_width, len(local))
+        self._remote_width = max(self._remote_width, len(remote))
 
     def _heading(self) -> str:
         return (

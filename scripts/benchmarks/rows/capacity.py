@@ -17,6 +17,9 @@ from benchmarks.results import Cell, Line, Result, at_least
 from benchmarks.scale import Scale
 from benchmarks.watchers import BPFTRACE, TCPSTATES, TCPWATCH_PORT, Peer, Target, Watcher, Watchers, counts, watchers
 from benchmarks.workloads import PORT, load, loopback
+from tracer.kernel.program import RING_BYTES
+from tracer.kernel.ring import HEADER_BYTES
+from tracer.kernel.wire import SIZE
 from tracer.lab.peers import Client
 
 BUDGET = 100_000
@@ -88,7 +91,7 @@ def capacity(scale: Scale) -> Result:
         + ("the watcher has one processor, they the other" if watching else "they and the watcher share a processor"),
         f"flooded: as many as come in {flood_s:g} s; without loss: the highest rate tried that lost nothing in "
         f"{try_s:g} s, each try a tenth below the one before",
-        "tcpwatch's ring buffer holds some 25,000 events",
+        f"tcpwatch's ring buffer holds some {RING_BYTES // (HEADER_BYTES + SIZE):,} events",
     ]
     return Result("capacity", "events a second", "output", lines, notes + started.notes(PEERS))
 
@@ -101,7 +104,7 @@ def _processors() -> tuple[list[str], list[str]]:
 
 def _seconds(scale: Scale) -> tuple[float, float]:
     """Of the flood, and of each try at a lower rate."""
-    return scale.of((5.0, 15.0), (2.0, 3.0))
+    return scale.of((15.0, 15.0), (2.0, 3.0))
 
 
 def _line(mode: Mode, started: Watchers, client: Client, watching: Sequence[str], scale: Scale) -> Line:
