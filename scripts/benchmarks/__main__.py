@@ -54,6 +54,8 @@ def main(rows: tuple[str, ...], quick: bool, output: Path | None, write: bool) -
     if os.geteuid() != 0:
         raise TcpwatchError("the bench loads BPF programs and makes network namespaces", hint="sudo scripts/bench")
     signal.signal(signal.SIGTERM, _terminate)
+    # A shell has those in the background ignore ^C, and they would hand that down to all that is stopped by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     done: list[Result] = []
     try:
         for row in rows or ROWS:
