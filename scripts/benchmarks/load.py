@@ -168,18 +168,24 @@ def connections(host: str, port: str, count: str) -> None:
 
 def unanswered(host: str, port: str, count: str) -> None:
     """Handshakes that the kernel tries again and again."""
-    _many_files(int(count))
+    _many_files(2 * int(count))
     say(ready=True)
     for line in sys.stdin:
         _, seconds = line.split()
-        kept = []
-        for _ in range(int(count)):
-            connection = socket.socket()
-            connection.setblocking(False)
-            connection.connect_ex((host, int(port)))
-            kept.append(connection)
-            time.sleep(1 / int(count))
-        time.sleep(float(seconds))
+        end = time.monotonic() + float(seconds)
+        kept: list[socket.socket] = []
+        while time.monotonic() < end:
+            # Anew each minute, as the kernel tries for two.
+            before, kept = kept, []
+            for _ in range(int(count)):
+                connection = socket.socket()
+                connection.setblocking(False)
+                connection.connect_ex((host, int(port)))
+                kept.append(connection)
+                time.sleep(1 / int(count))
+            for connection in before:
+                connection.close()
+            time.sleep(max(0.0, min(60.0, end - time.monotonic())))
         for connection in kept:
             connection.close()
         say(count=len(kept))
