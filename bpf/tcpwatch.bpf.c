@@ -14,14 +14,19 @@ BPF_RINGBUF_OUTPUT(events, 1); /* pages; Python makes it as large as is asked fo
 #define MMAPABLE (1U << 10)    /* BPF_F_MMAPABLE, include/uapi/linux/bpf.h (5.5) */
 
 /*
- * Waking the reader takes an interrupt, and a round of Python's. So a mere change of state waits until there are so
- * many, or for the end of the reader's patience (POLL_MS in tracer/kernel/live.py); what a stall is told by wakes it
- * at once. The smallest ring holds 280 events.
+ * Waking the reader takes an interrupt, and a round of Python's. So a mere change of state that comes soon after it was
+ * woken waits until there are so many of them, or until it looks again by itself: as long as it finds something, that
+ * is after no less than PATIENCE_NS (BUSY_MS in tracer/kernel/live.py). What a stall is told by wakes it at once.
  */
-#define COMPANY 128
+#define COMPANY 128 /* the smallest ring holds 280 events */
+#define PATIENCE_NS 100000000ULL
 
-/* Changes of state since the reader was last woken for them. It may have taken them meanwhile. */
-BPF_ARRAY(waiting, u64, 1);
+struct wakeup {
+    u64 ktime_ns; /* of the event that the reader was last woken for */
+    u64 waiting;  /* changes of state since then, though it may have taken them meanwhile */
+};
+
+BPF_ARRAY(wakeups, struct wakeup, 1);
 
 /* By hook. Python reads them in place, without the bpf() that needs CAP_BPF. */
 BPF_F_TABLE("array", int, u64, lost, HOOKS, MMAPABLE);
@@ -39,14 +44,21 @@ struct closing_error {
 
 BPF_PERCPU_ARRAY(closing_errors, struct closing_error, 1);
 
-static __always_inline struct event *new_event(u8 type, int hook, struct tuple *t)
+static __always_inline struct wakeup *last_wakeup(void)
 {
     int zero = 0;
+
+    return wakeups.lookup(&zero);
+}
+
+static __always_inline struct event *new_event(u8 type, int hook, struct tuple *t)
+{
+    struct wakeup *last = last_wakeup();
     struct event *e;
 
     /* Before it has its place in the ring: so that whoever comes after it there knows of it. */
-    if (type == EVENT_STATE)
-        waiting.atomic_increment(zero);
+    if (type == EVENT_STATE && last)
+        __sync_fetch_and_add(&last->waiting, 1);
     e = events.ringbuf_reserve(sizeof(struct event));
     if (!e) {
         lost.atomic_increment(hook);
@@ -63,16 +75,17 @@ static __always_inline struct event *new_event(u8 type, int hook, struct tuple *
 
 static __always_inline void submit(struct event *e)
 {
-    int zero = 0;
-    u64 *count = waiting.lookup(&zero);
+    struct wakeup *last = last_wakeup();
     u64 flags = 0;
 
-    if (count && e->type == EVENT_STATE && *count < COMPANY) {
+    if (last && e->type == EVENT_STATE && last->waiting < COMPANY && e->ktime_ns - last->ktime_ns < PATIENCE_NS) {
         flags = BPF_RB_NO_WAKEUP;
-    } else if (count && *count != 0) {
+    } else if (last) {
         /* By itself the kernel wakes the reader only for the first event that it has not taken: one of those, here. */
-        *count = 0;
-        flags = BPF_RB_FORCE_WAKEUP;
+        if (last->waiting != 0)
+            flags = BPF_RB_FORCE_WAKEUP;
+        last->waiting = 0;
+        last->ktime_ns = e->ktime_ns;
     }
     events.ringbuf_submit(e, flags);
 }

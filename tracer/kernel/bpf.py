@@ -75,9 +75,7 @@ def load(name: str, kind: int, code: bytes, *, iterates: int = 0, traces: int = 
         raise refused from error
 
 
-def _load(
-    name: str, kind: int, code: bytes, attach: tuple[int, int], log: ctypes.Array[ctypes.c_char] | None
-) -> int:
+def _load(name: str, kind: int, code: bytes, attach: tuple[int, int], log: ctypes.Array[ctypes.c_char] | None) -> int:
     instructions = ctypes.create_string_buffer(code, len(code))
     license_ = ctypes.create_string_buffer(_LICENSE)
     attr = struct.pack(

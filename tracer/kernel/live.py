@@ -18,8 +18,9 @@ from tracer.kernel.program import RESUME_AFTER_S, RING_BYTES, Program
 from tracer.kernel.source import TRACER, source_for
 from tracer.kernel.wire import Decoder
 
-POLL_MS = 100
-"""Longest wait: how late a change of state may be told (others wake us at once), and ^C or --duration noticed."""
+IDLE_MS, BUSY_MS = 250, 100
+"""Longest wait for an event: how late ^C or --duration may be noticed. Where one has just come, how late a change of
+state may be told; others wake us at once (bpf/tcpwatch.bpf.c)."""
 BATCH = 128
 """Most events taken before they are handed on: so a storm does not hold us, and they fit into the CPU's own cache."""
 LOST_EVERY_S = 1.0
@@ -36,7 +37,7 @@ class LiveSource:
     Construct it to compile, load and attach: when the constructor returns, every hook is in place.
     Iterate until `stop()` says to end. Close it, or use it as a context manager.
 
-    stop: asked between looks, at most POLL_MS apart. resume: whether each received segment is looked at, to see
+    stop: asked between looks, at most IDLE_MS apart. resume: whether each received segment is looked at, to see
     peers heard again; resume_after_s: after which silence that is an event of its own. Raises TcpwatchError
     from the constructor for whatever is missing on this host.
     """
@@ -100,8 +101,11 @@ class LiveSource:
         return self._ring.used > 0.5
 
     def __iter__(self) -> Iterator[Batch]:
+        patience_ms = IDLE_MS
         while not self._stop():
-            yield self._look(POLL_MS)
+            batch = self._look(patience_ms)
+            patience_ms = BUSY_MS if batch.events else IDLE_MS
+            yield batch
             now = time.monotonic()
             if now - self._lost_checked >= LOST_EVERY_S:
                 yield self._newly_lost()
