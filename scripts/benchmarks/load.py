@@ -17,12 +17,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
+import os
 import resource
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 _PR_SET_PDEATHSIG = 1
@@ -140,15 +141,40 @@ def sink(port: str) -> None:
 
 
 def crowd(count: str) -> None:
-    """Pairs of connected sockets: `count` connections are twice as many sockets."""
-    _many_files(2 * int(count))
+    """Pairs of connected sockets: `count` connections are twice as many sockets.
+
+    In as many processes as it takes: how many files one may have open cannot be raised everywhere.
+    """
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    _many_files(min(2 * int(count), files - 1000))
+    each = (files - 1000) // 2
+    left = int(count)
+    while left > each:
+        read_end, write_end = os.pipe()
+        if os.fork() == 0:
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            os.close(read_end)
+            with _connected(each):
+                os.close(write_end)
+                signal.pause()
+        os.close(write_end)
+        os.read(read_end, 1)  # until it is closed there
+        os.close(read_end)
+        left -= each
+    with _connected(left):
+        say(ready=True)
+        sys.stdin.read()
+
+
+@contextlib.contextmanager
+def _connected(count: int) -> Iterator[None]:
+    """So many connections to ourselves."""
     kept: list[socket.socket] = []
     with socket.create_server(("", 0), backlog=1024) as listener:
         address = _addresses(listener.getsockname()[1])
-        for _ in range(int(count)):
+        for _ in range(count):
             kept += [socket.create_connection(address()), listener.accept()[0]]
-        say(ready=True)
-        sys.stdin.read()
+        yield
 
 
 def connections(host: str, port: str, count: str) -> None:

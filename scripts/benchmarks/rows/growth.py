@@ -16,7 +16,7 @@ def connections(scale: Scale) -> Result:
         counted = scale.of((10, 100, 1_000, 10_000, 50_000), (10, 500, 5_000))
         lines = [_with(count, started, scale) for count in counted]
     notes = [
-        "sockets of one process, the two ends of half as many connections",
+        "sockets of few processes, the two ends of half as many connections",
         "live: tcpwatch --port, while 500 connections a second come and go beside them",
     ]
     return Result("connections", "growth with the number of connections", "sockets", lines, notes)

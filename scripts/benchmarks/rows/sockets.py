@@ -12,7 +12,7 @@ from benchmarks.workloads import load, loopback
 
 
 def sockets(scale: Scale) -> Result:
-    """All ends of the connections are in one namespace and one process."""
+    """All ends of the connections are in one namespace."""
     count = scale.of(50_000, 5_000)
     rounds = scale.of(5, 3)
     wall, cpu, peak = (defaultdict[str, list[float]](list) for _ in range(3))
