@@ -31,8 +31,8 @@ static __always_inline u32 netns_inode(u64 net)
 }
 
 /*
- * A socket as a whole, and the settings of its namespace. Reading a member from the kernel takes some 35 ns, whatever
- * its size, and an event needs fifty of them; all of a socket at once takes 150 ns.
+ * A socket as a whole, and the settings of its namespace. An event needs some fifty members, and each read from the
+ * kernel is a call of a helper: two calls bring them all.
  */
 struct sock_copy {
     u64 busy;

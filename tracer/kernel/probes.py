@@ -112,7 +112,7 @@ def choose(types: HookArguments, *, kprobes: bool, timers: TimerFunctions, resum
 def _typed(types: HookArguments, probe: Probe) -> Probe:
     """The same with a program that knows what it is passed: for a hook that is called all the time.
 
-    It reads a member by itself, where another has to call a helper, which takes twenty times as long.
+    It reads a member by itself, where another has to call a helper.
     """
     if probe.attachment is None:
         return probe
