@@ -11,8 +11,7 @@ from tracer.encoding import to_line
 from tracer.events import Event, from_json, to_json
 from tracer.kernel.owners import Owners
 from tracer.kernel.wire import Decoder, Owner
-from tracer.parts import PartedEvent
-from tracer.storage.lines import parted_event
+from tracer.storage.lines import LineEvent, line_event
 
 DECODER = Decoder(hz=250, reasons={}, key=b"k" * 16)
 
@@ -37,8 +36,10 @@ def read_at_once(line: bytes) -> Event:
 )
 def test_as_what_is_read_at_once(kind: int, pid: int, cgroup: int, comm: bytes, silent: int, port: int) -> None:
     line = line_of(pid, cgroup, comm, type=kind, silent=silent, lport=port)
-    event = parted_event(line)
-    assert type(event) is PartedEvent
+    event = line_event(line)
+    assert type(event) is LineEvent
+    assert event.ktime_ns == 5_000_000_000 and event.sock is not None
+    assert type(event) is LineEvent, "nothing else has to be read for those"
     assert to_line(event).encode() == line
     assert to_json(event) == to_json(read_at_once(line))
 
@@ -58,8 +59,8 @@ def test_as_what_is_read_at_once(kind: int, pid: int, cgroup: int, comm: bytes, 
     ],
 )
 def test_anything_else_is_left_to_others(line: bytes) -> None:
-    assert parted_event(line_of()) is not None
-    assert parted_event(line) is None
+    assert line_event(line_of()) is not None
+    assert line_event(line) is None
 
 
 SNIPPETS = [
@@ -77,6 +78,6 @@ def test_what_it_sees_is_what_the_line_says(data: st.DataObject) -> None:
         start = data.draw(st.integers(0, len(line)))
         end = data.draw(st.integers(start, min(len(line), start + 40)))
         line = line[:start] + data.draw(st.sampled_from(SNIPPETS)) + line[end:]
-    event = parted_event(line)
+    event = line_event(line)
     if event is not None:
         assert to_json(event) == to_json(read_at_once(line))

@@ -42,11 +42,13 @@ def test_batches_are_filtered_counted_and_flushed_together() -> None:
 def test_connections_are_counted_once_and_remembered_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "TOLD_APART", 2)
     totals = Totals()
-    for sock in ("a", "b", "a", "b", "c", "b", "c"):
+    for sock in ("a", "b", "a", "b", "c", "b", "a", "c"):
         totals.add(event(sock=sock))
-    assert totals.connections == 3
+    assert totals.connections == 3, "the last two others are remembered at least"
+    for sock in ("d", "e", "f", "g"):
+        totals.add(event(sock=sock))
     totals.add(event(sock="a"))
-    assert totals.connections == 4, "forgotten meanwhile"
+    assert totals.connections == 3 + 4 + 1, "forgotten meanwhile"
 
 
 def test_totals_stay_right_when_a_sink_fails() -> None:

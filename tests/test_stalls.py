@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
@@ -62,14 +63,23 @@ def close(at: float, error: str | None = "ETIMEDOUT", number: int = 110, **field
     return [closed, event("error", at, error=error, errno=number, **{"state": "CLOSE", **fields})]
 
 
+NAMES = [field.name for field in fields(Event)]
+
+
 def told(*events: Event, until: float | None = None, **settings_: Any) -> list[Event]:
-    """The stall events of a stream, to its end."""
-    tracker = StallTracker(hz=250, **settings_)
+    """The stall events of a stream, to its end. However they are asked for, their ends are the same."""
+    until_ns = SECOND + round(until * SECOND) if until is not None else events[-1].ktime_ns
+    tracker, of_ends = StallTracker(hz=250, **settings_), StallTracker(hz=250, ends_only=True, **settings_)
     out: list[Event] = []
     for each in events:
         out += tracker.feed(each)
-    out += tracker.finish(SECOND + round((until or 0) * SECOND) if until is not None else events[-1].ktime_ns)
-    return [each for each in out if each.event == "stall"]
+    out += tracker.finish(until_ns)
+    stalls_ = [each for each in out if each.event == "stall"]
+    ends = [each for each in (*of_ends.feed(*events), *of_ends.finish(until_ns)) if each.event == "stall"]
+    assert ends == [each for each in stalls_ if each.phase == "end"]
+    for each in stalls_:
+        assert list(each.known()) == [name for name in NAMES if getattr(each, name) is not None], "Event's order"
+    return stalls_
 
 
 def words(stalls_: list[Event]) -> list[str]:

@@ -237,7 +237,7 @@ def report(files: tuple[Path, ...], as_json: bool, **filters: Any) -> None:
     def opened(header: Header) -> None:
         sink.opened(header.host, header.utc_offset_s, header.run)
 
-    play(files, wanted, [sink], warn=say, opened=opened, silences=silences)
+    play(files, wanted, [sink], warn=say, opened=opened, silences=silences, ends_only=True)
 
 
 @cli.command()

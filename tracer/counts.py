@@ -20,7 +20,8 @@ class Counts(NamedTuple):
 
     def plus(self, other: Counts) -> Counts:
         """Both together."""
-        return Counts(*(one + another for one, another in zip(self, other, strict=True)))
+        segments, keepalives, timeouts = other
+        return Counts(self.segments + segments, self.keepalives + keepalives, self.timeouts + timeouts)
 
     def since(self, before: Counts) -> Counts:
         """What came since then. A number that fell belongs to another namespace, which has got the inode."""

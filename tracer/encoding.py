@@ -14,7 +14,7 @@ from json.encoder import encode_basestring_ascii
 from typing import Any
 
 from tracer.events import Event, format_second, to_json
-from tracer.parts import Part, PartedEvent
+from tracer.parts import Part
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -25,8 +25,9 @@ def to_line(event: Event) -> str:
     Its numbers are finite: JSON has no others.
     """
     try:
-        if type(event) is PartedEvent:
-            members = "".join([part.json or _of_part(part) for part in event.parts])
+        parts: list[Part] | None = getattr(event, "parts", None)
+        if parts is not None:
+            members = "".join([part.json or _of_part(part) for part in parts])
         else:
             known = event.known()
             if None in known.values():

@@ -258,14 +258,15 @@ def parse_time(text: str) -> int:
     """Nanoseconds since 1970 of what `format_time` wrote; InvalidEvent for anything else."""
     fraction = text[20:26]
     is_one = len(text) == len("2026-11-25T03:00:00.123456Z") and text[19] == "." and text[26] == "Z"
-    second = _parse_second(text[:19]) if is_one and fraction.isdecimal() and fraction.isascii() else None
+    second = parse_second(text[:19]) if is_one and fraction.isdecimal() and fraction.isascii() else None
     if second is None:
         raise InvalidEvent(f"time is {text!r:.40}")
     return second * 1_000_000_000 + int(fraction) * 1000
 
 
 @lru_cache(maxsize=4)
-def _parse_second(text: str) -> int | None:
+def parse_second(text: str) -> int | None:
+    """Seconds since 1970 of what `format_second` wrote; None for anything else."""
     match = _SECOND.fullmatch(text)
     if match is None:
         return None

@@ -8,6 +8,7 @@ knows: processes, kinds of event, silence.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -43,6 +44,10 @@ class Filter:
     def wants(self, event: Event) -> bool:
         """Whether this event is wanted."""
         return self.follows(event) and self.chooses(event)
+
+    def followed(self, events: Sequence[Event]) -> Sequence[Event]:
+        """Those of the events that `follows` is true of."""
+        return [event for event in events if self.follows(event)] if self._chooses_connections else events
 
     def follows(self, event: Event) -> bool:
         """Whether the event belongs to a connection that may be wanted: what the stall tracker must see.

@@ -6,7 +6,7 @@ file → RecordingReader ──────────┴→ Event → filter �
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -16,8 +16,8 @@ from tracer.counts import Tally, counts_of
 from tracer.events import Batch, Event
 from tracer.filters import Filter
 
-TOLD_APART = 65536
-"""Connections that are remembered, so as to count each once; memory stays bounded."""
+TOLD_APART = 32768
+"""Connections that are remembered at least, so as to count each once, and twice as many at most."""
 _OF_OURS = frozenset({"lost", "stall", "counters"})
 """Kinds of event that the kernel does not send."""
 
@@ -44,8 +44,9 @@ class Totals:
     lost: int = 0
     stalls: Counter[str] = field(default_factory=Counter)  # that ended, by outcome
     until_ns: int = 0  # how far the source came, CLOCK_BOOTTIME
-    connections: int = 0  # one of which nothing was seen for the length of TOLD_APART others counts again
-    _known: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    connections: int = 0  # one of which nothing was seen for the length of TOLD_APART others may count again
+    _known: set[str] = field(default_factory=set)
+    _known_before: set[str] = field(default_factory=set)
 
     def add(self, event: Event) -> None:
         """Count one event."""
@@ -55,19 +56,19 @@ class Totals:
             if kind != "state":
                 self.seen.add(event.netns, counts_of(event))
             sock = event.sock
-            if sock is None:
-                return
-            if sock in self._known:
-                self._known.move_to_end(sock)
-                return
-            self.connections += 1
-            self._known[sock] = None
-            if len(self._known) > TOLD_APART:
-                self._known.popitem(last=False)
+            if sock is not None and sock not in self._known:
+                self._meet(sock)
         elif kind == "lost":
             self.lost += event.count or 0
         elif kind == "stall" and event.phase == "end":
             self.stalls[event.outcome or "ongoing"] += 1
+
+    def _meet(self, sock: str) -> None:
+        if sock not in self._known_before:
+            self.connections += 1
+        if len(self._known) >= TOLD_APART:
+            self._known_before, self._known = self._known, set()
+        self._known.add(sock)
 
 
 def run(
@@ -84,12 +85,9 @@ def run(
     chooses = wanted.chooses_events
     for batch in source:
         totals.until_ns = max(totals.until_ns, batch.until_ns)
-        told: list[Event] = []
-        for event in batch.events:
-            if wanted.follows(event):
-                told += tracker.feed(event) if tracker is not None else [event]
+        told: Sequence[Event] = wanted.followed(batch.events)
         if tracker is not None:
-            told += tracker.advance(batch.until_ns)
+            told = [*tracker.feed(*told), *tracker.advance(batch.until_ns)]
         # Stalls are of connections that are followed.
         for event in told:
             if not chooses or wanted.chooses(event):

@@ -24,13 +24,14 @@ def play(
     warn: Callable[[str], None],
     opened: Callable[[Header], None] = lambda _: None,
     silences: Silences | None = None,
+    ends_only: bool = False,
 ) -> Totals:
     """Carry the events of all files to the sinks. `-` is standard input. Raises TcpwatchError for a bad file.
 
     opened is told each header before its events come; a file may have several. Those that follow each other in time
     on one host are taken as one recording: a stall may begin in one and end in the next. Of a recording that was made
     with a filter on what events say, the stalls that it holds are passed on, since their events are not all there; in
-    any other they are found again.
+    any other they are found again. ends_only: the sinks care how stalls ended, and not how they began.
     """
     totals = Totals()
     silences = silences if silences is not None else Silences()
@@ -49,7 +50,9 @@ def play(
                     if tracker is None and header.is_whole:
                         totals.until_ns = 0
                         min_idle_ms = wanted.min_idle_ms or MIN_IDLE_MS
-                        tracker = StallTracker(hz=header.hz or HZ, min_idle_ms=min_idle_ms, silences=silences)
+                        tracker = StallTracker(
+                            hz=header.hz or HZ, min_idle_ms=min_idle_ms, silences=silences, ends_only=ends_only
+                        )
                         host = header.host
                     run(source, wanted, tracker if header.is_whole else None, sinks, totals)
                     if tracker is not None and source.is_cut:

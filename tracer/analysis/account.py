@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from tracer.analysis.advice import Case, advice
 from tracer.analysis.episode import Episode
 from tracer.analysis.idle import Bracket
@@ -12,45 +15,43 @@ MS = 1_000_000
 MOVED_NS = 1_000_000_000
 """A give-up time that moved by more than this is told again."""
 
-_OWNER = ("pid", "comm", "pids", "cgroup")
 _CARRIED = (
-    "family", "laddr", "lport", "raddr", "rport", "netns", "sock", "state", "silent_ms", "unacked_bytes",
-    "unsent_bytes", "rto_ms", "srtt_ms", "snd_wnd", "keepalive", "keepalive_idle_s", "keepalive_idle_own",
-    "keepalive_interval_s", "keepalive_probes", "user_timeout_ms", "orphan", "soft_error",
+    "family", "laddr", "lport", "raddr", "rport", "netns", "sock", "state", "orphan", "keepalive", "keepalive_idle_s",
+    "keepalive_idle_own", "keepalive_interval_s", "keepalive_probes", "user_timeout_ms", "unacked_bytes",
+    "unsent_bytes", "silent_ms", "rto_ms", "srtt_ms", "snd_wnd", "soft_error",
 )  # fmt: skip
+_OWNER = ("pids", "pid", "comm", "cgroup")
 
 
 def account(stall: Episode, phase: str, now_ns: int, *, hz: int, bracket: Bracket) -> Event:
     """The stall event of an episode as it stands at that time (CLOCK_BOOTTIME), and what to do about it."""
-    facts = stall.facts
-    over = phase == "end" and stall.seen.outcome != "ongoing"
-    report = Event(
-        # The clocks and counts of a damaged recording may be anywhere.
-        time_ns=min(max(0, facts.time_ns + (now_ns - facts.ktime_ns) // 1000 * 1000), LATEST_NS),
-        ktime_ns=now_ns,
-        event="stall",
-        phase=phase,
-        id=stall.id,
-        idle_ms=stall.seen.idle_ms,
-        verdict=stall.verdict,
-        retransmits=min(stall.seen.retransmits, LARGEST),
-        one_way=stall.seen.one_way or None,
-    )
-    for name in _CARRIED:
-        setattr(report, name, getattr(facts, name))
-    for name in _OWNER:
-        setattr(report, name, getattr(stall.owner, name))
-    if stall.give_up is not None:
-        until_ms = max(0, (stall.give_up.earliest_ns - now_ns) // MS)
-        report.gives_up_in_ms = until_ms
-        report.gives_up_at = format_time(min(report.time_ns + until_ms * MS, LATEST_NS))
-        report.gives_up_window_ms = (stall.give_up.latest_ns - stall.give_up.earliest_ns) // MS or None
+    facts, seen = stall.facts, stall.seen
+    # The clocks and counts of a damaged recording may be anywhere.
+    time_ns = min(max(0, facts.time_ns + (now_ns - facts.ktime_ns) // 1000 * 1000), LATEST_NS)
+    known = {
+        "time_ns": time_ns,
+        "ktime_ns": now_ns,
+        "event": "stall",
+        **_taken(facts, _CARRIED),
+        **_present(errno=stall.errno, error=stall.error),
+        "phase": phase,
+        "id": stall.id,
+        **_present(idle_ms=seen.idle_ms),
+        "verdict": stall.verdict,
+        "retransmits": min(seen.retransmits, LARGEST),
+        **_end_to_come(stall.give_up, time_ns, now_ns),
+        **_present(one_way=seen.one_way or None),
+        **({"outcome": seen.outcome, "duration_ms": seen.duration_ns // MS} if phase == "end" else {}),
+        "advice": [],
+        **_taken(stall.owner, _OWNER),
+    }
+    report = Event.of(known)
     report.advice = advice(
         Case(
             verdict=stall.verdict,
             event=report,
-            idle_ms=stall.seen.idle_ms,
-            over=over,
+            idle_ms=seen.idle_ms,
+            over=phase == "end" and seen.outcome != "ongoing",
             hz=hz,
             bracket=bracket,
             refused_reset=stall.refused_reset,
@@ -58,6 +59,24 @@ def account(stall: Episode, phase: str, now_ns: int, *, hz: int, bracket: Bracke
         )
     )
     return report
+
+
+def _taken(event: Event, names: Sequence[str]) -> dict[str, Any]:
+    known = event.known()
+    return {name: known[name] for name in names if known.get(name) is not None}
+
+
+def _present(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _end_to_come(give_up: GiveUp | None, time_ns: int, now_ns: int) -> dict[str, Any]:
+    if give_up is None:
+        return {}
+    until_ms = max(0, (give_up.earliest_ns - now_ns) // MS)
+    at = format_time(min(time_ns + until_ms * MS, LATEST_NS))
+    window_ms = (give_up.latest_ns - give_up.earliest_ns) // MS or None
+    return {"gives_up_at": at, "gives_up_in_ms": until_ms, **_present(gives_up_window_ms=window_ms)}
 
 
 def is_news(now: GiveUp | None, told: GiveUp | None) -> bool:

@@ -12,6 +12,7 @@ import ipaddress
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from tracer.analysis.clients import INTERVAL_S, Client, client_of, server_of
 from tracer.analysis.idle import Bracket, service_of
@@ -397,6 +398,7 @@ def _namespace(event: Event) -> str:
     return "" if _inside(event) or event.netns is None else f", in network namespace {event.netns} (see lsns -t net)"
 
 
+@lru_cache(maxsize=1024)
 def _address(text: str | None) -> str | None:
     """An address as commands take it. None for what is none: a recording may hold anything, a shell runs anything."""
     try:

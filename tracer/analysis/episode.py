@@ -30,6 +30,8 @@ class Episode:
     heard_ns: int | None = None  # the peer answered, and it may be over
     closed_ns: int | None = None  # the socket is closed, and its error may follow
     uncertain: bool = False  # events were lost meanwhile
+    errno: int | None = None  # that was reported for its end
+    error: str | None = None
     due_ns: int = 0  # of the entry in the heap that counts
 
     def learn(self, event: Event) -> None:

@@ -50,33 +50,41 @@ class StallTracker:
     """Finds the stalls in a stream of events.
 
     hz: jiffies per second of the kernel that the events come from. silences collects what connections survived and
-    what they did not; pass one to share it. Memory is bounded: of more than MAX_OPEN open stalls the oldest ends as
-    `ongoing`, of more than MAX_REMEMBERED connections the one that was heard of longest ago is forgotten.
+    what they did not; pass one to share it. ends_only: of a stall only its end is told. Memory is bounded: of more
+    than MAX_OPEN open stalls the oldest ends as `ongoing`, of more than MAX_REMEMBERED connections the one that was
+    heard of longest ago is forgotten.
     """
 
-    def __init__(self, *, hz: int, min_idle_ms: int = MIN_IDLE_MS, silences: Silences | None = None) -> None:
+    def __init__(
+        self, *, hz: int, min_idle_ms: int = MIN_IDLE_MS, silences: Silences | None = None, ends_only: bool = False
+    ) -> None:
         self.hz = hz
+        self.ends_only = ends_only
         self.min_idle_ms = min_idle_ms
         self.silences = silences if silences is not None else Silences()
         self._open: OrderedDict[str, Episode] = OrderedDict()
         self._due: list[tuple[int, str]] = []
         self._memories: OrderedDict[str, Memory] = OrderedDict()
 
-    def feed(self, event: Event) -> list[Event]:
-        """What to pass on for one event: stalls whose time had come before it, the event itself, what it changes.
+    def feed(self, *events: Event) -> list[Event]:
+        """What to pass on for events: before each the stalls whose time had come, then itself, then what it changes.
 
         A recorded stall says nothing that the other events do not: it is found again, and not passed on.
         """
-        due = self._due
-        passed = self.advance(event.ktime_ns) if due and due[0][0] <= event.ktime_ns else []
-        kind = event.event
-        if kind == "stall":
-            return passed
-        passed.append(event)
-        if kind == "lost":
-            self.missed()
-        elif event.sock is not None and kind in _TAKE:
-            passed += _TAKE[kind](self, event)
+        passed: list[Event] = []
+        for event in events:
+            if self._due and self._due[0][0] <= event.ktime_ns:
+                passed += self.advance(event.ktime_ns)
+            kind = event.event
+            if kind == "stall":
+                continue
+            passed.append(event)
+            if kind == "state" and event.sock not in self._open and event.sock not in self._memories:
+                continue  # most events are of connections that nothing is wrong with
+            if kind == "lost":
+                self.missed()
+            elif event.sock is not None and kind in _TAKE:
+                passed += _TAKE[kind](self, event)
         return passed
 
     def missed(self) -> None:
@@ -133,7 +141,7 @@ class StallTracker:
             if stall is None:
                 return told
             told += self._make_room(event.ktime_ns)
-        if not _as_foretold(stall, event):
+        if not self.ends_only and not _as_foretold(stall, event):
             stall.give_up = gives_up(event, self.hz)
         stall.learn(event)
         stall.seen.retransmits += 1
@@ -162,7 +170,8 @@ class StallTracker:
         stall.learn(event)
         stall.seen.retransmits += 1
         stall.seen.attempt = event.attempt or 0
-        stall.give_up = gives_up(event, self.hz)
+        if not self.ends_only:
+            stall.give_up = gives_up(event, self.hz)
         self._expect(stall, event.ktime_ns, next_expiry_ns(event, self.hz))
         return told + self._tell(event.sock, stall, event)
 
@@ -272,9 +281,8 @@ class StallTracker:
         elif event.error in _UNREACHABLE:
             outcome = "unreachable"
             stall.seen.icmp = True
-        return self._end(
-            event.sock, stall, event.ktime_ns, outcome, event.ktime_ns, errno=event.errno, error=event.error
-        )
+        stall.errno, stall.error = event.errno, event.error
+        return self._end(event.sock, stall, event.ktime_ns, outcome, event.ktime_ns)
 
     # How an episode goes on.
 
@@ -370,6 +378,8 @@ class StallTracker:
 
     def _tell(self, sock: str, stall: Episode, event: Event) -> list[Event]:
         """Its begin, or an update where there is news."""
+        if self.ends_only:
+            return []
         stall.verdict = verdict(stall.seen, self.min_idle_ms)
         if not stall.told[0]:
             return [self._account(stall, "begin", event.ktime_ns)]
@@ -384,9 +394,7 @@ class StallTracker:
             stall.quiet_ns *= 2
         return [self._account(stall, "update", event.ktime_ns)]
 
-    def _end(
-        self, sock: str, stall: Episode, now_ns: int, outcome: str, ended_ns: int, **error: int | str | None
-    ) -> list[Event]:
+    def _end(self, sock: str, stall: Episode, now_ns: int, outcome: str, ended_ns: int) -> list[Event]:
         del self._open[sock]
         stall.seen.outcome = outcome
         stall.seen.duration_ns = max(0, ended_ns - stall.began_ns)
@@ -396,12 +404,7 @@ class StallTracker:
             if stall.seen.idle_ms >= self.min_idle_ms:
                 self.silences.fatal(stall.service, stall.seen.idle_ms)
         stall.give_up = None
-        report = self._account(stall, "end", now_ns)
-        report.outcome = outcome
-        report.duration_ms = stall.seen.duration_ns // MS
-        for name, value in error.items():
-            setattr(report, name, value)
-        return [report]
+        return [self._account(stall, "end", now_ns)]
 
     def _account(self, stall: Episode, phase: str, now_ns: int) -> Event:
         stall.told, stall.told_ns = (stall.verdict, stall.give_up), now_ns

@@ -89,14 +89,14 @@ def lateness(timeout_s: float, hz: int) -> float:
 
 
 def _slot_shift(ahead: int) -> int:
-    """The slot of a timer that is `ahead` jiffies ahead, as the binary logarithm of its jiffies."""
-    shift = 0
-    while ahead >= 63 << shift:
-        shift += 3
-    return shift
+    """The slot of a timer that is `ahead` jiffies ahead, as the binary logarithm of its jiffies.
+
+    The least multiple of 3 for which `ahead` is below 63 times so many jiffies.
+    """
+    return ((max(0, ahead) // 63).bit_length() + 2) // 3 * 3
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made for each retransmission
 class _RetransmissionTimer:
     """The timer as a retransmission leaves it. In jiffies where the name does not say ms."""
 
@@ -183,10 +183,13 @@ class _RetransmissionTimer:
         """The jiffy of each expiry, and whether the kernel may give up then, and must. lag: jiffies each is late."""
         # The kernel compares milliseconds of a clock, read somewhere within the jiffies that are known here.
         slack_ms = 1000 / self.hz + 1
-        rto = self.rto
+        rto, rto_max, limit_ms, hz = self.rto, self.rto_max, self.limit_ms, self.hz
+        may_fall = bool(self.event.orphan) and self.event.retries == _ORPHAN_RETRIES
+        is_clamped, over = bool(self.event.user_timeout_ms), False
         for _ in range(_LONGEST):
-            rto = self.backed_off(rto, attempt)
-            timeout, over = self.clamped(rto, elapsed_ms + (-slack_ms if lag else slack_ms))
+            timeout = rto = self.backed_off(rto, attempt)
+            if is_clamped:
+                timeout, over = self.clamped(rto, elapsed_ms + (-slack_ms if lag else slack_ms))
             expiry = bucket(now, timeout) + lag
             if over:
                 # What is left ends at one time, whenever the timer before it ran; but a jiffy more or less of it may
@@ -197,12 +200,12 @@ class _RetransmissionTimer:
                 if (last - soonest) * 1000 > _EXACT_MS * self.hz:
                     yield soonest, True, False
                     expiry = last
-            elapsed_ms += (expiry - now) * 1000 / self.hz
+            elapsed_ms += (expiry - now) * 1000 / hz
             over = over or (self.limit_attempts is not None and attempt >= self.limit_attempts)
             # The limit may fall to 0 then: tcp_orphan_retries() is told whether the RTO is below its maximum.
-            falls = bool(self.event.orphan) and self.event.retries == _ORPHAN_RETRIES and rto >= self.rto_max
-            may = over or falls or elapsed_ms + slack_ms >= self.limit_ms
-            yield expiry, may, over or elapsed_ms - slack_ms >= self.limit_ms
+            falls = may_fall and rto >= rto_max
+            may = over or falls or elapsed_ms + slack_ms >= limit_ms
+            yield expiry, may, over or elapsed_ms - slack_ms >= limit_ms
             now, attempt = expiry, attempt + 1
 
     def window(self) -> GiveUp:

@@ -1,71 +1,151 @@
-"""A line of a recording → the event, in parts: those that the line shares with others are read once.
+"""A line of a recording → the event: whether it is sound is seen at once, what it says only when somebody asks.
 
-A line as tracer/encoding.py writes it is cut at the first field of each part. If each piece is a JSON object when it
-is put in braces, the line as a whole is one, with the members of all: so it does not matter whether it was cut where
-it was meant to be. What is not found as it was written is read as one object, by whoever asked.
+A line as tracer/encoding.py writes it has its fields in the order of Event's. What is different in each line is held
+against a pattern that is made of those fields and takes less than JSON allows; what it shares with others, against
+those that were read before. Any other line says nothing here, and is read as JSON by whoever asked.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable
 from dataclasses import fields
 from functools import lru_cache
 from typing import Any
 
-from tracer.events import EVENTS, LARGEST, Event, checked, parse_time
+from tracer.events import EVENTS, Event, checked, parse_second
 from tracer.parts import CONNECTION, OWNER, SETTINGS, STATES, Part, PartedEvent
 
+_new = object.__new__
 _decode = json.JSONDecoder().raw_decode
-_KINDS = frozenset(EVENTS)
-_HEAD = ("time", "ktime_ns", "event")
-_OF_CONNECTION, _OF_SOCKET, _OF_OWNER = frozenset(CONNECTION), frozenset({*STATES, *SETTINGS}), frozenset(OWNER)
-_SHARED = _OF_CONNECTION | _OF_SOCKET | _OF_OWNER
-_OWN = {field.name: str(field.type) for field in fields(Event) if field.name not in _SHARED}
+_FIELDS = {field.name: str(field.type).removesuffix(" | None") for field in fields(Event)}
+_SHARED = frozenset({*STATES, *SETTINGS})
+_OWN = [name for name in list(_FIELDS)[3:] if name not in {*CONNECTION, *_SHARED, *OWNER}]
+_FIRST_OWN, _LAST_OF_ALL = "unacked_bytes", "snd_wnd"
+"""Fields from the one to the other are those that events of any kind have."""
+
+_NUMBER = "(?:0|[1-9][0-9]{0,17})"
+_TEXT = r"[ !#-\[\]-~]{0,4096}"  # printable ASCII that JSON writes as it is
+_PATTERNS = {
+    "int": _NUMBER,
+    "float": rf"{_NUMBER}(?:\.[0-9]{{1,17}})?",
+    "str": f'"{_TEXT}"',
+    "bool": "(?:true|false)",
+    "list[int]": rf"\[(?:{_NUMBER}(?:,{_NUMBER})*)?\]",
+    "list[str]": rf'\[(?:"{_TEXT}"(?:,"{_TEXT}")*)?\]',
+}
 
 
-def parted_event(line: bytes) -> PartedEvent | None:
+def _members(names: Iterable[str]) -> str:
+    """The pattern of these members of an object, of which any may be absent."""
+    return "".join(f'(?:,"{name}":{_PATTERNS[_FIELDS[name]]})?' for name in names)
+
+
+_match_head = re.compile(
+    r'\{"time":"([0-9-]{10}T[0-9:]{8})\.([0-9]{6})Z"'
+    rf',"ktime_ns":({_NUMBER}),"event":"([a-z-]+)"({_members(CONNECTION[:-1])},"sock":"({_TEXT})")'.encode()
+).match
+_OF_ALL = _OWN.index(_LAST_OF_ALL) + 1
+_match_own = re.compile(
+    rf'{_members(_OWN[:_OF_ALL])}(?:(?=,"(?:pids|cgroup)|\}})|{_members(_OWN[_OF_ALL:])})'.encode()
+).match
+_OWN_BEGINS = f',"{_FIRST_OWN}":'.encode()
+_KINDS = {kind.encode(): kind for kind in EVENTS}
+
+
+class LineEvent(Event):
+    """An Event of which only time, kind and socket are at hand; asked for more, it becomes a PartedEvent."""
+
+    unread: tuple[bytes, bytes, Part, Part]  # its connection and what is its own, as JSON; its socket, its owner
+
+    def known(self) -> dict[str, Any]:
+        """All fields that are known, by name."""
+        return self.opened().known()
+
+    def opened(self) -> PartedEvent:
+        """The same, and it is this object from now on."""
+        known: dict[str, Any] = self.__dict__
+        connection, own, socket, owner = known.pop("unread")
+        parts = [_of_connection(connection), socket, Part(_object(b"{%b}" % own[1:])), owner]
+        event = PartedEvent.made(known["time_ns"], known["ktime_ns"], known["event"], parts)
+        self.__dict__, self.__class__ = event.__dict__, PartedEvent  # type: ignore[assignment]
+        return self  # type: ignore[return-value]
+
+    @property
+    def parts(self) -> list[Part]:
+        """As a PartedEvent has them."""
+        return self.opened().parts
+
+
+class _InTheLine:
+    """A field that nobody has asked for yet."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, event: LineEvent | None, owner: type) -> Any:
+        return None if event is None else getattr(event.opened(), self._name)
+
+    def __set__(self, event: LineEvent, value: Any) -> None:
+        setattr(event.opened(), self._name, value)
+
+
+for _name in _FIELDS:
+    if _name not in ("time_ns", "ktime_ns", "event", "sock"):
+        setattr(LineEvent, _name, _InTheLine(_name))
+
+
+def line_event(line: bytes) -> LineEvent | None:
     """The event of a line; None where this does not see one, which says nothing about the line."""
-    head, _, rest = line.partition(b',"family":')
-    connection, _, rest = rest.partition(b',"state":')
-    socket, _, rest = rest.partition(b',"unacked_bytes":')
-    if not rest:
+    head = _match_head(line)
+    if head is None:
         return None
-    own, owned, owner = rest.partition(b',"pids":')
-    if not owned:
-        own, owned, owner = rest.partition(b',"cgroup":')
+    second, micros, ktime, kind, connection, sock = head.groups()
+    head_ends = head.end()
+    own_begins = line.find(_OWN_BEGINS, head_ends)
+    own = _match_own(line, own_begins) if own_begins > 0 else None
+    if own is None:
+        return None
     try:
-        known = _object(b'%b,"unacked_bytes":%b%b' % (head, own, b"}\n" if owned else b""))
-        values = list(known.values())
-        if _are_numbers(tuple(known), tuple(map(type, values))):
-            # No number is more than the sum, which is not a number where one of them is none.
-            if b"-" in own or values[1] < 0 or not sum(values[3:], values[1]) <= LARGEST:
-                return None
-        else:
-            known = {"time": values[0], **checked(known)}
-        if known["event"] not in _KINDS:
-            return None
-        parts = [_of_connection(connection), _of_socket(socket), Part(known)]
-        if owned:
-            parts.append(_of_owner(owned[1:] + owner))
-        return PartedEvent.made(parse_time(known.pop("time")), known.pop("ktime_ns"), known.pop("event"), parts)
-    except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
+        event = _new(LineEvent)
+        event.__dict__ = {
+            "time_ns": _second_ns(second) + int(micros) * 1000,
+            "ktime_ns": int(ktime),
+            "event": _KINDS[kind],
+            "sock": sock.decode(),
+            "unread": (
+                connection, own[0], _of_socket(line[head_ends:own_begins]), _of_owner(line[own.end() :])
+            ),
+        }  # fmt: skip
+        return event
+    except (ValueError, TypeError, KeyError, RecursionError):
         return None
+
+
+@lru_cache(maxsize=4)
+def _second_ns(text: bytes) -> int:
+    second = parse_second(text.decode())
+    if second is None:
+        raise ValueError("no time")
+    return second * 1_000_000_000
 
 
 @lru_cache(maxsize=1024)
 def _of_connection(piece: bytes) -> Part:
-    return _shared(b'{"family":%b}\n' % piece, _OF_CONNECTION)
+    return Part(_object(b"{%b}" % piece[1:]))
 
 
 @lru_cache(maxsize=1024)
 def _of_socket(piece: bytes) -> Part:
-    return _shared(b'{"state":%b}\n' % piece, _OF_SOCKET)
+    return _shared(b"{%b}" % piece[1:], _SHARED)
 
 
 @lru_cache(maxsize=1024)
 def _of_owner(piece: bytes) -> Part:
-    return _shared(b"{%b" % piece, _OF_OWNER)
+    if piece[-1:] != b"\n":
+        raise ValueError("cut off")
+    return _shared(b"{%b" % piece[:-1].removeprefix(b","), frozenset(OWNER))
 
 
 def _shared(text: bytes, names: frozenset[str]) -> Part:
@@ -75,20 +155,9 @@ def _shared(text: bytes, names: frozenset[str]) -> Part:
     return Part(checked(known))
 
 
-def _object(line: bytes) -> dict[str, Any]:
-    text = line.decode()
-    known, end = _decode(text)
-    if text[end:] != "\n":
+def _object(text: bytes) -> dict[str, Any]:
+    written = text.decode()
+    known, end = _decode(written)
+    if end != len(written):
         raise ValueError("something else than one object")
     return known  # type: ignore[no-any-return]
-
-
-@lru_cache(maxsize=1024)
-def _are_numbers(names: Sequence[str], kinds: Sequence[type]) -> bool:
-    """Whether what an event has for itself are numbers, besides its head. ValueError where it is not all its own."""
-    if names[: len(_HEAD)] != _HEAD or kinds[: len(_HEAD)] != (str, int, str) or not _OWN.keys() >= set(names[1:]):
-        raise ValueError("other fields")
-    return all(
-        kind in (int, float) and _OWN[name].startswith(("int", "float") if kind is int else "float")
-        for name, kind in zip(names[len(_HEAD) :], kinds[len(_HEAD) :], strict=True)
-    )

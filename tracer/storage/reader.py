@@ -14,7 +14,7 @@ from tracer.errors import TcpwatchError
 from tracer.events import EVENTS, Batch, Event, InvalidEvent, from_json
 from tracer.storage.compression import DAMAGED, unpacked
 from tracer.storage.header import FORMAT, HEADER_START, Header, InvalidHeader, NewerVersion, header_from_line
-from tracer.storage.lines import parted_event
+from tracer.storage.lines import line_event
 
 LONGEST_LINE = 1 << 20
 """Bytes. No event comes near; without a limit a file of ten gigabytes without a newline would fill the memory."""
@@ -79,11 +79,11 @@ class RecordingReader:
             while self._next is None and (line := self._read_line()):
                 self._number += 1
                 size += len(line)
-                event = parted_event(line)
-                if event is not None:
-                    batch.append(event)
-                else:
+                event = line_event(line)
+                if event is None:
                     self._take(line, batch)
+                else:
+                    batch.append(event)
                 if len(batch) >= BATCH or size >= BATCH_BYTES:
                     yield _batch(batch)
                     batch, size = [], 0
