@@ -274,7 +274,7 @@ def test_in_a_process_of_this_host(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / "3/comm").write_bytes(raw + b"\n")
     owners = Owners(tmp_path, lambda: 100.0, lambda _: None)
     found = event()
-    owners.complete(found, Owner(7, 0, 0, b""))
+    owners.complete((found, Owner(7, 0, 0, b"")))
     assert found.comm == text(owner.comm) == raw.decode("utf-8", "backslashreplace")
     found.comm.encode("utf-8")
     assert Filter(comms=frozenset({parse_comm(os.fsdecode(raw))})).wants(found)

@@ -38,8 +38,7 @@ class Clock:
 
 
 def owned(owners: Owners, owner: Owner, sock: str = "aa") -> Event:
-    completed = event(sock=sock)
-    owners.complete(completed, owner)
+    (completed,) = owners.complete((event(sock=sock), owner))
     return completed
 
 

@@ -48,10 +48,12 @@ def _of_part(part: Part) -> str:
 def _members(known: Mapping[str, Any], leading: Sequence[str] = ()) -> str:
     """The members of a JSON object, each after a comma, without those that lead. Raises KeyError or TypeError."""
     template, written = _template(tuple(known), leading)
+    if not written and not leading:
+        return template % tuple(known.values())
     values = list(known.values())
     for place, write in written:
         values[place] = write(values[place])
-    return template % tuple(values[len(leading) :] if leading else values)
+    return template % tuple(values[len(leading) :])
 
 
 @lru_cache(maxsize=1024)

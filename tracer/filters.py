@@ -45,6 +45,10 @@ class Filter:
         """Whether this event is wanted."""
         return self.follows(event) and self.chooses(event)
 
+    def of_any_connection(self) -> Filter:
+        """The same, whatever the connection: for events of which the kernel has chosen the connections already."""
+        return Filter(pids=self.pids, comms=self.comms, events=self.events, min_idle_ms=self.min_idle_ms)
+
     def followed(self, events: Sequence[Event]) -> Sequence[Event]:
         """Those of the events that `follows` is true of."""
         return [event for event in events if self.follows(event)] if self._chooses_connections else events

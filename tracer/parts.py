@@ -12,9 +12,9 @@ from typing import Any
 
 from tracer.events import Event
 
-HEAD = ("time_ns", "ktime_ns", "event")
+AT_HAND = frozenset({"time_ns", "ktime_ns", "event", "sock"})
+"""What each event is asked for."""
 CONNECTION = ("family", "laddr", "lport", "raddr", "rport", "netns", "sock")
-"""What each event is asked for, and what every filter but those by process and by silence goes by."""
 STATES = ("state", "old_state", "new_state", "ca_state", "backoff", "orphan")
 SETTINGS = (
     "keepalive", "keepalive_idle_s", "keepalive_idle_own", "keepalive_interval_s", "keepalive_probes",
@@ -36,7 +36,7 @@ class Part:
 class PartedEvent(Event):
     """An Event in parts, which becomes a plain one as soon as a field is asked for that is not at hand.
 
-    Its parts together, in their order, are its fields after the first three. The first part has all that is at hand.
+    Its parts together, in their order, are its fields after the first three. The first one is its connection.
     """
 
     parts: list[Part]
@@ -45,33 +45,39 @@ class PartedEvent(Event):
     def made(time_ns: int, ktime_ns: int, event: str, parts: list[Part]) -> PartedEvent:
         """The event of these parts."""
         made = _new(PartedEvent)
-        made.__dict__ = {"time_ns": time_ns, "ktime_ns": ktime_ns, "event": event, "parts": parts, **parts[0].fields}
+        sock = parts[0].fields.get("sock")
+        made.__dict__ = {"time_ns": time_ns, "ktime_ns": ktime_ns, "event": event, "sock": sock, "parts": parts}
         return made
 
     def known(self) -> dict[str, Any]:
         """All fields that are known, by name. From then on it is a plain event."""
-        known = self.__dict__
-        for part in known.pop("parts")[1:]:
+        known = {"time_ns": self.time_ns, "ktime_ns": self.ktime_ns, "event": self.event}
+        for part in self.parts:
             known.update(part.fields)
-        self.__class__ = Event  # type: ignore[assignment]
+        self.__dict__, self.__class__ = known, Event  # type: ignore[assignment]
         return known
 
 
-class _Elsewhere:
-    """A field that is in one of the parts, or in none."""
+class _OfConnection:
+    """What filters ask for: no reason to put the event together."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
     def __get__(self, event: PartedEvent | None, owner: type) -> Any:
-        if event is None:
-            return None  # what Event itself has for each field
-        return event.known().get(self._name)
+        return None if event is None else event.parts[0].fields.get(self._name)
 
     def __set__(self, event: PartedEvent, value: Any) -> None:
         event.known()[self._name] = value
 
 
+class _Elsewhere(_OfConnection):
+    """A field that is in one of the parts, or in none."""
+
+    def __get__(self, event: PartedEvent | None, owner: type) -> Any:
+        return None if event is None else event.known().get(self._name)
+
+
 for _field in fields(Event):
-    if _field.name not in (*HEAD, *CONNECTION):
-        setattr(PartedEvent, _field.name, _Elsewhere(_field.name))
+    if _field.name not in AT_HAND:
+        setattr(PartedEvent, _field.name, (_OfConnection if _field.name in CONNECTION else _Elsewhere)(_field.name))

@@ -87,8 +87,9 @@ def watch(
             # The recording first: what is shown has been kept.
             sinks = [sink for sink in (writer, shown) if sink is not None]
             try:
-                run(source, wanted, tracker, sinks, totals)
-                finish(tracker, wanted, sinks, totals)
+                of_events = wanted.of_any_connection()
+                run(source, of_events, tracker, sinks, totals)
+                finish(tracker, of_events, sinks, totals)
             finally:
                 # Before anybody waits for a reader of standard output.
                 if writer is not None:

@@ -37,6 +37,7 @@ class LiveSource:
     Construct it to compile, load and attach: when the constructor returns, every hook is in place.
     Iterate until `stop()` says to end. Close it, or use it as a context manager.
 
+    wanted: of which connections; what events say is for others to choose by.
     stop: asked between looks, at most IDLE_MS apart. resume: whether each received segment is looked at, to see
     peers heard again; resume_after_s: after which silence that is an event of its own. Raises TcpwatchError
     from the constructor for whatever is missing on this host.
@@ -68,6 +69,7 @@ class LiveSource:
         try:
             self._decoder = Decoder(hz=hz, reasons=reasons, key=os.urandom(16))
             self._owners = Owners()
+            self._wanted = wanted
             self._stop = stop
             self._clock_offset_ns = clocks.offset_ns()
             self._sleeps = clocks.Sleeps()
@@ -140,10 +142,7 @@ class LiveSource:
         if not taken:
             return []
         self._follow_clock()
-        decoded = self._decoder.decode_all(taken, self._clock_offset_ns)
-        for event, owner in decoded:
-            self._owners.complete(event, owner)
-        events = [event for event, _ in decoded]
+        events = self._owners.complete(*self._decoder.decode_all(taken, self._clock_offset_ns))
         if self._sleeps:
             for event in events:
                 if event.silent_ms is not None:
@@ -161,7 +160,7 @@ class LiveSource:
 
     def _newly_counted(self) -> Batch:
         self._counters_checked = time.monotonic()
-        return self._said_now(
+        counted = self._said_now(
             {
                 "event": "counters",
                 "netns": netns,
@@ -171,6 +170,7 @@ class LiveSource:
             }
             for netns, counts in self.counters.newly().items()
         )
+        return counted._replace(events=self._wanted.followed(counted.events))
 
     def _said_now(self, fields: Iterable[dict[str, Any]]) -> Batch:
         """Events of our own."""

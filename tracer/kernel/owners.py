@@ -23,8 +23,8 @@ from tracer.parts import Part, PartedEvent
 
 SHARE_OF_CPU = 0.05
 """Most of one core that walking through /proc may take."""
-SHORTEST_PAUSE_S = 0.2
-"""Between two walks, however quick they are."""
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 1.0
+"""Between two walks, however quick they are; and where no socket is unknown."""
 REMEMBERED_SOCKETS = 65536
 MOST_CGROUPS = 64
 """Of the sockets of a process, usually one."""
@@ -59,7 +59,7 @@ _NOBODY = Holders((), None)
 class Owners:
     """Names the owners of events. One walk through /proc answers for every socket at once.
 
-    A walk is made when an unknown socket turns up, or when what is known is older than a second,
+    A walk is made when an unknown socket turns up, or when what is known is older than LONGEST_PAUSE_S,
     and never so often that it takes more than SHARE_OF_CPU. Until the next one an event gets what
     the kernel side saw at connect or close.
     """
@@ -78,40 +78,44 @@ class Owners:
         self._walk_took = 0.0
         self._last: OrderedDict[str | None, Holders] = OrderedDict()  # by Event.sock
 
-    def complete(self, event: Event, owner: Owner) -> None:
-        """Fill pid, comm, pids and cgroup of an event, as far as they can be known."""
-        inode, cgroup, pid, comm = owner
-        sock = event.sock
-        holders = self._holders_of(inode) if inode else None
-        if holders is None:
-            # Who held it last, or else who connected or closed it.
-            holders = self._last.get(sock) or (_seen(pid, comm) if pid else _NOBODY)
-        elif sock is not None:
-            self._remember(sock, holders)
-        part = holders.parts.get(cgroup)
-        if part is None:
-            part = holders.part(self._cgroup_path(cgroup) if cgroup else None)
-            if len(holders.parts) < MOST_CGROUPS:
-                holders.parts[cgroup] = part
-        if type(event) is PartedEvent:
-            event.parts.append(part)
-        else:
-            event.known().update(part.fields)
-
-    def _holders_of(self, inode: int) -> Holders | None:
-        known = self._holders.get(inode)
+    def complete(self, *events: tuple[Event, Owner]) -> list[Event]:
+        """Fill pid, comm, pids and cgroup of events, as far as they can be known."""
         age = self._clock() - self._walked_at
-        due = age >= 1.0 or (known is None and age >= SHORTEST_PAUSE_S)
-        if due and age >= self._walk_took / SHARE_OF_CPU:
+        may_walk = age >= max(SHORTEST_PAUSE_S, self._walk_took / SHARE_OF_CPU)
+        if may_walk and age >= LONGEST_PAUSE_S:
             self._walk()
-            return self._holders.get(inode)
-        return known
+            may_walk = False
+        completed = []
+        for event, (inode, cgroup, pid, comm) in events:
+            sock = event.sock
+            holders = self._holders.get(inode) if inode else None
+            if holders is None and inode and may_walk:
+                self._walk()
+                may_walk = False
+                holders = self._holders.get(inode)
+            if holders is None:
+                # Who held it last, or else who connected or closed it.
+                holders = self._last.get(sock) or (_seen(pid, comm) if pid else _NOBODY)
+            elif sock is not None:
+                self._remember(sock, holders)
+            part = holders.parts.get(cgroup)
+            if part is None:
+                part = holders.part(self._cgroup_path(cgroup) if cgroup else None)
+                if len(holders.parts) < MOST_CGROUPS:
+                    holders.parts[cgroup] = part
+            if type(event) is PartedEvent:
+                event.parts.append(part)
+            else:
+                event.known().update(part.fields)
+            completed.append(event)
+        return completed
 
     def _remember(self, sock: str, holders: Holders) -> None:
-        self._last[sock] = holders
-        self._last.move_to_end(sock)
-        if len(self._last) > REMEMBERED_SOCKETS:
-            self._last.popitem(last=False)
+        last = self._last
+        last[sock] = holders
+        last.move_to_end(sock)
+        if len(last) > REMEMBERED_SOCKETS:
+            last.popitem(last=False)
 
     def _walk(self) -> None:
         began = self._clock()

@@ -61,7 +61,7 @@ def read_sockets(wanted: Filter) -> list[Socket]:
     for start in range(0, len(data), SIZE):
         record = data[start : start + SIZE]
         event, owner = decoder.decode(record, clock_offset_ns)
-        owners.complete(event, owner)
+        owners.complete((event, owner))
         if wanted.wants(event):
             sockets.append(decoder.socket(record, event))
     return sockets

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from tracer.events import EVENTS, Event, checked, parse_second
-from tracer.parts import CONNECTION, OWNER, SETTINGS, STATES, Part, PartedEvent
+from tracer.parts import AT_HAND, CONNECTION, OWNER, SETTINGS, STATES, Part, PartedEvent
 
 _new = object.__new__
 _decode = json.JSONDecoder().raw_decode
@@ -92,7 +92,7 @@ class _InTheLine:
 
 
 for _name in _FIELDS:
-    if _name not in ("time_ns", "ktime_ns", "event", "sock"):
+    if _name not in AT_HAND:
         setattr(LineEvent, _name, _InTheLine(_name))
 
 
