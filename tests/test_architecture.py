@@ -17,7 +17,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "events": set(),
     "parts": {"events"},
-    "encoding": {"events", "parts"},
+    "encoding": {"events", "parts", "sockets"},
     "counts": {"events"},
     "shedding": {"events", "output", "pipeline"},
     "filters": {"events"},

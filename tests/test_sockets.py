@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import SECOND, record, socket
+from builders import SECOND, START, record, socket
+from hypothesis import given
+from hypothesis import strategies as st
 from test_cli import tcpwatch
 
 from tracer.analysis.risk import at_risk
@@ -101,6 +104,19 @@ def test_json_is_one_object_a_line_and_harmless() -> None:
     (line,) = sockets_as_json([socket(comm="\x1b[2J\xe9")])
     assert line.endswith("}\n") and line.isascii() and line.count("\n") == 1
     assert json.loads(line) == to_json(socket(comm="\x1b[2J\xe9"))
+
+
+@given(st.data())
+def test_a_line_is_what_json_makes_of_it(data: st.DataObject) -> None:
+    values = {"str": st.text(), "int": st.integers(0, 2**63), "bool": st.booleans(), "float": st.floats(0, 1e9)}
+    values |= {"list[int]": st.lists(st.integers(0, 9)), "list[str]": st.lists(st.text(), max_size=3)}
+    known = {
+        field.name: data.draw(st.none() | values[str(field.type).removesuffix(" | None")])
+        for field in fields(Socket)
+        if field.name != "time_ns"
+    }
+    found = Socket(time_ns=START, **known)
+    assert list(sockets_as_json([found])) == [json.dumps(to_json(found), separators=(",", ":")) + "\n"]
 
 
 def cells(row: str) -> list[str]:

@@ -64,6 +64,7 @@ class Socket:
 
 
 _NAMES = tuple(field.name for field in fields(Socket) if field.name != "time_ns")
+_values = attrgetter(*_NAMES)
 _OWN = {
     "accepted", "since_sent_ms", "since_received_ms", "waiting", "waiting_ms", "unread_bytes", "timer", "timer_ms",
     "attempt", "at_risk",
@@ -74,12 +75,8 @@ _shared = attrgetter(*_SHARED)
 
 def to_json(socket: Socket) -> dict[str, Any]:
     """The socket as a flat JSON object, `time` first."""
-    record: dict[str, Any] = {"time": format_time(socket.time_ns)}
-    for name in _NAMES:
-        value = getattr(socket, name)
-        if value is not None:
-            record[name] = value
-    return record
+    known = {name: value for name, value in zip(_NAMES, _values(socket), strict=True) if value is not None}
+    return {"time": format_time(socket.time_ns), **known}
 
 
 def longest_silence_first(sockets: Iterable[Socket]) -> list[Socket]:

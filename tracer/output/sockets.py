@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 from tracer.analysis.advice import keepalive_for
 from tracer.analysis.idle import Bracket
 from tracer.analysis.risk import KEEPALIVE_LATE, KEEPALIVE_OFF, STRANDED, WAITING, first_probe_s, gives_up_s
+from tracer.encoding import socket_to_line
 from tracer.output.table import table
 from tracer.output.words import duration, endpoint, plural, safe, size
-from tracer.sockets import Socket, to_json
+from tracer.sockets import Socket
 
 _HEDGE = (
     "not seen from here: whether such a firewall is on the path, keepalive probes of the peer, "
@@ -24,7 +24,7 @@ _SHOWN_NAMESPACES = 4
 def sockets_as_json(sockets: Iterable[Socket]) -> Iterator[str]:
     """A line for each socket. Everything outside ASCII is escaped, so no terminal acts on it."""
     for socket in sockets:
-        yield json.dumps(to_json(socket), separators=(",", ":")) + "\n"
+        yield socket_to_line(socket)
 
 
 def sockets_as_text(sockets: Sequence[Socket]) -> str:
