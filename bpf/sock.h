@@ -344,4 +344,19 @@ static __always_inline u64 sock_of_write_timer(u64 timer)
     return timer - OFFSET(inet_connection_sock, icsk_retransmit_timer);
 }
 
+static __always_inline bool is_tcp(struct sock_copy *s)
+{
+    return COPIED(sock, sk_protocol, s->sock) == IPPROTO_TCP;
+}
+
+static __always_inline bool nothing_in_flight(struct sock_copy *s)
+{
+    return COPIED(tcp_sock, packets_out, s->sock) == 0;
+}
+
+static __always_inline bool nothing_unsent(struct sock_copy *s)
+{
+    return (u32)COPIED(tcp_sock, write_seq, s->sock) == (u32)COPIED(tcp_sock, snd_nxt, s->sock);
+}
+
 #endif

@@ -20,7 +20,7 @@ from tracer.kernel.wire import Decoder
 
 IDLE_MS, BUSY_MS = 250, 100
 """Longest wait for an event: how late ^C or --duration may be noticed. Where one has just come, how late a change of
-state may be told; others wake us at once (bpf/tcpwatch.bpf.c)."""
+state may be told; others wake us at once (bpf/submit.h)."""
 BATCH = 128
 """Most events taken before they are handed on: so a storm does not hold us, and they fit into the CPU's own cache."""
 LOST_EVERY_S = 1.0

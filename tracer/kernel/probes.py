@@ -39,7 +39,7 @@ class Attachment:
 
     @property
     def function(self) -> str:
-        """Its name in bpf/tcpwatch.bpf.c."""
+        """Its name in bpf/."""
         return f"typed_{self.hook}" if self.btf_type else f"on_{self.hook}"
 
     def __str__(self) -> str:
