@@ -35,6 +35,7 @@ def size(count: int) -> str:
     return f"{count}G"
 
 
+@lru_cache(maxsize=1024)
 def endpoint(address: str | None, port: int | None) -> str:
     """`10.1.2.3:3306`, `[2001:db8::1]:443`; `*` for what is not known."""
     host = safe(address) if address is not None else "*"

@@ -1,0 +1,63 @@
+"""Whoever waits for events is woken for what it must not miss, though not for each of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from test_live import talk
+
+from tracer.filters import Filter
+from tracer.kernel.live import LiveSource
+from tracer.kernel.ring import Ring
+from tracer.lab.network import Lab
+from tracer.lab.namespace import wait_until
+
+LONG_S = 60.0
+"""Of a wait that nothing ends but being woken."""
+
+
+class Sleeper:
+    """Waits for events in a thread, and has begun to when the constructor returns."""
+
+    def __init__(self, ring: Ring) -> None:
+        self._ring = ring
+        self.slept_s = LONG_S
+        self._thread = threading.Thread(target=self._sleep)
+        self._thread.start()
+        wait_until(self._sleeps, LONG_S, "the reader waits")
+
+    def _sleep(self) -> None:
+        began = time.monotonic()
+        self._ring.wait(round(LONG_S * 1000))
+        self.slept_s = time.monotonic() - began
+
+    def _sleeps(self) -> bool:
+        return "poll" in Path(f"/proc/self/task/{self._thread.native_id}/wchan").read_text()
+
+    def was_woken(self) -> bool:
+        self._thread.join()
+        return self.slept_s < LONG_S - 1
+
+
+@pytest.fixture
+def source(lab: Lab) -> Iterator[LiveSource]:
+    with LiveSource(Filter(netns=frozenset({lab.client.netns, lab.server.netns})), lambda: False) as made:
+        yield made
+
+
+def test_a_change_of_state_wakes_a_reader_that_has_slept(lab: Lab, source: LiveSource) -> None:
+    sleeper = Sleeper(source._ring)
+    talk(lab)
+    assert sleeper.was_woken()
+
+
+def test_many_wake_it_however_soon_they_follow(lab: Lab, source: LiveSource) -> None:
+    talk(lab)
+    assert source._ring.take(1000)
+    sleeper = Sleeper(source._ring)
+    talk(lab, times=50)
+    assert sleeper.was_woken()
