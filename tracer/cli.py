@@ -1,4 +1,4 @@
-"""The commands: wiring and help text only."""
+"""The commands: wiring and help text only. What only one of them needs it imports itself, so that live starts soon."""
 
 from __future__ import annotations
 
@@ -15,22 +15,15 @@ import click
 from click.core import ParameterSource
 
 from tracer import __version__
-from tracer.analysis.idle import Silences
-from tracer.analysis.risk import at_risk
 from tracer.errors import TcpwatchError, UsageError
 from tracer.findings import can_trace
 from tracer.options import filter_options, make_filter, parse_buffer_size, parse_duration, parse_size, wants_colour
-from tracer.output.findings import findings_as_json, findings_as_text
 from tracer.output.jsonlines import JsonSink
 from tracer.output.outlet import Stream
-from tracer.output.report import Report
-from tracer.output.sockets import about_sockets, risks_as_text, sockets_as_json, sockets_as_text
 from tracer.output.talk import complain, say
 from tracer.output.text import WIDTH, TextSink
 from tracer.output.words import PLAIN
 from tracer.pipeline import Sink
-from tracer.playback import play
-from tracer.sockets import longest_silence_first
 from tracer.stopping import Stop, discard
 from tracer.storage.header import Header
 from tracer.storage.rotation import Rotation
@@ -209,6 +202,8 @@ def replay(files: tuple[Path, ...], as_json: bool, **filters: Any) -> None:
 
     Needs neither root nor the kernel that it was made on. Times are in the time zone of the recording.
     """
+    from tracer.playback import play
+
     wanted = make_filter(filters)
     sink = _sink(sys.stdout, as_json=as_json, utc_offset_s=0)
 
@@ -230,6 +225,10 @@ def report(files: tuple[Path, ...], as_json: bool, **filters: Any) -> None:
     that was fatal; the advice. Several files are one report. Takes as much memory for a long recording as for
     a short one.
     """
+    from tracer.analysis.idle import Silences
+    from tracer.output.report import Report
+    from tracer.playback import play
+
     wanted = make_filter(filters)
     silences = Silences()
     sink = Report(sys.stdout, silences, as_json=as_json, width=_width())
@@ -278,8 +277,11 @@ def sockets(as_json: bool, ttl: float | None, **filters: Any) -> None:
         raise UsageError("--event is for events, and a socket is none", hint="tcpwatch sockets, without -e")
     if ttl == 0:
         raise UsageError("a firewall does not forget at once", hint="tcpwatch sockets --at-risk 1h")
+    from tracer.analysis.risk import at_risk
     from tracer.kernel import host
     from tracer.kernel.sockets import read_sockets
+    from tracer.output.sockets import about_sockets, risks_as_text, sockets_as_json, sockets_as_text
+    from tracer.sockets import longest_silence_first
 
     found = read_sockets(wanted)
     hz = host.hz()
@@ -302,6 +304,7 @@ def check(context: click.Context, /, as_json: bool) -> None:
     Every hook is attached for a moment. Exits with 1 where live tracing is not possible.
     """
     from tracer.kernel.check import check_host
+    from tracer.output.findings import findings_as_json, findings_as_text
 
     findings = check_host()
     print(
