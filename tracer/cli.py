@@ -1,4 +1,4 @@
-"""The commands: wiring and help text only. What only one of them needs it imports itself, so that live starts soon."""
+"""The commands: wiring and help text only. What one of them alone needs it imports itself: live starts sooner."""
 
 from __future__ import annotations
 

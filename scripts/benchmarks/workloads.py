@@ -176,6 +176,8 @@ def stalls(count: int, pause_s: float = 0) -> Iterator[Storm]:
             wait_until(lambda: _established(lab.client) == 0, 60, "the kernel gives up")
 
         yield Storm("stalls", Target(PORT, client.pid), count, go)
+        # The server's ends would go on saying goodbye to nobody, beside whatever is measured next.
+        lab.restore()
 
 
 def _established(namespace: Namespace) -> int:
