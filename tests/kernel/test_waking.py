@@ -13,8 +13,8 @@ from test_live import talk
 from tracer.filters import Filter
 from tracer.kernel.live import LiveSource
 from tracer.kernel.ring import Ring
-from tracer.lab.network import Lab
 from tracer.lab.namespace import wait_until
+from tracer.lab.network import Lab
 
 LONG_S = 60.0
 """Of a wait that nothing ends but being woken."""
