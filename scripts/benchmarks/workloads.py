@@ -13,6 +13,7 @@ from pathlib import Path
 from benchmarks.processes import dies_with_us
 from benchmarks.watchers import Target
 from tracer.errors import TcpwatchError
+from tracer.events import STATES
 from tracer.lab.mariadb import DATABASE, PASSWORD, USER, MariaDB
 from tracer.lab.namespace import Namespace, require_tools, wait_until
 from tracer.lab.network import SERVER, Lab
@@ -165,21 +166,20 @@ def trickle() -> Iterator[Target]:
 @contextmanager
 def stalls(count: int, pause_s: float = 0) -> Iterator[Storm]:
     """So many connections that a firewall cuts off, written to pause_s apart, until the kernel gives them up."""
-    with ExitStack() as stack:
-        lab = stack.enter_context(Lab(ttl_s=600, ports=[PORT], retries2=3))
-        stack.enter_context(Server(lab.server, SERVER, PORT))
-        client = stack.enter_context(load(lab.client, "connections", SERVER, PORT, count))
+    with Lab(ttl_s=600, ports=[PORT], retries2=3) as lab:
+        with Server(lab.server, SERVER, PORT), load(lab.client, "connections", SERVER, PORT, count) as client:
 
-        def go() -> None:
-            lab.drop_everything()
-            client.ask(f"write {pause_s}", timeout_s=count * pause_s + 60)
-            wait_until(lambda: _established(lab.client) == 0, 60, "the kernel gives up")
+            def go() -> None:
+                lab.drop_everything()
+                client.ask(f"write {pause_s}", timeout_s=count * pause_s + 60)
+                wait_until(lambda: "ESTABLISHED" not in _states(lab.client), 60, "the kernel gives up")
 
-        yield Storm("stalls", Target(PORT, client.pid), count, go)
+            yield Storm("stalls", Target(PORT, client.pid), count, go)
+            lab.restore()
         # The server's ends would go on saying goodbye to nobody, beside whatever is measured next.
-        lab.restore()
+        wait_until(lambda: _states(lab.server) <= {"TIME_WAIT"}, 60, "all connections are gone")
 
 
-def _established(namespace: Namespace) -> int:
+def _states(namespace: Namespace) -> set[str | None]:
     lines = Path(f"/proc/{namespace.pid}/net/tcp").read_text(encoding="ascii").splitlines()[1:]
-    return sum(line.split()[3] == "01" for line in lines)
+    return {STATES.get(int(line.split()[3], 16)) for line in lines}
