@@ -14,6 +14,7 @@ from watching import ROOT, Json, Start, both_ends
 from tracer.lab.mariadb import MariaDB, mariadb_client
 from tracer.lab.namespace import wait_until
 from tracer.lab.network import CLIENT, SERVER, Lab
+from tracer.storage.lines import line_event
 
 TTL_S = 4
 GRAIN_MS = 10  # a jiffy at HZ=100
@@ -113,6 +114,8 @@ def test_a_mysql_connection_that_the_firewall_forgot(watch: Start, tmp_path: Pat
     )
     assert replayed.stdout == "".join(text.lines), "byte for byte"
     assert max(map(len, text.lines[:1])) <= 81
+    of_sockets = [line for line in recording.read_bytes().splitlines(keepends=True)[1:] if b'"sock":' in line]
+    assert len(of_sockets) > 10 and all(map(line_event, of_sockets)), "each is read the quick way"
     as_json = subprocess.run(
         [sys.executable, "-m", "tracer.cli", "replay", recording, "--json", "-e", "error"],
         cwd=ROOT, capture_output=True, text=True, check=True,
