@@ -29,6 +29,7 @@ class Counts(NamedTuple):
 
 
 NOTHING = Counts()
+_ONE_KEEPALIVE = Counts(keepalives=1)
 
 
 def counts_of_kernel(event: Event) -> Counts:
@@ -43,13 +44,14 @@ def counts_of(event: Event) -> Counts:
     which it gives up, included. It gives up without an error where nobody holds the socket any more, and does not get
     as far as a retransmission where there is no route: so the timeouts of events may be a few less than the kernel's.
     """
-    if event.event == "keepalive":
-        return Counts(keepalives=1)
-    if event.event == "retransmit":
+    kind = event.event
+    if kind == "keepalive":
+        return _ONE_KEEPALIVE
+    if kind == "retransmit":
         by_timer = event.kind in _BY_TIMER and (event.attempt or 0) > 0
         into_closed_window = event.kind == "rto" and event.snd_wnd == 0 and not event.orphan
-        return Counts(segments=event.segments or 1, timeouts=int(by_timer and not into_closed_window))
-    if event.event == "error" and event.error == "ETIMEDOUT":
+        return Counts(event.segments or 1, 0, int(by_timer and not into_closed_window))
+    if kind == "error" and event.error == "ETIMEDOUT":
         # Of an idle connection it is the keepalive timer that gives up; a SYN was never answered.
         return Counts(timeouts=int(bool(event.unacked_bytes) or event.silent_ms is None))
     return NOTHING
@@ -59,20 +61,24 @@ class Tally:
     """Counts by network namespace, of MOST_NAMESPACES; further ones are together None."""
 
     def __init__(self) -> None:
-        self._by_netns: dict[int | None, Counts] = {}
+        self._by_netns: dict[int | None, list[int]] = {}  # in the order of Counts
 
     def add(self, netns: int | None, counts: Counts) -> None:
         """Add to those of one namespace."""
         if counts is NOTHING:
             return
-        if netns not in self._by_netns and len(self._by_netns) >= MOST_NAMESPACES:
-            netns = None
-        self._by_netns[netns] = self._by_netns.get(netns, NOTHING).plus(counts)
+        sums = self._by_netns.get(netns)
+        if sums is None:
+            if len(self._by_netns) >= MOST_NAMESPACES:
+                netns = None
+            sums = self._by_netns.setdefault(netns, [0, 0, 0])
+        for place, count in enumerate(counts):
+            sums[place] += count
 
     def take(self, other: Tally) -> None:
         """Move everything from the other one here."""
-        for netns, counts in other._by_netns.items():
-            self.add(netns, counts)
+        for netns, sums in other._by_netns.items():
+            self.add(netns, Counts(*sums))
         other._by_netns.clear()
 
     def namespaces(self) -> Collection[int | None]:
@@ -86,7 +92,7 @@ class Tally:
     def total(self, without: Collection[int | None] = ()) -> Counts:
         """Of all namespaces but these."""
         total = NOTHING
-        for netns, counts in self._by_netns.items():
+        for netns, sums in self._by_netns.items():
             if netns not in without:
-                total = total.plus(counts)
+                total = total.plus(Counts(*sums))
         return total

@@ -49,6 +49,10 @@ class PartedEvent(Event):
         made.__dict__ = {"time_ns": time_ns, "ktime_ns": ktime_ns, "event": event, "sock": sock, "parts": parts}
         return made
 
+    def connection(self) -> Mapping[str, Any]:
+        """The fields of its connection."""
+        return self.parts[0].fields
+
     def known(self) -> dict[str, Any]:
         """All fields that are known, by name. From then on it is a plain event."""
         known = {"time_ns": self.time_ns, "ktime_ns": self.ktime_ns, "event": self.event}
@@ -65,7 +69,7 @@ class _OfConnection:
         self._name = name
 
     def __get__(self, event: PartedEvent | None, owner: type) -> Any:
-        return None if event is None else event.parts[0].fields.get(self._name)
+        return None if event is None else event.connection().get(self._name)
 
     def __set__(self, event: PartedEvent, value: Any) -> None:
         event.known()[self._name] = value

@@ -28,7 +28,11 @@ def runs_of(pid: int) -> list[Runs]:
     programs: dict[str, dict[str, str]] = {}
     hooks: dict[str, str] = {}
     for info in sorted(Path(f"/proc/{pid}/fdinfo").iterdir(), key=lambda path: int(path.name)):
-        pairs = (line.partition(":\t") for line in info.read_text(encoding="ascii").splitlines())
+        try:
+            lines = info.read_text(encoding="ascii").splitlines()
+        except FileNotFoundError:  # no program: those stay open
+            continue
+        pairs = (line.partition(":\t") for line in lines)
         said = {name.strip(): value.strip() for name, _, value in pairs}
         if "run_cnt" in said:
             programs[said["prog_id"]] = said

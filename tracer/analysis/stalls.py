@@ -75,15 +75,15 @@ class StallTracker:
         for event in events:
             if self._due and self._due[0][0] <= event.ktime_ns:
                 passed += self.advance(event.ktime_ns)
-            kind = event.event
+            kind, sock = event.event, event.sock
             if kind == "stall":
                 continue
             passed.append(event)
-            if kind == "state" and event.sock not in self._open and event.sock not in self._memories:
+            if kind == "state" and sock not in self._open and sock not in self._memories:
                 continue  # most events are of connections that nothing is wrong with
             if kind == "lost":
                 self.missed()
-            elif event.sock is not None and kind in _TAKE:
+            elif sock is not None and kind in _TAKE:
                 passed += _TAKE[kind](self, event)
         return passed
 

@@ -88,7 +88,9 @@ class Report:
         if time_ns > self._last_ns:
             self._last_ns = time_ns
         kind = event.event
-        if kind == "stall":
+        if kind == "state":
+            self._events += 1
+        elif kind == "stall":
             if event.phase == "end":
                 self._add(event)
         elif kind == "lost":
@@ -99,8 +101,7 @@ class Report:
             self._seen.take(self._uncompared)
         else:
             self._events += 1
-            if kind != "state":
-                self._uncompared.add(event.netns, counts_of(event))
+            self._uncompared.add(event.netns, counts_of(event))
 
     def flush(self, until_ns: int) -> None:
         """Show what was written."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache
 from typing import Any
 
 from tracer.events import EVENTS, Event, checked, parse_second
-from tracer.parts import AT_HAND, CONNECTION, OWNER, SETTINGS, STATES, Part, PartedEvent
+from tracer.parts import CONNECTION, OWNER, SETTINGS, STATES, Part, PartedEvent
 
 _new = object.__new__
 _decode = json.JSONDecoder().raw_decode
@@ -60,46 +60,20 @@ _OWN_BEGINS = f',"{_FIRST_OWN}":'.encode()
 _KINDS = {kind.encode(): kind for kind in EVENTS}
 
 
-class LineEvent(Event):
-    """An Event of which only time, kind and socket are at hand; asked for more, it becomes a PartedEvent."""
+class LineEvent(PartedEvent):
+    """An Event of which only what is AT_HAND was read; asked for more it becomes a plain one."""
 
     unread: tuple[bytes, bytes, Part, Part]  # its connection and what is its own, as JSON; its socket, its owner
 
-    def known(self) -> dict[str, Any]:
-        """All fields that are known, by name."""
-        return self.opened().known()
-
-    def opened(self) -> PartedEvent:
-        """The same, and it is this object from now on."""
-        known: dict[str, Any] = self.__dict__
-        connection, own, socket, owner = known.pop("unread")
-        parts = [_of_connection(connection), socket, Part(_object(b"{%b}" % own[1:])), owner]
-        event = PartedEvent.made(known["time_ns"], known["ktime_ns"], known["event"], parts)
-        self.__dict__, self.__class__ = event.__dict__, PartedEvent  # type: ignore[assignment]
-        return self  # type: ignore[return-value]
-
     @property
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[Part]:  # type: ignore[override]
         """As a PartedEvent has them."""
-        return self.opened().parts
+        connection, own, socket, owner = self.unread
+        return [_of_connection(connection), socket, Part(_object(b"{%b}" % own[1:])), owner]
 
-
-class _InTheLine:
-    """A field that nobody has asked for yet."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __get__(self, event: LineEvent | None, owner: type) -> Any:
-        return None if event is None else getattr(event.opened(), self._name)
-
-    def __set__(self, event: LineEvent, value: Any) -> None:
-        setattr(event.opened(), self._name, value)
-
-
-for _name in _FIELDS:
-    if _name not in AT_HAND:
-        setattr(LineEvent, _name, _InTheLine(_name))
+    def connection(self) -> Mapping[str, Any]:
+        """The fields of its connection."""
+        return _of_connection(self.unread[0]).fields
 
 
 def line_event(line: bytes) -> LineEvent | None:
