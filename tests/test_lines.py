@@ -11,7 +11,7 @@ from tracer.encoding import to_line
 from tracer.events import Event, from_json, to_json
 from tracer.kernel.owners import Owners
 from tracer.kernel.wire import Decoder, Owner
-from tracer.storage.lines import LineEvent, line_event
+from tracer.storage.lines import LONGEST_REMEMBERED, LineEvent, line_event
 
 DECODER = Decoder(hz=250, reasons={}, key=b"k" * 16)
 
@@ -55,6 +55,9 @@ def test_as_what_is_read_at_once(kind: int, pid: int, cgroup: int, comm: bytes, 
         pytest.param(line_of().replace(b',"laddr"', b',"rto_ms":1,"laddr"'), id="with a field in a strange place"),
         pytest.param(line_of().replace(b',"unacked', b',"pid":8,"unacked'), id="with a field twice"),
         pytest.param(line_of().replace(b'"family":4', b'"family":4.5'), id="with a number that is none"),
+        pytest.param(
+            line_of().replace(b',"state"', b"," + b" " * LONGEST_REMEMBERED + b'"state"'), id="with a long part"
+        ),
         pytest.param(line_of().replace(b'"time":"2', b'"time":"x'), id="with a time that is none"),
     ],
 )

@@ -22,6 +22,8 @@ _decode = json.JSONDecoder().raw_decode
 _FIELDS = {field.name: str(field.type).removesuffix(" | None") for field in fields(Event)}
 _SHARED = frozenset({*STATES, *SETTINGS})
 _OWN = [name for name in list(_FIELDS)[3:] if name not in {*CONNECTION, *_SHARED, *OWNER}]
+LONGEST_REMEMBERED = 8192
+"""Bytes of what is not a line's own, which stays in memory for some thousand of them. Longer: read as JSON."""
 _FIRST_OWN, _LAST_OF_ALL = "unacked_bytes", "snd_wnd"
 """Fields from the one to the other are those that events of any kind have."""
 
@@ -85,7 +87,7 @@ def line_event(line: bytes) -> LineEvent | None:
     head_ends = head.end()
     own_begins = line.find(_OWN_BEGINS, head_ends)
     own = _match_own(line, own_begins) if own_begins > 0 else None
-    if own is None:
+    if own is None or len(line) - len(own[0]) > LONGEST_REMEMBERED:
         return None
     try:
         event = _new(LineEvent)
