@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from benchmarks import plot, recordings, results, table, watchers
 from benchmarks.results import Line, Result
-from benchmarks.rows import ROWS
+from benchmarks.rows import ROWS, capacity
 from benchmarks.spread import Spread, percentile, ratios
 from benchmarks.watchers import Counts
 from builders import event
@@ -62,6 +62,12 @@ def test_a_budget_is_met_or_missed_and_says_by_how_much() -> None:
     assert results.half_at_most(Spread(1.04, 1.02, 1.05, 9), 1.01) == "missed: 1.04 > 1.01"
     assert results.at_least(120_000, 100_000, "/s") == "met: 120,000 ≥ 100,000/s"
     assert results.at_least(41_234, 100_000, "/s") == "missed: 41,234 < 100,000/s"
+
+
+def test_what_comes_no_faster_than_it_is_taken_tells_of_no_limit() -> None:
+    assert capacity._verdict(98_687, lost=0) == "unclear: all of 98,687/s, and no more came"
+    assert capacity._verdict(98_687, lost=1) == "missed: 98,687 < 100,000/s"
+    assert capacity._verdict(100_582, lost=0) == "met: 100,582 ≥ 100,000/s"
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def _line(mode: Mode, started: Watchers, client: Client, watching: Sequence[str]
         rate *= _STEP
     best = 0 if tried.lost else tried.offered
     without_loss: Cell = best if flood.lost else f"> {best:,.0f}, as many as came"
-    verdict = at_least(best, BUDGET, "/s") if mode == MODES[0] else ""
+    verdict = _verdict(best, flood.lost) if mode == MODES[0] else ""
     cells: dict[str, Cell] = {
         "without loss, events/s": without_loss,
         "flooded: shown, events/s": flood.handled,
@@ -128,6 +128,13 @@ def _line(mode: Mode, started: Watchers, client: Client, watching: Sequence[str]
         "flooded: lost, %": 100 * flood.lost / flood.happened,
     }
     return Line(mode.name, cells, verdict)
+
+
+def _verdict(best: float, lost: int) -> str:
+    """Of the rate without loss; lost: by the flood. What comes no faster tells of no limit."""
+    if best < BUDGET and not lost:
+        return f"unclear: all of {best:,.0f}/s, and no more came"
+    return at_least(best, BUDGET, "/s")
 
 
 def _run(
