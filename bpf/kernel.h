@@ -2,8 +2,8 @@
 /*
  * The few kernel facts that the program needs. No kernel header is included: Python scans this source for
  * READ(type, member, ...), COPIED(...), LOAD(...), HAS(type, member), OFFSET(type, member), SIZEOF(type),
- * ENUM(type, name) and ARGS(hook), looks each up in /sys/kernel/btf/vmlinux and hands the answer over as -D
- * (tracer/kernel/btf.py). A nested member is written with two underscores: icsk_ack__lrcvtime.
+ * ENUM(type, name), ARGS(hook), BTF_TYPE(type) and KFUNC(function), looks each up in /sys/kernel/btf/vmlinux and hands
+ * the answer over as -D (tracer/kernel/source.py). A nested member is written with two underscores: icsk_ack__lrcvtime.
  */
 #ifndef TCPWATCH_KERNEL_H
 #define TCPWATCH_KERNEL_H
@@ -30,6 +30,9 @@
 #define ENUM(type, name) ENUM_##type##__##name
 /* Number of arguments of a raw tracepoint; 0 where the kernel lacks it. Asking for one too many fails at attach. */
 #define ARGS(hook) ARGS_##hook
+/* By what the verifier knows a struct, and a function of the kernel; 0 where this kernel has none. */
+#define BTF_TYPE(type) BTF_TYPE_##type
+#define KFUNC(function) KFUNC_##function
 
 /* include/uapi/asm-generic, include/net/tcp_states.h: part of the kernel's ABI. */
 #define AF_INET 2
@@ -82,9 +85,20 @@ static __always_inline u64 copied_member(const u64 *copy, u32 offset, const u32 
     return bitfield(value, shift, bits);
 }
 
-/* A socket whose type the verifier knows as a TCP socket, or NULL: bpf_skc_to_tcp_sock(), include/uapi/linux/bpf.h
- * (5.9). */
+/* include/uapi/linux/bpf.h (5.9). It looks whether that is a TCP socket, and else answers NULL. */
 static const u8 *(*skc_to_tcp_sock)(u64 sk) = (void *)137;
+
+/*
+ * kernel/bpf/helpers.c (6.2). It takes our word, and nothing of it is left to run. Below zero is no helper: the
+ * function is called by its BTF type (tracer/kernel/compiled.py).
+ */
+static const u8 *(*rdonly_cast)(u64 object, u32 type) = (void *)-(long)KFUNC(bpf_rdonly_cast);
+
+/* A TCP socket as one whose type the verifier knows, or NULL. */
+static __always_inline const u8 *typed_tcp_sock(u64 sk)
+{
+    return KFUNC(bpf_rdonly_cast) ? rdonly_cast(sk, BTF_TYPE(tcp_sock)) : skc_to_tcp_sock(sk);
+}
 
 /* Here it is one load, too. */
 static __always_inline u64 load_member(const u8 *base, u32 offset, const u32 size)

@@ -116,7 +116,7 @@ int on_tcp_probe(struct bpf_raw_tracepoint_args *ctx)
 int typed_tcp_probe(struct bpf_raw_tracepoint_args *ctx)
 {
     u64 sk = ctx->args[0];
-    const u8 *tp = skc_to_tcp_sock(sk);
+    const u8 *tp = typed_tcp_sock(sk);
     u32 now = bpf_jiffies64();
     bool heard_just_now;
 

@@ -140,6 +140,13 @@ def test_a_map_takes_the_place_of_its_number() -> None:
     assert linked == CODE[:4] + (71).to_bytes(4, "little") + CODE[8:]
 
 
+def test_a_helper_below_zero_is_a_function_of_the_kernel() -> None:
+    # call helper 14; call helper -65475; call the function 3 instructions before; exit
+    code = "850000000e000000 850000003d00ffff 85100000fdffffff 9500000000000000"
+    linked = Compiled({}, {"f": bytes.fromhex(code)}).linked("f", [])
+    assert linked.hex(" ", 8) == "850000000e000000 85200000c3ff0000 85100000fdffffff 9500000000000000"
+
+
 def test_what_was_compiled_can_be_read() -> None:
     program = compiled.of_json(json.dumps({"bcc": "0", "maps": {"a": ARRAY}, "functions": {"f": "lQAAAAAAAAA="}}))
     assert program == Compiled({"a": Map(**ARRAY)}, {"f": bytes.fromhex("9500000000000000")})

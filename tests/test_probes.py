@@ -105,6 +105,6 @@ def test_resume_can_be_left_out() -> None:
 
 
 def test_calls_that_the_kernel_left_out_are_read_from_the_programs_fdinfo() -> None:
-    fdinfo = "pos:\t0\nflags:\t02000002\nrun_cnt:\t9\nrecursion_misses:\t12\nverified_insns:\t7\n"
+    fdinfo = b"pos:\t0\nflags:\t02000002\nrun_cnt:\t9\nrecursion_misses:\t12\nverified_insns:\t7\n"
     assert recursion_misses(fdinfo) == 12
-    assert recursion_misses("pos:\t0\nprog_id:\t7\n") == 0, "before Linux 5.12"
+    assert recursion_misses(b"pos:\t0\nprog_id:\t7\n") == 0, "before Linux 5.12"

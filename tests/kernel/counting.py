@@ -58,4 +58,4 @@ class Witness:
     def missed(self) -> int:
         """Calls that the kernel did not make, and says so."""
         descriptor = self._program._functions["on_inet_sock_set_state"]
-        return recursion_misses(Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii"))
+        return recursion_misses(Path(f"/proc/self/fdinfo/{descriptor}").read_bytes())

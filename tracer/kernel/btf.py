@@ -137,6 +137,10 @@ class KernelTypes:
         type_id = self._find(struct, _KIND_STRUCT)
         return None if type_id is None else int(self._lib.btf__resolve_size(self._handle, type_id))
 
+    def struct(self, name: str) -> int | None:
+        """The type of a struct, by which the verifier knows it."""
+        return self._find(name, _KIND_STRUCT)
+
     def enumerator(self, enum: str, name: str) -> int | None:
         """The value of one name of a named enum."""
         return self.enumerators(enum).get(name)

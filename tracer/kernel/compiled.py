@@ -13,6 +13,8 @@ _IMMEDIATE = struct.Struct("<i")
 _INSTRUCTION_BYTES = 8  # struct bpf_insn, include/uapi/linux/bpf.h
 _LD_MAP = b"\x18"  # BPF_LD | BPF_IMM | BPF_DW
 _PSEUDO_MAP_FD = 1
+_CALL = b"\x85"  # BPF_JMP | BPF_CALL
+_PSEUDO_KFUNC_CALL = 2
 
 
 class InvalidProgram(ValueError):
@@ -38,12 +40,19 @@ class Compiled:
     functions: Mapping[str, bytes]
 
     def linked(self, function: str, descriptors: Sequence[int]) -> bytes:
-        """Its instructions, with the maps' descriptors in place of their numbers."""
+        """Its instructions, with the maps' descriptors in place of their numbers.
+
+        bcc knows no call of the kernel's functions (5.13): a helper below zero stands for one, by its BTF type.
+        """
         code = bytearray(self.functions[function])
         for start in range(0, len(code), _INSTRUCTION_BYTES):
-            if code[start : start + 1] == _LD_MAP and code[start + 1] >> 4 == _PSEUDO_MAP_FD:
-                (number,) = _IMMEDIATE.unpack_from(code, start + 4)
-                _IMMEDIATE.pack_into(code, start + 4, descriptors[number])
+            opcode, source = code[start : start + 1], code[start + 1] >> 4
+            (immediate,) = _IMMEDIATE.unpack_from(code, start + 4)
+            if opcode == _LD_MAP and source == _PSEUDO_MAP_FD:
+                _IMMEDIATE.pack_into(code, start + 4, descriptors[immediate])
+            elif opcode == _CALL and source == 0 and immediate < 0:
+                code[start + 1] |= _PSEUDO_KFUNC_CALL << 4
+                _IMMEDIATE.pack_into(code, start + 4, -immediate)
         return bytes(code)
 
 

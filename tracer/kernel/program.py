@@ -8,7 +8,6 @@ import os
 import struct
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from tracer.filters import Filter
 from tracer.kernel import bpf
@@ -70,7 +69,7 @@ class Program:
         self._maps: dict[str, int] = {}
         self._functions: dict[str, int] = {}
         self._links: list[int] = []
-        self._counted_misses: list[str] = []
+        self._misses: dict[str, int] = {}  # by hook, where the kernel says how often its program did not run
         self.attached: list[Probe] = []
         bpf.allow_memory()
         try:
@@ -93,8 +92,14 @@ class Program:
             self._ring.close()
         if self._lost is not None:
             self._lost.close()
-        for descriptor in (*self._links, *self._functions.values(), *self._maps.values()):
+        for descriptor in (
+            *self._misses.values(),
+            *self._links,
+            *self._functions.values(),
+            *self._maps.values(),
+        ):
             os.close(descriptor)
+        self._misses.clear()
         self._links.clear()
         self._functions.clear()
         self._maps.clear()
@@ -144,7 +149,8 @@ class Program:
             if chosen is not None:
                 self.attached.append(chosen)
                 if chosen.attachment is not None and chosen.attachment.hook in _ALWAYS_EVENTS:
-                    self._counted_misses.append(chosen.attachment.hook)
+                    function = self._functions[chosen.attachment.function]
+                    self._misses[chosen.attachment.hook] = os.open(f"/proc/self/fdinfo/{function}", os.O_RDONLY)
 
     def _attach(self, attachment: Attachment) -> None:
         try:
@@ -190,16 +196,15 @@ class Program:
         if self._lost is None:
             self._lost = mmap.mmap(self._maps["lost"], mmap.PAGESIZE, prot=mmap.PROT_READ)
         counts = dict(zip(LOST_HOOKS, memoryview(self._lost).cast("Q")[: len(LOST_HOOKS)].tolist(), strict=True))
-        for hook in self._counted_misses:
-            descriptor = self._functions[f"on_{hook}"]
-            counts[hook] += recursion_misses(Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii"))
+        for hook, descriptor in self._misses.items():
+            counts[hook] += recursion_misses(os.pread(descriptor, mmap.PAGESIZE, 0))
         return {hook: count for hook, count in counts.items() if count}
 
 
-def recursion_misses(fdinfo: str) -> int:
+def recursion_misses(fdinfo: bytes) -> int:
     """How often a program did not run because it ran already: its fdinfo (Linux 5.12), 0 where that does not say."""
     for line in fdinfo.splitlines():
-        if line.startswith("recursion_misses:"):
+        if line.startswith(b"recursion_misses:"):
             return int(line.split()[1])
     return 0
 

@@ -14,6 +14,8 @@ _MEMBER = re.compile(r"\b(?:READ|COPIED|LOAD|HAS|OFFSET)\((\w+), (\w+)[,)]")
 _SIZE = re.compile(r"\b(?:SIZEOF|COPY|COPY_OF)\((\w+)[,)]")
 _ENUM = re.compile(r"\bENUM\((\w+), (\w+)\)")
 _ARGS = re.compile(r"\bARGS\((\w+)\)")
+_BTF_TYPE = re.compile(r"\bBTF_TYPE\((\w+)\)")
+_KFUNC = re.compile(r"\bKFUNC\((\w+)\)")
 
 # The C takes one or the other of these, by kernel or by architecture: lacking one leaves no field absent.
 _ALTERNATIVES = {
@@ -104,6 +106,12 @@ def definitions(source: str, types: KernelTypes) -> list[str]:
         answers[f"ENUM_{enum}__{name}"] = 0 if value is None else value
     for hook in _ARGS.findall(source):
         answers[f"ARGS_{hook}"] = types.hook_arguments(hook)
+    for struct in _BTF_TYPE.findall(source):
+        if struct != "type":
+            answers[f"BTF_TYPE_{struct}"] = types.struct(struct) or 0
+    for function in _KFUNC.findall(source):
+        if function != "function":
+            answers[f"KFUNC_{function}"] = types.function(function) or 0
     return [f"-D{name}={value}" for name, value in answers.items()]
 
 
