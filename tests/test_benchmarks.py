@@ -9,7 +9,7 @@ import pytest
 from benchmarks import plot, recordings, results, table, watchers
 from benchmarks.results import Line, Result
 from benchmarks.rows import ROWS, capacity
-from benchmarks.spread import Spread, percentile, ratios
+from benchmarks.spread import Spread, median_between, percentile, ratios
 from benchmarks.watchers import Counts
 from builders import event
 
@@ -57,11 +57,22 @@ def test_a_machine_that_becomes_slower_is_no_slowdown() -> None:
 def test_a_budget_is_met_or_missed_and_says_by_how_much() -> None:
     assert results.at_most(1.004, 1.01) == "met: 1 ≤ 1.01"
     assert results.at_most(61.2, 50, " ms") == "missed: 61.2 > 50 ms"
-    assert results.half_at_most(Spread(1.004, 0.99, 1.008, 9), 1.01) == "met: 1 ≤ 1.01"
-    assert results.half_at_most(Spread(1.004, 0.99, 1.03, 9), 1.01) == "unclear: 0.990 to 1.030 about 1.01"
-    assert results.half_at_most(Spread(1.04, 1.02, 1.05, 9), 1.01) == "missed: 1.04 > 1.01"
     assert results.at_least(120_000, 100_000, "/s") == "met: 120,000 ≥ 100,000/s"
     assert results.at_least(41_234, 100_000, "/s") == "missed: 41,234 < 100,000/s"
+
+
+def test_a_median_is_as_sure_as_there_are_measurements() -> None:
+    """P(X ≤ 1) of 9 throws of a coin is 0.020, of X ≤ 2 0.090; P(X ≤ 11) of 36 is 0.014, of X ≤ 12 0.033."""
+    assert median_between([3, 1, 2]) == (1, 3)
+    assert median_between(range(1, 10)) == (2, 8)
+    assert median_between(range(1, 37)) == (12, 25)
+
+
+def test_a_budget_is_held_against_where_the_median_can_be() -> None:
+    nine = [0.98, 1.0, 1.004, 1.006, 1.007, 1.008, 1.009, 1.0094, 1.03]
+    assert results.median_at_most(nine, 1.01) == "met: 1.000 to 1.009 ≤ 1.01"
+    assert results.median_at_most(nine, 1.008) == "unclear: 1.000 to 1.009 about 1.008"
+    assert results.median_at_most(nine, 0.99) == "missed: 1.000 to 1.009 > 0.99"
 
 
 def test_what_comes_no_faster_than_it_is_taken_tells_of_no_limit() -> None:

@@ -5,8 +5,9 @@ it is ready, and one for each command:
 
 queries SETTINGS    a MySQL client. `for SECONDS`: ask again and again
 short PORT          connects to 127/8, sends a byte, closes. `for SECONDS [RATE]`, `times COUNT [RATE]`
+empty PORT          the same without the byte
 refused PORT        connects to a port of 127/8 that is closed. The same commands
-sink PORT           the server of `short`: obeys nothing, and never ends
+sink PORT           the server of `short` and `empty`: obeys nothing, and never ends
 crowd COUNT         holds so many connections to itself
 connections HOST PORT COUNT  that many. `write [PAUSE]`: a line on each, PAUSE seconds apart
 unanswered HOST PORT COUNT  SYNs that nobody answers, begun evenly in a second. `for SECONDS`: keeps them so long
@@ -107,6 +108,19 @@ def short(port: str) -> None:
         connection = socket.socket()
         connection.connect(address())
         connection.send(b"x")
+        connection.close()
+
+    say(ready=True)
+    obey(once)
+
+
+def empty(port: str) -> None:
+    """Short connections that carry nothing: as many of them as it can."""
+    address = _addresses(int(port))
+
+    def once() -> None:
+        connection = socket.socket()
+        connection.connect(address())
         connection.close()
 
     say(ready=True)
@@ -226,7 +240,7 @@ def main() -> None:
     """Play the role."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     role, *arguments = sys.argv[1:]
-    {each.__name__: each for each in (queries, short, refused, sink, crowd, connections, unanswered)}[role](
+    {each.__name__: each for each in (queries, short, empty, refused, sink, crowd, connections, unanswered)}[role](
         *arguments
     )
 

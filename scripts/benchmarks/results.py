@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.spread import Spread
+from benchmarks.spread import Spread, median_between
 
 Cell = Spread | float | int | str | None
 """None: not measured, and not to be had."""
@@ -50,11 +50,13 @@ def at_most(measured: float, budget: float, unit: str = "") -> str:
     return f"missed: {measured:.3g} > {budget:g}{unit}"
 
 
-def half_at_most(measured: Spread, budget: float) -> str:
-    """The same of repeated measurements: unclear where the budget lies between their quartiles."""
-    if measured.low <= budget < measured.high:
-        return f"unclear: {measured.low:.3f} to {measured.high:.3f} about {budget:g}"
-    return at_most(measured.median, budget)
+def median_at_most(values: Sequence[float], budget: float) -> str:
+    """The same of repeated measurements: unclear where their median may as well be on the budget's other side."""
+    low, high = median_between(values)
+    if low <= budget < high:
+        return f"unclear: {low:.3f} to {high:.3f} about {budget:g}"
+    sign, verdict = ("≤", "met") if high <= budget else (">", "missed")
+    return f"{verdict}: {low:.3f} to {high:.3f} {sign} {budget:g}"
 
 
 def at_least(measured: float, budget: float, unit: str = "") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +34,21 @@ def percentile(values: Sequence[float], percent: float) -> float:
     below = int(place)
     above = min(below + 1, len(ordered) - 1)
     return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+
+
+def median_between(values: Sequence[float]) -> tuple[float, float]:
+    """Between what the true median lies, with 95 % confidence; all of them where there are too few for that.
+
+    A measurement is below the true median as often as above, so how many are is binomial, whatever is measured.
+    """
+    ordered = sorted(values)
+    place = 0
+    below = 0.5 ** len(ordered)  # how likely it is that at most `place` of them are
+    while 2 * below <= 0.05:
+        place += 1
+        below += math.comb(len(ordered), place) * 0.5 ** len(ordered)
+    outermost = max(0, place - 1)
+    return ordered[outermost], ordered[-1 - outermost]
 
 
 def ratios(watched: Sequence[float], before_and_after: Sequence[float]) -> list[float]:

@@ -82,12 +82,12 @@ def capacity(scale: Scale) -> Result:
         generating, watching = _processors()
         with (
             load(namespace, "sink", PORT, before=generating),
-            load(namespace, "short", PORT, before=generating) as client,
+            load(namespace, "empty", PORT, before=generating) as client,
         ):
             for mode in (*MODES, *map(_peer, usable)):
                 lines.append(_line(mode, started, client, watching, scale))
     notes = [
-        "short connections on loopback are the events: "
+        "connections on loopback that carry nothing are the events: "
         + ("the watcher has one processor, they the other" if watching else "they and the watcher share a processor"),
         f"flooded: as many as come in {flood_s:g} s; without loss: the highest rate tried that lost nothing in "
         f"{try_s:g} s, each try a tenth below the one before",
