@@ -4,6 +4,7 @@
 #define TCPWATCH_STATE_H
 
 #include "submit.h"
+#include "turn.h"
 
 /*
  * What a socket was like when it was closed with an error, for the report of that error a moment later on the same CPU.
@@ -87,7 +88,7 @@ static __always_inline void state_changes(u64 sk, struct sock_copy *s, struct tu
 }
 
 /* tcp_set_state(): inet_sk_state_store() traces just before it stores, net/ipv4/af_inet.c. */
-int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
+static __always_inline void state_hook(struct bpf_raw_tracepoint_args *ctx)
 {
     u64 sk = ctx->args[0];
     u32 old_state = ctx->args[1];
@@ -98,13 +99,38 @@ int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 
     /* A listener, or the child of one that will be ESTABLISHED at once: no connection yet. */
     if (old_state == TCP_LISTEN || !tuple_of_sock(sk, &t, connecting) || t.rport == 0)
-        return 0;
+        return;
     s = copy_sock(sk, HOOK_STATE);
     if (!s)
-        return 0;
+        return;
     if (is_tcp(s))
         state_changes(sk, s, &t, old_state, new_state);
     give_back(s);
+}
+
+int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
+{
+    struct turn *turn = current_turn();
+    bool nested;
+
+    if (!turn)
+        return 0;
+    nested = take_turn(turn);
+    state_hook(ctx);
+    end_turn(turn, nested);
+    return 0;
+}
+
+/* Attached after the other. */
+int second_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
+{
+    struct turn *turn = current_turn();
+
+    if (!turn || !missed_turn(turn))
+        return 0;
+    state_hook(ctx);
+    /* The kernel counts it as missed. */
+    lost.atomic_increment(HOOK_STATE, -1);
     return 0;
 }
 

@@ -4,14 +4,16 @@
 #include "kernel.h"
 #include "filter.h"
 #include "sock.h"
+#include "turn.h"
 
 #define SLOT_NS 10000000ULL
 #define SLOTS 65536
 #define MMAPABLE (1U << 10)
 
+BPF_F_TABLE("array", int, u64, caught, 1, MMAPABLE); /* by the second program */
 BPF_F_TABLE("array", int, u64, counted, SLOTS, MMAPABLE); /* by CLOCK_BOOTTIME, round and round */
 
-int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
+static __always_inline void count(struct bpf_raw_tracepoint_args *ctx)
 {
     u64 sk = ctx->args[0];
     u32 old_state = ctx->args[1];
@@ -21,8 +23,31 @@ int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 
     if (READ(sock, sk_protocol, sk) != IPPROTO_TCP ||
         !tuple_of_sock(sk, &t, old_state == TCP_CLOSE && new_state == TCP_SYN_SENT))
-        return 0;
+        return;
     if (t.rport != 0 && old_state != TCP_LISTEN)
         counted.atomic_increment(slot);
+}
+
+int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
+{
+    struct turn *turn = current_turn();
+    bool nested;
+
+    if (!turn)
+        return 0;
+    nested = take_turn(turn);
+    count(ctx);
+    end_turn(turn, nested);
+    return 0;
+}
+
+int second_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
+{
+    struct turn *turn = current_turn();
+
+    if (turn && missed_turn(turn)) {
+        count(ctx);
+        caught.atomic_increment(0);
+    }
     return 0;
 }

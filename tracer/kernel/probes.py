@@ -36,10 +36,13 @@ class Attachment:
     kind: Literal["raw tracepoint", "typed raw tracepoint", "kprobe"]
     hook: str
     btf_type: int = 0  # of a typed one
+    is_second: bool = False  # for what the first function on this hook could not see, because it was at work
 
     @property
     def function(self) -> str:
         """Its name in bpf/."""
+        if self.is_second:
+            return f"second_{self.hook}"
         return f"typed_{self.hook}" if self.btf_type else f"on_{self.hook}"
 
     def __str__(self) -> str:
@@ -59,6 +62,7 @@ class Probe:
     attachment: Attachment | None
     note: str = ""
     if_refused: Probe | None = None  # what to attach where the kernel turns this one down
+    second: Attachment | None = None  # to be attached after the attachment
 
 
 class HookArguments(Protocol):
@@ -93,7 +97,7 @@ def choose(types: HookArguments, *, kprobes: bool, timers: TimerFunctions, resum
     probes = [
         raw("retransmit", "tcp_retransmit_skb", missing="needs Linux 4.15"),
         raw("retransmit (SYN/ACK)", "tcp_retransmit_synack", missing="needs Linux 4.16"),
-        raw("state", "inet_sock_set_state", missing="needs Linux 4.16"),
+        with_second(raw("state", "inet_sock_set_state", missing="needs Linux 4.16")),
         _keepalive(types, kprobes, timers),
         raw("reset (received)", "tcp_receive_reset", missing="needs Linux 4.16"),
         raw("reset (sent)", "tcp_send_reset", missing="needs Linux 4.16"),
@@ -107,6 +111,11 @@ def choose(types: HookArguments, *, kprobes: bool, timers: TimerFunctions, resum
     else:
         probes.append(Probe("resume", "fallback", None, "off: recovery is told by retransmissions that do not come"))
     return probes
+
+
+def with_second(probe: Probe) -> Probe:
+    """The same with a second function that sees what comes while the first one is at work (bpf/turn.h)."""
+    return replace(probe, second=replace(probe.attachment, is_second=True)) if probe.attachment else probe
 
 
 def _typed(types: HookArguments, probe: Probe) -> Probe:

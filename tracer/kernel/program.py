@@ -66,6 +66,7 @@ class Program:
         self._ring_bytes = ring_bytes
         self._ring: Ring | None = None
         self._lost: mmap.mmap | None = None
+        self._most_lost: dict[str, int] = {}
         self._maps: dict[str, int] = {}
         self._functions: dict[str, int] = {}
         self._links: list[int] = []
@@ -141,6 +142,8 @@ class Program:
             while chosen is not None and chosen.attachment is not None:
                 try:
                     self._attach(chosen.attachment)
+                    if chosen.second is not None:
+                        self._attach(chosen.second)
                     break
                 except ProgramError:
                     if chosen.if_refused is None:
@@ -190,15 +193,19 @@ class Program:
         """Events that found no room in the ring buffer so far, or no turn, by hook; only hooks that lost any.
 
         No turn: what an interrupt brings to a hook whose program it has interrupted on the same CPU goes by unseen
-        (__bpf_trace_run(), kernel/trace/bpf_trace.c). The kernel counts that; hooks of whose calls nearly all are of
-        no interest are left out here.
+        (__bpf_trace_run(), kernel/trace/bpf_trace.c). The kernel counts that, and a second program takes away what it
+        has seen instead (bpf/turn.h); hooks of whose calls nearly all are of no interest are left out here.
         """
         if self._lost is None:
             self._lost = mmap.mmap(self._maps["lost"], mmap.PAGESIZE, prot=mmap.PROT_READ)
-        counts = dict(zip(LOST_HOOKS, memoryview(self._lost).cast("Q")[: len(LOST_HOOKS)].tolist(), strict=True))
-        for hook, descriptor in self._misses.items():
-            counts[hook] += recursion_misses(os.pread(descriptor, mmap.PAGESIZE, 0))
-        return {hook: count for hook, count in counts.items() if count}
+        # In this order: what is taken away in between was counted before, or is counted the next time.
+        missed = {hook: recursion_misses(os.pread(fd, mmap.PAGESIZE, 0)) for hook, fd in self._misses.items()}
+        counts = memoryview(self._lost).cast("q")[: len(LOST_HOOKS)].tolist()
+        for hook, count in zip(LOST_HOOKS, counts, strict=True):
+            count += missed.get(hook, 0)
+            if count > self._most_lost.get(hook, 0):
+                self._most_lost[hook] = count
+        return dict(self._most_lost)
 
 
 def recursion_misses(fdinfo: bytes) -> int:

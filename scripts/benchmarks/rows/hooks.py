@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks import programs, workloads
+from benchmarks.programs import Runs
 from benchmarks.results import Line, Result
 from benchmarks.scale import Scale
 from benchmarks.watchers import TCPWATCH_PORT, watchers
@@ -18,16 +19,16 @@ def hooks(scale: Scale) -> Result:
     with programs.counted(), watchers() as started:
         for prepared in storms:
             with prepared as storm, started.start(TCPWATCH_PORT, storm.target) as watcher:
-                before = {runs.hook: runs for runs in programs.runs_of(watcher.pid)}
+                before = _by_hook(watcher.pid)
                 storm.go()
                 total_ns = 0
-                for runs in programs.runs_of(watcher.pid):
-                    count = runs.count - before[runs.hook].count
-                    spent_ns = runs.total_ns - before[runs.hook].total_ns
+                for name, runs in _by_hook(watcher.pid).items():
+                    count = runs.count - before[name].count
+                    spent_ns = runs.total_ns - before[name].total_ns
                     total_ns += spent_ns
                     if count:
                         cells = {"runs per connection": count / storm.count, "ns a run": spent_ns / count}
-                        lines.append(Line(f"{storm.what}: {runs.hook}", cells))
+                        lines.append(Line(f"{storm.what}: {name}", cells))
                 cells = {"ns per connection": total_ns / storm.count}
                 lines.append(Line(f"{storm.what}: all", cells))
     notes = [
@@ -35,3 +36,10 @@ def hooks(scale: Scale) -> Result:
         "of other connections of this host",
     ]
     return Result("hooks", "nanoseconds in the kernel", "hook", lines, notes)
+
+
+def _by_hook(pid: int) -> dict[str, Runs]:
+    named: dict[str, Runs] = {}
+    for runs in programs.runs_of(pid):
+        named[f"{runs.hook}, second" if runs.hook in named else runs.hook] = runs
+    return named

@@ -1,0 +1,78 @@
+"""What an interrupt brings to a hook whose program it finds at work is seen all the same."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from counting import Witness
+from watching import PATIENCE_S
+
+from tracer.filters import Filter
+from tracer.kernel.live import LiveSource
+from tracer.kernel.program import recursion_misses
+from tracer.lab.namespace import Namespace
+
+LATE = Path(__file__).with_name("late.py")
+ENOUGH = 300
+"""Times that the kernel did not run the program: of some dozen interrupts."""
+
+
+@pytest.fixture
+def namespace() -> Iterator[Namespace]:
+    made = Namespace()
+    try:
+        made.run("ip", "link", "set", "lo", "up")
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def witness(namespace: Namespace) -> Iterator[Witness]:
+    made = Witness(namespace.netns)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def late(namespace: Namespace) -> Iterator[subprocess.Popen[str]]:
+    with namespace.popen([sys.executable, LATE], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline() == "ready\n"
+        yield process
+
+
+def tell(process: subprocess.Popen[str], word: str) -> None:
+    assert process.stdin
+    process.stdin.write(f"{word}\n")
+    process.stdin.flush()
+
+
+def test_what_comes_while_the_program_is_at_work_is_seen(
+    namespace: Namespace, witness: Witness, late: subprocess.Popen[str]
+) -> None:
+    changes = lost = missed = 0
+    asked = ended = False
+    with LiveSource(Filter(netns=frozenset({namespace.netns})), lambda: ended) as source:
+        fdinfo = source._program._misses["inet_sock_set_state"]
+        deadline = time.monotonic() + PATIENCE_S
+        tell(late, "begin")
+        for batch in source:
+            changes += sum(event.event == "state" for event in batch.events)
+            lost += sum(event.count or 0 for event in batch.events if event.event == "lost")
+            missed = recursion_misses(os.pread(fdinfo, 4096, 0))
+            if not asked and (missed >= ENOUGH or time.monotonic() > deadline):
+                tell(late, "end")
+                asked = True
+            ended = asked and late.poll() is not None
+    assert late.returncode == 0
+    assert missed >= ENOUGH, "the clock never interrupted it"
+    assert lost < missed / 2
+    # Nobody can say of which connection that was what neither program saw.
+    assert changes <= witness.counted() + witness.missed()
+    assert witness.counted() <= changes + lost
