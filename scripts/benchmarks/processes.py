@@ -9,8 +9,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +33,17 @@ def environment(**more: str) -> dict[str, str]:
 def dies_with_us(argv: Sequence[str | Path]) -> list[str]:
     """The command as one that the kernel kills when we end."""
     return ["setpriv", "--pdeathsig", "KILL", *map(str, argv)]
+
+
+@contextmanager
+def one_processor() -> Iterator[None]:
+    """Whatever is started meanwhile shares one processor with us, and is never idle where somebody works."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @dataclass(frozen=True, slots=True)

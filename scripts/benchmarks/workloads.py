@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -94,37 +95,55 @@ def mariadb() -> Iterator[Workload]:
 
 @contextmanager
 def redis() -> Iterator[Workload]:
-    """redis-benchmark, GET on 50 connections, against a redis-server."""
-    require_tools("redis-server", "redis-benchmark")
+    """redis-benchmark, GET on 50 connections that stay, against a redis-server that says how many it has served."""
+    require_tools("redis-server", "redis-benchmark", "redis-cli")
     with loopback() as namespace, ExitStack() as stack:
-        server = stack.enter_context(_redis_server(namespace))
+        server = stack.enter_context(_redis(namespace, "redis-server", "--port", PORT, "--save", "", "--dir", "/tmp"))
         wait_until(lambda: namespace.believes(PORT, 0) == "LISTEN", 30, "Redis listens")
-        rate = 10_000.0
+        console = stack.enter_context(_redis(namespace, "redis-cli", "-p", PORT))
+        # One run that does not end, for connections that come are events; it is stopped where nobody measures.
+        asked = ("redis-benchmark", "-p", PORT, "-c", 50, "-t", "get", "-q", "-n", 2**31 - 1)
+        asking = Process(stack.enter_context(_redis(namespace, *asked)))
 
         def run(seconds: float) -> float:
-            nonlocal rate
-            said = namespace.run(
-                *dies_with_us(["redis-benchmark", "-p", str(PORT), "-c", "50", "-t", "get", "--csv"]),
-                "-n", str(round(rate * seconds)),
-            )  # fmt: skip
-            rate = float(said.splitlines()[1].split(",")[1].strip('"'))
-            return rate
+            asking.go_on()
+            time.sleep(0.1)
+            served, began_s = _served(console)
+            time.sleep(seconds)
+            served_then, ended_s = _served(console)
+            asking.stop()
+            return (served_then - served) / (ended_s - began_s)
 
-        run(1)
+        wait_until(lambda: run(0.1) > 1000, 30, "Redis is asked")
         yield Workload("requests", Target(PORT, server.pid), run)
 
 
+def _served(console: subprocess.Popen[str]) -> tuple[int, float]:
+    """How many commands Redis has served, and the time of its clock at that moment, in seconds."""
+    assert console.stdin and console.stdout
+    console.stdin.write("MULTI\nINFO stats\nTIME\nEXEC\n")
+    console.stdin.flush()
+    served = None
+    for line in console.stdout:
+        name, _, value = line.strip().partition(":")
+        if name == "total_commands_processed":
+            served = int(value)
+        elif served is not None and name.isdecimal():
+            return served, int(name) + int(console.stdout.readline()) / 1e6
+    raise TcpwatchError("redis-cli ended")
+
+
 @contextmanager
-def _redis_server(namespace: Namespace) -> Iterator[Process]:
+def _redis(namespace: Namespace, *argv: object) -> Iterator[subprocess.Popen[str]]:
     process = namespace.popen(
-        dies_with_us(["redis-server", "--port", str(PORT), "--save", "", "--appendonly", "no", "--dir", "/tmp"]),
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        dies_with_us(list(map(str, argv))),
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE if argv[0] == "redis-cli" else subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    server = Process(process)
     try:
-        yield server
+        yield process
     finally:
-        server.close()
+        Process(process).close()
 
 
 @contextmanager
