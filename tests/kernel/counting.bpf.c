@@ -10,7 +10,7 @@
 #define SLOTS 65536
 #define MMAPABLE (1U << 10)
 
-BPF_F_TABLE("array", int, u64, caught, 1, MMAPABLE); /* by the second program */
+BPF_F_TABLE("array", int, u64, caught, 1, MMAPABLE);      /* by the second program */
 BPF_F_TABLE("array", int, u64, counted, SLOTS, MMAPABLE); /* by CLOCK_BOOTTIME, round and round */
 
 static __always_inline void count(struct bpf_raw_tracepoint_args *ctx)
