@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 from blindness import hidden_process
+from counting import Witness
 from watching import Start, Watch
 
+from tracer.lab.namespace import Namespace
 from tracer.lab.network import Lab
 
 _HIDDEN = pytest.StashKey["str | None"]()
@@ -49,3 +51,22 @@ def lab() -> Iterator[Lab]:
     """Client, firewall and server, port 3306 open; sessions live for a minute unless a test says otherwise."""
     with Lab(ttl_s=60) as made:
         yield made
+
+
+@pytest.fixture
+def namespace() -> Iterator[Namespace]:
+    """Nothing but loopback."""
+    made = Namespace()
+    try:
+        made.run("ip", "link", "set", "lo", "up")
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def witness(namespace: Namespace) -> Iterator[Witness]:
+    """Counts what happens in that namespace."""
+    made = Witness(namespace.netns)
+    yield made
+    made.close()

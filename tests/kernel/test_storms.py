@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,23 +20,6 @@ from tracer.storage.reader import RecordingReader
 
 COMMAND = [sys.executable, "-m", "tracer.cli"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
-
-
-@pytest.fixture
-def namespace() -> Iterator[Namespace]:
-    made = Namespace()
-    try:
-        made.run("ip", "link", "set", "lo", "up")
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture
-def witness(namespace: Namespace) -> Iterator[Witness]:
-    made = Witness(namespace.netns)
-    yield made
-    made.close()
 
 
 class Traced:

@@ -24,23 +24,6 @@ ENOUGH = 300
 
 
 @pytest.fixture
-def namespace() -> Iterator[Namespace]:
-    made = Namespace()
-    try:
-        made.run("ip", "link", "set", "lo", "up")
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture
-def witness(namespace: Namespace) -> Iterator[Witness]:
-    made = Witness(namespace.netns)
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def late(namespace: Namespace) -> Iterator[subprocess.Popen[str]]:
     with namespace.popen([sys.executable, LATE], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout and process.stdout.readline() == "ready\n"
