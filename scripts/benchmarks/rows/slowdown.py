@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
@@ -30,8 +29,9 @@ from benchmarks.workloads import Workload, Workloads
 PEERS = (NOBODY, STRACE, TCPDUMP, TCPRETRANS, TCPSTATES, BPFTRACE, TCPWATCH_PORT, TCPWATCH_NO_RESUME)
 BUDGET = 1.01
 """Of the time that an operation takes unwatched, for tcpwatch."""
-SETTLED_S = 0.3
-"""When a watcher has ended, the kernel still takes its maps and programs apart, which is not to be measured."""
+WARM_S = 0.4
+"""What goes on before each measurement: until then the kernel has taken apart what the watcher before has left, and a
+virtual processor runs, which it does sooner where a watcher has just started."""
 OFTEN = 4
 """What a budget is for is measured so many times a round: a hundredth is less than the noise of a single time."""
 
@@ -126,18 +126,23 @@ def _measure(
     all_unwatched: list[float] = []
     for _ in range(rounds):
         order = random.sample(peers, len(peers))
-        unwatched = [work.run(seconds)]
+        unwatched = [_warm(work, seconds)]
         watched = []
         for peer in order:
             with started.start(peer, work.target) as watcher:
+                work.run(WARM_S)
                 before_s = cpu_s(watcher.pid)
                 watched.append(work.run(seconds))
                 cpu_us = 1e6 * (cpu_s(watcher.pid) - before_s) / (watched[-1] * seconds)
                 measured[peer.name].cpu_us.append(cpu_us)
-            time.sleep(SETTLED_S)
-            unwatched.append(work.run(seconds))
+            unwatched.append(_warm(work, seconds))
         for peer, rate, ratio in zip(order, watched, ratios(watched, unwatched), strict=True):
             measured[peer.name].rates.append(rate)
             measured[peer.name].times.append(1 / ratio)
         all_unwatched += unwatched
     return measured, all_unwatched
+
+
+def _warm(work: Workload, seconds: float) -> float:
+    work.run(WARM_S)
+    return work.run(seconds)
