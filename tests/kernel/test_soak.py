@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 from counting import Witness
-from test_storms import namespace, witness  # noqa: F401  fixtures
 from watching import PATIENCE_S, ROOT
 
 from tracer.kernel.clocks import boottime_ns
@@ -85,7 +84,7 @@ def read(run: Run, directory: Path) -> None:
 
 
 @pytest.fixture
-def storm(namespace: Namespace) -> Iterator[None]:  # noqa: F811
+def storm(namespace: Namespace) -> Iterator[None]:
     """Thousands of events a second without end, and at times as many as there can be."""
     script = str(Path(__file__).with_name("storm.py"))
     processes = [
@@ -106,8 +105,8 @@ def storm(namespace: Namespace) -> Iterator[None]:  # noqa: F811
 
 @pytest.mark.timeout(0)
 def test_every_counted_event_is_in_the_files(
-    namespace: Namespace,  # noqa: F811
-    witness: Witness,  # noqa: F811
+    namespace: Namespace,
+    witness: Witness,
     storm: None,
     tmp_path: Path,
     request: pytest.FixtureRequest,
