@@ -4,7 +4,7 @@
 #define TCPWATCH_STATE_H
 
 #include "submit.h"
-#include "turn.h"
+#include "nested.h"
 
 /*
  * What a socket was like when it was closed with an error, for the report of that error a moment later on the same CPU.
@@ -110,23 +110,21 @@ static __always_inline void state_hook(struct bpf_raw_tracepoint_args *ctx)
 
 int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 {
-    struct turn *turn = current_turn();
-    bool nested;
+    struct notes *n = notes_of_cpu();
 
-    if (!turn)
+    if (!n)
         return 0;
-    nested = take_turn(turn);
+    note(n, change_of_state(ctx));
     state_hook(ctx);
-    end_turn(turn, nested);
     return 0;
 }
 
 /* Attached after the other. */
 int second_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 {
-    struct turn *turn = current_turn();
+    struct notes *n = notes_of_cpu();
 
-    if (!turn || !missed_turn(turn))
+    if (!n || !is_not_noted(n, change_of_state(ctx)))
         return 0;
     state_hook(ctx);
     /* The kernel counts it as missed. */

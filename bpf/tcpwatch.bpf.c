@@ -2,7 +2,7 @@
 /*
  * The hooks, by subject. Each one filters, fills an event and submits it; nothing is changed and nothing is remembered
  * but when a socket's life began. Python attaches them by name: on_<raw tracepoint>, typed_<raw tracepoint> for the one
- * that knows the kernel's types, second_<raw tracepoint> for the one that takes its place (turn.h), or on_<function>
+ * that knows the kernel's types, second_<raw tracepoint> for the one that takes its place (nested.h), or on_<function>
  * for the kprobe (tracer/kernel/probes.py). Arguments are taken as u64, so that bcc's rewriter leaves them alone.
  */
 #include "retransmit.h"

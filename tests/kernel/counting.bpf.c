@@ -4,13 +4,12 @@
 #include "kernel.h"
 #include "filter.h"
 #include "sock.h"
-#include "turn.h"
+#include "nested.h"
 
 #define SLOT_NS 10000000ULL
 #define SLOTS 65536
 #define MMAPABLE (1U << 10)
 
-BPF_F_TABLE("array", int, u64, caught, 1, MMAPABLE);      /* by the second program */
 BPF_F_TABLE("array", int, u64, counted, SLOTS, MMAPABLE); /* by CLOCK_BOOTTIME, round and round */
 
 static __always_inline void count(struct bpf_raw_tracepoint_args *ctx)
@@ -30,24 +29,20 @@ static __always_inline void count(struct bpf_raw_tracepoint_args *ctx)
 
 int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 {
-    struct turn *turn = current_turn();
-    bool nested;
+    struct notes *n = notes_of_cpu();
 
-    if (!turn)
+    if (!n)
         return 0;
-    nested = take_turn(turn);
+    note(n, change_of_state(ctx));
     count(ctx);
-    end_turn(turn, nested);
     return 0;
 }
 
 int second_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 {
-    struct turn *turn = current_turn();
+    struct notes *n = notes_of_cpu();
 
-    if (turn && missed_turn(turn)) {
+    if (n && is_not_noted(n, change_of_state(ctx)))
         count(ctx);
-        caught.atomic_increment(0);
-    }
     return 0;
 }

@@ -11,7 +11,7 @@ from tracer.kernel import host
 from tracer.kernel.btf import KernelTypes
 from tracer.kernel.compiler import compile_source
 from tracer.kernel.probes import Attachment, Probe, with_second
-from tracer.kernel.program import Program, recursion_misses
+from tracer.kernel.program import Program
 from tracer.kernel.source import source_for
 
 SLOT_NS, SLOTS = 10_000_000, 65536
@@ -26,14 +26,11 @@ class Witness:
             self._program = Program(compile_source(source_for(_SOURCE, types, hz=host.hz())))
         self._program.configure(Filter(netns=frozenset({netns})))
         self._program.attach([with_second(Probe("state", "ok", Attachment("raw tracepoint", "inet_sock_set_state")))])
-
         self._memory = mmap.mmap(self._program._maps["counted"], SLOTS * 8)
-        self._caught = mmap.mmap(self._program._maps["caught"], mmap.PAGESIZE, prot=mmap.PROT_READ)
 
     def close(self) -> None:
         """Detach it."""
         self._memory.close()
-        self._caught.close()
         self._program.close()
 
     def counted(self) -> int:
@@ -56,9 +53,3 @@ class Witness:
         """Begin anew. What happens at the same time may be counted or not."""
         with memoryview(self._memory).cast("B") as slots:
             slots[:] = bytes(SLOTS * 8)
-
-    def missed(self) -> int:
-        """Calls that the kernel did not make, and says so, and that the second function did not get either."""
-        descriptor = self._program._functions["on_inet_sock_set_state"]
-        missed = recursion_misses(Path(f"/proc/self/fdinfo/{descriptor}").read_bytes())
-        return missed - int.from_bytes(self._caught[:8], "little")

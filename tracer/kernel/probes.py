@@ -114,7 +114,7 @@ def choose(types: HookArguments, *, kprobes: bool, timers: TimerFunctions, resum
 
 
 def with_second(probe: Probe) -> Probe:
-    """The same with a second function that sees what comes while the first one is at work (bpf/turn.h)."""
+    """The same with a second function that sees what comes while the first one is at work (bpf/nested.h)."""
     return replace(probe, second=replace(probe.attachment, is_second=True)) if probe.attachment else probe
 
 

@@ -190,11 +190,11 @@ class Program:
         return self._ring
 
     def lost(self) -> dict[str, int]:
-        """Events that found no room in the ring buffer so far, or no turn, by hook; only hooks that lost any.
+        """Events that found no room in the ring buffer so far, or went by unseen, by hook; only hooks that lost any.
 
-        No turn: what an interrupt brings to a hook whose program it has interrupted on the same CPU goes by unseen
+        Unseen: what an interrupt brings to a hook whose program it has interrupted on the same CPU
         (__bpf_trace_run(), kernel/trace/bpf_trace.c). The kernel counts that, and a second program takes away what it
-        has seen instead (bpf/turn.h); hooks of whose calls nearly all are of no interest are left out here.
+        has seen instead (bpf/nested.h); hooks of whose calls nearly all are of no interest are left out here.
         """
         if self._lost is None:
             self._lost = mmap.mmap(self._maps["lost"], mmap.PAGESIZE, prot=mmap.PROT_READ)
