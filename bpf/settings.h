@@ -13,6 +13,7 @@ struct settings {
     u64 write_timer;     /* the same of tcp_write_timer() */
     u32 resume_jiffies;  /* a peer that is heard again after such a silence is an event */
     u32 filters;         /* enum filter_flags */
+    u32 company;         /* so many changes of state wake the reader (submit.h) */
 };
 
 BPF_ARRAY(settings, struct settings, 1);

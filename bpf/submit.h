@@ -6,6 +6,7 @@
 #include "event.h"
 #include "kernel.h"
 #include "filter.h"
+#include "settings.h"
 #include "sock.h"
 #include "birth.h"
 
@@ -13,11 +14,11 @@ BPF_RINGBUF_OUTPUT(events, 1); /* pages; Python makes it as large as is asked fo
 #define MMAPABLE (1U << 10)    /* BPF_F_MMAPABLE, include/uapi/linux/bpf.h (5.5) */
 
 /*
- * Waking the reader takes an interrupt, and a round of Python's. So a mere change of state that comes soon after it was
- * woken waits until there are so many of them, or until it looks again by itself: as long as it finds something, that
- * is after no less than PATIENCE_NS (BUSY_MS in tracer/kernel/live.py). What a stall is told by wakes it at once.
+ * Waking the reader takes an interrupt, and all that Python needs has to come into the processor's cache anew. So a
+ * mere change of state that comes soon after it was woken waits for company (settings.h), or until the reader looks
+ * again by itself: as long as it finds something, that is after no less than PATIENCE_NS (BUSY_MS in
+ * tracer/kernel/live.py). What a stall is told by wakes it at once.
  */
-#define COMPANY 128 /* the smallest ring holds 280 events */
 #define PATIENCE_NS 100000000ULL
 
 struct wakeup {
@@ -62,9 +63,11 @@ static __always_inline struct event *new_event(u8 type, int hook, struct tuple *
 static __always_inline void submit(struct event *e)
 {
     struct wakeup *last = last_wakeup();
+    struct settings *s = current_settings();
     u64 flags = 0;
 
-    if (last && e->type == EVENT_STATE && last->waiting < COMPANY && e->ktime_ns - last->ktime_ns < PATIENCE_NS) {
+    if (last && s && e->type == EVENT_STATE && last->waiting < s->company &&
+        e->ktime_ns - last->ktime_ns < PATIENCE_NS) {
         flags = BPF_RB_NO_WAKEUP;
     } else if (last) {
         /* By itself the kernel wakes the reader only for the first event that it has not taken: one of those, here. */
