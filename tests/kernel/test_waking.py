@@ -12,10 +12,12 @@ from test_live import talk
 
 from tracer.filters import Filter
 from tracer.kernel.live import LiveSource
+from tracer.kernel.program import RING_BYTES
 from tracer.kernel.ring import Ring
 from tracer.lab.namespace import wait_until
 from tracer.lab.network import Lab
 
+SMALLEST_RING_BYTES = 1 << 16
 LONG_S = 60.0
 """Of a wait that nothing ends but being woken."""
 
@@ -55,9 +57,12 @@ def test_a_change_of_state_wakes_a_reader_that_has_slept(lab: Lab, source: LiveS
     assert sleeper.was_woken()
 
 
-def test_many_wake_it_however_soon_they_follow(lab: Lab, source: LiveSource) -> None:
-    talk(lab)
-    assert source._ring.take(1000)
-    sleeper = Sleeper(source._ring)
-    talk(lab, times=50)
-    assert sleeper.was_woken()
+@pytest.mark.parametrize(("ring_bytes", "times"), [(RING_BYTES, 300), (SMALLEST_RING_BYTES, 30)])
+def test_many_wake_it_however_soon_they_follow(lab: Lab, ring_bytes: int, times: int) -> None:
+    wanted = Filter(netns=frozenset({lab.client.netns, lab.server.netns}))
+    with LiveSource(wanted, lambda: False, ring_bytes=ring_bytes) as source:
+        talk(lab)
+        assert source._ring.take(1000)
+        sleeper = Sleeper(source._ring)
+        talk(lab, times=times)
+        assert sleeper.was_woken()
