@@ -407,7 +407,7 @@ def test_a_typed_program_hears_the_same(lab: Lab, seen: Watch, monkeypatch: pyte
         lab.restore()
         assert client.answer()["ok"]
         # The answer after a silence and its acknowledgement; the acknowledgement of what was sent again.
-        told = [each.wait_for(client, 3, event="resume") for each in (typed, other)]
+        told = [each.wait_for(client, 3, event="resume")[:3] for each in (typed, other)]
     assert [(each.cause, each.lport, each.pid) for each in told[0]] == [
         (each.cause, each.lport, each.pid) for each in told[1]
     ]

@@ -16,7 +16,8 @@ from test_bad_host import assert_nothing_left
 from watching import PATIENCE_S, ROOT, Start, both_ends
 
 from tracer.filters import Filter
-from tracer.kernel.live import LiveSource
+from tracer.kernel.clocks import boottime_ns
+from tracer.kernel.live import SETTLED_NS, LiveSource
 from tracer.lab.namespace import wait_until
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Server, embedded_client
@@ -32,6 +33,20 @@ def talk(lab: Lab, times: int = 1) -> None:
         for _ in range(times):
             with embedded_client(lab.client, SERVER, 3306) as client:
                 client.ask("query")
+
+
+def test_no_event_is_from_before_what_was_complete(lab: Lab) -> None:
+    with LiveSource(Filter(netns=frozenset({lab.client.netns})), lambda: False, resume=False) as source:
+        batches = iter(source)
+        complete_ns = next(batches).until_ns
+        # Whoever takes the batches is held up, and then it is time to say what was lost and counted.
+        talk(lab)
+        ended_ns = boottime_ns()
+        wait_until(lambda: boottime_ns() > ended_ns + 2 * SETTLED_NS, 10, "all has settled")
+        source._lost_checked = source._counters_checked = float("-inf")
+        while not (batch := next(batches)).events or batch.events[0].event == "counters":
+            complete_ns = max(complete_ns, batch.until_ns)
+    assert batch.events[0].ktime_ns > complete_ns
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -73,6 +73,7 @@ class LiveSource:
             self._stop = stop
             self._clock_offset_ns = clocks.offset_ns()
             self._sleeps = clocks.Sleeps()
+            self._until_ns = 0  # of the last look: what is said of our own in between brings nobody further
             self._lost: dict[str, int] = {}
             self._lost_checked = self._counters_checked = time.monotonic()
             self._ring = self._program.open_events()
@@ -134,7 +135,8 @@ class LiveSource:
         if slept is not None:
             # Before all else: whoever waits for a timer of the kernel's has to know that it stood still.
             events.insert(0, self._said_at(slept.before_ns, _suspended(slept)))
-        return Batch(events, until_ns - SETTLED_NS)
+        self._until_ns = until_ns - SETTLED_NS
+        return Batch(events, self._until_ns)
 
     def _take(self) -> list[Event]:
         """The events that are there, in the order of their time, at most BATCH."""
@@ -173,9 +175,12 @@ class LiveSource:
         return counted._replace(events=self._wanted.followed(counted.events))
 
     def _said_now(self, fields: Iterable[dict[str, Any]]) -> Batch:
-        """Events of our own."""
+        """Events of our own.
+
+        Others may wait in the ring since long: whoever took the last batch may have been held up with it.
+        """
         ktime_ns = clocks.boottime_ns()
-        return Batch([self._said_at(ktime_ns, each) for each in fields], ktime_ns - SETTLED_NS)
+        return Batch([self._said_at(ktime_ns, each) for each in fields], self._until_ns)
 
     def _said_at(self, ktime_ns: int, fields: dict[str, Any]) -> Event:
         time_ns = (ktime_ns + self._clock_offset_ns) // 1000 * 1000
