@@ -16,8 +16,8 @@ class Recorder:
     def __init__(self) -> None:
         self.log: list[str] = []
 
-    def write(self, each: Event) -> None:
-        self.log.append(each.event)
+    def write(self, *events: Event) -> None:
+        self.log += [each.event for each in events]
 
     def flush(self, until_ns: int) -> None:
         self.log.append("flush")
@@ -53,15 +53,28 @@ def test_connections_are_counted_once_and_remembered_up_to_a_limit(monkeypatch: 
 
 def test_totals_stay_right_when_a_sink_fails() -> None:
     class Full(Recorder):
-        def write(self, each: Event) -> None:
+        def write(self, *events: Event) -> None:
             if self.log:
                 raise BrokenPipeError
-            super().write(each)
+            super().write(*events)
 
     totals = Totals()
     with contextlib.suppress(BrokenPipeError):
-        run([Batch([event(), event(), event()], 1)], Filter(), None, [Full()], totals)
-    assert totals.events == 2
+        run(
+            [Batch([event(), event()], 1), Batch([event()], 2), Batch([event()], 3)], Filter(), None, [Full()], totals
+        )
+    assert totals.events == 3, "what could not be written was seen"
+
+
+def test_what_is_shown_has_been_kept() -> None:
+    class Shown(Recorder):
+        def write(self, *events: Event) -> None:
+            assert len(kept.log) == len(self.log) + len(events)
+            super().write(*events)
+
+    kept, shown = Recorder(), Shown()
+    run([Batch([event(), event("keepalive")], 1)], Filter(), None, [kept, shown], Totals())
+    assert kept.log == shown.log == ["retransmit", "keepalive", "flush"]
 
 
 def test_the_tracker_sees_what_the_filter_leaves_out() -> None:

@@ -250,9 +250,8 @@ class Shown:
     def __init__(self) -> None:
         self.stalls: list[Event] = []
 
-    def write(self, each: Event) -> None:
-        if each.event == "stall":
-            self.stalls.append(each)
+    def write(self, *events: Event) -> None:
+        self.stalls += [each for each in events if each.event == "stall"]
 
     def flush(self, until_ns: int) -> None:
         pass

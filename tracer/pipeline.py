@@ -25,8 +25,8 @@ _OF_OURS = frozenset({"lost", "stall", "counters"})
 class Sink(Protocol):
     """Where events go."""
 
-    def write(self, event: Event) -> None:
-        """Take one event; it may wait in a buffer until `flush`."""
+    def write(self, *events: Event) -> None:
+        """Take some events; they may wait in a buffer until `flush`."""
 
     def flush(self, until_ns: int) -> None:
         """Let everything written so far be seen; nothing from before until_ns (CLOCK_BOOTTIME) comes any more."""
@@ -48,20 +48,21 @@ class Totals:
     _known: set[str] = field(default_factory=set)
     _known_before: set[str] = field(default_factory=set)
 
-    def add(self, event: Event) -> None:
-        """Count one event."""
-        kind = event.event
-        if kind not in _OF_OURS:
-            self.events += 1
-            if kind != "state":
-                self.seen.add(event.netns, counts_of(event))
-            sock = event.sock
-            if sock is not None and sock not in self._known:
-                self._meet(sock)
-        elif kind == "lost":
-            self.lost += event.count or 0
-        elif kind == "stall" and event.phase == "end":
-            self.stalls[event.outcome or "ongoing"] += 1
+    def add(self, *events: Event) -> None:
+        """Count events."""
+        for event in events:
+            kind = event.event
+            if kind not in _OF_OURS:
+                self.events += 1
+                if kind != "state":
+                    self.seen.add(event.netns, counts_of(event))
+                sock = event.sock
+                if sock is not None and sock not in self._known:
+                    self._meet(sock)
+            elif kind == "lost":
+                self.lost += event.count or 0
+            elif kind == "stall" and event.phase == "end":
+                self.stalls[event.outcome or "ongoing"] += 1
 
     def _meet(self, sock: str) -> None:
         if sock not in self._known_before:
@@ -77,23 +78,20 @@ def run(
     """Carry every batch of the source to the sinks, and flush them after each one.
 
     The tracker sees every event of the wanted connections, also those of a kind that is not wanted itself. Without a
-    tracker the source's own stalls are passed on. totals grows as events go through, so that it is right wherever an
-    error of the source or a sink ends the run.
+    tracker the source's own stalls are passed on. totals grows with each batch before it is written, so that it is
+    right wherever an error of the source or a sink ends the run. What a sink has taken, the ones before it have.
     """
-
-    writes = [sink.write for sink in sinks]
     chooses = wanted.chooses_events
     for batch in source:
         totals.until_ns = max(totals.until_ns, batch.until_ns)
         told: Sequence[Event] = wanted.followed(batch.events)
         if tracker is not None:
             told = [*tracker.feed(*told), *tracker.advance(batch.until_ns)]
-        # Stalls are of connections that are followed.
-        for event in told:
-            if not chooses or wanted.chooses(event):
-                totals.add(event)
-                for write in writes:
-                    write(event)
+        if chooses:  # Stalls are of connections that are followed.
+            told = [event for event in told if wanted.chooses(event)]
+        totals.add(*told)
+        for sink in sinks:
+            sink.write(*told)
         for sink in sinks:
             sink.flush(batch.until_ns)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tracer.events import Event
 from tracer.output.outlet import OUTPUT, Outlet
@@ -30,14 +30,21 @@ class Shedding:
         self._said_ns = 0
         self._last: Event | None = None
 
-    def write(self, event: Event) -> None:
-        """Pass one event on, or count it."""
-        if self._outlet.has_room and not (self._sheds and event.event not in _TOLD_ANYWAY):
-            self._sink.write(event)
-            return
-        self.left_out += 1
-        self._unsaid += 1
-        self._last = event
+    def write(self, *events: Event) -> None:
+        """Pass events on, or count them."""
+        if not self._outlet.has_room:
+            shown: Sequence[Event] = ()
+        elif self._sheds:
+            shown = [event for event in events if event.event in _TOLD_ANYWAY]
+        else:
+            shown = events
+        if shown:
+            self._sink.write(*shown)
+        left_out = len(events) - len(shown)
+        if left_out:
+            self.left_out += left_out
+            self._unsaid += left_out
+            self._last = events[-1]
 
     def flush(self, until_ns: int) -> None:
         """Let it be seen, and with it what was left out."""

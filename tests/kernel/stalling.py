@@ -34,11 +34,12 @@ class Sink:
         self.came_ns: dict[str, int] = {}
         self.changed = threading.Condition()
 
-    def write(self, event: Event) -> None:
+    def write(self, *events: Event) -> None:
         with self.changed:
-            self.events.append(event)
-            if event.event == "stall" and event.phase == "begin" and event.id is not None:
-                self.came_ns[event.id] = boottime_ns()
+            self.events += events
+            for event in events:
+                if event.event == "stall" and event.phase == "begin" and event.id is not None:
+                    self.came_ns[event.id] = boottime_ns()
             self.changed.notify_all()
 
     def flush(self, until_ns: int) -> None:

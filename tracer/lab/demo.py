@@ -56,16 +56,17 @@ class _Kept:
         self.ended: Event | None = None  # the kernel's error
         self.probes = 0
 
-    def write(self, event: Event) -> None:
-        """Take one event."""
-        if event.event == "error":
-            self.ended = event
-        elif event.event == "keepalive":
-            self.probes += 1
-        elif event.event == "stall" and event.phase == "end":
-            self.stall = event
-        elif event.event == "stall" and event.gives_up_in_ms is not None and event.gives_up_window_ms is None:
-            self.foretold = self.foretold or event
+    def write(self, *events: Event) -> None:
+        """Take some events."""
+        for event in events:
+            if event.event == "error":
+                self.ended = event
+            elif event.event == "keepalive":
+                self.probes += 1
+            elif event.event == "stall" and event.phase == "end":
+                self.stall = event
+            elif event.event == "stall" and event.gives_up_in_ms is not None and event.gives_up_window_ms is None:
+                self.foretold = self.foretold or event
 
     def flush(self, until_ns: int) -> None:
         """Nothing waits."""

@@ -13,9 +13,9 @@ class JsonSink:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
 
-    def write(self, event: Event) -> None:
-        """One line."""
-        self._stream.write(to_line(event))
+    def write(self, *events: Event) -> None:
+        """A line of each."""
+        self._stream.write("".join(map(to_line, events)))
 
     def flush(self, until_ns: int) -> None:
         """Show what was written."""

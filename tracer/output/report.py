@@ -80,8 +80,12 @@ class Report:
             self._hosts.setdefault(host or "an unknown host")
         self._utc_offset_s = utc_offset_s
 
-    def write(self, event: Event) -> None:
-        """Take one event."""
+    def write(self, *events: Event) -> None:
+        """Take some events."""
+        for event in events:
+            self._take(event)
+
+    def _take(self, event: Event) -> None:
         time_ns = event.time_ns
         if self._first_ns is None or time_ns < self._first_ns:
             self._first_ns = time_ns

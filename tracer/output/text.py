@@ -50,8 +50,12 @@ class TextSink:
         self._teller = Teller(width)
         self._folding = Folding() if folded else None
 
-    def write(self, event: Event) -> None:
-        """One line, after the heading where that is due, and below a stall the sentences about it."""
+    def write(self, *events: Event) -> None:
+        """A line of each, after the heading where that is due, and below a stall the sentences about it."""
+        for event in events:
+            self._tell(event)
+
+    def _tell(self, event: Event) -> None:
         if event.event == "counters":
             return
         date, time_of_day = local_time(event.time_ns, self.utc_offset_s)

@@ -64,9 +64,9 @@ class RotatingWriter:
         """Someone moved the file away, or wants a new one (SIGHUP): with the next flush. Safe in a signal handler."""
         self._hung_up = True
 
-    def write(self, event: Event) -> None:
-        """Take one event."""
-        self._writer.write(event)
+    def write(self, *events: Event) -> None:
+        """Take some events."""
+        self._writer.write(*events)
 
     def flush(self, until_ns: int = 0) -> None:
         """Hand everything to the kernel, and go on in a new file where it is time."""

@@ -68,9 +68,9 @@ class RecordingWriter:
         except FileNotFoundError:
             return False
 
-    def write(self, event: Event) -> None:
-        """Take one event; it may wait until the next `flush`."""
-        self._lines.append(to_line(event))
+    def write(self, *events: Event) -> None:
+        """Take some events; they may wait until the next `flush`."""
+        self._lines += map(to_line, events)
         if len(self._lines) >= MOST_LINES:
             try:
                 self._write_lines()
