@@ -40,7 +40,7 @@ enum resume_cause {
 
 struct event {
     u64 ktime_ns; /* CLOCK_BOOTTIME */
-    /* Whose event it is. Python decodes this, the settings and the states below once for all events that share them. */
+    /* Whose event it is. Python decodes this, and how the socket is below, once for all events that share them. */
     u64 sk;       /* the socket's address; Python hashes it before anybody sees it */
     u64 born;     /* CLOCK_BOOTTIME of connect or accept; 0 where that was before us */
     u8 laddr[16]; /* IPv6, or IPv4 as ::ffff:a.b.c.d */
@@ -50,48 +50,49 @@ struct event {
     u16 rport;
     u8 family; /* 4 or 6; v4-mapped is 4 */
     u8 type;   /* enum event_type */
-    /* The socket's settings. */
-    u16 flags;              /* enum event_flags */
+    /* How the socket is: its states and settings. */
+    u16 flags; /* enum event_flags */
+    u8 state;  /* TCP_ESTABLISHED = 1, ... */
+    u8 old_state;
+    u8 new_state;
+    u8 ca_state;   /* TCP_CA_Open = 0, ..., TCP_CA_Loss = 4 */
+    u8 backoff;    /* icsk_backoff */
+    u8 orphan;     /* 1: no process holds it any more (SOCK_DEAD) */
+    u8 retries;    /* the limit in force: tcp_retries2, tcp_orphan_retries or the SYN's, its own or its namespace's */
+    u8 syn_linear; /* tcp_syn_linear_timeouts of the namespace */
     u32 keepalive_idle;     /* jiffies, the socket's own or else its namespace's */
     u32 keepalive_interval; /* jiffies */
     u32 keepalive_probes;   /* count */
     u32 user_timeout_ms;    /* 0 = not set */
-    /* What it is like now. */
-    u32 silent;      /* jiffies since the peer was last heard, or UNKNOWN */
-    u64 inode;       /* of the socket in sockfs; 0 once no process holds it */
-    u64 cgroup;      /* the cgroup's id; 0 where the kernel has none */
-    u32 rto;         /* jiffies */
-    u32 srtt_us;     /* microseconds; 0 before the first sample */
-    u32 unacked;     /* bytes sent and not acknowledged, SYN and FIN not counted */
-    u32 snd_wnd;     /* bytes */
-    u32 pid;         /* who connected or closed, where that was seen; else 0 */
+    /* What happened to it, in numbers. */
+    u32 silent;     /* jiffies since the peer was last heard, or UNKNOWN */
+    u64 inode;      /* of the socket in sockfs; 0 once no process holds it */
+    u64 cgroup;     /* the cgroup's id; 0 where the kernel has none */
+    u32 rto;        /* jiffies */
+    u32 srtt_us;    /* microseconds; 0 before the first sample */
+    u32 unacked;    /* bytes sent and not acknowledged, SYN and FIN not counted */
+    u32 snd_wnd;    /* bytes */
+    u32 unsent;     /* bytes written and not sent yet */
+    u32 soft_error; /* errno of an ICMP error that did not end the connection: sk_err_soft */
+    u32 pid;        /* who connected or closed, where that was seen; else 0 */
+    u8 comm[16];    /* of pid */
+    /* What a change of state does not say: Python looks at it for other events only. */
     u32 reason;      /* enum sk_rst_reason, meaningful with HAS_REASON */
     s32 error;       /* errno: sk_err, or what a failed retransmission returned */
     u32 jiffies;     /* low half of the kernel's own clock */
     u32 retrying_ms; /* since the first RTO retransmission (retrans_stamp), or UNKNOWN */
     u32 rto_max;     /* jiffies */
-    u32 unsent;      /* bytes written and not sent yet */
-    u32 unread;      /* bytes received and not read by the application */
-    u32 since_sent;  /* jiffies since data was last sent, retransmissions included, or UNKNOWN */
-    u32 since_data;  /* jiffies since data was last received, or UNKNOWN */
-    u32 timer_in;    /* socket: jiffies until `timer` expires */
-    u32 soft_error;  /* errno of an ICMP error that did not end the connection: sk_err_soft */
     u16 attempt;     /* retransmit: icsk_retransmits; keepalive: icsk_probes_out + 1 */
     u16 segments;    /* retransmit: how many segments it is, as TcpRetransSegs counts them */
-    u8 comm[16];     /* of pid */
-    /* Its states. */
-    u8 state; /* TCP_ESTABLISHED = 1, ... */
-    u8 old_state;
-    u8 new_state;
-    u8 ca_state;  /* TCP_CA_Open = 0, ..., TCP_CA_Loss = 4 */
-    u8 backoff;   /* icsk_backoff */
-    u8 orphan;    /* 1: no process holds it any more (SOCK_DEAD) */
-    u8 pending;   /* icsk_pending: 0 at an RTO, 5 at a tail loss probe */
-    u8 direction; /* enum reset_direction */
-    u8 cause;     /* enum resume_cause */
-    u8 retries; /* the limit in force: tcp_retries2, tcp_orphan_retries or the SYN's, of the socket or its namespace */
-    u8 syn_linear; /* tcp_syn_linear_timeouts of the namespace */
-    u8 timer;      /* socket: enum socket_timer */
+    u8 pending;      /* icsk_pending: 0 at an RTO, 5 at a tail loss probe */
+    u8 direction;    /* enum reset_direction */
+    u8 cause;        /* enum resume_cause */
+    /* What is known of a socket, and of no event. */
+    u8 timer;       /* enum socket_timer */
+    u32 unread;     /* bytes received and not read by the application */
+    u32 since_sent; /* jiffies since data was last sent, retransmissions included, or UNKNOWN */
+    u32 since_data; /* jiffies since data was last received, or UNKNOWN */
+    u32 timer_in;   /* jiffies until `timer` expires */
 };
 
 enum event_flags {

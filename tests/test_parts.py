@@ -13,24 +13,29 @@ from tracer.encoding import to_line
 from tracer.events import Event, to_json
 from tracer.kernel.owners import Owners
 from tracer.kernel.wire import Decoder, Owner
-from tracer.parts import Part, PartedEvent
+from tracer.parts import Part, PartedEvent, Row
 
 DECODER = Decoder(hz=250, reasons={}, key=b"k" * 16)
 NAMES = [field.name for field in fields(Event)]
 
 
-def parted(parts: int = 4) -> PartedEvent:
-    some: list[dict[str, Any]] = [
-        {"family": 4, "laddr": "10.0.0.1", "lport": 5, "raddr": "10.0.0.2", "rport": 3306, "netns": 1, "sock": "aa"},
-        {"state": "ESTABLISHED", "backoff": 0, "orphan": True},
-        {"silent_ms": 8000, "srtt_ms": 0.5},
-        {"pids": [7], "pid": 7, "comm": 'a"ä'},
-    ]
-    return PartedEvent.made(1_000, 2, "state", [Part(each) for each in some[:parts]])
+def parted(own: Part | Row | None = None) -> PartedEvent:
+    """An event without an owner so far."""
+    connection: dict[str, Any] = {"family": 4, "laddr": "10.0.0.1", "lport": 5, "raddr": "10.0.0.2", "rport": 3306}
+    connection |= {"netns": 1, "sock": "aa"}
+    socket = {"state": "ESTABLISHED", "backoff": 0, "orphan": True}
+    own = own or Part({"silent_ms": 8000, "srtt_ms": 0.5})
+    return PartedEvent(1_000, 2, "state", "aa", Part(connection), Part(socket), own)
+
+
+def owned() -> PartedEvent:
+    event = parted()
+    event.parts[-1] = Part({"pids": [7], "pid": 7, "comm": 'a"ä'})
+    return event
 
 
 def test_what_is_at_hand_does_not_put_it_together() -> None:
-    event = parted()
+    event = owned()
     assert (event.time_ns, event.ktime_ns, event.event, event.lport, event.sock) == (1_000, 2, "state", 5, "aa")
     assert type(event) is PartedEvent
 
@@ -39,24 +44,28 @@ def test_what_is_at_hand_does_not_put_it_together() -> None:
     ("name", "value"), [("silent_ms", 8000), ("comm", 'a"ä'), ("orphan", True), ("error", None), ("advice", None)]
 )
 def test_any_other_field_does(name: str, value: object) -> None:
-    event = parted()
+    event = owned()
     assert getattr(event, name) == value
     assert type(event) is Event and "parts" not in vars(event)
     assert (event.silent_ms, event.state, event.rport) == (8000, "ESTABLISHED", 3306)
 
 
 def test_a_field_can_be_set() -> None:
-    event = parted()
+    event = owned()
     event.silent_ms = 9000
     assert (event.silent_ms, event.comm) == (9000, 'a"ä')
     assert '"silent_ms":9000' in to_line(event)
 
 
-def test_a_part_that_comes_later_is_as_good() -> None:
-    event = parted(3)
-    event.parts.append(Part({"pid": 9}))
-    assert to_line(event).endswith(',"srtt_ms":0.5,"pid":9}\n')
-    assert event.pid == 9
+def test_without_an_owner() -> None:
+    assert to_line(parted()).endswith(',"silent_ms":8000,"srtt_ms":0.5}\n')
+    assert parted().pid is None
+
+
+def test_a_row_says_what_a_part_says() -> None:
+    row = Row(("silent_ms", "srtt_ms"), (8000, 0.5))
+    assert to_line(parted(row)) == to_line(parted())
+    assert parted(row).silent_ms == 8000 and to_json(parted(row)) == to_json(parted())
 
 
 def members() -> Iterator[tuple[str, st.SearchStrategy[int | bytes]]]:

@@ -1,21 +1,20 @@
 """Events and sockets → JSON lines, byte for byte what `json` makes of their `to_json`, in half of its time.
 
-Events of a kind have the same fields, so a template, made once for their names, is filled in. What an event shares
-with others was written with one of those.
+Events of a kind have the same fields, so what writes them is made once for their names. What an event shares with
+others is written once.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii
-from typing import Any
 
 from tracer import sockets
 from tracer.events import Event, format_second, to_json
-from tracer.parts import Part
+from tracer.parts import Part, PartedEvent, Row
 from tracer.sockets import Socket
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
@@ -26,64 +25,63 @@ def to_line(event: Event) -> str:
 
     Its numbers are finite: JSON has no others.
     """
-    try:
-        parts: list[Part] | None = getattr(event, "parts", None)
-        if parts is not None:
-            members = "".join([part.json or _of_part(part) for part in parts])
-        else:
-            known = event.known()
-            if None in known.values():
-                raise TypeError("None")
-            members = _members(known, _LEADING)
-    except (KeyError, TypeError):  # something is None, or in another order
+    second, micros = divmod(event.time_ns // 1000, 1_000_000)
+    if isinstance(event, PartedEvent):
+        connection, socket, own, owner = event.parts
+        return (
+            f'{{"time":"{format_second(second)}.{micros:06d}Z","ktime_ns":{event.ktime_ns},"event":"{event.event}"'
+            f"{connection.json or _of_part(connection)}{socket.json or _of_part(socket)}{own.json or _of_part(own)}"
+            f"{owner.json or _of_part(owner)}}}\n"
+        )
+    known = event.known()
+    names = tuple(known)
+    if names[:3] != _LEADING or None in known.values():
         return _encode(to_json(event)) + "\n"
-    second, rest = divmod(event.time_ns, 1_000_000_000)
-    values = format_second(second), rest // 1000, event.ktime_ns, _quoted(event.event), members
-    return '{"time":"%s.%06dZ","ktime_ns":%d,"event":%s%s}\n' % values  # noqa: UP031 - quicker than an f-string
+    _, ktime_ns, kind, *values = known.values()
+    members = _writer(names[3:])(*values)
+    return (
+        f'{{"time":"{format_second(second)}.{micros:06d}Z","ktime_ns":{ktime_ns},"event":{_text(kind)}{members}}}\n'
+    )
 
 
 def socket_to_line(socket: Socket) -> str:
     """The socket as a line with its newline, as :func:`to_line` writes an event."""
     known = sockets.to_json(socket)
-    return f"{{{_members(known)[1:]}}}\n"
+    return f"{{{_writer(tuple(known))(*known.values())[1:]}}}\n"
 
 
-def _of_part(part: Part) -> str:
-    part.json = _members(part.fields)
+def _of_part(part: Part | Row) -> str:
+    if isinstance(part, Row):
+        return _writer(part.names)(*part.values)
+    part.json = _writer(tuple(part.fields))(*part.fields.values())
     return part.json
 
 
-def _members(known: Mapping[str, Any], leading: Sequence[str] = ()) -> str:
-    """The members of a JSON object, each after a comma, without those that lead. Raises KeyError or TypeError."""
-    template, written = _template(tuple(known), leading)
-    if not written and not leading:
-        return template % tuple(known.values())
-    values = list(known.values())
-    for place, write in written:
-        values[place] = write(values[place])
-    return template % tuple(values[len(leading) :])
-
-
 @lru_cache(maxsize=1024)
-def _template(names: Sequence[str], leading: Sequence[str]) -> tuple[str, Sequence[tuple[int, Callable[[Any], str]]]]:
-    """For fields of these names. Also the places of the values that are made texts first, and what makes them."""
-    count = len(leading)
-    if names[:count] != leading:
-        raise KeyError(leading)
-    kinds = [_KINDS[name] for name in names]
-    members = [f',"{name}":{_PLACEHOLDERS.get(kind, "%s")}' for name, kind in zip(names, kinds, strict=True)]
-    written = [(place, _WRITTEN[kind]) for place, kind in enumerate(kinds) if kind in _WRITTEN and place >= count]
-    return "".join(members[count:]), written
+def _writer(names: Sequence[str]) -> Callable[..., str]:
+    """What makes members of a JSON object, each after a comma, of the values of these fields.
+
+    It is compiled: a string that stands in the code is filled in twice as fast as one that is looked up. Raises
+    KeyError for a name that is no field's, before it could become code.
+    """
+    members = [f',"{name}":{{{_EXPRESSIONS[_KINDS[name]].format(name)}}}' for name in names]
+    code = f"lambda {','.join(names)}: f'{''.join(members)}'"
+    return eval(code, {"_text": _text, "_numbers": _numbers, "_encode": _encode})  # type: ignore[no-any-return]
 
 
-_quoted = encode_basestring_ascii
+def _numbers(numbers: Sequence[int]) -> str:
+    return f"[{','.join(map(str, numbers))}]"
+
+
+_text = encode_basestring_ascii
 _LEADING = ("time_ns", "ktime_ns", "event")
 _KINDS = {field.name: str(field.type).removesuffix(" | None") for field in (*fields(Event), *fields(Socket))}
 _KINDS["time"] = "str"
-_PLACEHOLDERS = {"int": "%d", "float": "%r"}
-_WRITTEN: dict[str, Callable[[Any], str]] = {
-    "str": _quoted,
-    "bool": {False: "false", True: "true"}.__getitem__,
-    "list[int]": lambda numbers: f"[{','.join(map(str, numbers))}]",
-    "list[str]": _encode,
+_EXPRESSIONS = {
+    "int": "{}",
+    "float": "{}",
+    "bool": '"true" if {} else "false"',
+    "str": "_text({})",
+    "list[int]": "_numbers({})",
+    "list[str]": "_encode({})",
 }

@@ -6,7 +6,7 @@ process. Those are parts that it shares with others, and only a few numbers are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -33,21 +33,45 @@ class Part:
     json: str | None = None
 
 
+@dataclass(slots=True, eq=False)
+class Row:
+    """A part that only one event has: numbers, and their names, which others have as well."""
+
+    names: Sequence[str]
+    values: tuple[float, ...]
+    json: None = None
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """As a Part has them."""
+        return dict(zip(self.names, self.values, strict=True))
+
+
+NOTHING = Part({})
+
+
 class PartedEvent(Event):
     """An Event in parts, which becomes a plain one as soon as a field is asked for that is not at hand.
 
-    Its parts together, in their order, are its fields after the first three. The first one is its connection.
+    parts: its connection, how its socket is, what is its own, and its owner, which is NOTHING until it is set.
+    Together, in this order, they are its fields after the first three. sock: as in its connection.
     """
 
-    parts: list[Part]
-
-    @staticmethod
-    def made(time_ns: int, ktime_ns: int, event: str, parts: list[Part]) -> PartedEvent:
-        """The event of these parts."""
-        made = _new(PartedEvent)
-        sock = parts[0].fields.get("sock")
-        made.__dict__ = {"time_ns": time_ns, "ktime_ns": ktime_ns, "event": event, "sock": sock, "parts": parts}
-        return made
+    def __init__(
+        self,
+        time_ns: int,
+        ktime_ns: int,
+        event: str,
+        sock: str | None,
+        connection: Part,
+        socket: Part,
+        own: Part | Row,
+    ) -> None:
+        self.time_ns = time_ns
+        self.ktime_ns = ktime_ns
+        self.event = event
+        self.sock = sock
+        self.parts: list[Part | Row] = [connection, socket, own, NOTHING]
 
     def connection(self) -> Mapping[str, Any]:
         """The fields of its connection."""

@@ -104,7 +104,7 @@ class Owners:
                 if len(holders.parts) < MOST_CGROUPS:
                     holders.parts[cgroup] = part
             if type(event) is PartedEvent:
-                event.parts.append(part)
+                event.parts[-1] = part
             else:
                 event.known().update(part.fields)
             completed.append(event)

@@ -7,15 +7,19 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from hashlib import blake2b
-from typing import Any, NamedTuple
+from hashlib import blake2s
+from socket import inet_ntoa
+from typing import Any, NamedTuple, TypeAlias
 
 from tracer.events import CA_STATES, LARGEST, STATES, Event, error_name, retransmit_kind
 from tracer.kernel.ring import HEADER_BYTES, RingError
-from tracer.parts import Part, PartedEvent
+from tracer.parts import Part, PartedEvent, Row
 from tracer.sockets import Socket
 
-_CONNECTION = (
+_Layout: TypeAlias = Sequence[tuple[str, str]]
+"""Names and codes of struct."""
+_WHEN: _Layout = (("ktime_ns", "Q"),)
+_CONNECTION: _Layout = (
     *((name, "Q") for name in ("sk", "born")),
     *((name, "16s") for name in ("laddr", "raddr")),
     ("netns", "I"),
@@ -23,67 +27,56 @@ _CONNECTION = (
     ("family", "B"),
 )
 _SOCK_BYTES = struct.calcsize("<QQ")  # sk and born, which together are one socket's for ever
-_SETTINGS = (
+_WHAT: _Layout = (("type", "B"),)
+_CONDITION: _Layout = (
     ("flags", "H"),
+    *((name, "B") for name in ("state", "old_state", "new_state", "ca_state", "backoff", "orphan")),
+    *((name, "B") for name in ("retries", "syn_linear")),
     *((name, "I") for name in ("keepalive_idle", "keepalive_interval", "keepalive_probes", "user_timeout_ms")),
 )
-_STATES = tuple((name, "B") for name in ("state", "old_state", "new_state", "ca_state", "backoff", "orphan"))
-_LAYOUT = (
-    ("ktime_ns", "Q"),
-    *_CONNECTION,
-    ("type", "B"),
-    *_SETTINGS,
+_NUMBERS: _Layout = (
     ("silent", "I"),
     *((name, "Q") for name in ("inode", "cgroup")),
-    *((name, "I") for name in ("rto", "srtt_us", "unacked", "snd_wnd", "pid", "reason")),
-    ("error", "i"),
-    *((name, "I") for name in ("jiffies", "retrying_ms", "rto_max", "unsent", "unread")),
-    *((name, "I") for name in ("since_sent", "since_data", "timer_in", "soft_error")),
-    *((name, "H") for name in ("attempt", "segments")),
+    *((name, "I") for name in ("rto", "srtt_us", "unacked", "snd_wnd", "unsent", "soft_error", "pid")),
     ("comm", "16s"),
-    *_STATES,
-    *((name, "B") for name in ("pending", "direction", "cause", "retries", "syn_linear", "timer")),
 )
-_OF_WALKS = frozenset({"unread", "since_sent", "since_data", "timer_in", "timer"})
+_DETAILS: _Layout = (
+    ("reason", "I"),
+    ("error", "i"),
+    *((name, "I") for name in ("jiffies", "retrying_ms", "rto_max")),
+    *((name, "H") for name in ("attempt", "segments")),
+    *((name, "B") for name in ("pending", "direction", "cause")),
+)
+_OF_WALKS: _Layout = (("timer", "B"), *((name, "I") for name in ("unread", "since_sent", "since_data", "timer_in")))
 """Members that say nothing of an event: see `Decoder.socket`."""
+_LAYOUT: _Layout = (*_WHEN, *_CONNECTION, *_WHAT, *_CONDITION, *_NUMBERS, *_DETAILS, *_OF_WALKS)
 
 
-def _struct_of(layout: Sequence[tuple[str, str]]) -> struct.Struct:
-    return struct.Struct("<" + "".join(code for _, code in layout))
+def _codes(layout: _Layout) -> str:
+    return "".join(code for _, code in layout)
 
 
-_CONNECTION_STRUCT, _SETTINGS_STRUCT, _STATES_STRUCT = map(_struct_of, (_CONNECTION, _SETTINGS, _STATES))
+def _struct_of(layout: _Layout) -> struct.Struct:
+    return struct.Struct("<" + _codes(layout))
 
 
-def _event_codes() -> str:
-    """The layout as it is taken for an event: whose, settings and states as one piece each, without what it lacks."""
-    codes = []
-    pieces = {part[0]: part for part in (_CONNECTION, _SETTINGS, _STATES)}
-    inside = {member for part in pieces.values() for member in part[1:]}
-    for member in _LAYOUT:
-        name, code = member
-        size = struct.calcsize(f"<{code}")
-        if member in pieces:
-            codes.append(f"{_struct_of(pieces[member]).size}s")
-        elif member not in inside:
-            codes.append(f"{size}x" if name in _OF_WALKS else code)
-    return "".join(codes)
-
-
-_RECORD = struct.Struct("<" + _event_codes())
+_CONNECTION_STRUCT, _CONDITION_STRUCT, _DETAILS_STRUCT, _WALK_STRUCT = map(
+    _struct_of, (_CONNECTION, _CONDITION, _DETAILS, _OF_WALKS)
+)
+_EVENT_CODES = (
+    f"{_codes(_WHEN)}{_CONNECTION_STRUCT.size}s{_codes(_WHAT)}{_CONDITION_STRUCT.size}s"
+    f"{_codes(_NUMBERS)}{_DETAILS_STRUCT.size}s{_WALK_STRUCT.size}x"
+)
+"""The layout as it is taken for an event: what many have in common, or few look at, in one piece."""
+_RECORD = struct.Struct("<" + _EVENT_CODES)
 SIZE = _RECORD.size
 """Bytes of one event."""
-_SLOT = struct.Struct(f"<{HEADER_BYTES}x{_event_codes()}{-SIZE % 8}x")  # as it stands in the ring
+_SLOT = struct.Struct(f"<{HEADER_BYTES}x{_EVENT_CODES}{-SIZE % 8}x")  # as it stands in the ring
 
-OFFSETS = {
-    name: struct.calcsize("<" + "".join(code for _, code in _LAYOUT[:index]))
-    for index, (name, _) in enumerate(_LAYOUT)
-}
+OFFSETS = {name: struct.calcsize("<" + _codes(_LAYOUT[:index])) for index, (name, _) in enumerate(_LAYOUT)}
 """Bytes from the start of each member, also for the test that compares this mirror with the C."""
 
-_SOCKET = struct.Struct("<IIII")  # unread, since_sent, since_data, timer_in
 _SHORT = struct.Struct("<H")
-_STATE, _CA_STATE = (_STATES.index((name, "B")) for name in ("state", "ca_state"))
 
 _EVENTS = {
     1: "retransmit",
@@ -95,7 +88,10 @@ _EVENTS = {
     7: "window-probe",
     8: "socket",
 }
+_STATE = next(number for number, name in _EVENTS.items() if name == "state")
 _TIMED = frozenset({"retransmit", "keepalive", "window-probe"})
+_USUAL = ("unacked_bytes", "silent_ms", "rto_ms", "srtt_ms", "snd_wnd")
+"""What a change of state says in numbers, of a socket that has heard something."""
 _DIRECTIONS = {1: "received", 2: "sent", 3: "refused"}
 _CAUSES = {1: "data", 2: "keepalive", 3: "window", 4: "no-progress"}
 _TIMERS = {1: "on", 3: "persist", 5: "on", 6: "on", 100: "keepalive"}
@@ -115,6 +111,18 @@ class Owner(NamedTuple):
     cgroup: int  # cgroup id, 0: unknown
     pid: int  # who connected or closed, 0: not seen
     comm: bytes  # the name of that process, for `text`: hardly any event needs it
+
+
+class _Condition(NamedTuple):
+    """How a socket is: as part of an event, and what else is decided by."""
+
+    part: Part
+    is_full: bool
+    flags: int
+    state: int
+    ca_state: int
+    retries: int
+    syn_linear: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,9 +156,8 @@ class Decoder:
     def _event(self, members: tuple[Any, ...], clock_offset_ns: int) -> tuple[Event, Owner]:
         # Written for speed: this and the writing of JSON are what an event costs.
         (
-            ktime_ns, connection, kind, settings, silent, inode, cgroup, rto, srtt_us, unacked, snd_wnd, pid, reason,
-            error, jiffies, retrying_ms, rto_max, unsent, soft_error, attempt, segments, comm,
-            states, pending, direction, cause, retries, syn_linear,
+            ktime_ns, whose, kind, condition, silent, inode, cgroup,
+            rto, srtt_us, unacked, snd_wnd, unsent, soft_error, pid, comm, details,
         ) = members  # fmt: skip
         name = _EVENTS.get(kind)
         if name is None:
@@ -158,37 +165,53 @@ class Decoder:
         if ktime_ns > LARGEST:
             raise WireError(f"time {ktime_ns}")
         hz = self.hz
-        flags, of_settings = _settings(settings, hz)
-        is_full = flags & _FULL_SOCK
+        connection, sock = _connection(whose, self.key)
+        how = _condition(condition, hz)
         # In the order of Event's fields; what is not known is not there.
-        known: dict[str, Any] = {}
-        if is_full:
-            known["unacked_bytes"] = unacked
-            if unsent:
-                known["unsent_bytes"] = unsent
-            if silent != _UNKNOWN:
-                known["silent_ms"] = silent * 1000 // hz
-            if rto:
-                known["rto_ms"] = rto * 1000 // hz
-            if srtt_us:
-                known["srtt_ms"] = srtt_us / 1000
-            known["snd_wnd"] = snd_wnd
-            if soft_error:
-                known["soft_error"] = error_name(soft_error)
-            if name in _TIMED:
-                known["jiffies"] = jiffies
+        own: Part | Row
+        if kind == _STATE and how.is_full and srtt_us and rto and silent != _UNKNOWN and not (unsent or soft_error):
+            own = Row(_USUAL, (unacked, silent * 1000 // hz, rto * 1000 // hz, srtt_us / 1000, snd_wnd))
+        else:
+            known: dict[str, Any] = {}
+            if how.is_full:
+                known["unacked_bytes"] = unacked
+                if unsent:
+                    known["unsent_bytes"] = unsent
+                if silent != _UNKNOWN:
+                    known["silent_ms"] = silent * 1000 // hz
+                if rto:
+                    known["rto_ms"] = rto * 1000 // hz
+                if srtt_us:
+                    known["srtt_ms"] = srtt_us / 1000
+                known["snd_wnd"] = snd_wnd
+                if soft_error:
+                    known["soft_error"] = error_name(soft_error)
+            if kind != _STATE:
+                self._add_details(known, name, how, unacked, silent, *_DETAILS_STRUCT.unpack(details))
+            own = Part(known)
+        time_ns = (ktime_ns + clock_offset_ns) // 1000 * 1000
+        event = PartedEvent(time_ns, ktime_ns, name, sock, connection, how.part, own)
+        return event, _owner(Owner, (inode, cgroup, pid, comm))
+
+    def _add_details(
+        self, known: dict[str, Any], name: str, how: _Condition, unacked: int, silent: int,
+        reason: int, error: int, jiffies: int, retrying_ms: int, rto_max: int, attempt: int, segments: int,
+        pending: int, direction: int, cause: int,
+    ) -> None:  # fmt: skip
+        if how.is_full and name in _TIMED:
+            known["jiffies"] = jiffies
         if name == "retransmit":
-            if is_full:
-                known["rto_max_ms"] = rto_max * 1000 // hz
+            if how.is_full:
+                known["rto_max_ms"] = rto_max * 1000 // self.hz
                 if retrying_ms != _UNKNOWN:
                     known["retrying_ms"] = retrying_ms
-                known["retries"] = retries
-                if syn_linear:
-                    known["syn_linear_timeouts"] = syn_linear
+                known["retries"] = how.retries
+                if how.syn_linear:
+                    known["syn_linear_timeouts"] = how.syn_linear
             known["kind"] = retransmit_kind(
-                synack=bool(flags & _SYNACK),
-                state=STATES.get(states[_STATE]),
-                ca_state=states[_CA_STATE],
+                synack=bool(how.flags & _SYNACK),
+                state=STATES.get(how.state),
+                ca_state=how.ca_state,
                 pending=pending,
                 attempt=attempt,
                 unacked=unacked,
@@ -207,21 +230,18 @@ class Decoder:
         elif name == "reset":
             if direction in _DIRECTIONS:
                 known["direction"] = _DIRECTIONS[direction]
-            if flags & _HAS_REASON:
+            if how.flags & _HAS_REASON:
                 known["reason"] = self.reasons.get(reason, f"reason {reason}")
         elif name == "error" and error > 0:
             known["errno"] = error
             known["error"] = error_name(error)
-        parts = [_connection(connection, self.key), _states(states, is_full), of_settings, Part(known)]
-        time_ns = (ktime_ns + clock_offset_ns) // 1000 * 1000
-        return PartedEvent.made(time_ns, ktime_ns, name, parts), _owner(Owner, (inode, cgroup, pid, comm))
 
     def socket(self, record: bytes, event: Event) -> Socket:
         """The socket of a record of a walk over all sockets, of which `decode` made the event."""
-        unread, since_sent, since_data, timer_in = _SOCKET.unpack_from(record, OFFSETS["unread"])
+        timer_number, unread, since_sent, since_data, timer_in = _WALK_STRUCT.unpack_from(record, OFFSETS["timer"])
         (attempt,) = _SHORT.unpack_from(record, OFFSETS["attempt"])
         (flags,) = _SHORT.unpack_from(record, OFFSETS["flags"])
-        timer = _TIMERS.get(record[OFFSETS["timer"]])
+        timer = _TIMERS.get(timer_number)
         since_sent_ms = self._ms(since_sent)
         waiting = event.state == "ESTABLISHED" and flags & (_ACCEPTED | _AWAITS) == _AWAITS
         return Socket.of(
@@ -242,7 +262,8 @@ class Decoder:
 
 
 @lru_cache(maxsize=4096)
-def _connection(raw: bytes, key: bytes) -> Part:
+def _connection(raw: bytes, key: bytes) -> tuple[Part, str | None]:
+    """And the socket of it."""
     sk, _, laddr, raddr, netns, lport, rport, family = _CONNECTION_STRUCT.unpack(raw)
     known: dict[str, Any] = {"family": family, "laddr": _address(laddr, family)}
     if lport:
@@ -251,39 +272,39 @@ def _connection(raw: bytes, key: bytes) -> Part:
     known["rport"] = rport
     if netns:
         known["netns"] = netns
-    if sk:
-        digest = _keyed(key).copy()
-        digest.update(raw[:_SOCK_BYTES])
-        known["sock"] = digest.hexdigest()
-    return Part(known)
+    if not sk:
+        return Part(known), None
+    digest = _keyed(key).copy()
+    digest.update(raw[:_SOCK_BYTES])
+    known["sock"] = sock = digest.hexdigest()
+    return Part(known), sock
 
 
 @lru_cache(maxsize=4)
-def _keyed(key: bytes) -> blake2b:
-    """A digest to copy: with a key, making one takes as long as all the rest."""
-    return blake2b(digest_size=8, key=key)
+def _keyed(key: bytes) -> blake2s:
+    """A digest to copy.
+
+    The key is what was hashed first, which takes half as long as a key that is given as one. Nothing can be appended
+    to a digest of BLAKE2, so that it is as good.
+    """
+    return blake2s(key, digest_size=8)
 
 
-@lru_cache(maxsize=1024)
-def _states(raw: bytes, is_full: bool) -> Part:
-    state, old_state, new_state, ca_state, backoff, orphan = _STATES_STRUCT.unpack(raw)
+@lru_cache(maxsize=4096)
+def _condition(raw: bytes, hz: int) -> _Condition:
+    """Most sockets of a host have the same settings."""
+    (
+        flags, state, old_state, new_state, ca_state, backoff, orphan, retries, syn_linear,
+        idle, interval, probes, user_timeout_ms,
+    ) = _CONDITION_STRUCT.unpack(raw)  # fmt: skip
     names = {"state": state, "old_state": old_state, "new_state": new_state}
     known: dict[str, Any] = {name: STATES[number] for name, number in names.items() if number in STATES}
-    if is_full:
+    if flags & _FULL_SOCK:
         if ca_state in CA_STATES:
             known["ca_state"] = CA_STATES[ca_state]
         known["backoff"] = backoff
         if orphan:
             known["orphan"] = True
-    return Part(known)
-
-
-@lru_cache(maxsize=256)
-def _settings(raw: bytes, hz: int) -> tuple[int, Part]:
-    """The flags as well. Most sockets of a host have the same settings."""
-    flags, idle, interval, probes, user_timeout_ms = _SETTINGS_STRUCT.unpack(raw)
-    known: dict[str, Any] = {}
-    if flags & _FULL_SOCK:
         known["keepalive"] = bool(flags & _KEEPALIVE)
         if idle:
             known["keepalive_idle_s"] = idle // hz
@@ -293,13 +314,13 @@ def _settings(raw: bytes, hz: int) -> tuple[int, Part]:
         if probes:
             known["keepalive_probes"] = probes
         known["user_timeout_ms"] = user_timeout_ms
-    return flags, Part(known)
+    return _Condition(Part(known), bool(flags & _FULL_SOCK), flags, state, ca_state, retries, syn_linear)
 
 
 @lru_cache(maxsize=4096)
 def _address(raw: bytes, family: int) -> str:
     if family == 4:
-        return str(ipaddress.IPv4Address(raw[12:]))
+        return inet_ntoa(raw[12:])
     return str(ipaddress.IPv6Address(raw))
 
 
