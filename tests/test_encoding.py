@@ -60,3 +60,8 @@ def test_a_name_of_any_characters(comm: str) -> None:
 def test_two_texts_are_not_taken_for_one() -> None:
     """A surrogate pair that stands in two fields is not a character."""
     assert to_line(event(laddr="\ud83d", raddr="\ude00")) == as_ever(event(laddr="\ud83d", raddr="\ude00"))
+
+
+def test_no_name_becomes_code_that_is_no_field() -> None:
+    with pytest.raises(KeyError):
+        to_line(Event.of({"time_ns": 0, "ktime_ns": 0, "event": "state", "__import__('os').getpid()": 1}))

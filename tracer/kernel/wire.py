@@ -125,6 +125,21 @@ class _Condition(NamedTuple):
     syn_linear: int
 
 
+class _Details(NamedTuple):
+    """As _DETAILS has them."""
+
+    reason: int
+    error: int
+    jiffies: int
+    retrying_ms: int
+    rto_max: int
+    attempt: int
+    segments: int
+    pending: int
+    direction: int
+    cause: int
+
+
 @dataclass(frozen=True, slots=True)
 class Decoder:
     """Turns records into events.
@@ -187,24 +202,24 @@ class Decoder:
                 if soft_error:
                     known["soft_error"] = error_name(soft_error)
             if kind != _STATE:
-                self._add_details(known, name, how, unacked, silent, *_DETAILS_STRUCT.unpack(details))
+                self._add_details(known, name, how, unacked, silent, _Details._make(_DETAILS_STRUCT.unpack(details)))
             own = Part(known)
         time_ns = (ktime_ns + clock_offset_ns) // 1000 * 1000
         event = PartedEvent(time_ns, ktime_ns, name, sock, connection, how.part, own)
         return event, _owner(Owner, (inode, cgroup, pid, comm))
 
     def _add_details(
-        self, known: dict[str, Any], name: str, how: _Condition, unacked: int, silent: int,
-        reason: int, error: int, jiffies: int, retrying_ms: int, rto_max: int, attempt: int, segments: int,
-        pending: int, direction: int, cause: int,
-    ) -> None:  # fmt: skip
+        self, known: dict[str, Any], name: str, how: _Condition, unacked: int, silent: int, details: _Details
+    ) -> None:
+        """What a change of state does not say; silent in jiffies."""
+        attempt, error = details.attempt, details.error
         if how.is_full and name in _TIMED:
-            known["jiffies"] = jiffies
+            known["jiffies"] = details.jiffies
         if name == "retransmit":
             if how.is_full:
-                known["rto_max_ms"] = rto_max * 1000 // self.hz
-                if retrying_ms != _UNKNOWN:
-                    known["retrying_ms"] = retrying_ms
+                known["rto_max_ms"] = details.rto_max * 1000 // self.hz
+                if details.retrying_ms != _UNKNOWN:
+                    known["retrying_ms"] = details.retrying_ms
                 known["retries"] = how.retries
                 if how.syn_linear:
                     known["syn_linear_timeouts"] = how.syn_linear
@@ -212,26 +227,26 @@ class Decoder:
                 synack=bool(how.flags & _SYNACK),
                 state=STATES.get(how.state),
                 ca_state=how.ca_state,
-                pending=pending,
+                pending=details.pending,
                 attempt=attempt,
                 unacked=unacked,
                 silent_jiffies=silent,
             )
             known["attempt"] = attempt
-            if segments:
-                known["segments"] = segments
+            if details.segments:
+                known["segments"] = details.segments
             if error > 0:
                 known["send_error"] = error_name(error)
         elif name in ("keepalive", "window-probe"):
             known["attempt"] = attempt
         elif name == "resume":
-            if cause in _CAUSES:
-                known["cause"] = _CAUSES[cause]
+            if details.cause in _CAUSES:
+                known["cause"] = _CAUSES[details.cause]
         elif name == "reset":
-            if direction in _DIRECTIONS:
-                known["direction"] = _DIRECTIONS[direction]
+            if details.direction in _DIRECTIONS:
+                known["direction"] = _DIRECTIONS[details.direction]
             if how.flags & _HAS_REASON:
-                known["reason"] = self.reasons.get(reason, f"reason {reason}")
+                known["reason"] = self.reasons.get(details.reason, f"reason {details.reason}")
         elif name == "error" and error > 0:
             known["errno"] = error
             known["error"] = error_name(error)
