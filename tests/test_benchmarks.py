@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmarks import plot, recordings, results, table, watchers
+from benchmarks import plot, programs, recordings, results, table, watchers
+from benchmarks.programs import Runs
 from benchmarks.results import Line, Result
 from benchmarks.rows import ROWS, capacity
 from benchmarks.spread import Spread, median_between, percentile, ratios
@@ -80,6 +81,11 @@ def test_a_median_is_as_sure_as_there_are_measurements() -> None:
 def test_a_budget_is_held_against_where_the_median_can_be(budget: float, accounted: float, expected: str) -> None:
     nine = [0.98, 1.0, 1.004, 1.006, 1.007, 1.008, 1.009, 1.0094, 1.03]
     assert results.median_at_most(nine, budget, accounted) == expected
+
+
+def test_what_ran_since_then() -> None:
+    before, now = [Runs("a", 1, 10), Runs("", 2, 20)], [Runs("a", 4, 15), Runs("", 2, 20)]
+    assert programs.since(before, now) == [Runs("a", 3, 5), Runs("", 0, 0)]
 
 
 def test_what_comes_no_faster_than_it_is_taken_tells_of_no_limit() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,3 +48,11 @@ def runs_of(pid: int) -> list[Runs]:
 def total_ns(pid: int) -> int:
     """Of all of them together."""
     return sum(runs.total_ns for runs in runs_of(pid))
+
+
+def since(before: Sequence[Runs], now: Sequence[Runs]) -> list[Runs]:
+    """What came since then, of the same programs in the same order."""
+    return [
+        Runs(then.hook, new.count - then.count, new.total_ns - then.total_ns)
+        for then, new in zip(before, now, strict=True)
+    ]

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks import programs, workloads
+from benchmarks import programs, segments, workloads
 from benchmarks.processes import ROOT, environment, memory_of, wait_until_idle
 from benchmarks.watchers import TCPWATCH_PORT, counts, watchers
 
@@ -35,6 +35,12 @@ def test_it_counts_what_happened() -> None:
     assert runs["inet_sock_set_state"].count >= 10 * COUNT and runs["inet_sock_set_state"].total_ns > 0
     assert 0 < memory.private < memory.total
     assert SETTING.read_text() == before
+
+
+def test_a_turn_of_the_conversation_is_two_segments() -> None:
+    with segments._conversation() as talk, segments._attaching() as attached, attached(), programs.counted():
+        assert 2 <= segments._per_turn(talk) < 3, "those of other connections on this host are counted, too"
+    assert len(segments.hook_us(0.4)) == 2
 
 
 def test_nothing_stays_when_it_is_killed(tmp_path: Path) -> None:

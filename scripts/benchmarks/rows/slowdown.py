@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import random
 import statistics
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 
-from benchmarks import programs, workloads
+from benchmarks import programs, segments, workloads
 from benchmarks.processes import cpu_s, one_processor
 from benchmarks.results import Cell, Line, Result, median_at_most
 from benchmarks.scale import Scale
-from benchmarks.spread import Spread, ratios
+from benchmarks.spread import Spread, median_between, ratios
 from benchmarks.watchers import (
     BPFTRACE,
     NOBODY,
@@ -67,7 +68,8 @@ def _row(name: str, title: str, workload: Workloads, scale: Scale) -> Result:
         measured, unwatched = _measure(work, started, [*peers, *often * (OFTEN - 1)], scale)
         for peer in peers:
             times = OFTEN if peer in judged else 1
-            measured[peer.name].hooks_us = [_in_hooks_us(work, started, peer, scale) for _ in range(times)]
+            measured[peer.name].hooks = [_in_hooks(work, started, peer, scale) for _ in range(times)]
+        segment_us = segments.hook_us(scale.of(40.0, 1.0)) if judged else []
     lines = [Line("unwatched", {f"{work.what}/s": Spread.of(unwatched), _SLOWER: 1.0})]
     operation_us = 1e6 / statistics.median(unwatched)
     for peer in PEERS:
@@ -76,7 +78,7 @@ def _row(name: str, title: str, workload: Workloads, scale: Scale) -> Result:
             lines.append(Line(peer.name, dict.fromkeys((f"{work.what}/s", _SLOWER, _PROCESS, _HOOKS))))
         else:
             cells = {f"{work.what}/s": Spread.of(of_peer.rates), **of_peer.cells}
-            lines.append(Line(peer.name, cells, of_peer.verdict(operation_us) if peer in judged else ""))
+            lines.append(Line(peer.name, cells, of_peer.verdict(operation_us, segment_us) if peer in judged else ""))
     rounds, seconds = _extent(scale)
     traced = "server" if name == "redis" else "client"
     notes = [
@@ -88,21 +90,38 @@ def _row(name: str, title: str, workload: Workloads, scale: Scale) -> Result:
     if judged:
         notes.append("client, server and watcher share one processor: what a watcher takes, it takes from the work")
         notes.append(f"nothing and tcpwatch {OFTEN} times a round; budget: of the median, with 95 % confidence")
-        notes.append("by processor time: process and hooks together, beside the time of one that nobody watches")
+        low, high = (1000 * us for us in median_between(segment_us))
+        notes.append(
+            "by processor time: process and hooks together, beside the time of one that nobody watches; the hook of "
+            f"received segments as it is by the clock, {1000 * statistics.median(segment_us):.0f} ns each "
+            f"({low:.0f} to {high:.0f}), measured apart"
+        )
     return Result(name, title, "watched by", lines, notes + started.notes(PEERS))
+
+
+@dataclass(frozen=True, slots=True)
+class _Hooks:
+    """Of one operation: what a watcher's BPF programs take of it, by the kernel's count.
+
+    others_us: without the hook of received segments, which counts so many segments.
+    """
+
+    all_us: float
+    others_us: float
+    segments: float
 
 
 @dataclass(slots=True)
 class _Measured:
     """Of one watcher, in the order in which it was measured.
 
-    rates: operations a second. times: of an operation, unwatched = 1. process_us, hooks_us: for one operation.
+    rates: operations a second. times: of an operation, unwatched = 1. process_us: for one operation.
     """
 
     rates: list[float] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     process_us: list[float] = field(default_factory=list)
-    hooks_us: list[float] = field(default_factory=list)
+    hooks: list[_Hooks] = field(default_factory=list)
 
     @property
     def cells(self) -> dict[str, Cell]:
@@ -110,13 +129,14 @@ class _Measured:
         return {
             _SLOWER: Spread.of(self.times),
             _PROCESS: Spread.of(self.process_us),
-            _HOOKS: statistics.median(self.hooks_us) or "",
+            _HOOKS: statistics.median(each.all_us for each in self.hooks) or "",
         }
 
-    def verdict(self, operation_us: float) -> str:
-        """About the budget. operation_us: the time of an operation that nobody watches."""
-        used_us = statistics.median(self.process_us) + statistics.median(self.hooks_us)
-        return median_at_most(self.times, BUDGET, 1 + used_us / operation_us)
+    def verdict(self, operation_us: float, segment_us: Sequence[float]) -> str:
+        """About the budget. operation_us: of one that nobody watches. segment_us: of a segment, by segments.py."""
+        of_segment_us = statistics.median(segment_us)
+        hooks_us = statistics.median(each.others_us + each.segments * of_segment_us for each in self.hooks)
+        return median_at_most(self.times, BUDGET, 1 + (statistics.median(self.process_us) + hooks_us) / operation_us)
 
 
 def _extent(scale: Scale) -> tuple[int, float]:
@@ -124,13 +144,20 @@ def _extent(scale: Scale) -> tuple[int, float]:
     return scale.of((8, 1.0), (3, 0.7))
 
 
-def _in_hooks_us(work: Workload, started: Watchers, peer: Peer, scale: Scale) -> float:
-    """Of one operation, what the peer's BPF programs take of it: small costs show here in spite of the noise."""
+def _in_hooks(work: Workload, started: Watchers, peer: Peer, scale: Scale) -> _Hooks:
+    """Small costs show here in spite of the noise."""
     _, seconds = _extent(scale)
     with programs.counted(), started.start(peer, work.target) as watcher:
-        before_ns = programs.total_ns(watcher.pid)
+        before = programs.runs_of(watcher.pid)
         operations = work.run(seconds) * seconds
-        return (programs.total_ns(watcher.pid) - before_ns) / operations / 1e3
+        all_runs = programs.since(before, programs.runs_of(watcher.pid))
+    of_segments = [runs for runs in all_runs if runs.hook == segments.HOOK]
+    all_ns, of_segments_ns = (sum(runs.total_ns for runs in some) for some in (all_runs, of_segments))
+    return _Hooks(
+        all_us=all_ns / operations / 1e3,
+        others_us=(all_ns - of_segments_ns) / operations / 1e3,
+        segments=sum(runs.count for runs in of_segments) / operations,
+    )
 
 
 def _measure(
