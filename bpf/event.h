@@ -64,7 +64,7 @@ struct event {
     u32 keepalive_interval; /* jiffies */
     u32 keepalive_probes;   /* count */
     u32 user_timeout_ms;    /* 0 = not set */
-    /* What happened to it, in numbers. */
+    /* What it is like now, in numbers, and whose it is. */
     u32 silent;     /* jiffies since the peer was last heard, or UNKNOWN */
     u64 inode;      /* of the socket in sockfs; 0 once no process holds it */
     u64 cgroup;     /* the cgroup's id; 0 where the kernel has none */

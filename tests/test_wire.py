@@ -7,13 +7,21 @@ from hypothesis import strategies as st
 
 from tracer.errors import TcpwatchError
 from tracer.events import Event, to_json
-from tracer.kernel.wire import SIZE, Decoder, Owner, WireError, text
+from tracer.kernel import wire
+from tracer.kernel.wire import OFFSETS, SIZE, Decoder, Owner, WireError, text
 
 DECODER = Decoder(hz=250, reasons={1: "NO_SOCKET"}, key=b"k" * 16)
+PLACE = slice(OFFSETS["flags"], OFFSETS["silent"])  # of how the socket is
 
 
 def decode(**members: object) -> tuple[Event, Owner]:
     return DECODER.decode(record(**members), 100 * SECOND)
+
+
+def test_what_is_unpacked_by_place_is_in_the_order_of_the_layout() -> None:
+    assert wire._Details._fields == tuple(name for name, _ in wire._DETAILS)
+    condition = wire._condition(record(flags=1, state=1, ca_state=4, retries=15, syn_linear=3)[PLACE], 250)
+    assert condition[1:] == (True, 1, 1, 4, 15, 3)
 
 
 def test_tail_loss_probe_after_eight_seconds() -> None:

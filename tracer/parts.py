@@ -22,8 +22,6 @@ SETTINGS = (
 )  # fmt: skip
 OWNER = ("pids", "pid", "comm", "cgroup")
 
-_new = object.__new__
-
 
 @dataclass(slots=True, eq=False)
 class Part:

@@ -26,7 +26,8 @@ from tracer.kernel.source import TRACER, source_for
 
 HOOK = "tcp_probe"
 _SLICE_S = 0.1
-_WARM = 200
+_TURNS = 200
+"""Between two looks at the clock."""
 
 
 def hook_us(seconds: float) -> list[float]:
@@ -44,12 +45,12 @@ def hook_us(seconds: float) -> list[float]:
 
 
 def _turn_us(talk: Callable[[int], None]) -> float:
-    talk(_WARM)
+    talk(_TURNS)
     turns = 0
     began = now = time.perf_counter()
     while now < began + _SLICE_S:
-        talk(_WARM)
-        turns += _WARM
+        talk(_TURNS)
+        turns += _TURNS
         now = time.perf_counter()
     return 1e6 * (now - began) / turns
 
@@ -57,8 +58,8 @@ def _turn_us(talk: Callable[[int], None]) -> float:
 def _per_turn(talk: Callable[[int], None]) -> float:
     """How many segments a turn has, as the hook has seen them."""
     before = _runs()
-    talk(_WARM)
-    return (_runs() - before) / _WARM
+    talk(_TURNS)
+    return (_runs() - before) / _TURNS
 
 
 def _runs() -> int:
