@@ -16,7 +16,10 @@ from functools import lru_cache
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-EVENTS = ("retransmit", "keepalive", "window-probe", "state", "reset", "error", "resume", "stall", "counters", "lost")
+EVENTS = (
+    "retransmit", "keepalive", "window-probe", "found", "waiting", "state", "reset", "error", "resume", "stall",
+    "counters", "lost",
+)  # fmt: skip
 """The values of `Event.event` that this version knows. Of a recording others are left out, and counted."""
 
 SUSPEND = "suspend"
@@ -83,7 +86,10 @@ class Event:
     retrying_ms: int | None = None  # retransmit: since the first RTO retransmission, as the kernel counts
     retries: int | None = None  # retransmit: the limit in force (tcp_retries2, tcp_orphan_retries, tcp_syn_retries)
     syn_linear_timeouts: int | None = None  # retransmit of a SYN: the first so many do not double the RTO
-    kind: str | None = None  # retransmit: rto, tlp, fast, syn, synack, fin
+    stuck_ms: int | None = None  # since what is not acknowledged was first sent, or the peer closed its window
+    asked_ms: int | None = None  # waiting, keepalive: since data was last sent, to which no data has come in reply
+    timer_ms: int | None = None  # found: until the timer behind it expires
+    kind: str | None = None  # retransmit: rto, tlp, fast, syn, synack, fin; found: what it is like
     attempt: int | None = None  # retransmit: RTOs so far, as `ss -o` counts; keepalive: 1 for the first probe
     segments: int | None = None  # retransmit: how many, as TcpRetransSegs counts
     send_error: str | None = None  # retransmit: why it could not even be sent
@@ -94,15 +100,17 @@ class Event:
     cause: str | None = None  # resume: what the peer was heard by
     phase: str | None = None  # stall: begin, update, end
     id: str | None = None  # stall: the same for its begin, updates and end
-    idle_ms: int | None = None  # stall: silence before its first sign
+    since: str | None = None  # stall: when what is unanswered was first sent, RFC 3339 in UTC
+    idle_ms: int | None = None  # stall: silence before that
     verdict: str | None = None  # stall
-    retransmits: int | None = None  # stall: retransmissions or probes so far that nobody answered
+    retransmits: int | None = None  # stall: retransmissions or probes that nobody answered, as the kernel counts
     gives_up_at: str | None = None  # stall: when the kernel gives up, at the earliest
     gives_up_in_ms: int | None = None  # stall: the same, from `time` on
     gives_up_window_ms: int | None = None  # stall: how much later it may be; absent where it is exact
     one_way: bool | None = None  # stall: the peer is heard meanwhile, and acknowledges nothing
     outcome: str | None = None  # stall: how it ended
-    duration_ms: int | None = None  # stall: from its first sign to its end; lost: how long the host slept
+    revoked: bool | None = None  # stall, update: the outcome that it was presumed to have was wrong
+    duration_ms: int | None = None  # stall: from `since` to its end; lost: how long the host slept
     advice: list[str] | None = None  # stall
     retrans_segs: int | None = None  # counters: of the kernel's, since the last such event: TcpRetransSegs
     keepalives: int | None = None  # counters: TCPKeepAlive
