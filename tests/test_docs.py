@@ -15,7 +15,7 @@ from tracer.options import FILTER_NAMES
 from tracer.sockets import Socket
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-OUTCOMES = ("recovered", "timed-out", "reset", "closed", "unreachable", "ongoing")
+OUTCOMES = ("recovered", "timed-out", "reset", "closed", "unreachable", "ongoing", "presumed", "alive")
 
 
 @pytest.mark.parametrize("kind", [Event, Socket])

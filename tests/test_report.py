@@ -9,7 +9,7 @@ from pathlib import Path
 
 from builders import SECOND, event
 from test_cli import ROOT, tcpwatch
-from test_stalls import HOUR_MS, close, freeze, heard, reset
+from test_stalls import HOUR_MS, LOSS_PROBE_MS, close, freeze, heard, reset
 
 from tracer.events import Event
 from tracer.filters import Filter
@@ -40,7 +40,7 @@ def a_night() -> list[Event]:
     events = [heard(0, silent_ms=58 * 60_000, sock="survivor")]
     for number, at in enumerate((10, 20)):
         name = {"sock": f"frozen{number}", "lport": 40000 + number, **OWNED}
-        events += freeze(start=at, silent_ms=61 * 60_000, **name) + close(at + 13.4, **name)
+        events += freeze(start=at, silent_ms=61 * 60_000 + LOSS_PROBE_MS, **name) + close(at + 13.4, **name)
     events += [*freeze(2, start=60, silent_ms=210, sock="lossy"), heard(60.9, silent_ms=1000, sock="lossy")]
     dead = {"sock": "dead", "raddr": "10.66.2.9", "rport": 6379}
     events += freeze(start=70, silent_ms=210, **dead) + close(83.4, **dead)
@@ -54,12 +54,12 @@ def test_the_report_of_a_night(tmp_path: Path) -> None:
     assert lines[0] == "db1: 4 stalls, 29 events in 1m23s, from 2027-01-15 09:00:00 on."
     assert lines[2].split() == ["BEGAN", "LOCAL", "REMOTE", "IDLE", "VERDICT", "OUTCOME", "LASTED", "OWNER"]
     assert lines[3].split() == [
-        "09:00:10", "10.66.1.2:40000", "10.66.2.2:3306", "1h01m", "idle-drop", "timed-out", "13.4s",
+        "09:00:09", "10.66.1.2:40000", "10.66.2.2:3306", "1h01m", "idle-drop", "timed-out", "13.6s",
         "php[8506]",
     ]  # fmt: skip
     assert [line.split()[-4] for line in lines[3:7]] == ["idle-drop", "idle-drop", "packet-loss", "path-loss"]
     service = next(line for line in lines if line.startswith("10.66.2.2:3306 "))
-    assert service.split()[:5] == ["10.66.2.2:3306", "3", "58m00s", "1h01m", "13.4s"]
+    assert service.split()[:5] == ["10.66.2.2:3306", "3", "58m00s", "1h01m", "13.6s"]
     assert "The path forgets after 58m00s to 1h01m of silence." in shown.stdout
     assert "FortiGate" in shown.stdout, "3600 s lies in between"
     assert "tcp_keepalive_time=" in shown.stdout

@@ -14,14 +14,16 @@ from tracer.analysis import stalls
 from tracer.analysis.idle import Bracket, service_of
 from tracer.analysis.stalls import StallTracker
 from tracer.analysis.timeouts import bucket
-from tracer.events import EVENTS, STATES, Event, parse_time
+from tracer.events import EVENTS, STATES, Event, format_time, parse_time
 
 HOUR_MS = 3_600_000
+LOSS_PROBE_MS = 200
+"""When a tail loss probe goes out after what it repeats: 2·srtt + TCP_RTO_MIN."""
 START_JIFFIES = 4_300_000_000 % 2**32
 
 
 def rtx(kind: str = "rto", /, at: float = 0, attempt: int = 1, **fields: Any) -> Event:
-    """A retransmission as HZ=250 shows it; the RTO doubles with each."""
+    """A retransmission as HZ=250 shows it, of what was sent LOSS_PROBE_MS before 0; the RTO doubles with each."""
     ordinary: dict[str, Any] = {
         "kind": kind,
         "attempt": 0 if kind == "tlp" else attempt,
@@ -30,7 +32,7 @@ def rtx(kind: str = "rto", /, at: float = 0, attempt: int = 1, **fields: Any) ->
         "retries": 5,
         "retrying_ms": None if kind == "tlp" else 204 * ((1 << (attempt - 1)) - 1),
         "jiffies": (START_JIFFIES + round(at * 250)) % 2**32,
-        "silent_ms": HOUR_MS + round(at * 1000),
+        "silent_ms": HOUR_MS + LOSS_PROBE_MS + round(at * 1000),
         "unacked_bytes": 527,
         "snd_wnd": 65536,
         "keepalive": True,
@@ -75,7 +77,7 @@ def told(*events: Event, until: float | None = None, **settings_: Any) -> list[E
         out += tracker.feed(each)
     out += tracker.finish(until_ns)
     stalls_ = [each for each in out if each.event == "stall"]
-    ends = [each for each in (*of_ends.feed(*events), *of_ends.finish(until_ns)) if each.event == "stall"]
+    ends = [each for each in (*of_ends.feed(*events), *of_ends.finish(until_ns)) if each.phase == "end"]
     assert ends == [each for each in stalls_ if each.phase == "end"]
     for each in stalls_:
         assert list(each.known()) == [name for name in NAMES if getattr(each, name) is not None], "Event's order"
@@ -95,7 +97,8 @@ def test_the_incident_is_one_stall_from_its_first_retransmission_to_its_error() 
     assert (begin.ktime_ns, begin.idle_ms, begin.retransmits, begin.unacked_bytes) == (SECOND, HOUR_MS, 1, 527)
     assert begin.gives_up_in_ms is not None and 12_000 < begin.gives_up_in_ms < 15_000
     assert parse_time(begin.gives_up_at or "") == begin.time_ns + begin.gives_up_in_ms * 1_000_000
-    assert (end.errno, end.error, end.duration_ms, end.retransmits) == (110, "ETIMEDOUT", 13400, 6)
+    assert (end.errno, end.error, end.duration_ms, end.retransmits) == (110, "ETIMEDOUT", 13600, 5)
+    assert begin.since == end.since == format_time(begin.time_ns - LOSS_PROBE_MS * 1_000_000)
     assert (end.laddr, end.lport, end.rport, end.sock) == (begin.laddr, 33356, 3306, begin.sock)
 
 
@@ -108,7 +111,7 @@ def test_the_owner_that_is_known_at_last_counts() -> None:
 def test_an_active_connection_that_dies_is_no_idle_drop() -> None:
     events = [*freeze(silent_ms=210), *close(13.4)]
     assert words(told(*events))[-1] == "end path-loss timed-out"
-    assert words(told(*events))[:2] == ["begin packet-loss", "update path-loss"], "one loss may be chance, three not"
+    assert words(told(*events))[:2] == ["begin no-answer", "update path-loss"], "one loss may be chance, three not"
 
 
 def test_the_threshold_of_idleness_is_the_users() -> None:
@@ -124,7 +127,7 @@ def heard(at: float, cause: str = "data", **fields: Any) -> Event:
 def test_an_answer_after_a_long_silence_ends_it_at_once_and_is_no_idle_drop() -> None:
     seen = told(rtx("tlp"), rtx("rto", 0.2), heard(0.3), until=0.3)
     assert words(seen)[-1] == "end packet-loss recovered"
-    assert (seen[-1].duration_ms, seen[-1].ktime_ns) == (300, heard(0.3).ktime_ns)
+    assert (seen[-1].duration_ms, seen[-1].ktime_ns) == (300 + LOSS_PROBE_MS, heard(0.3).ktime_ns)
 
 
 def test_loss_on_a_busy_connection_is_one_episode_with_one_end() -> None:
@@ -132,18 +135,49 @@ def test_loss_on_a_busy_connection_is_one_episode_with_one_end() -> None:
     for second in range(5):
         events += [rtx("rto", second, silent_ms=210), heard(second + 0.2, silent_ms=410)]
     seen = told(*events, until=20)
-    assert words(seen) == ["begin packet-loss", "end packet-loss recovered"]
-    assert seen[-1].duration_ms == 4200, "to the last answer"
+    assert words(seen) == ["begin no-answer", "end packet-loss recovered"]
+    assert seen[-1].duration_ms == 604, "of the last loss, to its answer"
     assert seen[-1].ktime_ns == events[-1].ktime_ns + stalls.SETTLE_NS
 
 
-def test_without_looking_at_segments_an_answer_is_the_retransmission_that_does_not_come() -> None:
+def test_a_retransmission_that_does_not_come_lets_an_answer_be_presumed() -> None:
     tracker = StallTracker(hz=250)
     tracker.feed(rtx("tlp"))
     tracker.feed(rtx("rto", 0.2))
     assert tracker.advance(SECOND + 700_000_000) == [], "the next is due 0.6 s after the first, and may be late"
     (end,) = tracker.advance(SECOND + 3 * SECOND)
-    assert (end.phase, end.outcome, end.verdict) == ("end", "recovered", "packet-loss")
+    assert (end.phase, end.outcome, end.verdict) == ("end", "presumed", "no-answer")
+    assert end.duration_ms == 200 + LOSS_PROBE_MS, "to the last sign of it"
+    assert tracker.silences.bracket(service_of(rtx())) == Bracket(None, None), "nothing is known to have survived"
+
+
+def test_what_was_presumed_is_revoked_by_the_next_retransmission() -> None:
+    first, second, third = freeze(2)
+    last = freeze(5)[-1]
+    for ends_only in (False, True):
+        tracker = StallTracker(hz=250, ends_only=ends_only)
+        out = tracker.feed(first, second, third, last, *close(13.4))
+        seen = [each for each in out if each.event == "stall" and each.phase != "begin"]
+        assert words(seen) == ["end no-answer presumed", "update idle-drop", "end idle-drop timed-out"]
+        assert len({each.id for each in seen}) == 1 and len({each.since for each in seen}) == 1
+        assert [each.revoked for each in seen] == [None, True, None]
+        assert (seen[-1].retransmits, seen[-1].duration_ms) == (5, 13600)
+        bracket = tracker.silences.bracket(service_of(first))
+        assert bracket == Bracket(None, HOUR_MS)
+
+
+def test_what_was_presumed_is_revoked_by_the_error_of_a_peer_that_was_not_heard() -> None:
+    closed, error = close(13.4, silent_ms=HOUR_MS + 13_600)
+    seen = told(*freeze(2), closed, error)
+    assert words(seen)[1:] == ["end no-answer presumed", "update idle-drop", "end idle-drop timed-out"]
+
+
+def test_an_error_of_something_else_revokes_nothing() -> None:
+    closed, error = close(13.4, silent_ms=5000)
+    assert words(told(*freeze(2), closed, error))[1:] == ["end no-answer presumed"]
+    other = [*freeze(2), *freeze(start=700, silent_ms=210), *close(713.4)]
+    seen = words(told(*other))
+    assert seen[1:3] == ["end no-answer presumed", "begin no-answer"], "its data was sent later"
 
 
 def test_where_events_were_lost_nobody_knows_how_it_ended() -> None:
@@ -160,7 +194,7 @@ def test_a_second_loss_on_a_connection_that_was_idle_is_a_second_stall() -> None
     assert words(seen) == [
         "begin idle-drop",
         "end packet-loss recovered",
-        "begin packet-loss",
+        "begin no-answer",
         "update path-loss",
         "end path-loss timed-out",
     ]
@@ -192,7 +226,7 @@ def test_an_application_that_gives_up_first_closes_it_and_its_fin_is_no_new_stal
     fin = event("state", 3, old_state="ESTABLISHED", new_state="FIN_WAIT1", state="FIN_WAIT1")
     seen = told(*freeze(3), fin, rtx("rto", 3.1, 4, state="FIN_WAIT1", orphan=True), until=60)
     assert words(seen)[-1] == "end idle-drop closed"
-    assert seen[-1].duration_ms == 3000
+    assert seen[-1].duration_ms == 3000 + LOSS_PROBE_MS
     assert len({each.id for each in seen}) == 1
 
 
@@ -286,7 +320,8 @@ def probe(at: float, attempt: int, **fields: Any) -> Event:
 def test_a_first_probe_is_no_stall_the_second_says_that_it_was_not_answered() -> None:
     seen = told(*(probe(75 * n, n + 1) for n in range(9)), *close(675))
     assert words(seen)[0] == "begin keepalive-failed" and words(seen)[-1] == "end keepalive-failed timed-out"
-    assert seen[0].idle_ms == 7_200_000, "the silence at the probe that was not answered"
+    slot_ms = 776  # an interval of 75 s takes so much longer by the timer wheel, and the silences above do not
+    assert seen[0].idle_ms == 7_200_000 - slot_ms, "the silence at the probe that was not answered"
     assert [seen[0].retransmits, seen[-1].retransmits] == [2, 9]
     assert seen[0].gives_up_in_ms is not None
 
@@ -321,7 +356,7 @@ def test_a_retransmission_because_later_segments_arrived_is_no_stall() -> None:
 def test_what_is_open_at_the_end_is_ongoing() -> None:
     seen = told(*freeze(3), until=2)
     assert words(seen)[-1] == "end idle-drop ongoing"
-    assert seen[-1].duration_ms == 2000
+    assert seen[-1].duration_ms == 2000 + LOSS_PROBE_MS
 
 
 def test_a_long_stall_is_updated_sparingly() -> None:
@@ -371,14 +406,15 @@ def test_the_bracket_grows_from_both_sides() -> None:
         tracker.feed(heard(minutes, silent_ms=minutes * 60_000, sock=f"s{minutes}"))
     assert tracker.silences.bracket(service) == Bracket(58 * 60_000, None)
     for number, minutes in enumerate((90, 61, 75)):
-        for each in [*freeze(silent_ms=minutes * 60_000, sock=f"d{number}"), *close(13, sock=f"d{number}")]:
+        silent_ms = minutes * 60_000 + LOSS_PROBE_MS
+        for each in [*freeze(silent_ms=silent_ms, sock=f"d{number}"), *close(13, sock=f"d{number}")]:
             tracker.feed(each)
     assert tracker.silences.bracket(service) == Bracket(58 * 60_000, 61 * 60_000)
 
 
 def test_closed_after_one_retransmission_it_proves_nothing() -> None:
     fin = event("state", 0.3, old_state="ESTABLISHED", new_state="FIN_WAIT1", state="FIN_WAIT1")
-    assert words(told(*freeze(1, silent_ms=200), fin))[-1] == "end packet-loss closed"
+    assert words(told(*freeze(1, silent_ms=200), fin))[-1] == "end no-answer closed"
     tracker = StallTracker(hz=250)
     for each in [*freeze(1), fin]:
         tracker.feed(each)
@@ -387,7 +423,7 @@ def test_closed_after_one_retransmission_it_proves_nothing() -> None:
 
 def test_an_open_stall_is_fatal_once_it_is_likely() -> None:
     service = service_of(rtx())
-    for signs, fatal in ((2, None), (3, HOUR_MS)):
+    for signs, fatal in ((3, None), (4, HOUR_MS)):
         tracker = StallTracker(hz=250)
         for each in freeze()[:signs]:
             tracker.feed(each)
@@ -404,7 +440,7 @@ def test_a_path_that_the_peer_kept_alive_was_not_silent() -> None:
     assert tracker.silences.bracket(service_of(rtx())) == Bracket(60_000, None)
     tracker.feed(heard(3620, "keepalive", silent_ms=20_000, unacked_bytes=0))
     begin = tracker.feed(rtx("tlp", 3670, silent_ms=70_000))[-1]
-    assert (begin.verdict, begin.idle_ms) == ("packet-loss", 50_000)
+    assert (begin.verdict, begin.idle_ms) == ("no-answer", 50_000 - LOSS_PROBE_MS)
 
 
 # Whatever comes.
@@ -450,12 +486,18 @@ def test_any_stream_gives_stalls_that_begin_once_and_end_once(events: list[Event
     out += tracker.finish(events[-1].ktime_ns if events else 0)
     assert [each for each in out if each.event != "stall"] == [each for each in events if each.event != "stall"]
     assert not tracker._open
-    by_id: dict[str, list[str]] = {}
+    by_id: dict[str, list[Event]] = {}
     for each in out:
         if each.event == "stall" and each not in events:
-            by_id.setdefault(each.id or "", []).append(each.phase or "")
-    for phases in by_id.values():
-        assert phases[-1] == "end" and phases.count("end") == 1
+            by_id.setdefault(each.id or "", []).append(each)
+    for seen in by_id.values():
+        phases = [each.phase for each in seen]
+        assert phases[-1] == "end"
         assert phases.count("begin") <= 1 and (len(phases) == 1 or phases[0] == "begin")
+        for number, each in enumerate(seen[:-1]):
+            # An end stands, but for one without evidence, and that one is taken back at once.
+            assert (each.phase == "end") == (seen[number + 1].revoked is True)
+            assert each.phase != "end" or each.outcome in ("presumed", "ongoing")
+        assert [each.duration_ms for each in seen if each.duration_ms is not None and each.duration_ms < 0] == []
     times = [each.ktime_ns for each in out]
     assert times == sorted(times)

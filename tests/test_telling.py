@@ -42,7 +42,9 @@ def test_the_incident_in_words() -> None:
     lines = text.splitlines()
     assert lines[1] == "08:00:00.000 10.66.1.2:33356 10.66.2.2:3306  STALL idle-drop     1h00m php[8506]"
     assert lines[2] == "    Silent 1h00m, then no answer: 1 retransmission, 527 B stuck."
-    assert "If none comes: consistent with a firewall or NAT that forgot the session" in sentences(text)
+    assert "If this stays unanswered, it is consistent with a firewall or NAT that forgot the session" in sentences(
+        text
+    )
     assert "Gives up at 08:15:" in lines[5] and "(in 15m" in lines[5] and lines[5].endswith("with ETIMEDOUT.")
     assert "nsenter -t 8506 -n sysctl -w net.ipv4.tcp_keepalive_time=1500" in [line.strip() for line in lines]
     assert "Timed out after 15m38s: the application gets ETIMEDOUT." in lines[-1]
@@ -63,7 +65,7 @@ def test_advice_is_given_once_for_each_service() -> None:
 
 def test_a_lost_packet_is_a_line_and_no_more() -> None:
     text = shown(*freeze(1, silent_ms=200), heard(0.4, silent_ms=400), until=9)
-    assert [line.split()[3:5] for line in text.splitlines()[1:]] == [["STALL", "packet-loss"], ["STALL", "recovered"]]
+    assert [line.split()[3:5] for line in text.splitlines()[1:]] == [["STALL", "no-answer"], ["STALL", "recovered"]]
 
 
 def test_path_loss_is_explained_when_it_is_no_longer_chance() -> None:
@@ -73,7 +75,7 @@ def test_path_loss_is_explained_when_it_is_no_longer_chance() -> None:
 
 
 def test_a_window_that_is_closed_in_words() -> None:
-    text = sentences(shown(window(1.4, 3), heard(5, "window", unacked_bytes=0)))
+    text = sentences(shown(window(1.4, 3), heard(4, "window", unacked_bytes=0)))
     assert "The peer's window is closed: 1 probe, 700K waiting." in text or "waiting." in text
     assert "its application does not read: the network is not at fault" in text
     assert "Gives up" not in text and "Answered after" in text

@@ -6,12 +6,13 @@ file → RecordingReader ──────────┴→ Event → filter �
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from tracer.analysis.stalls import StallTracker
+from tracer.analysis.verdicts import WITHOUT_EVIDENCE
 from tracer.counts import Tally, counts_of
 from tracer.events import Batch, Event
 from tracer.filters import Filter
@@ -47,6 +48,7 @@ class Totals:
     connections: int = 0  # one of which nothing was seen for the length of TOLD_APART others may count again
     _known: set[str] = field(default_factory=set)
     _known_before: set[str] = field(default_factory=set)
+    _revocable: OrderedDict[str | None, str] = field(default_factory=OrderedDict)  # outcomes by the stall's id
 
     def add(self, *events: Event) -> None:
         """Count events."""
@@ -61,8 +63,19 @@ class Totals:
                     self._meet(sock)
             elif kind == "lost":
                 self.lost += event.count or 0
-            elif kind == "stall" and event.phase == "end":
-                self.stalls[event.outcome or "ongoing"] += 1
+            elif kind == "stall":
+                self._add_stall(event)
+
+    def _add_stall(self, stall: Event) -> None:
+        outcome = stall.outcome or "ongoing"
+        if stall.phase == "end":
+            self.stalls[outcome] += 1
+            if outcome in WITHOUT_EVIDENCE:
+                self._revocable[stall.id] = outcome
+                if len(self._revocable) > TOLD_APART:
+                    self._revocable.popitem(last=False)
+        elif stall.revoked and stall.id in self._revocable:
+            self.stalls -= Counter([self._revocable.pop(stall.id)])
 
     def _meet(self, sock: str) -> None:
         if sock not in self._known_before:

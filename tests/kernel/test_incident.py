@@ -97,7 +97,7 @@ def test_a_mysql_connection_that_the_firewall_forgot(watch: Start, tmp_path: Pat
     # The connection was in use by the measure of a minute, so it is no idle drop, and one lost packet no path loss.
     accounts = [each for each in after if each["event"] == "stall"]
     assert [each["phase"] for each in accounts] == ["begin", "update", "end"]
-    assert [each["verdict"] for each in accounts] == ["packet-loss", "path-loss", "path-loss"]
+    assert [each["verdict"] for each in accounts] == ["no-answer", "path-loss", "path-loss"]
     assert len({each["id"] for each in accounts}) == 1
     assert (accounts[-1]["outcome"], accounts[-1]["error"]) == ("timed-out", "ETIMEDOUT")
     for each in accounts:

@@ -18,7 +18,7 @@ MOVED_NS = 1_000_000_000
 _CARRIED = (
     "family", "laddr", "lport", "raddr", "rport", "netns", "sock", "state", "orphan", "keepalive", "keepalive_idle_s",
     "keepalive_idle_own", "keepalive_interval_s", "keepalive_probes", "user_timeout_ms", "unacked_bytes",
-    "unsent_bytes", "silent_ms", "rto_ms", "srtt_ms", "snd_wnd", "soft_error",
+    "unsent_bytes", "silent_ms", "rto_ms", "srtt_ms", "snd_wnd", "soft_error", "asked_ms",
 )  # fmt: skip
 _OWNER = ("pids", "pid", "comm", "cgroup")
 
@@ -36,15 +36,18 @@ def account(stall: Episode, phase: str, now_ns: int, *, hz: int, bracket: Bracke
         **_present(errno=stall.errno, error=stall.error),
         "phase": phase,
         "id": stall.id,
+        "since": format_time(min(max(0, time_ns - (now_ns - stall.since_ns) // 1000 * 1000), LATEST_NS)),
         **_present(idle_ms=seen.idle_ms),
         "verdict": stall.verdict,
         "retransmits": min(seen.retransmits, LARGEST),
         **_end_to_come(stall.give_up, time_ns, now_ns),
         **_present(one_way=seen.one_way or None),
-        **({"outcome": seen.outcome, "duration_ms": seen.duration_ns // MS} if phase == "end" else {}),
+        **({"outcome": seen.outcome} if phase == "end" else _present(revoked=stall.revoked or None)),
+        **({"duration_ms": seen.duration_ns // MS} if phase == "end" else {}),
         "advice": [],
         **_taken(stall.owner, _OWNER),
     }
+    stall.revoked = False
     report = Event.of(known)
     report.advice = advice(
         Case(

@@ -104,7 +104,7 @@ def _idle_reset(case: Case) -> list[str]:
 
 
 def _keepalive_failed(case: Case) -> list[str]:
-    did = "Nobody answers the keepalive probes: path or peer were dead before the application asked."
+    did = "Nobody answers the keepalive probes: the path or the peer is dead."
     if case.survived_as_much:
         return [
             did,
@@ -135,6 +135,33 @@ def _path_loss(case: Case) -> list[str]:
         *_relief(case),
         *_bound(case),
     ]
+
+
+def _unanswered(case: Case) -> list[str]:
+    """From here a slow query, a stopped peer and a lost reply look alike; the other end's socket tells them apart."""
+    return [*_look_there(case.event), *_end_the_wait(case), *_relief(case)]
+
+
+def _look_there(event: Event) -> list[str]:
+    local = _address(event.laddr)
+    if local is None or event.lport is None or event.rport is None:
+        return []
+    return [
+        "Look at this connection on the peer. Recv-Q above 0: its application does not read. timer:(on,…): its reply "
+        "gets no answer, because the path drops it. Neither: it is still at work. "
+        f"There: ss -tno sport = :{event.rport} dst {_quoted(local)} dport = :{event.lport}"
+    ]
+
+
+def _end_the_wait(case: Case) -> list[str]:
+    event = case.event
+    timeout = "Set a read timeout in the client: TCP_USER_TIMEOUT does not end this wait, since nothing is in flight."
+    if event.keepalive is not False:
+        return [timeout]
+    client, _ = _client(event)
+    on = client.how_to_turn_on if client else None
+    how = f"if this is {client.name}: {on}" if client and on else "the application has to set SO_KEEPALIVE"
+    return [f"With keepalive on, a dead peer would end it, and a firewall keep the session; {how}", timeout]
 
 
 def _packet_loss(case: Case) -> list[str]:
@@ -184,6 +211,7 @@ _BY_VERDICT: dict[str, Callable[[Case], list[str]]] = {
     "unreachable": _unreachable,
     "path-loss": _path_loss,
     "packet-loss": _packet_loss,
+    "unanswered": _unanswered,
     "zero-window": _zero_window,
     "handshake": _handshake,
     "peer-closed": _peer_closed,

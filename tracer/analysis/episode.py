@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tracer.analysis.idle import Service
+from tracer.analysis.outstanding import Outstanding
 from tracer.analysis.timeouts import GiveUp
 from tracer.analysis.verdicts import Evidence
 from tracer.events import Event
@@ -15,7 +16,7 @@ class Episode:
     """A stall that has not ended."""
 
     id: str
-    began_ns: int
+    since_ns: int  # CLOCK_BOOTTIME: when what is unanswered was first sent
     facts: Event  # the newest event that tells what is outstanding
     owner: Event  # the newest event that knows whose it is
     seen: Evidence
@@ -26,6 +27,7 @@ class Episode:
     verdict: str = ""
     told: tuple[str, GiveUp | None] = ("", None)  # verdict and give-up time as last told
     told_ns: int = 0
+    revoked: bool = False  # it was presumed to be over, and that is still to be taken back
     quiet_ns: int = 60_000_000_000  # how long after told_ns an update without news is due
     heard_ns: int | None = None  # the peer answered, and it may be over
     closed_ns: int | None = None  # the socket is closed, and its error may follow
@@ -34,10 +36,21 @@ class Episode:
     error: str | None = None
     due_ns: int = 0  # of the entry in the heap that counts
 
-    def learn(self, event: Event) -> None:
+    def learn(self, event: Event, now: Outstanding) -> None:
         """A newer event of what is outstanding."""
         self.facts = event
         self.learn_owner(event)
+        self.seen.retransmits = now.count
+        self.seen.attempt = event.attempt or 0
+        self.uncertain = False
+        self.seen.one_way = self.seen.one_way or now.one_way
+
+    def begin_anew(self, now: Outstanding, idle_ms: int | None) -> None:
+        """It is about something else now. idle_ms: the silence before that."""
+        self.since_ns = now.since_ns
+        self.heard_ns = None
+        self.give_up = None
+        self.seen.sign, self.seen.idle_ms, self.seen.one_way = now.sign, idle_ms, False
 
     def learn_owner(self, event: Event) -> None:
         """A newer event that may know the owner."""

@@ -87,3 +87,14 @@ class Silences:
         if len(self._seen) > REMEMBERED_SERVICES:
             self._seen.popitem(last=False)
         return seen
+
+
+def survived_silence_ms(event: Event) -> int | None:
+    """PLACEHOLDER"""
+    if event.silent_ms is None or event.cause == "no-progress":
+        return None
+    if event.stuck_ms is not None and event.unacked_bytes:
+        return max(0, event.silent_ms - event.stuck_ms)
+    if event.unacked_bytes and (event.backoff or event.ca_state not in (None, "Open")):
+        return None
+    return event.silent_ms

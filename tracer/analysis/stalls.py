@@ -1,12 +1,14 @@
 """Events → stalls: one per episode, from its first sign to its outcome.
 
 A connection stalls when what it sent is not answered: a retransmission by a timer, a keepalive probe after one that
-nobody answered, a window that stays closed. This module decides when an episode begins and ends, and what belongs to
-it; :mod:`tracer.analysis.verdicts` says what it is consistent with, :mod:`tracer.analysis.timeouts` when the kernel
-gives up, :mod:`tracer.analysis.advice` what to change.
+nobody answered, a window that stays closed, a request that was acknowledged and not answered. This module decides
+when an episode begins and ends, and what belongs to it. :mod:`tracer.analysis.outstanding` reads one event,
+:mod:`tracer.analysis.verdicts` judges, :mod:`tracer.analysis.timeouts` computes when the kernel gives up, and
+:mod:`tracer.analysis.advice` says what to change.
 
 There is no clock here. Time is what the events carry, and how far the source says that it has come: the same events
-give the same stalls, live and from a recording.
+give the same stalls, live and from a recording. Any event may be the first of its connection, and any may be missing:
+what a stall says follows from its newest event, and only what was seen ends it for good.
 """
 
 from __future__ import annotations
@@ -16,9 +18,22 @@ from collections import OrderedDict
 
 from tracer.analysis.account import account, is_news
 from tracer.analysis.episode import Episode, Memory
-from tracer.analysis.idle import Silences, service_of
+from tracer.analysis.idle import Silences, service_of, survived_silence_ms
+from tracer.analysis.outstanding import (
+    FIN,
+    KEEPALIVE,
+    RTO,
+    SYN,
+    TLP,
+    WAITING,
+    WINDOW_PROBE,
+    Outstanding,
+    at_keepalive_timeout,
+    first_rto_ms,
+    outstanding,
+)
 from tracer.analysis.timeouts import gives_up, next_expiry_ns
-from tracer.analysis.verdicts import CHANCE, Evidence, verdict
+from tracer.analysis.verdicts import CHANCE, PRESUMED, Evidence, verdict
 from tracer.events import Event
 
 MS = 1_000_000
@@ -33,16 +48,19 @@ SETTLE_NS = 2 * SECOND
 CLOSED_NS = 100 * MS
 """The report of the error comes with the close, a moment later."""
 OVERDUE = 1.25
-"""A retransmission that is so much later than the kernel's timer says does not come: there was an answer."""
+"""A retransmission that is so much later than the kernel's timer says does not come, or was missed."""
 WINDOW_PROBES = 3
 """A window that is closed for the third probe is a stall, some 1.4 s after it closed; before, flow control."""
+WALKS_NS = 60 * SECOND
+"""A wait that goes on is found again by the first walk after its silence has doubled, or by the next."""
 JUST_NOW_MS = 100
 MAX_OPEN = 65536
 MAX_REMEMBERED = 65536
 
-_SIGNS = frozenset({"tlp", "rto", "syn", "fin"})
+_OF_DATA = frozenset({TLP, RTO, FIN})
 _RESETS = frozenset({"ECONNRESET", "EPIPE", "ECONNREFUSED"})
 _UNREACHABLE = frozenset({"EHOSTUNREACH", "ENETUNREACH", "ENOPROTOOPT", "EHOSTDOWN", "ENONET", "EACCES", "EPERM"})
+_GIVEN_UP = frozenset({"ETIMEDOUT", *_UNREACHABLE})
 _CLOSING = frozenset({"LAST_ACK", "CLOSING", "FIN_WAIT1"})
 
 
@@ -65,6 +83,7 @@ class StallTracker:
         self._open: OrderedDict[str, Episode] = OrderedDict()
         self._due: list[tuple[int, str]] = []
         self._memories: OrderedDict[str, Memory] = OrderedDict()
+        self._revocable: OrderedDict[str, Episode] = OrderedDict()  # ended without evidence
 
     def feed(self, *events: Event) -> list[Event]:
         """What to pass on for events: before each the stalls whose time had come, then itself, then what it changes.
@@ -79,7 +98,7 @@ class StallTracker:
             if kind == "stall":
                 continue
             passed.append(event)
-            if kind == "state" and sock not in self._open and sock not in self._memories:
+            if kind == "state" and not (sock in self._open or sock in self._memories or sock in self._revocable):
                 continue  # most events are of connections that nothing is wrong with
             if kind == "lost":
                 self.missed()
@@ -120,80 +139,71 @@ class StallTracker:
     def _retransmit(self, event: Event) -> list[Event]:
         assert event.sock is not None
         stall = self._open.get(event.sock)
-        if event.kind not in _SIGNS:
+        if event.kind == "fast" and stall is not None:
             # Later segments were acknowledged: the peer is there.
-            if stall is not None and event.kind == "fast":
-                return self._answered(event.sock, stall, event)
-            return []
+            return self._answered(event.sock, stall, event)
         # A tail loss probe into a closed window is how a peer that does not read begins: no loss.
-        if stall is None and event.kind == "tlp" and event.snd_wnd == 0:
+        if stall is None and event.kind == TLP and event.snd_wnd == 0:
+            return []
+        return self._sign(event)
+
+    def _keepalive(self, event: Event) -> list[Event]:
+        assert event.sock is not None
+        if event.attempt != 1:
+            return self._sign(event)
+        # The first again: the one before was answered.
+        memory = self._remember(event.sock)
+        memory.survive(memory.probed_after_ms)
+        memory.probed_after_ms = event.silent_ms
+        stall = self._open.get(event.sock)
+        # It goes out while nothing is in flight, and says nothing about a request that was acknowledged.
+        return self._answered(event.sock, stall, event) if stall is not None and stall.seen.sign != WAITING else []
+
+    def _window_probe(self, event: Event) -> list[Event]:
+        if event.sock not in self._open and (event.attempt or 0) < WINDOW_PROBES:
+            return []
+        return self._sign(event)
+
+    def _waiting(self, event: Event) -> list[Event]:
+        assert event.sock is not None
+        stall = self._open.get(event.sock)
+        if stall is None or stall.seen.sign == WAITING:
+            return self._sign(event)
+        if stall.seen.sign == KEEPALIVE:
+            return []
+        # Nothing is in flight any more: what was, is acknowledged.
+        heard_ns = max(stall.since_ns, event.ktime_ns - (event.silent_ms or 0) * MS)
+        return [*self._recovered(event.sock, stall, event.ktime_ns, heard_ns), *self._sign(event)]
+
+    def _sign(self, event: Event) -> list[Event]:
+        """A sign that something is unanswered: the begin of a stall, or the next of one."""
+        sock = event.sock
+        now = outstanding(event, self.hz)
+        if now is None or sock is None:
             return []
         told: list[Event] = []
-        if stall is not None and _progressed(stall, event):
+        stall = self._open.get(sock) or self._reopened(sock, event, now)
+        if stall is not None and self._progressed(stall, event, now):
             if self._is_lasting(stall, event.ktime_ns):
-                told += self._recovered(event.sock, stall, event.ktime_ns, stall.heard_ns or event.ktime_ns)
+                told += self._recovered(sock, stall, event.ktime_ns, stall.heard_ns or event.ktime_ns)
                 stall = None
             else:
-                stall.seen.progressed = True
-                stall.heard_ns = None
+                self._begin_anew(stall, event, now)
+        elif stall is not None and not _is_same_kind(stall.seen.sign, now.sign):
+            self._begin_anew(stall, event, now)
         if stall is None:
-            stall = self._begin(event, event.kind or "rto")
+            stall = self._begin(event, now)
             if stall is None:
                 return told
             told += self._make_room(event.ktime_ns)
         if not self.ends_only and not _as_foretold(stall, event):
-            stall.give_up = gives_up(event, self.hz)
-        stall.learn(event)
-        stall.seen.retransmits += 1
-        stall.seen.attempt = event.attempt or 0
-        stall.seen.icmp = stall.seen.icmp or event.soft_error is not None or event.send_error is not None
-        stall.seen.window_closed = stall.seen.window_closed or (event.snd_wnd == 0 and event.kind == "rto")
-        self._expect(stall, event.ktime_ns, next_expiry_ns(event, self.hz))
-        return told + self._tell(event.sock, stall, event)
-
-    def _keepalive(self, event: Event) -> list[Event]:
-        assert event.sock is not None
-        stall = self._open.get(event.sock)
-        memory = self._remember(event.sock)
-        if event.attempt == 1:
-            # The first again: the one before was answered.
-            memory.survive(memory.probed_after_ms)
-            memory.probed_after_ms = event.silent_ms
-            return self._answered(event.sock, stall, event) if stall is not None else []
-        told: list[Event] = []
-        if stall is None:
-            stall = self._begin(event, "keepalive")
-            if stall is None:
-                return []
-            told += self._make_room(event.ktime_ns)
-            stall.seen.retransmits = (event.attempt or 2) - 1  # probes that nobody answered before this one
-        stall.learn(event)
-        stall.seen.retransmits += 1
-        stall.seen.attempt = event.attempt or 0
-        if not self.ends_only:
-            stall.give_up = gives_up(event, self.hz)
-        self._expect(stall, event.ktime_ns, next_expiry_ns(event, self.hz))
-        return told + self._tell(event.sock, stall, event)
-
-    def _window_probe(self, event: Event) -> list[Event]:
-        assert event.sock is not None
-        stall = self._open.get(event.sock)
-        told: list[Event] = []
-        if stall is None:
-            if (event.attempt or 0) < WINDOW_PROBES:
-                return []
-            stall = self._begin(event, "window-probe")
-            if stall is None:
-                return []
-            told += self._make_room(event.ktime_ns)
-        stall.learn(event)
-        stall.seen.window_closed = True
-        stall.seen.retransmits += 1
-        stall.seen.attempt = event.attempt or 0
-        stall.give_up = None  # a peer that answers its probes may keep the window closed for ever
-        rto_ms = (event.rto_ms or 1000) << min(event.attempt or 0, 16)
-        self._expect(stall, event.ktime_ns, event.ktime_ns + min(rto_ms, 120_000) * MS)
-        return told + self._tell(event.sock, stall, event)
+            stall.give_up = gives_up(event, self.hz) if now.sign != WINDOW_PROBE else None
+        stall.learn(event, now)
+        if now.sign != KEEPALIVE:
+            stall.seen.icmp = event.soft_error is not None or event.send_error is not None
+        stall.seen.window_closed = now.sign == WINDOW_PROBE or (now.sign == RTO and event.snd_wnd == 0)
+        self._expect(stall, event, now)
+        return told + self._tell(sock, stall, event)
 
     def _resume(self, event: Event) -> list[Event]:
         assert event.sock is not None
@@ -203,18 +213,30 @@ class StallTracker:
                 return []
             stall.seen.one_way = True
             return self._tell(event.sock, stall, event)
-        silence_ms = self._path_silence(event)
-        if stall is not None:
-            if event.cause == "keepalive" and stall.seen.sign != "keepalive":
-                return []  # a probe of the peer's does not acknowledge what is waiting
-            return self._answered(event.sock, stall, event)
+        if stall is None or stall.seen.sign == WAITING:
+            self._survived(event)
+        if stall is None:
+            self._revocable.pop(event.sock, None)
+            return []
+        if event.cause == "keepalive" and stall.seen.sign == WAITING:
+            # The peer is there and still owes the reply: slow, and nothing is lost on the path.
+            return self._end(event.sock, stall, event.ktime_ns, "alive", event.ktime_ns)
+        if event.cause == "keepalive" and stall.seen.sign != KEEPALIVE:
+            return []  # a probe of the peer's does not acknowledge what is waiting
+        return self._answered(event.sock, stall, event)
+
+    def _survived(self, event: Event) -> None:
+        """The peer is heard again after a silence, and nothing was repeated meanwhile."""
+        assert event.sock is not None
+        silence_ms = survived_silence_ms(event)
         memory = self._remember(event.sock)
+        if silence_ms is not None and memory.heard_ns is not None:
+            silence_ms = min(silence_ms, max(0, event.ktime_ns - memory.heard_ns) // MS)
         memory.survive(silence_ms)
         if event.cause == "keepalive":
             memory.heard_ns = event.ktime_ns
         if silence_ms is not None and silence_ms >= self.min_idle_ms:
             self.silences.survived(service_of(event), silence_ms)
-        return []
 
     def _state(self, event: Event) -> list[Event]:
         assert event.sock is not None
@@ -222,6 +244,8 @@ class StallTracker:
         if event.sock in self._memories and event.new_state == "CLOSE":
             del self._memories[event.sock]
         if stall is None:
+            if event.new_state != "CLOSE":
+                self._revocable.pop(event.sock, None)
             return []
         if event.new_state == "CLOSE":
             stall.learn_owner(event)
@@ -253,10 +277,11 @@ class StallTracker:
                 self._begin_keepalive_failure(event)
             return []
         if stall is None:
-            was_idle = (self._path_silence(event) or 0) >= self.min_idle_ms
+            now = self._at_reset(event)
+            was_idle = (now.idle_ms or 0) >= self.min_idle_ms
             if not (event.state == "ESTABLISHED" and was_idle) and event.state != "CLOSE_WAIT":
                 return []
-            stall = self._begin(event, "reset")
+            stall = self._begin(event, now)
             if stall is None:
                 return []
         stall.seen.reset = True
@@ -266,9 +291,13 @@ class StallTracker:
 
     def _error(self, event: Event) -> list[Event]:
         assert event.sock is not None
+        revoked: list[Event] = []
         stall = self._open.get(event.sock)
         if stall is None:
-            return []
+            stall = self._died_after_all(event)
+            if stall is None:
+                return []
+            revoked = self._tell(event.sock, stall, event)
         # An error that is reported to a living socket is ICMP news (sk_err_soft is not yet what it dies of).
         if event.state != "CLOSE" and stall.closed_ns is None:
             return []
@@ -282,38 +311,55 @@ class StallTracker:
             outcome = "unreachable"
             stall.seen.icmp = True
         stall.errno, stall.error = event.errno, event.error
-        return self._end(event.sock, stall, event.ktime_ns, outcome, event.ktime_ns)
+        return [*revoked, *self._end(event.sock, stall, event.ktime_ns, outcome, event.ktime_ns)]
 
     # How an episode goes on.
 
-    def _begin(self, event: Event, sign: str) -> Episode | None:
+    def _begin(self, event: Event, now: Outstanding) -> Episode | None:
         """Open a stall; None where nobody waits any more."""
         assert event.sock is not None
         memory = self._memories.get(event.sock) or Memory()
         if memory.given_up:
             return None
-        idle_ms = None if event.state == "SYN_SENT" else self._path_silence(event)
-        if sign == "keepalive" and idle_ms is not None:
-            # The silence at the first probe, which was not answered.
-            idle_ms = max(0, idle_ms - ((event.attempt or 1) - 1) * (event.keepalive_interval_s or 0) * 1000)
         stall = Episode(
             id=f"{event.sock}-{event.ktime_ns:x}",
-            began_ns=event.ktime_ns,
+            since_ns=now.since_ns,
             facts=event,
             owner=event,
-            seen=Evidence(sign=sign, idle_ms=idle_ms, handshake=event.state == "SYN_SENT"),
+            seen=Evidence(sign=now.sign, idle_ms=None, handshake=now.sign == SYN),
             service=service_of(event),
-            survived_as_much=idle_ms is not None and memory.survived_ms is not None and memory.survived_ms >= idle_ms,
+            survived_as_much=False,
             refused_reset=memory.refused_reset,
         )
+        self._begin_anew(stall, event, now)
         self._open[event.sock] = stall
         return stall
 
+    def _begin_anew(self, stall: Episode, event: Event, now: Outstanding) -> None:
+        """What was unanswered before is no more, or is joined by something newer: now it is this."""
+        memory = self._memories.get(event.sock or "") or Memory()
+        idle_ms = now.idle_ms
+        # The kernel's own clock of silence ignores the peer's keepalive probes: their sequence number is old, and
+        # they leave tcp_rcv_established() before it is set (tcp_validate_incoming(), net/ipv4/tcp_input.c).
+        if idle_ms is not None and memory.heard_ns is not None:
+            idle_ms = min(idle_ms, max(0, now.since_ns - memory.heard_ns) // MS)
+        stall.begin_anew(now, idle_ms)
+        stall.survived_as_much = (
+            idle_ms is not None and memory.survived_ms is not None and memory.survived_ms >= idle_ms
+        )
+
+    def _at_reset(self, event: Event) -> Outstanding:
+        """A reset that nothing came before answers what is in flight, or ends a silence."""
+        stuck_ms = (event.stuck_ms or 0) if event.unacked_bytes else 0
+        idle_ms = None if event.silent_ms is None else max(0, event.silent_ms - stuck_ms)
+        return Outstanding("reset", max(0, event.ktime_ns - stuck_ms * MS), idle_ms, 0)
+
     def _begin_keepalive_failure(self, event: Event) -> None:
-        """With a single probe allowed there is no second one that would tell that the first was not answered."""
-        stall = self._begin(event, "keepalive")
+        """Where the probes before were not seen, or only one is allowed and no second one tells that it failed."""
+        now = at_keepalive_timeout(event, self.hz)
+        stall = self._begin(event, now)
         if stall is not None and event.sock is not None:
-            stall.seen.retransmits = event.keepalive_probes or 1
+            stall.seen.retransmits = now.count
             self._set_due(event.sock, stall, event.ktime_ns + CLOSED_NS)
 
     def _make_room(self, now_ns: int) -> list[Event]:
@@ -324,16 +370,15 @@ class StallTracker:
 
     def _answered(self, sock: str, stall: Episode, event: Event) -> list[Event]:
         """The peer answered: the end, or on a connection in use perhaps only the end of one loss."""
-        if self._is_lasting(stall, event.ktime_ns) or stall.seen.sign in ("keepalive", "window-probe"):
+        if self._is_lasting(stall, event.ktime_ns) or stall.seen.sign not in _OF_DATA:
             return self._recovered(sock, stall, event.ktime_ns, event.ktime_ns)
-        stall.seen.progressed = True
         stall.heard_ns = event.ktime_ns
         self._set_due(sock, stall, event.ktime_ns + SETTLE_NS)
         return []
 
     def _is_lasting(self, stall: Episode, now_ns: int) -> bool:
         was_idle = stall.seen.idle_ms is not None and stall.seen.idle_ms >= self.min_idle_ms
-        return was_idle or stall.seen.handshake or now_ns - stall.began_ns >= LASTING_NS
+        return was_idle or stall.seen.handshake or now_ns - stall.since_ns >= LASTING_NS
 
     def _recovered(self, sock: str, stall: Episode, now_ns: int, heard_ns: int) -> list[Event]:
         if stall.seen.idle_ms is not None and stall.seen.idle_ms >= self.min_idle_ms:
@@ -354,18 +399,63 @@ class StallTracker:
             return self._recovered(sock, stall, now_ns, stall.heard_ns)
         if stall.seen.reset:
             return self._end(sock, stall, now_ns, "reset", now_ns)
-        # Nobody saw the answer, but without one the kernel would have sent it again.
-        if stall.uncertain:
-            return self._end(sock, stall, now_ns, "ongoing", stall.facts.ktime_ns)
-        return self._recovered(sock, stall, now_ns, now_ns)
+        # Nobody saw an answer. Without one the kernel would have sent it again; but events may be missing.
+        outcome = "ongoing" if stall.uncertain else PRESUMED
+        self._revocable[sock] = stall
+        if len(self._revocable) > MAX_REMEMBERED:
+            self._revocable.popitem(last=False)
+        return self._end(sock, stall, now_ns, outcome, stall.facts.ktime_ns)
 
-    def _expect(self, stall: Episode, now_ns: int, next_ns: int | None) -> None:
-        """The next sign would come then; it does not come a quarter later, and not a second later."""
-        assert stall.facts.sock is not None
+    def _reopened(self, sock: str, event: Event, now: Outstanding) -> Episode | None:
+        """The stall that was taken for over, where this sign is its next one."""
+        stall = self._revocable.pop(sock, None)
+        if stall is None or not _is_same_kind(stall.seen.sign, now.sign) or self._progressed(stall, event, now):
+            return None
+        return self._revoke(sock, stall)
+
+    def _died_after_all(self, event: Event) -> Episode | None:
+        """The stall that was taken for over, where the kernel gave up on a peer that was not heard since it began."""
+        assert event.sock is not None
+        stall = self._revocable.pop(event.sock, None)
+        if stall is None or event.error not in _GIVEN_UP or event.silent_ms is None:
+            return None
+        heard_ns = event.ktime_ns - event.silent_ms * MS
+        return self._revoke(event.sock, stall) if heard_ns <= stall.since_ns + _slack_ns(event) else None
+
+    def _revoke(self, sock: str, stall: Episode) -> Episode:
+        stall.seen.outcome = None
+        stall.revoked = True
+        self._open[sock] = stall
+        return stall
+
+    def _expect(self, stall: Episode, event: Event, now: Outstanding) -> None:
+        """When the next sign would come; it does not come a quarter later, and not a second later."""
+        assert event.sock is not None
         stall.heard_ns = None
+        if now.sign == WAITING:
+            next_ns: int | None = event.ktime_ns + (event.silent_ms or 0) * MS + WALKS_NS
+        elif now.sign == WINDOW_PROBE and event.event != "found":
+            rto_ms = (event.rto_ms or 1000) << min(event.attempt or 0, 16)
+            next_ns = event.ktime_ns + min(rto_ms, 120_000) * MS
+        else:
+            next_ns = next_expiry_ns(event, self.hz)
         # Never before now, whatever a recording claims.
-        wait_ns = max(0, next_ns - now_ns) if next_ns is not None else 240 * SECOND
-        self._set_due(stall.facts.sock, stall, now_ns + int(wait_ns * OVERDUE) + SECOND)
+        wait_ns = max(0, next_ns - event.ktime_ns) if next_ns is not None else 240 * SECOND
+        self._set_due(event.sock, stall, event.ktime_ns + int(wait_ns * OVERDUE) + SECOND)
+
+    def _progressed(self, stall: Episode, event: Event, now: Outstanding) -> bool:
+        """Whether something was acknowledged since the last sign: the kernel's count began anew, or its clock."""
+        if stall.heard_ns is not None:
+            return True
+        was, sign = stall.seen.sign, now.sign
+        if was in _OF_DATA and sign not in _OF_DATA:
+            return sign in (KEEPALIVE, WINDOW_PROBE)  # neither goes out while anything is in flight
+        if was not in _OF_DATA or event.kind == FIN:
+            return False
+        before, attempt = stall.facts.attempt or 0, event.attempt or 0
+        if event.kind == TLP or (attempt < before if event.event == "found" else attempt <= before):
+            return True
+        return now.since_ns > stall.since_ns + _slack_ns(event)
 
     def _set_due(self, sock: str, stall: Episode, due_ns: int) -> None:
         stall.due_ns = due_ns
@@ -378,6 +468,9 @@ class StallTracker:
 
     def _tell(self, sock: str, stall: Episode, event: Event) -> list[Event]:
         """Its begin, or an update where there is news."""
+        if stall.revoked:
+            stall.verdict = verdict(stall.seen, self.min_idle_ms)
+            return [self._account(stall, "update", event.ktime_ns)]
         if self.ends_only:
             return []
         stall.verdict = verdict(stall.seen, self.min_idle_ms)
@@ -385,7 +478,7 @@ class StallTracker:
             return [self._account(stall, "begin", event.ktime_ns)]
         told_verdict, told_give_up = stall.told
         # Where packets are lost and acknowledged in turns, no time is worth telling.
-        is_serious = stall.verdict != "packet-loss"
+        is_serious = stall.verdict != "no-answer"
         news = stall.verdict != told_verdict or (is_serious and is_news(stall.give_up, told_give_up))
         overdue = event.ktime_ns - stall.told_ns >= stall.quiet_ns
         if not news and not overdue:
@@ -397,7 +490,7 @@ class StallTracker:
     def _end(self, sock: str, stall: Episode, now_ns: int, outcome: str, ended_ns: int) -> list[Event]:
         del self._open[sock]
         stall.seen.outcome = outcome
-        stall.seen.duration_ns = max(0, ended_ns - stall.began_ns)
+        stall.seen.duration_ns = max(0, ended_ns - stall.since_ns)
         stall.verdict = verdict(stall.seen, self.min_idle_ms)
         if _counts_as_fatal(stall, outcome):
             assert stall.seen.idle_ms is not None
@@ -409,19 +502,6 @@ class StallTracker:
     def _account(self, stall: Episode, phase: str, now_ns: int) -> Event:
         stall.told, stall.told_ns = (stall.verdict, stall.give_up), now_ns
         return account(stall, phase, now_ns, hz=self.hz, bracket=self.silences.bracket(stall.service))
-
-    def _path_silence(self, event: Event) -> int | None:
-        """How long nothing was heard on the path, milliseconds.
-
-        The kernel's own clock of silence ignores the peer's keepalive probes: their sequence number is old, and they
-        leave tcp_rcv_established() before it is set (tcp_validate_incoming(), net/ipv4/tcp_input.c).
-        """
-        if event.silent_ms is None or event.sock is None:
-            return None
-        memory = self._memories.get(event.sock)
-        if memory is None or memory.heard_ns is None:
-            return event.silent_ms
-        return min(event.silent_ms, max(0, event.ktime_ns - memory.heard_ns) // MS)
 
     def _remember(self, sock: str) -> Memory:
         memory = self._memories.setdefault(sock, Memory())
@@ -435,6 +515,8 @@ _TAKE = {
     "retransmit": StallTracker._retransmit,
     "keepalive": StallTracker._keepalive,
     "window-probe": StallTracker._window_probe,
+    "found": StallTracker._sign,
+    "waiting": StallTracker._waiting,
     "resume": StallTracker._resume,
     "state": StallTracker._state,
     "reset": StallTracker._reset,
@@ -442,13 +524,14 @@ _TAKE = {
 }
 
 
-def _progressed(stall: Episode, event: Event) -> bool:
-    """Whether something was acknowledged since the last sign: the count of retransmissions began anew."""
-    if stall.heard_ns is not None:
-        return True
-    if stall.facts.kind not in _SIGNS or event.kind == "fin":
-        return False
-    return event.kind == "tlp" or (event.attempt or 0) <= (stall.facts.attempt or 0)
+def _is_same_kind(sign: str, other: str) -> bool:
+    """Whether both are about data in flight, or the same."""
+    return sign == other or (sign in _OF_DATA and other in _OF_DATA)
+
+
+def _slack_ns(event: Event) -> int:
+    """How far apart the send times of two events of the same data may be, where they are reckoned back."""
+    return SECOND + round(2 * first_rto_ms(event)) * MS
 
 
 def _as_foretold(stall: Episode, event: Event) -> bool:

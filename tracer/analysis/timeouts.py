@@ -40,13 +40,16 @@ class GiveUp:
 def gives_up(event: Event, hz: int) -> GiveUp | None:
     """When the kernel gives up if nothing is heard from the event on; None where that cannot be known.
 
-    event: a `retransmit` or a `keepalive`. hz: jiffies per second of the kernel that it comes from.
+    event: a `retransmit`, a `keepalive`, a `found` of such a kind, whose next expiry is known, or a `waiting`, which
+    only keepalive can end. hz: jiffies per second of the kernel that it comes from.
 
     None where that is FAR_MS away; for `fast`, which follows an ACK and counts towards no limit yet; for a SYN/ACK,
     whose limit is not in the event; for a window that was closed with data in flight, because then the peer need not
     be silent.
     """
-    if event.event == "keepalive":
+    if event.event == "waiting":
+        give_up = _of_waiting(event, hz)
+    elif _is_like(event, "keepalive"):
         give_up = _of_keepalive(event, hz)
     else:
         timer = _retransmission_timer(event, hz)
@@ -62,6 +65,8 @@ def next_expiry_ns(event: Event, hz: int) -> int | None:
     At the latest, if nothing is heard: where nothing more is seen by then, something was heard. None where it cannot
     be known. hz: jiffies per second.
     """
+    if event.event == "found":
+        return event.ktime_ns + event.timer_ms * 1_000_000 if event.timer_ms is not None else None
     if event.event == "keepalive":
         if event.jiffies is None or not event.keepalive_interval_s:
             return None
@@ -110,6 +115,7 @@ class _RetransmissionTimer:
     limit_attempts: int | None  # of a SYN
     syn: bool
     loss_probe: bool  # the timer was armed anew, and for the first RTO
+    next_expiry: int | None  # where the kernel says so; then `rto` was doubled for it already
 
     @property
     def limited(self) -> bool:
@@ -131,7 +137,7 @@ class _RetransmissionTimer:
             return False
         if self.attempt <= 1 and (self.event.soft_error or self.event.send_error):
             return True
-        return self.attempt > (self.event.backoff or 0) + 1
+        return self.attempt > (self.event.backoff or 0) + (1 if self.next_expiry is None else 0)
 
     def backed_off(self, rto: int, attempt: int) -> int:
         """The RTO after that retransmission: tcp_retransmit_timer(). Since 6.5 the first SYNs do not double it."""
@@ -186,20 +192,26 @@ class _RetransmissionTimer:
         rto, rto_max, limit_ms, hz = self.rto, self.rto_max, self.limit_ms, self.hz
         may_fall = bool(self.event.orphan) and self.event.retries == _ORPHAN_RETRIES
         is_clamped, over = bool(self.event.user_timeout_ms), False
+        known = self.next_expiry
         for _ in range(_LONGEST):
-            timeout = rto = self.backed_off(rto, attempt)
-            if is_clamped:
-                timeout, over = self.clamped(rto, elapsed_ms + (-slack_ms if lag else slack_ms))
-            expiry = bucket(now, timeout) + lag
-            if over:
-                # What is left ends at one time, whenever the timer before it ran; but a jiffy more or less of it may
-                # be another slot of the wheel.
-                slack = _jiffies(slack_ms, self.hz)
-                end = now + self.clamped(rto, elapsed_ms)[0]
-                soonest, last = max(end, bucket(now, max(1, timeout - slack))), bucket(now, timeout + slack) + lag
-                if (last - soonest) * 1000 > _EXACT_MS * self.hz:
-                    yield soonest, True, False
-                    expiry = last
+            if known is not None:
+                expiry, known = known + lag, None
+                # Armed for what was left of the user timeout, it finds that over.
+                over = is_clamped and elapsed_ms + (expiry - now) * 1000 / hz + slack_ms >= limit_ms
+            else:
+                timeout = rto = self.backed_off(rto, attempt)
+                if is_clamped:
+                    timeout, over = self.clamped(rto, elapsed_ms + (-slack_ms if lag else slack_ms))
+                expiry = bucket(now, timeout) + lag
+                if over:
+                    # What is left ends at one time, whenever the timer before it ran; but a jiffy more or less of it
+                    # may be another slot of the wheel.
+                    slack = _jiffies(slack_ms, self.hz)
+                    end = now + self.clamped(rto, elapsed_ms)[0]
+                    soonest, last = max(end, bucket(now, max(1, timeout - slack))), bucket(now, timeout + slack) + lag
+                    if (last - soonest) * 1000 > _EXACT_MS * self.hz:
+                        yield soonest, True, False
+                        expiry = last
             elapsed_ms += (expiry - now) * 1000 / hz
             over = over or (self.limit_attempts is not None and attempt >= self.limit_attempts)
             # The limit may fall to 0 then: tcp_orphan_retries() is told whether the RTO is below its maximum.
@@ -234,7 +246,7 @@ class _RetransmissionTimer:
 
 def _retransmission_timer(event: Event, hz: int) -> _RetransmissionTimer | None:
     """None for other events and where something is missing."""
-    if event.event != "retransmit" or event.kind == "synack":
+    if not _is_like(event, "retransmit") or event.kind == "synack":
         return None
     if event.jiffies is None or not event.rto_ms or not event.rto_max_ms or event.retries is None:
         return None
@@ -254,7 +266,20 @@ def _retransmission_timer(event: Event, hz: int) -> _RetransmissionTimer | None:
         limit_attempts=event.retries + (event.syn_linear_timeouts or 0) if syn else None,
         syn=syn,
         loss_probe=attempt == 0 and probing,
+        next_expiry=_next_expiry(event, hz),
     )
+
+
+def _is_like(event: Event, kind: str) -> bool:
+    """Whether it is an event of that kind, or one of a connection that was found between two of them."""
+    return event.kind == kind if event.event == "found" else event.event == kind
+
+
+def _next_expiry(event: Event, hz: int) -> int | None:
+    """The jiffy at which the timer of a connection that was found expires; None for other events."""
+    if event.event != "found" or event.timer_ms is None or event.jiffies is None:
+        return None
+    return event.jiffies + round(event.timer_ms * hz / 1000)
 
 
 def _model_ms(retries: int, rto_max_ms: int, base_ms: int) -> int:
@@ -286,13 +311,33 @@ def _of_keepalive(event: Event, hz: int) -> GiveUp | None:
         return GiveUp(_time_ns(event, hz, over + rounds * interval), _time_ns(event, hz, after))
     candidates = []
     for lag in (0, _late(hz)):
-        expiry = bucket(event.jiffies, interval) + lag
+        known = _next_expiry(event, hz)
+        expiry = (bucket(event.jiffies, interval) if known is None else known) + lag
         left = probes_left
         while left > 0 or expiry < over:
             expiry = bucket(expiry, interval) + lag
             left -= 1
         candidates.append((expiry, expiry))
     return _give_up(event, hz, candidates)
+
+
+def _of_waiting(event: Event, hz: int) -> GiveUp | None:
+    """After the first probe, which may be long ahead, and the others: none of them answered, as for a keepalive."""
+    if not event.keepalive or not event.keepalive_idle_s or not event.keepalive_interval_s or event.silent_ms is None:
+        return None
+    interval_ms = bucket(0, event.keepalive_interval_s * hz) * 1000 / hz
+    rounds = max(1, event.keepalive_probes or 1)
+    if event.user_timeout_ms:
+        left_ms = event.user_timeout_ms - event.keepalive_idle_s * 1000
+        rounds = max(1, -int(-left_ms // interval_ms))
+    first_ms = first_late_ms = event.timer_ms
+    if first_ms is None or first_late_ms is None:
+        first_ms = max(0, event.keepalive_idle_s * 1000 - event.silent_ms)
+        first_late_ms = first_ms + int(lateness(event.keepalive_idle_s, hz) * 1000)
+    # Only the first interval does not begin where a slot of the wheel does.
+    late_ms = lateness(event.keepalive_interval_s, hz) * 1000
+    earliest_ns = event.ktime_ns + int((first_ms + rounds * interval_ms - late_ms) * 1_000_000)
+    return GiveUp(earliest_ns, event.ktime_ns + int((first_late_ms + rounds * interval_ms) * 1_000_000))
 
 
 def _give_up(event: Event, hz: int, candidates: Sequence[tuple[int, int]]) -> GiveUp:

@@ -11,6 +11,8 @@ VERDICTS = (
     "unreachable",
     "path-loss",
     "packet-loss",
+    "no-answer",
+    "unanswered",
     "zero-window",
     "handshake",
     "peer-closed",
@@ -18,24 +20,27 @@ VERDICTS = (
 
 OUTAGE_NS = 10_000_000_000
 """What recovers sooner is packet loss, what takes longer was an outage."""
+PRESUMED = "presumed"
+"""An outcome: the next retransmission was not seen. An answer may have come, or the event was missed."""
+WITHOUT_EVIDENCE = frozenset({PRESUMED, "ongoing"})
+"""Outcomes that a later sign of the same stall takes back: an update of it then says `revoked`."""
 CHANCE = 3
 """On a path that loses packets, fewer retransmissions of one segment in a row are lost by chance."""
 
 
 @dataclass(slots=True)
 class Evidence:
-    """What has been seen of a stall so far."""
+    """What is known of a stall: of what is unanswered now, and how it ended."""
 
-    sign: str  # what it began with: a kind of retransmit, keepalive, window-probe, reset, error
-    idle_ms: int | None  # silence before that, None in a handshake
-    retransmits: int = 0  # or probes, that nobody answered
-    attempt: int = 0  # of the newest one
+    sign: str  # of tracer.analysis.outstanding, or "reset" where nothing came before
+    idle_ms: int | None  # silence before what is unanswered was first sent, None where it is not known
+    retransmits: int = 0  # or probes, that nobody answered, as the kernel counts
+    attempt: int = 0  # retransmissions by the timer, of the newest sign
     handshake: bool = False  # SYN_SENT
     peer_closed: bool = False  # CLOSE_WAIT: the peer's FIN came before
     icmp: bool = False  # an ICMP error came back, or nothing could even be sent
     window_closed: bool = False
-    one_way: bool = False  # the peer is heard, and acknowledges nothing
-    progressed: bool = False  # something was acknowledged meanwhile
+    one_way: bool = False  # something is received from the peer, and acknowledges nothing
     reset: bool = False  # a RST was received
     outcome: str | None = None
     duration_ns: int = 0
@@ -47,8 +52,12 @@ def verdict(seen: Evidence, min_idle_ms: int) -> str:
     The order of the questions matters: a stalled connection answers several of them with yes.
     """
     was_idle = seen.idle_ms is not None and seen.idle_ms >= min_idle_ms
+    if seen.outcome == PRESUMED:
+        return "no-answer"
     if seen.handshake:
         return "unreachable" if seen.icmp else "handshake"
+    if seen.sign == "waiting":
+        return "unanswered"
     if seen.window_closed:
         return "zero-window"
     if seen.icmp and seen.outcome != "recovered":
@@ -62,7 +71,7 @@ def verdict(seen: Evidence, min_idle_ms: int) -> str:
     if seen.outcome == "recovered":
         return "packet-loss" if seen.duration_ns < OUTAGE_NS else "path-loss"
     # A peer that is heard meanwhile has a path to us: the session is known on the way back.
-    if was_idle and not seen.one_way and not seen.progressed:
+    if was_idle and not seen.one_way:
         return "idle-drop"
     undecided = seen.outcome in (None, "ongoing", "closed")
-    return "packet-loss" if undecided and seen.attempt < CHANCE else "path-loss"
+    return "no-answer" if undecided and seen.attempt < CHANCE else "path-loss"

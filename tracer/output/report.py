@@ -6,13 +6,15 @@ import heapq
 import json
 import textwrap
 from collections import Counter, OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from tracer.analysis.idle import Service, Silences, service_of
 from tracer.analysis.middleboxes import matching
+from tracer.analysis.verdicts import WITHOUT_EVIDENCE
 from tracer.counts import Tally, counts_of, counts_of_kernel
-from tracer.events import Event, format_time, to_json
+from tracer.events import Event, InvalidEvent, format_time, parse_time, to_json
 from tracer.output.brackets import bracket_in_words
 from tracer.output.table import table
 from tracer.output.telling import wrapped
@@ -24,6 +26,8 @@ LONGEST_STALLS = 50
 MOST_SERVICES = 4096
 """Services that are told apart; those heard of longest ago are left out, and counted."""
 SHOWN_SERVICES = 20
+MOST_REVOCABLE = 65536
+"""Stalls that ended without evidence and may go on yet."""
 MOST_HOSTS = 4096
 """Hosts that are told apart: a file may have any number of recordings."""
 SHOWN_HOSTS = 8
@@ -60,6 +64,7 @@ class Report:
         self._services: OrderedDict[Service, _Service] = OrderedDict()
         self._forgotten = 0
         self._stalls: list[tuple[int, int, Event]] = []
+        self._revocable: OrderedDict[str, Event] = OrderedDict()  # ends without evidence, by id
         self._count = 0
         self._events = 0
         self._lost: Counter[str] = Counter()
@@ -95,8 +100,7 @@ class Report:
         if kind == "state":
             self._events += 1
         elif kind == "stall":
-            if event.phase == "end":
-                self._add(event)
+            self._take_stall(event)
         elif kind == "lost":
             if event.count:
                 self._lost[event.hook or "an unknown hook"] += event.count
@@ -106,6 +110,20 @@ class Report:
         else:
             self._events += 1
             self._uncompared.add(event.netns, counts_of(event))
+
+    def _take_stall(self, stall: Event) -> None:
+        """An end counts at once; one without evidence when it is clear that no later sign takes it back."""
+        key = stall.id or ""
+        if stall.revoked:
+            self._revocable.pop(key, None)
+        if stall.phase != "end":
+            return
+        if stall.outcome not in WITHOUT_EVIDENCE:
+            self._add(stall)
+            return
+        self._revocable[key] = stall
+        if len(self._revocable) > MOST_REVOCABLE:
+            self._add(self._revocable.popitem(last=False)[1])
 
     def flush(self, until_ns: int) -> None:
         """Show what was written."""
@@ -137,6 +155,8 @@ class Report:
         """Nothing comes any more: the report, unless there was nothing to read."""
         if not self._hosts:
             return
+        while self._revocable:
+            self._add(self._revocable.popitem(last=False)[1])
         if self._as_json:
             for name, service in self._by_weight():
                 self._line(self._service_as_json(name, service))
@@ -226,8 +246,7 @@ class Report:
 
     def _stall_table(self) -> str:
         rows = []
-        for _, _, stall in sorted(self._stalls, key=lambda item: (item[2].time_ns - item[0] * 1_000_000, item[1])):
-            began_ns = stall.time_ns - (stall.duration_ms or 0) * 1_000_000
+        for began_ns, _, stall in sorted((_began_ns(stall), number, stall) for _, number, stall in self._stalls):
             owner = f"{stall.comm or '?'}[{stall.pid}]" if stall.pid is not None else "-"
             rows.append(
                 (
@@ -271,6 +290,14 @@ class Report:
             return ""
         lines = [line for sentence in (*sentences, *advice) for line in wrapped(sentence, self._width)]
         return "\n".join([f"{_named(name)}", *lines]) + "\n"
+
+
+def _began_ns(stall: Event) -> int:
+    """When what was unanswered was first sent; of a recording that does not say, when it was first noticed."""
+    if stall.since is not None:
+        with suppress(InvalidEvent):
+            return parse_time(stall.since)
+    return stall.time_ns - (stall.duration_ms or 0) * 1_000_000
 
 
 def _named_counts(tally: Tally) -> dict[str, int]:

@@ -1,10 +1,10 @@
-"""A stall in words: what happened, what it is consistent with, when it ends."""
+"""The sentences about a stall: what happened, what it is consistent with, when and how it ends."""
 
 from __future__ import annotations
 
 from tracer.analysis.timeouts import FAR_MS
-from tracer.events import Event
-from tracer.output.words import clock, duration, plural, safe, size
+from tracer.events import Event, InvalidEvent, parse_time
+from tracer.output.words import clock, duration, endpoint, local_time, plural, safe, size
 
 _CONSISTENT_WITH = {
     "idle-drop": "Consistent with a firewall or NAT that forgot the session, or a peer that vanished while idle.",
@@ -13,6 +13,9 @@ _CONSISTENT_WITH = {
     "unreachable": "The network says that the peer cannot be reached.",
     "path-loss": "The connection was in use: consistent with a path or peer that died, not with an idle timeout.",
     "packet-loss": "Consistent with packet loss.",
+    "no-answer": "Too few retransmissions so far to tell a lost packet from a dead path.",
+    "unanswered": "The reply is late, the peer is stopped, or the path lost the reply: only the other end can tell. "
+    "Where no reply is due, nothing is wrong.",
     "zero-window": "The peer answers, and its application does not read: the network is not at fault.",
     "handshake": "Consistent with a firewall that drops the connection, or no host at that address.",
     "peer-closed": "The peer had closed this connection before the application wrote to it.",
@@ -20,27 +23,53 @@ _CONSISTENT_WITH = {
 _ONE_WAY = "The peer is heard, and acknowledges nothing: what we send gets lost, or its acknowledgements do."
 
 
-def what_happened(stall: Event) -> str:
-    """`Silent 1h02m, then no answer: 3 retransmissions, 527 B stuck.`"""
+LATE_MS = 2000
+"""A stall that is reported so long after it began is reported with the time of day at which it began."""
+
+
+def what_happened(stall: Event, utc_offset_s: int) -> str:
+    """`Silent 1h02m, then no answer since 14:03:37 (1m47s): 9 retransmissions, 527 B stuck.`"""
     count = stall.retransmits or 0
+    since = _since(stall, utc_offset_s)
+    if stall.verdict == "unanswered":
+        asked = f" to {endpoint(stall.raddr, stall.rport)}"
+        return f"Last data{asked} sent{since or ' just now'}, and acknowledged; no data has come in reply."
     if stall.verdict == "zero-window":
         waiting = (stall.unsent_bytes or 0) + (stall.unacked_bytes or 0)
-        return f"The peer's window is closed: {plural(count, 'probe')}, {_bytes(waiting)} waiting."
+        return f"The peer's window is closed{since}: {plural(count, 'probe')}, {_bytes(waiting)} waiting."
     if stall.verdict == "handshake" or stall.state == "SYN_SENT":
-        return f"No answer to the SYN: {plural(count, 'retransmission')}."
+        return f"No answer to the SYN{since}: {plural(count, 'retransmission')}."
     silent = f"Silent {duration(stall.idle_ms)}, then" if stall.idle_ms is not None else "Then"
     if stall.verdict in ("idle-reset", "peer-closed") and count == 0:
         return f"{silent} a reset."
     if stall.verdict == "keepalive-failed":
-        return f"{silent} no answer to {plural(count, 'keepalive probe')}."
+        return f"{silent} no answer to {plural(count, 'keepalive probe')}{since}."
     stuck = f", {_bytes(stall.unacked_bytes)} stuck" if stall.unacked_bytes else ""
-    answer = "a reset" if stall.outcome == "reset" else "no answer"
+    answer = "a reset" if stall.outcome == "reset" else f"no answer{since}"
     return f"{silent} {answer}: {plural(count, 'retransmission')}{stuck}."
+
+
+def _since(stall: Event, utc_offset_s: int) -> str:
+    """` since 14:03:37 (1m47s)`; empty where it began just now, or has ended, or a recording does not say."""
+    if stall.since is None or stall.phase == "end":
+        return ""
+    try:
+        since_ns = parse_time(stall.since)
+    except InvalidEvent:
+        return ""
+    lasted_ms = (stall.time_ns - since_ns) // 1_000_000
+    if lasted_ms < LATE_MS:
+        return ""
+    word = "at" if stall.verdict == "unanswered" else "since"
+    ago = " ago" if stall.verdict == "unanswered" else ""
+    return f" {word} {local_time(since_ns, utc_offset_s)[1][:8]} ({duration(lasted_ms)}{ago})"
 
 
 def what_it_means(stall: Event) -> str:
     """What the verdict stands for."""
     meaning = _CONSISTENT_WITH.get(stall.verdict or "", safe(stall.verdict or ""))
+    if stall.verdict == "keepalive-failed" and stall.asked_ms is not None:
+        meaning = "A request was open: it was acknowledged, and no reply came before the path or the peer died."
     if stall.soft_error is not None:
         meaning = f"{meaning} ICMP says {safe(stall.soft_error)}."
     return f"{meaning} {_ONE_WAY}" if stall.one_way else meaning
@@ -48,16 +77,19 @@ def what_it_means(stall: Event) -> str:
 
 def when_it_ends(stall: Event, utc_offset_s: int) -> str:
     """`Gives up at 12:45:43.204 (in 15m20s) with ETIMEDOUT.`; empty where that is not known."""
+    if stall.verdict == "unanswered" and stall.keepalive is False:
+        return "Keepalive is off: the kernel never ends this wait."
     if stall.gives_up_in_ms is None or not 0 <= stall.gives_up_in_ms + (stall.gives_up_window_ms or 0) < FAR_MS:
         return ""
     error = safe(stall.soft_error or "ETIMEDOUT")
+    gives_up = "If the peer is gone, keepalive gives up" if stall.verdict == "unanswered" else "Gives up"
     earliest_ns = stall.time_ns + stall.gives_up_in_ms * 1_000_000
     if not stall.gives_up_window_ms:
-        return f"Gives up at {clock(earliest_ns, utc_offset_s)} (in {duration(stall.gives_up_in_ms)}) with {error}."
+        return f"{gives_up} at {clock(earliest_ns, utc_offset_s)} (in {duration(stall.gives_up_in_ms)}) with {error}."
     latest_ms = stall.gives_up_in_ms + stall.gives_up_window_ms
     latest_ns = stall.time_ns + latest_ms * 1_000_000
     return (
-        f"Gives up between {clock(earliest_ns, utc_offset_s)} and {clock(latest_ns, utc_offset_s)} "
+        f"{gives_up} between {clock(earliest_ns, utc_offset_s)} and {clock(latest_ns, utc_offset_s)} "
         f"(in {duration(stall.gives_up_in_ms)} to {duration(latest_ms)}) with {error}."
     )
 
@@ -70,6 +102,11 @@ def how_it_ended(stall: Event) -> str:
         gets = ": no process was waiting any more"
     if stall.outcome == "recovered":
         return f"Answered after {lasted}."
+    if stall.outcome == "presumed":
+        what = "probe" if not stall.unacked_bytes and stall.state == "ESTABLISHED" else "retransmission"
+        return f"No further {what} was seen after {lasted}: it was probably answered."
+    if stall.outcome == "alive":
+        return f"The peer answered a keepalive probe after {lasted}: it is there, and has not replied yet."
     if stall.outcome == "timed-out":
         return f"Timed out after {lasted}{gets}."
     if stall.outcome == "reset":

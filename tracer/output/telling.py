@@ -14,6 +14,10 @@ from tracer.output.words import safe
 BLOCKS = 3
 """So many stalls of one service are told whole within a second; the others have their lines."""
 REMEMBERED = 4096
+_QUIET = frozenset({"packet-loss", "no-answer"})
+"""Verdicts that are worth their line, and no sentences."""
+_NO_HARM = frozenset({"recovered", "presumed", "alive"})
+"""Outcomes after which there is nothing to change."""
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 _SECOND_NS = 1_000_000_000
@@ -40,24 +44,32 @@ class Teller:
         verdict = stall.verdict or ""
         if stall.phase == "end":
             told = self._told.pop(key, None)
-            if told is None and (verdict == "packet-loss" or not self._has_room(stall)):
+            if told is None and (verdict in _QUIET or not self._has_room(stall)):
                 return []
             sentences = [how_it_ended(stall)]
-            if told is None and stall.outcome != "recovered":
-                sentences.insert(0, what_happened(stall))
+            if stall.outcome in _NO_HARM:
+                return sentences if told == verdict else [*sentences, *self._meaning_of_end(stall)]
+            if told is None:
+                sentences.insert(0, what_happened(stall, utc_offset_s))
             if told != verdict:
                 sentences.append(what_it_means(stall))
-            return [*sentences, *self._advice(stall)] if stall.outcome != "recovered" else sentences
+            return [*sentences, *self._advice(stall)]
         told = self._told.get(key)
-        if told is None and (verdict == "packet-loss" or not self._has_room(stall)):
+        if told is None and (verdict in _QUIET or not self._has_room(stall)):
             return []
         _put(self._told, key, verdict)
         if told == verdict:
-            return [when_it_ends(stall, utc_offset_s)]
+            news = [what_happened(stall, utc_offset_s)] if verdict == "unanswered" else []
+            return [*news, when_it_ends(stall, utc_offset_s)]
         meaning = what_it_means(stall)
-        if told is None and (stall.retransmits or 0) < 2 and stall.soft_error is None:
-            meaning = f"If none comes: {meaning[:1].lower()}{meaning[1:]}"
-        return [what_happened(stall), meaning, when_it_ends(stall, utc_offset_s), *self._advice(stall)]
+        if told is None and (stall.retransmits or 0) == 1 and stall.verdict in ("idle-drop", "path-loss"):
+            meaning = f"If this stays unanswered, it is {meaning[:1].lower()}{meaning[1:]}"
+        took_back = ["It is not over: it was sent again."] if stall.revoked else []
+        happened = what_happened(stall, utc_offset_s)
+        return [*took_back, happened, meaning, when_it_ends(stall, utc_offset_s), *self._advice(stall)]
+
+    def _meaning_of_end(self, stall: Event) -> list[str]:
+        return [] if stall.outcome == "presumed" else [what_it_means(stall)]
 
     def _has_room(self, stall: Event) -> bool:
         key = (service_of(stall), stall.phase or "")

@@ -1,0 +1,143 @@
+"""What waits for an answer, from one event: since when, after how much silence, and how often it was repeated.
+
+Nothing here depends on earlier events, so a connection that was stuck before tcpwatch started is described like one
+that was watched from the beginning. The kernel keeps the times: `stuck_ms` where the event has it; in recordings of
+older versions the send time is reckoned back from the retransmission timer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tracer.analysis.timeouts import bucket
+from tracer.events import Event
+
+MS = 1_000_000
+
+_RTO_MIN_MS = 200  # TCP_RTO_MIN, include/net/tcp.h
+_RTO_MAX_MS = 120_000  # TCP_RTO_MAX
+
+TLP, RTO, SYN, FIN = "tlp", "rto", "syn", "fin"
+KEEPALIVE, WINDOW_PROBE, WAITING = "keepalive", "window-probe", "waiting"
+"""Signs: what an event shows to be outstanding. TLP and RTO are data, by the timer that repeated it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outstanding:
+    """What is unanswered at the time of an event.
+
+    sign: TLP, RTO, … since_ns: when it was first sent, CLOCK_BOOTTIME nanoseconds; of keepalive probes the first that
+    was not answered, of a closed window when it closed. idle_ms: the silence of the peer before that; None in a
+    handshake and where it cannot be known. count: retransmissions by the timer, or probes, so far, as the kernel
+    counts; 1 for a tail loss probe. one_way: something was received from the peer after the first retransmission by
+    the timer and acknowledged nothing, or the count would have begun anew.
+    """
+
+    sign: str
+    since_ns: int
+    idle_ms: int | None
+    count: int
+    one_way: bool = False
+
+
+def sign_of(event: Event) -> str | None:
+    """What kind of waiting an event shows; None where it shows none."""
+    if event.event == "retransmit":
+        return event.kind if event.kind in (TLP, RTO, SYN, FIN) else None
+    if event.event == "found":
+        if event.kind != "retransmit":
+            return event.kind if event.kind in (KEEPALIVE, WINDOW_PROBE) else None
+        return SYN if event.state == "SYN_SENT" else RTO if event.unacked_bytes else FIN
+    return event.event if event.event in (KEEPALIVE, WINDOW_PROBE, WAITING) else None
+
+
+def outstanding(event: Event, hz: int) -> Outstanding | None:
+    """What is unanswered at this event; None where `sign_of` is. hz: jiffies per second of its kernel."""
+    sign = sign_of(event)
+    if sign is None:
+        return None
+    stuck_ms = max(0.0, _stuck_ms(event, sign, hz))
+    # Whole milliseconds, and not before the host booted, whatever a recording claims.
+    since_ns = max(0, event.ktime_ns - round(stuck_ms) * MS)
+    silent_ms = event.silent_ms
+    one_way = (
+        sign in (RTO, FIN)
+        and silent_ms is not None
+        and event.retrying_ms is not None
+        and silent_ms + 2000 // hz < event.retrying_ms
+    )
+    idle_ms = None
+    # One that was heard meanwhile has set the kernel's clock of silence back.
+    if sign not in (SYN, WAITING) and silent_ms is not None and not one_way:
+        idle_ms = max(0, silent_ms - round(stuck_ms))
+    count = 0 if sign == WAITING else max(1, event.attempt or 0)
+    return Outstanding(sign, since_ns, idle_ms, count, one_way)
+
+
+def at_keepalive_timeout(event: Event, hz: int) -> Outstanding:
+    """The probes that nobody answered, at the reset by which the kernel gives up (tcp_keepalive_timer()).
+
+    That is after `keepalive_probes` of them, or with TCP_USER_TIMEOUT set at the first expiry after a probe that
+    finds it over. hz: jiffies per second.
+    """
+    silent_ms, interval_ms = event.silent_ms or 0, _probe_interval_ms(event, hz)
+    probes = max(1, event.keepalive_probes or 1)
+    if event.user_timeout_ms:
+        probes = max(1, int((silent_ms - (event.keepalive_idle_s or 0) * 1000) / interval_ms))
+    stuck_ms = min(silent_ms, round(probes * interval_ms))
+    idle_ms = silent_ms - stuck_ms if event.silent_ms is not None else None
+    return Outstanding(KEEPALIVE, max(0, event.ktime_ns - stuck_ms * MS), idle_ms, probes)
+
+
+def _stuck_ms(event: Event, sign: str, hz: int) -> float:
+    if sign == WAITING:
+        return event.asked_ms or event.silent_ms or 0
+    if sign == KEEPALIVE:
+        return _since_first_probe_ms(event, hz)
+    if event.stuck_ms is not None:
+        return event.stuck_ms
+    if sign == SYN:
+        return event.retrying_ms or 0  # tcp_connect() starts this clock with the SYN
+    if sign == WINDOW_PROBE:
+        return _since_window_closed_ms(event)
+    rto_ms = first_rto_ms(event)
+    loss_probe_ms = min(rto_ms, 2 * (event.srtt_ms or 0) + _RTO_MIN_MS)  # tcp_schedule_loss_probe()
+    if not event.attempt:
+        return loss_probe_ms
+    return (event.retrying_ms or 0) + rto_ms + loss_probe_ms
+
+
+def first_rto_ms(event: Event) -> float:
+    """The RTO before it was doubled for the first time, milliseconds, from a later retransmission."""
+    backoff = min(event.backoff if event.backoff is not None else max(0, (event.attempt or 0) - 1), 32)
+    rto_ms = event.rto_ms or _RTO_MIN_MS
+    if rto_ms < (event.rto_max_ms or _RTO_MAX_MS):
+        return rto_ms / (1 << backoff)
+    # At its maximum it does not tell any more what it began with.
+    return max(rto_ms / (1 << backoff), _RTO_MIN_MS + (event.srtt_ms or 0))
+
+
+def _since_first_probe_ms(event: Event, hz: int) -> float:
+    """Since the first probe that was not answered.
+
+    A probe's event is from when it goes out; of a connection that was found, the latest went out when its timer was
+    armed. The timer's slots make each interval longer than it was set, all of them equally (`bucket`).
+    """
+    interval_ms = _probe_interval_ms(event, hz)
+    probes = max(1, event.attempt or 1)
+    since_latest_ms = 0.0
+    if event.event == "found":
+        since_latest_ms = max(0.0, interval_ms - (event.timer_ms or 0))
+    # It was not silent for longer than that, whatever a recording claims.
+    return min((probes - 1) * interval_ms + since_latest_ms, event.silent_ms or 0)
+
+
+def _probe_interval_ms(event: Event, hz: int) -> float:
+    return bucket(0, max(1, (event.keepalive_interval_s or 0) * hz)) * 1000 / hz
+
+
+def _since_window_closed_ms(event: Event) -> float:
+    """The probes so far, each after twice the time of the one before (tcp_probe0_when(), include/net/tcp.h)."""
+    base_ms = max(_RTO_MIN_MS, event.rto_ms or 0)
+    probes = max(1, event.attempt or 1)
+    return float(sum(min(base_ms << min(number, 16), _RTO_MAX_MS) for number in range(min(probes, 64))))
