@@ -23,6 +23,8 @@ _CONSISTENT_WITH = {
 _ONE_WAY = "The peer is heard, and acknowledges nothing: what we send gets lost, or its acknowledgements do."
 
 
+IN_USE_MS = 5000
+"""A connection whose peer was silent for less was in use."""
 LATE_MS = 2000
 """A stall that is reported so long after it began is reported with the time of day at which it began."""
 
@@ -70,6 +72,9 @@ def what_it_means(stall: Event) -> str:
     meaning = _CONSISTENT_WITH.get(stall.verdict or "", safe(stall.verdict or ""))
     if stall.verdict == "keepalive-failed" and stall.asked_ms is not None:
         meaning = "A request was open: it was acknowledged, and no reply came before the path or the peer died."
+    if stall.verdict == "path-loss" and (stall.idle_ms or 0) >= IN_USE_MS:
+        silence = duration(stall.idle_ms or 0)
+        meaning = f"Consistent with a path or peer that died: an idle timeout of {silence} or less is rare."
     if stall.soft_error is not None:
         meaning = f"{meaning} ICMP says {safe(stall.soft_error)}."
     return f"{meaning} {_ONE_WAY}" if stall.one_way else meaning
