@@ -6,10 +6,13 @@
 #include "submit.h"
 
 /* What a received segment says, from its header: tcp_rcv_established() has pulled skb->data to it. */
+#define SEGMENT_FIN 1
+#define SEGMENT_RST 4
+
 struct segment {
     u32 ack;
     u16 window;
-    u16 flags; /* header length in the upper four bits, RST is 4 */
+    u16 flags; /* header length in the upper four bits; SEGMENT_FIN, SEGMENT_RST */
 };
 
 static __always_inline bool read_segment(u64 skb, struct segment *seg)
@@ -45,7 +48,7 @@ static __always_inline u8 resume_cause(struct sock_copy *s, u64 skb, u32 silent)
 
     /* A reset is no sign of life of the connection. Refused, it changes nothing; accepted, it has an event of its own.
      */
-    if (!read_segment(skb, &seg) || (seg.flags & 4))
+    if (!read_segment(skb, &seg) || (seg.flags & SEGMENT_RST))
         return 0;
     in_flight = !nothing_in_flight(s);
     acknowledges = (s32)(seg.ack - (u32)COPIED(tcp_sock, snd_una, s->sock)) > 0;
@@ -53,7 +56,8 @@ static __always_inline u8 resume_cause(struct sock_copy *s, u64 skb, u32 silent)
         return acknowledges ? RESUME_DATA : RESUME_NO_PROGRESS;
     if (!in_flight && !nothing_unsent(s))
         return seg.window != 0 ? RESUME_WINDOW : 0;
-    empty = (u32)READ(sk_buff, len, skb) <= (u32)(seg.flags >> 12) * 4;
+    /* The end of what the peer sends is something to read, too. */
+    empty = (u32)READ(sk_buff, len, skb) <= (u32)(seg.flags >> 12) * 4 && !(seg.flags & SEGMENT_FIN);
     if (empty && !in_flight) {
         /* Short of the threshold, only an answer that was already missed once is news. */
         if (!is_long(silent) && COPIED(inet_connection_sock, icsk_probes_out, s->sock) < 2)
@@ -97,7 +101,8 @@ static __always_inline int heard(u64 sk, u64 skb, u32 now, bool heard_just_now)
 /*
  * The peer is heard: every segment that tcp_rcv_established() takes passes here, before the socket knows of it
  * (trace_tcp_probe(), net/ipv4/tcp_input.c). A connection in use leaves after a few reads, unless the kernel has begun
- * to repeat itself: then even a segment that comes right after another can be the one that gets it going again.
+ * to repeat itself, be it by a tail loss probe: then even a segment that comes right after another can be the one that
+ * gets it going again.
  */
 int on_tcp_probe(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -107,7 +112,7 @@ int on_tcp_probe(struct bpf_raw_tracepoint_args *ctx)
                           is_just_now(now, READ(inet_connection_sock, icsk_ack__lrcvtime, sk));
 
     if (heard_just_now && READ(inet_connection_sock, icsk_retransmits, sk) == 0 &&
-        READ(inet_connection_sock, icsk_backoff, sk) == 0)
+        READ(inet_connection_sock, icsk_backoff, sk) == 0 && READ(tcp_sock, tlp_high_seq, sk) == 0)
         return 0;
     return heard(sk, ctx->args[1], now, heard_just_now);
 }
@@ -125,7 +130,7 @@ int typed_tcp_probe(struct bpf_raw_tracepoint_args *ctx)
     heard_just_now = is_just_now(now, LOAD(tcp_sock, rcv_tstamp, tp)) ||
                      is_just_now(now, LOAD(inet_connection_sock, icsk_ack__lrcvtime, tp));
     if (heard_just_now && LOAD(inet_connection_sock, icsk_retransmits, tp) == 0 &&
-        LOAD(inet_connection_sock, icsk_backoff, tp) == 0)
+        LOAD(inet_connection_sock, icsk_backoff, tp) == 0 && LOAD(tcp_sock, tlp_high_seq, tp) == 0)
         return 0;
     return heard(sk, ctx->args[1], now, heard_just_now);
 }
