@@ -249,3 +249,19 @@ def test_resets_that_end_idle_connections_are_in_the_bracket(tmp_path: Path) -> 
 def test_of_a_file_that_is_not_there_nothing_is_reported(tmp_path: Path) -> None:
     shown = tcpwatch("report", str(tmp_path / "no.tw"))
     assert (shown.returncode, shown.stdout) == (1, "") and "cannot read" in shown.stderr
+
+
+def test_a_report_says_how_much_had_no_event(tmp_path: Path) -> None:
+    counted = {"sock": None, "keepalives": 0, "timeouts": 0, "netns": 4026532000}
+    events = [*freeze(3), event("counters", 5, retrans_segs=7, **counted)]
+    path = record(tmp_path / "x.tw", events)
+    said = " ".join(tcpwatch("report", path).stdout.split())
+    assert "3 retransmitted segments (42.9% of all) had no event: stalls may be missing" in said
+    summary = json.loads(tcpwatch("report", path, "--json").stdout.splitlines()[-1])
+    assert summary["is_incomplete"] is True
+    for quiet in (
+        record(tmp_path / "late.tw", [*freeze(3), event("counters", 5, retrans_segs=7, late=True, **counted)]),
+        record(tmp_path / "filtered.tw", events, header(wanted=Filter(events=frozenset({"stall", "counters"})))),
+        record(tmp_path / "all.tw", [*freeze(3), event("counters", 5, retrans_segs=4, **counted)]),
+    ):
+        assert "had no event" not in tcpwatch("report", quiet).stdout

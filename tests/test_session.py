@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import ClassVar
 
 import pytest
 from builders import event
 
 from tracer.counts import Counts
 from tracer.pipeline import Totals
-from tracer.session import cost, summary, truth
+from tracer.session import cost, missing, summary, truth
 
 
 def totals(**segments_by_netns: int) -> Totals:
@@ -43,3 +44,17 @@ def test_what_it_took(seconds: float) -> None:
     said = cost(2.5, seconds, 48 << 20)
     assert said.startswith("it took 2.5 s of CPU, ") and said.endswith("% of one core, and 48 MB of memory")
     assert seconds == 0 or "2.5% of one core" in said
+
+
+def test_what_had_no_event_is_said_of_namespaces_that_were_there_from_the_start() -> None:
+    class Counters:
+        since_start: ClassVar = {1: Counts(segments=640), 2: Counts(segments=900), 3: Counts(segments=5)}
+        from_start = frozenset({1, 3})
+
+    seen = Totals()
+    seen.seen.add(1, Counts(segments=565))
+    seen.seen.add(3, Counts(segments=5))
+    said = missing(seen, Counters())  # type: ignore[arg-type]
+    assert said.startswith("75 retransmitted segments (11.6% of all) had no event: stalls may be missing")
+    seen.seen.add(1, Counts(segments=75))
+    assert missing(seen, Counters()) == ""  # type: ignore[arg-type]

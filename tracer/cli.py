@@ -234,7 +234,7 @@ def report(files: tuple[Path, ...], as_json: bool, **filters: Any) -> None:
     sink = Report(sys.stdout, silences, as_json=as_json, width=_width())
 
     def opened(header: Header) -> None:
-        sink.opened(header.host, header.utc_offset_s, header.run)
+        sink.opened(header.host, header.utc_offset_s, header.run, filtered=bool(header.filters))
 
     play(files, wanted, [sink], warn=say, opened=opened, silences=silences, ends_only=True)
 

@@ -81,6 +81,10 @@ class Tally:
             self.add(netns, Counts(*sums))
         other._by_netns.clear()
 
+    def of(self, netns: int | None) -> Counts:
+        """What was added to that namespace."""
+        return Counts(*self._by_netns.get(netns, NOTHING))
+
     def namespaces(self) -> Collection[int | None]:
         """Those that something was added to."""
         return self._by_netns.keys()

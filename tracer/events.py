@@ -115,6 +115,7 @@ class Event:
     retrans_segs: int | None = None  # counters: of the kernel's, since the last such event: TcpRetransSegs
     keepalives: int | None = None  # counters: TCPKeepAlive
     timeouts: int | None = None  # counters: TCPTimeouts
+    late: bool | None = None  # counters: first seen after the start, so that its first counts may be from before
     count: int | None = None  # lost
     hook: str | None = None  # lost
     pids: list[int] | None = None  # the processes that hold the socket

@@ -17,11 +17,12 @@ from tracer.counts import Counts, Tally
 from tracer.events import format_time
 from tracer.filters import Filter
 from tracer.kernel import clocks, host, privileges
+from tracer.kernel.counters import KernelCounters
 from tracer.kernel.live import LiveSource
 from tracer.kernel.program import RESUME_AFTER_S, RING_BYTES
 from tracer.output.outlet import Outlet, Stream
 from tracer.output.talk import say
-from tracer.output.truth import beside_the_kernel
+from tracer.output.truth import beside_the_kernel, what_was_missed
 from tracer.output.words import duration, plural
 from tracer.pipeline import Sink, Totals, finish, run
 from tracer.shedding import Shedding
@@ -102,6 +103,8 @@ def watch(
             seconds = time.monotonic() - began
             say(summary(totals, seconds, shown.left_out if shown is not None else 0))
             say(truth(totals, source.counters.since_start))
+            if wanted == Filter() and (missed := missing(totals, source.counters)):
+                say(missed)
             say(cost(host.cpu_seconds() - used, seconds, host.memory_bytes()))
     for probe in source.attached:
         if probe.status == "missing":
@@ -151,6 +154,16 @@ def truth(totals: Totals, counted: Mapping[int, Counts]) -> str:
         every.add(netns, counts)
     said = beside_the_kernel(totals.seen.total(), every.total(), totals.seen.total(without=counted.keys()))
     return f"{said}, of all connections"
+
+
+def missing(totals: Totals, counters: KernelCounters) -> str:
+    """What the kernel counted over the same time and we did not see; nothing where that is nothing."""
+    every, seen = Tally(), Tally()
+    for netns, counts in counters.since_start.items():
+        if netns in counters.from_start:
+            every.add(netns, counts)
+            seen.add(netns, totals.seen.of(netns))
+    return what_was_missed(seen.total(), every.total())
 
 
 def cost(cpu_seconds: float, seconds: float, memory_bytes: int) -> str:

@@ -26,6 +26,8 @@ class KernelCounters:
         # What each had counted when it was last seen: it may be out of sight for a while, between two processes.
         self._known = dict(self._now)
         self._grown: dict[int, Counts] = {}
+        self.from_start = frozenset(self._now)
+        """The namespaces that were there at the construction: of these all counts are of the time since."""
 
     def newly(self) -> dict[int, Counts]:
         """By how much each has grown since this was last asked, by the namespace's inode; only those that have.

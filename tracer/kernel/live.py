@@ -169,6 +169,7 @@ class LiveSource:
                 "retrans_segs": counts.segments,
                 "keepalives": counts.keepalives,
                 "timeouts": counts.timeouts,
+                **({} if netns in self.counters.from_start else {"late": True}),
             }
             for netns, counts in self.counters.newly().items()
         )

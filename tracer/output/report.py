@@ -18,7 +18,7 @@ from tracer.events import Event, InvalidEvent, format_time, parse_time, to_json
 from tracer.output.brackets import bracket_in_words
 from tracer.output.table import table
 from tracer.output.telling import wrapped
-from tracer.output.truth import beside_the_kernel
+from tracer.output.truth import beside_the_kernel, what_was_missed
 from tracer.output.words import duration, endpoint, local_time, plural, safe
 
 LONGEST_STALLS = 50
@@ -69,6 +69,8 @@ class Report:
         self._events = 0
         self._lost: Counter[str] = Counter()
         self._run = ""
+        self._filtered = False
+        self._late: set[int | None] = set()  # namespaces whose counts may be of the time before
         self._seen, self._counted = Tally(), Tally()
         self._uncompared = Tally()  # seen since the kernel's counts were last recorded
         self._first_ns: int | None = None
@@ -76,8 +78,12 @@ class Report:
         self._hosts: dict[str, None] = {}  # as a set that keeps its order
         self._utc_offset_s = 0
 
-    def opened(self, host: str, utc_offset_s: int, run: str) -> None:
-        """A recording of that host and that run of tcpwatch begins; local time is so many seconds east of UTC."""
+    def opened(self, host: str, utc_offset_s: int, run: str, *, filtered: bool = False) -> None:
+        """A recording of that host and that run of tcpwatch begins; local time is so many seconds east of UTC.
+
+        filtered: not everything that was seen is in it.
+        """
+        self._filtered = self._filtered or filtered
         if run != self._run:
             self._uncompared.clear()
         self._run = run
@@ -106,6 +112,8 @@ class Report:
                 self._lost[event.hook or "an unknown hook"] += event.count
         elif kind == "counters":
             self._counted.add(event.netns, counts_of_kernel(event))
+            if event.late and len(self._late) < MOST_SERVICES:
+                self._late.add(event.netns)
             self._seen.take(self._uncompared)
         else:
             self._events += 1
@@ -200,6 +208,7 @@ class Report:
         record["lost"] = self._lost.total()
         if self._counted.namespaces():
             record["counted"], record["seen"] = _named_counts(self._counted), _named_counts(self._seen)
+            record["is_incomplete"] = bool(self._missed())
         if self._forgotten:
             record["services_left_out"] = self._forgotten
         return record
@@ -210,7 +219,8 @@ class Report:
             lost = ", ".join(f"{count:,} at {safe(hook)}" for hook, count in self._lost.most_common())
             parts.append(f"Events were lost while recording ({lost}): there may have been more than this shows.\n")
         if self._counted.namespaces():
-            parts.append("".join(f"{line}\n" for line in textwrap.wrap(self._truth(), self._width)))
+            for sentence in (self._truth(), self._missed()):
+                parts += ["".join(f"{line}\n" for line in textwrap.wrap(sentence, self._width))] if sentence else []
         if self._stalls:
             parts.append(self._stall_table())
             services = self._by_weight()
@@ -236,6 +246,17 @@ class Report:
         gone = self._seen.total(without=self._counted.namespaces())
         said = beside_the_kernel(self._seen.total(), self._counted.total(), gone)
         return f"{said[:1].upper()}{said[1:]}."
+
+    def _missed(self) -> str:
+        if self._filtered:
+            return ""
+        seen, counted = Tally(), Tally()
+        for netns in self._counted.namespaces():
+            if netns not in self._late:
+                seen.add(netns, self._seen.of(netns))
+                counted.add(netns, self._counted.of(netns))
+        said = what_was_missed(seen.total(), counted.total())
+        return f"{said}." if said else ""
 
     def _spans_days(self) -> bool:
         return self._when(self._first_ns or 0)[:10] != self._when(self._last_ns)[:10]

@@ -1,4 +1,4 @@
-"""What the kernel counted by itself beside what was seen of it, in words."""
+"""The kernel's own counts beside the events: sentences for the summary and the report."""
 
 from __future__ import annotations
 
@@ -6,6 +6,21 @@ from tracer.counts import NOTHING, Counts
 from tracer.output.words import plural
 
 _NOUNS = ("retransmitted segment", "keepalive probe", "timeout")
+
+
+def what_was_missed(seen: Counts, counted: Counts) -> str:
+    """A sentence where the kernel retransmitted more than the events have; empty where it did not.
+
+    Both of the same connections and the same time: without a filter, and without namespaces that are gone.
+    """
+    missed = counted.segments - seen.segments
+    if missed <= 0:
+        return ""
+    share = f"{100 * missed / counted.segments:.1f}".removesuffix(".0")
+    return (
+        f"{plural(missed, 'retransmitted segment')} ({share}% of all) had no event: stalls may be missing, "
+        "a presumed answer may not have come, and idle-timeout ranges may be wrong"
+    )
 
 
 def beside_the_kernel(seen: Counts, counted: Counts, gone: Counts = NOTHING) -> str:
