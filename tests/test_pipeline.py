@@ -87,3 +87,12 @@ def test_the_tracker_sees_what_the_filter_leaves_out() -> None:
     finish(tracker, wanted, [sink], totals)
     assert totals.stalls == {"ongoing": 1}
     assert totals.events == 0, "stalls are no events of the kernel's"
+
+
+def test_an_outcome_that_is_revoked_is_no_longer_counted() -> None:
+    totals = Totals()
+    totals.add(event("stall", phase="end", id="a", outcome="presumed"), event("stall", phase="end", outcome="reset"))
+    assert totals.stalls == {"presumed": 1, "reset": 1}
+    totals.add(event("stall", phase="update", id="a", revoked=True))
+    totals.add(event("stall", phase="end", id="a", outcome="timed-out"))
+    assert totals.stalls == {"reset": 1, "timed-out": 1}

@@ -501,3 +501,105 @@ def test_any_stream_gives_stalls_that_begin_once_and_end_once(events: list[Event
         assert [each.duration_ms for each in seen if each.duration_ms is not None and each.duration_ms < 0] == []
     times = [each.ktime_ns for each in out]
     assert times == sorted(times)
+
+
+# Requests without a reply.
+
+
+def waiting(at: float = 0, asked_ms: int = 81_040, **fields: Any) -> Event:
+    silent_ms = fields.pop("silent_ms", asked_ms - 40)
+    ordinary: dict[str, Any] = {
+        "keepalive": False,
+        "keepalive_idle_s": 7200,
+        "keepalive_interval_s": 75,
+        "keepalive_probes": 9,
+        "user_timeout_ms": 0,
+        "unacked_bytes": 0,
+    }
+    return event("waiting", 500 + at, asked_ms=asked_ms, silent_ms=silent_ms, **{**ordinary, **fields})
+
+
+def test_a_request_without_a_reply_is_a_stall_since_it_was_sent() -> None:
+    (begin, end) = told(waiting(), until=501)
+    assert words([begin, end]) == ["begin unanswered", "end unanswered ongoing"]
+    assert begin.since == format_time(begin.time_ns - 81_040 * 1_000_000)
+    assert (begin.asked_ms, begin.silent_ms, begin.idle_ms, begin.gives_up_at) == (81_040, 81_000, None, None)
+    assert end.duration_ms == 82_040
+
+
+def test_a_wait_ends_when_keepalive_gives_up_at_the_latest() -> None:
+    begin = told(waiting(keepalive=True, keepalive_idle_s=600, keepalive_probes=3, keepalive_interval_s=10))[0]
+    left_ms = (600 - 81 + 30) * 1000
+    assert begin.gives_up_in_ms is not None and begin.gives_up_window_ms is not None
+    assert begin.gives_up_in_ms <= left_ms + 1000 <= begin.gives_up_in_ms + begin.gives_up_window_ms + 1000
+    with_user_timeout = told(
+        waiting(keepalive=True, keepalive_idle_s=600, keepalive_interval_s=10, user_timeout_ms=620_000)
+    )[0]
+    assert abs((with_user_timeout.gives_up_in_ms or 0) - (600 - 81 + 20) * 1000) < 2000
+    exact = told(
+        waiting(keepalive=True, keepalive_idle_s=600, keepalive_interval_s=10, keepalive_probes=3, timer_ms=99_000)
+    )[0]
+    assert 127_000 < (exact.gives_up_in_ms or 0) <= 130_000, "its timer is armed for less than the setting says"
+
+
+def test_a_wait_that_goes_on_is_one_stall() -> None:
+    seen = told(waiting(), waiting(81, 162_040), waiting(243, 324_040), until=900)
+    assert words(seen) == ["begin unanswered", "update unanswered", "update unanswered", "end unanswered ongoing"]
+    assert len({each.id for each in seen}) == 1 and len({each.since for each in seen}) == 1
+
+
+def test_a_reply_ends_a_wait_and_its_silence_was_survived() -> None:
+    tracker = StallTracker(hz=250)
+    tracker.feed(waiting())
+    out = tracker.feed(heard(510, silent_ms=91_000, unacked_bytes=0))
+    assert words(out[1:]) == ["end unanswered recovered"]
+    assert out[1].duration_ms == 91_040
+    assert tracker.silences.bracket(service_of(out[1])) == Bracket(91_000, None)
+
+
+def test_a_peer_that_answers_a_probe_is_slow_and_no_stall() -> None:
+    out = told(waiting(keepalive=True), heard(510, "keepalive", silent_ms=91_000, unacked_bytes=0))
+    assert words(out)[-1] == "end unanswered alive"
+
+
+def test_a_wait_whose_peer_answers_no_probe_is_a_failed_keepalive_with_a_request_open() -> None:
+    probes = [probe(600 + 75 * n, n + 1, asked_ms=600_000 + 75_000 * n) for n in range(3)]
+    seen = told(waiting(keepalive=True), *probes, *close(826))
+    assert words(seen)[-1] == "end keepalive-failed timed-out" and len({each.id for each in seen}) == 1
+    assert seen[-1].asked_ms is not None
+
+
+def test_data_that_is_sent_again_while_waiting_is_what_hangs_now() -> None:
+    seen = told(waiting(), *freeze(start=600, silent_ms=181_000), *close(614))
+    assert words(seen)[-1] == "end idle-drop timed-out"
+    assert len({each.id for each in seen}) == 1 and 180_000 <= (seen[-1].idle_ms or 0) <= 181_000
+
+
+def test_what_waits_has_nothing_in_flight_and_so_was_acknowledged() -> None:
+    seen = told(*freeze(3, start=400), waiting(asked_ms=95_000, silent_ms=60_000))
+    assert words(seen)[:3] == ["begin idle-drop", "end no-answer presumed", "begin unanswered"]
+    at_once = StallTracker(hz=250)
+    out = at_once.feed(*freeze(15, start=400, retries=15)[:9], waiting(20, asked_ms=118_000, silent_ms=60_000))
+    assert [each.outcome for each in out if each.phase == "end"] == ["recovered"]
+
+
+def test_a_connection_that_is_found_is_described_like_one_that_was_watched() -> None:
+    late = rtx("retransmit", 0, 8, kind="retransmit", timer_ms=4000, stuck_ms=70_000, silent_ms=145_000)
+    late.event = "found"
+    begin = told(late)[0]
+    assert (begin.verdict, begin.idle_ms, begin.retransmits) == ("idle-drop", 75_000, 8)
+    probes = probe(0, 3, kind="keepalive", timer_ms=20_000, silent_ms=7_400_000)
+    probes.event = "found"
+    begin = told(probes)[0]
+    assert (begin.verdict, begin.retransmits) == ("keepalive-failed", 3)
+    assert abs((begin.idle_ms or 0) - (7_400_000 - 2 * 75_776 - 55_776)) <= 1
+    closed = event(
+        "found", kind="window-probe", attempt=5, timer_ms=900, stuck_ms=12_000, silent_ms=300, snd_wnd=0, rto_ms=204
+    )
+    begin = told(closed)[0]
+    assert (begin.verdict, begin.retransmits, begin.gives_up_at) == ("zero-window", 5, None)
+    connecting = syn(20, 5, kind="retransmit", timer_ms=3000, stuck_ms=9000)
+    connecting.event = "found"
+    begin = told(connecting)[0]
+    assert (begin.verdict, begin.retransmits, begin.idle_ms) == ("handshake", 5, None)
+    assert begin.since == format_time(begin.time_ns - 9_000_000_000)

@@ -8,7 +8,7 @@ from typing import Any
 from builders import event
 from hypothesis import given
 from hypothesis import strategies as st
-from test_stalls import HOUR_MS, close, freeze, heard, window
+from test_stalls import HOUR_MS, close, freeze, heard, probe, waiting, window
 
 from tracer.analysis.stalls import StallTracker
 from tracer.analysis.verdicts import VERDICTS
@@ -150,3 +150,38 @@ def test_whatever_a_recording_holds_it_stays_printable_lines(
     sink.write(stall)
     sink.write(stall)
     assert all(line.isprintable() for line in stream.getvalue().split("\n"))
+
+
+def test_a_stall_that_began_before_anybody_watched_says_since_when() -> None:
+    late = freeze(9, retries=15, **OWNED)[-1]
+    text = sentences(shown(late))
+    assert "Silent 1h00m, then no answer since 07:59:59 (1m46s): 9 retransmissions, 527 B stuck." in text
+    assert "If this stays unanswered" not in text, "nine times are no chance"
+
+
+def test_a_wait_in_words() -> None:
+    text = sentences(shown(waiting(**OWNED), until=501))
+    assert "Last data to 10.66.2.2:3306 sent at 08:06:58 (1m21s ago), and acknowledged" in text
+    assert "no data has come in reply" in text and "only the other end can tell" in text
+    assert "Keepalive is off: the kernel never ends this wait." in text
+    assert "ss -tno sport = :3306 dst 10.66.1.2 dport = :33356" in text, "where to look"
+    kept = sentences(shown(waiting(keepalive=True), until=501))
+    assert "If the peer is gone, keepalive gives up between" in kept and "Keepalive is off" not in kept
+    answered = sentences(shown(waiting(), heard(510, silent_ms=91_000, unacked_bytes=0)))
+    assert "STALL recovered" in answered and "Answered after 1m31s." in answered
+    alive = sentences(shown(waiting(keepalive=True), heard(510, "keepalive", silent_ms=91_000, unacked_bytes=0)))
+    assert "The peer answered a keepalive probe after 1m31s: it is there, and has not replied yet." in alive
+
+
+def test_what_was_presumed_and_revoked_in_words() -> None:
+    text = sentences(shown(*freeze(2), freeze(5)[-1], *close(13.4)))
+    assert "No further retransmission was seen after 840ms: it was probably answered." in text
+    assert "It is not over: it was sent again." in text
+    assert text.index("probably answered") < text.index("It is not over") < text.index("Timed out after 13.6s")
+
+
+def test_a_keepalive_that_failed_during_a_request_does_not_say_that_nobody_was_talking() -> None:
+    probes = [probe(75 * n, n + 1, asked_ms=7_200_000 + 75_000 * n) for n in range(3)]
+    text = sentences(shown(*probes, until=160))
+    assert "A request was open: it was acknowledged, and no reply came" in text
+    assert "nobody was talking" not in text and "before the application asked" not in text
