@@ -9,9 +9,11 @@ from builders import event
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.analysis.advice import Case, advice, keepalive_for
+from tracer.analysis import advice as advice_module
+from tracer.analysis.advice import DEFAULT_KEEPALIVE_S, Case, advice, keepalive_for
 from tracer.analysis.clients import client_of, server_of
 from tracer.analysis.idle import Bracket
+from tracer.analysis.middleboxes import KNOWN
 from tracer.analysis.timeouts import lateness
 from tracer.analysis.verdicts import VERDICTS
 
@@ -62,22 +64,22 @@ def has(lines: list[str], contains: str) -> bool:
 
 def test_a_first_probe_that_comes_too_late_is_set_sooner_in_its_namespace() -> None:
     assert advised()[0] == (
-        "Keepalive is on, but a probe comes only after 7200 s: too late here. Set that to 1500 s: "
-        "nsenter -t 8506 -n sysctl -w net.ipv4.tcp_keepalive_time=1500"
+        "Keepalive is on, but its probe is due after 2h, too late for this path. Lower it to 60s: "
+        "nsenter -t 8506 -n sysctl -w net.ipv4.tcp_keepalive_time=60"
     )
 
 
 def test_what_the_sysctl_does_to_open_connections_is_said() -> None:
-    assert advised()[1] == (
-        "New connections use it at once; those open now only when their armed timer ends (up to 7200 s): "
-        "reconnect them."
+    assert advised()[2] == (
+        "New connections use it at once, existing ones when their current timer expires (in up to 2h). "
+        "Reconnect them to use it now."
     )
 
 
 def test_without_a_process_the_namespace_is_named_in_words() -> None:
     line = one(advised(pid=None), "tcp_keepalive_time")
     assert line.endswith(
-        ", in network namespace 4026532000 (see lsns -t net): sysctl -w net.ipv4.tcp_keepalive_time=1500"
+        ", in network namespace 4026532000 (see lsns -t net): sysctl -w net.ipv4.tcp_keepalive_time=60"
     )
 
 
@@ -87,15 +89,15 @@ def test_an_interval_longer_than_the_new_time_is_lowered_with_it() -> None:
 
 def test_an_interval_that_outlasts_the_session_is_the_fault_even_of_an_early_first_probe() -> None:
     line = advised(idle_ms=60_000, keepalive_idle_s=10)[0]
-    assert "a probe comes only after 75 s" in line
-    assert line.endswith("Set that to 20 s: nsenter -t 8506 -n sysctl -w net.ipv4.tcp_keepalive_intvl=20")
+    assert "its probe is due after 75s" in line
+    assert line.endswith("Lower it to 20s: nsenter -t 8506 -n sysctl -w net.ipv4.tcp_keepalive_intvl=20")
     line = advised(idle_ms=60_000, keepalive_idle_s=10, keepalive_idle_own=True)[0]
     assert line.endswith("in the application: TCP_KEEPINTVL")
 
 
 def test_the_sockets_own_time_is_for_the_application_to_change() -> None:
     lines = advised(keepalive_idle_own=True, comm="worker")
-    assert lines[0].endswith("Set that to 1500 s in the application: TCP_KEEPIDLE")
+    assert lines[0].endswith("Lower it to 60s in the application: TCP_KEEPIDLE")
     assert has(lines, "TCP_KEEPIDLE of its own, which no sysctl changes")
     assert not has(lines, "sysctl -w")
     assert has(advised(keepalive_idle_own=True, idle_ms=6500), "TCP_KEEPINTVL has to be as short")
@@ -103,7 +105,7 @@ def test_the_sockets_own_time_is_for_the_application_to_change() -> None:
 
 def test_the_sockets_own_time_in_the_words_of_its_client() -> None:
     line = advised(keepalive_idle_own=True, comm="psql", rport=5432)[0]
-    assert line.endswith("in the application, if this is psql: keepalives_idle=1500 keepalives_interval=75")
+    assert line.endswith("in the application, if this is psql: keepalives_idle=60 keepalives_interval=60")
 
 
 def test_keepalive_off_is_turned_on_where_the_client_has_a_setting() -> None:
@@ -111,7 +113,8 @@ def test_keepalive_off_is_turned_on_where_the_client_has_a_setting() -> None:
     assert lines[0] == (
         "Keepalive is off on this socket, and no sysctl turns it on; if this is pgjdbc: tcpKeepAlive=true in its URL"
     )
-    assert lines[1].endswith(": nsenter -t 8506 -n sysctl -w net.ipv4.tcp_keepalive_time=1500")
+    assert lines[1].startswith("With keepalive on, its first probe must come within 60s")
+    assert lines[1].endswith(": nsenter -t 8506 -n sysctl -w net.ipv4.tcp_keepalive_time=60")
     assert has(lines, "PostgreSQL has keepalive on; lower its host's sysctl")
 
 
@@ -125,12 +128,12 @@ def test_keepalive_off_where_the_namespaces_times_would_do() -> None:
 
 def test_a_client_with_a_time_of_its_own_needs_no_sysctl() -> None:
     lines = advised(keepalive=False, comm="node", rport=5432)
-    assert lines[1].endswith("in the application, if this is node-postgres: keepAliveInitialDelayMillis: 1500000")
+    assert lines[1].endswith("in the application, if this is node-postgres: keepAliveInitialDelayMillis: 60000")
 
 
 def test_probes_that_were_due_and_not_answered() -> None:
     lines = advised(keepalive_idle_s=60)
-    assert lines[0].startswith("A keepalive probe was due after 75 s of silence, and none was answered")
+    assert lines[0].startswith("A keepalive probe was due after 75s of silence, and none was answered")
     assert not has(lines, "sysctl -w")
     assert not has(lines, "raise the firewall's idle timeout")
 
@@ -139,7 +142,7 @@ def test_a_server_is_told_its_own_settings() -> None:
     lines = advised(lport=3306, rport=51000, comm="mariadbd")
     assert (
         one(lines, "SET GLOBAL")
-        == "Or for MariaDB alone: SET GLOBAL tcp_keepalive_time=1500, tcp_keepalive_interval=75"
+        == "Or for MariaDB alone: SET GLOBAL tcp_keepalive_time=60, tcp_keepalive_interval=60"
     )
     assert not has(lines, "a ping before use")
     lines = advised(lport=5432, rport=51000, comm="postgres")
@@ -151,8 +154,9 @@ def test_a_server_is_told_its_own_settings() -> None:
 
 def test_the_firewalls_timeout_is_the_alternative_with_room_for_a_late_timer() -> None:
     late_s = lateness(7200, HZ)
-    threshold = int(one(advised(), "raise the firewall's").split("above ")[1].split(" s")[0])
-    assert 7200 + late_s <= threshold < 7500
+    line = one(advised(), "raise the firewall's")
+    assert "idle timeout to 2h3m or more. The probe due after 2h may be 2m11s late." in line
+    assert 7200 + late_s <= 2 * 3600 + 3 * 60 < 7500
     assert not has(advised(keepalive=False), "raise the firewall's")
 
 
@@ -199,15 +203,16 @@ def test_as_long_a_silence_before_speaks_against_an_idle_timeout() -> None:
 
 def test_a_longer_silence_that_was_survived_speaks_against_it_too() -> None:
     lines = advised(survived_ms=2 * HOUR_MS)
-    assert lines[0] == "A connection to this service survived 2 h of silence: against an idle timeout."
+    assert lines[0] == "A connection to this service survived 2h00m of silence: against an idle timeout."
     assert not has(lines, "sysctl -w")
 
 
 def test_suspects_are_those_that_act_like_this() -> None:
-    assert "FortiGate (default session-ttl) 3600 s" in one(advised(), "Known idle timeouts")
-    silent = one(advised(idle_ms=360_000), "Known idle timeouts")
+    assert "FortiGate (default session-ttl) 1h, " in one(advised(survived_ms=58 * 60_000), "Known idle timeouts")
+    near: dict[str, Any] = {"idle_ms": 360_000, "survived_ms": 300_000}
+    silent = one(advised(**near), "Known idle timeouts")
     assert "AWS Network Firewall" in silent and "NLB" not in silent
-    reset = one(advised("idle-reset", idle_ms=360_000), "Known idle timeouts")
+    reset = one(advised("idle-reset", **near), "Known idle timeouts")
     assert "AWS NLB" in reset and "Network Firewall" not in reset
 
 
@@ -229,7 +234,7 @@ def test_an_orphan_freezes_nobody() -> None:
 
 def test_idle_reset_has_the_same_cure_and_no_freeze() -> None:
     lines = advised("idle-reset")
-    assert lines[0].endswith("net.ipv4.tcp_keepalive_time=1500")
+    assert lines[0].endswith("net.ipv4.tcp_keepalive_time=60")
     assert has(lines, "A peer that restarted")
     assert not has(lines, "ss -K") and not has(lines, "To bound")
     assert not has(advised("idle-reset", survived_as_much=True), "sysctl -w")
@@ -239,7 +244,7 @@ def test_keepalive_failed_at_the_first_probe_or_later() -> None:
     lines = advised("keepalive-failed", idle_ms=7_200_000)
     assert lines[0].startswith("Nobody answers the keepalive probes")
     assert lines[1].startswith("If the first probe always fails")
-    assert lines[1].endswith("net.ipv4.tcp_keepalive_time=2700")
+    assert lines[1].endswith("net.ipv4.tcp_keepalive_time=60")
     lines = advised("keepalive-failed", survived_as_much=True)
     assert "failover" in lines[1] and not has(lines, "sysctl -w")
 
@@ -300,13 +305,24 @@ def test_a_verdict_of_a_later_version_gets_no_advice() -> None:
     [
         (None, None, None),
         (3_600_000, None, None),
-        (None, 350_100, 120),
+        (None, 350_100, 60),
+        (None, 4 * HOUR_MS, 60),  # whatever it was, the timeout may be anywhere below
+        (None, 12 * HOUR_MS, 60),
+        (None, 300 * HOUR_MS, 60),
+        (None, 130_000, 60),
+        (None, 120_000, 30),  # the timer of 60 s may be late
+        (None, 70_000, 30),
+        (None, 8820, 3),
+        (7504, 8820, 5),
         (None, 6500, 2),
         (None, 2500, 1),
         (None, 1500, None),  # no whole second is left
         (58 * 60_000, FATAL_MS, 2700),  # below what was survived
-        (2000, FATAL_MS, 1500),  # survived next to nothing: tells nothing
-        (2 * HOUR_MS, FATAL_MS, 1500),  # a contradiction
+        (11 * HOUR_MS, 12 * HOUR_MS, 7200),
+        (90_000, 12 * HOUR_MS, 60),  # 90 s may come late
+        (100_000, 12 * HOUR_MS, 90),  # survived, however far from the fatal one
+        (2000, FATAL_MS, 60),  # survived next to nothing: tells nothing
+        (2 * HOUR_MS, FATAL_MS, 60),  # a contradiction
     ],
 )
 def test_keepalive_for(survived_ms: int | None, fatal_ms: int | None, expected: int | None) -> None:
@@ -320,6 +336,56 @@ def test_the_probe_comes_in_time_even_when_its_timer_is_late(fatal_ms: int, surv
         assert fatal_ms < 3000 or survived_ms is not None
     else:
         assert (seconds + lateness(seconds, hz)) * 1000 <= fatal_ms
+
+
+@given(st.integers(0, 10**9), st.none() | st.integers(0, 10**9), st.sampled_from([100, 250, 300, 1000]))
+def test_more_than_the_default_is_advised_only_where_it_was_survived(
+    fatal_ms: int, survived_ms: int | None, hz: int
+) -> None:
+    seconds = keepalive_for(Bracket(survived_ms, fatal_ms), None, hz) or 0
+    if seconds > DEFAULT_KEEPALIVE_S:
+        assert survived_ms is not None and (seconds + lateness(seconds, hz)) * 1000 <= survived_ms < fatal_ms
+
+
+@pytest.mark.parametrize("hz", [100, 250, 300, 1000])
+def test_the_default_is_in_time_for_every_known_middlebox_even_after_a_lost_probe(hz: int) -> None:
+    longest = advice_module._LONGEST_DEFAULT_S
+    assert longest >= DEFAULT_KEEPALIVE_S
+    for box in KNOWN:
+        assert 2 * (longest + lateness(longest, hz)) < box.timeout_s, box.name
+
+
+def test_the_shorter_of_two_fatal_silences_counts() -> None:
+    assert keepalive_for(Bracket(None, 8820), 70_000, HZ) == keepalive_for(Bracket(None, 70_000), 8820, HZ) == 3
+    assert keepalive_for(Bracket(7504, 70_000), 6500, HZ) == 2, "what was survived elsewhere contradicts it"
+
+
+def test_what_the_value_rests_on_is_said() -> None:
+    lines = advised(idle_ms=4 * HOUR_MS, keepalive=False)
+    assert lines[2] == (
+        "No silence close to 4h00m is known to have been survived, so the idle timeout may be far shorter. "
+        "60s is below the default idle timeout of every firewall, NAT and load balancer that tcpwatch knows."
+    )
+    assert advised(idle_ms=8820)[1].endswith("may be far shorter. 3s is less than half of 8.8s.")
+    assert advised(survived_ms=58 * 60_000)[1] == (
+        "A connection survived 58m00s of silence, and a probe after 45m comes sooner."
+    )
+    contradicted = advised("keepalive-failed", survived_ms=2 * HOUR_MS)
+    assert has(contradicted, "tcp_keepalive_time=60")
+    assert not has(contradicted, "known to have been survived") and not has(contradicted, "A connection survived")
+
+
+def test_a_setting_that_is_short_enough_is_left_alone() -> None:
+    assert advised()[0].endswith("net.ipv4.tcp_keepalive_time=60"), "an interval of 75 s is in time"
+    assert advised(keepalive_interval_s=120)[0].endswith(
+        "net.ipv4.tcp_keepalive_time=60 net.ipv4.tcp_keepalive_intvl=60"
+    )
+    assert not has(advised(keepalive=False, keepalive_idle_s=90), "sysctl -w")
+
+
+def test_without_a_survived_silence_nobody_is_suspected() -> None:
+    for idle_ms in (360_000, 10 * 60_000, 4 * HOUR_MS, 12 * HOUR_MS):
+        assert not has(advised(idle_ms=idle_ms), "Known idle timeouts")
 
 
 # --- clients

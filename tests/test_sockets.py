@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_cli import tcpwatch
 
+from tracer.analysis.advice import keepalive_for
+from tracer.analysis.idle import Bracket
 from tracer.analysis.risk import at_risk
 from tracer.errors import TcpwatchError
 from tracer.filters import Filter
@@ -185,10 +187,16 @@ def test_each_kind_of_risk_has_its_sentence_and_its_table() -> None:
 
 def test_what_helps_can_be_typed() -> None:
     helps = shown(socket(), socket(netns=4026532001, pid=None), socket(**OFF), socket(keepalive_idle_own=True))
-    assert "In network namespace 4026532000: nsenter -t 8506 -n sysctl -w net.ipv4.tcp_keepalive_time=1500\n" in helps
-    assert "In network namespace 4026532001: sysctl -w net.ipv4.tcp_keepalive_time=1500\n" in helps
-    assert "the application has to set SO_KEEPALIVE" in helps
-    assert "Where the application set TCP_KEEPIDLE itself, only it can change that: to 1500 s," in helps
+    assert "In network namespace 4026532000: nsenter -t 8506 -n sysctl -w net.ipv4.tcp_keepalive_time=60\n" in helps
+    assert "In network namespace 4026532001: sysctl -w net.ipv4.tcp_keepalive_time=60\n" in helps
+    assert (
+        "The application has to set SO_KEEPALIVE, and TCP_KEEPIDLE=60 or net.ipv4.tcp_keepalive_time=60.\n" in helps
+    )
+    assert (
+        "Where the application set TCP_KEEPIDLE itself, only the application can lower it: TCP_KEEPIDLE=60 and"
+        in helps
+    )
+    assert "60s is below the default idle timeout of every firewall" in helps
 
 
 def test_no_sysctl_is_advised_where_it_would_change_nothing() -> None:
@@ -197,11 +205,25 @@ def test_no_sysctl_is_advised_where_it_would_change_nothing() -> None:
     lowered = shown(socket(keepalive_idle_s=300))
     assert "sysctl -w" not in lowered
     assert "An armed timer keeps its expiry" in lowered
+    assert "below the default" not in lowered, "no value is advised"
 
 
 def test_the_interval_is_lowered_where_it_is_what_comes_too_late() -> None:
     text = shown(socket(keepalive_idle_s=300, keepalive_interval_s=7200))
-    assert "-n sysctl -w net.ipv4.tcp_keepalive_intvl=1500\n" in text
+    assert "-n sysctl -w net.ipv4.tcp_keepalive_intvl=60\n" in text
+
+
+@pytest.mark.parametrize("ttl_s", [4, 8.8, 70, 90, 240, 3600, 4 * 3600, 12 * 3600])
+def test_the_value_is_the_one_that_is_advised_after_as_long_a_silence(ttl_s: float) -> None:
+    advised = keepalive_for(Bracket(None, round(ttl_s * 1000)), None, HZ)
+    assert f"sysctl -w net.ipv4.tcp_keepalive_time={advised}" in shown(socket(keepalive_idle_s=86400), ttl_s=ttl_s)
+    assert f"TCP_KEEPIDLE={advised} or" in shown(socket(**OFF), ttl_s=ttl_s)
+
+
+def test_where_keepalive_is_off_the_interval_may_be_too_long_as_well() -> None:
+    too = "The interval must be short, too: TCP_KEEPINTVL=30 or net.ipv4.tcp_keepalive_intvl=30.\n"
+    assert too in shown(socket(**OFF), ttl_s=70)
+    assert "interval" not in shown(socket(**OFF))
 
 
 def test_many_namespaces_are_counted() -> None:

@@ -46,7 +46,7 @@ def test_the_incident_in_words() -> None:
         text
     )
     assert "Gives up at 08:15:" in lines[5] and "(in 15m" in lines[5] and lines[5].endswith("with ETIMEDOUT.")
-    assert "nsenter -t 8506 -n sysctl -w net.ipv4.tcp_keepalive_time=1500" in [line.strip() for line in lines]
+    assert "nsenter -t 8506 -n sysctl -w net.ipv4.tcp_keepalive_time=60" in [line.strip() for line in lines]
     assert "Timed out after 15m38s: the application gets ETIMEDOUT." in lines[-1]
     assert [line for line in lines if "STALL timed-out" in line] == [
         "08:15:38.000 10.66.1.2:33356 10.66.2.2:3306  STALL timed-out    15m38s php[8506]"

@@ -18,12 +18,17 @@ from tracer.analysis.clients import INTERVAL_S, Client, client_of, server_of
 from tracer.analysis.idle import Bracket, service_of
 from tracer.analysis.middleboxes import Middlebox, matching
 from tracer.analysis.timeouts import lateness
+from tracer.durations import duration, setting
 from tracer.events import Event
 
 # Seconds that a person would choose.
 _ROUND_S = (1, 2, 3, 5, 10, 20, 30, 60, 90, 120, 180, 240, 300, 600, 900, 1200, 1500, 1800, 2700, 3600, 7200)
-# A service that survived less than this part of the fatal silence is merely busy: that tells nothing of its path.
-_TELLING = 10
+DEFAULT_KEEPALIVE_S = 60
+"""The keepalive time to advise where no survived silence proves that a longer one is enough.
+
+Below the shortest idle timeout in middleboxes.KNOWN, with room for one more probe after a lost one.
+"""
+_LONGEST_DEFAULT_S = 90  # A setting up to this long is short enough by the same reasoning, and left as it is.
 
 _ERRORS = frozenset(errno.errorcode.values())
 _MYSQL, _POSTGRESQL, _REDIS = 3306, 5432, 6379
@@ -66,19 +71,53 @@ def advice(case: Case) -> list[str]:
 
 
 def keepalive_for(bracket: Bracket, fatal_ms: int | None, hz: int) -> int | None:
-    """A keepalive time, whole seconds, whose first probe comes in time even when its timer is late.
+    """The keepalive time to advise, whole seconds. Its probe comes in time even if the timer is late.
 
-    That is before the longest silence that was survived, where that tells anything, else before half of the
-    shortest fatal one (fatal_ms or the bracket's, milliseconds). None when no such second is left, or nothing known.
+    The larger of two: the longest time whose probe comes within the longest survived silence, and the longest up to
+    DEFAULT_KEEPALIVE_S whose probe comes before half of the shortest fatal silence. The fatal silence is fatal_ms or
+    the bracket's, whichever is shorter. None if no silence was fatal, or if no whole second is left.
     """
-    known = [each for each in (bracket.fatal_ms, fatal_ms) if each is not None]
-    if not known:
-        return None
-    fatal = min(known)
-    survived = bracket.survived_ms
-    within = survived if survived is not None and fatal / _TELLING <= survived < fatal else fatal / 2
-    fitting = [each for each in _ROUND_S if (each + lateness(each, hz)) * 1000 <= within]
+    known = _narrowed(bracket, fatal_ms)
+    fitting = [
+        each
+        for each in _ROUND_S
+        if _is_proven(each, known, hz) or (each <= DEFAULT_KEEPALIVE_S and _is_cautious(each, known, hz))
+    ]
     return fitting[-1] if fitting else None
+
+
+def why_default() -> str:
+    """Why DEFAULT_KEEPALIVE_S is short enough for an idle timeout that is not known."""
+    return (
+        f"{setting(DEFAULT_KEEPALIVE_S)} is below the default idle timeout of every firewall, NAT and load balancer "
+        "that tcpwatch knows."
+    )
+
+
+def _narrowed(bracket: Bracket, fatal_ms: int | None) -> Bracket:
+    """The bracket, with another fatal silence, and without a survived one that contradicts it."""
+    known = [each for each in (bracket.fatal_ms, fatal_ms) if each is not None]
+    narrowed = Bracket(bracket.survived_ms, min(known, default=None))
+    return Bracket(None, narrowed.fatal_ms) if narrowed.contradicts else narrowed
+
+
+def _is_proven(seconds: int, known: Bracket, hz: int) -> bool:
+    """Whether a probe after that time, late as it may be, comes within a silence that was survived."""
+    if known.survived_ms is None or known.fatal_ms is None:
+        return False
+    return _latest_ms(seconds, hz) <= known.survived_ms
+
+
+def _is_cautious(seconds: int, known: Bracket, hz: int) -> bool:
+    """Whether a probe after that time comes before half of the fatal silence, and in time for any known middlebox."""
+    if known.fatal_ms is None or seconds > _LONGEST_DEFAULT_S:
+        return False
+    return _latest_ms(seconds, hz) <= known.fatal_ms / 2
+
+
+def _latest_ms(seconds: int, hz: int) -> float:
+    """The silence after which a probe goes out that is due after that time, milliseconds, at the latest."""
+    return (seconds + lateness(seconds, hz)) * 1000
 
 
 def _idle_drop(case: Case) -> list[str]:
@@ -111,7 +150,9 @@ def _keepalive_failed(case: Case) -> list[str]:
             "It survived as much silence before: look for a failover, a reboot, a route change.",
             *_relief(case),
         ]
-    sooner = _set(case, "If the first probe always fails, the session is forgotten before it: set its time to")
+    sooner = _set(
+        case, "If the first probe always fails, the session is forgotten before it comes. Lower its time to"
+    )
     return [did, *sooner, *_relief(case)]
 
 
@@ -233,7 +274,7 @@ def _doubt(case: Case) -> list[str]:
     if case.survived_as_much:
         why = "This connection survived as much silence before: that speaks against an idle timeout."
     else:
-        why = f"A connection to this service survived {_span(survived or 0)} of silence: against an idle timeout."
+        why = f"A connection to this service survived {duration(survived or 0)} of silence: against an idle timeout."
     return [why, "Look for a failover, a reboot, a route change, or a firewall that lost its sessions at that time."]
 
 
@@ -247,28 +288,49 @@ def _cure(case: Case) -> list[str]:
         service = None if is_local else _KEEPS_ALIVE_BY_ITSELF.get(event.rport or 0)
         return [
             f"Keepalive is off on this socket, and no sysctl turns it on; {how}",
-            *_set(case, "With it on a probe has to come within"),
+            *_set(case, "With keepalive on, its first probe must come within"),
             *([_server_probes(service)] if service else []),
         ]
     period_s = _period_s(event)
     if event.keepalive and period_s is not None and not _is_late(case):
         return [
-            f"A keepalive probe was due after {period_s} s of silence, and none was answered: its timer was armed "
-            "before that time was set, or the path was dead by then. Reconnect, and watch its probes."
+            f"A keepalive probe was due after {setting(period_s)} of silence, and none was answered. Its timer was "
+            "armed before that time was set, or the path was dead by then. Reconnect, and watch its probes."
         ]
-    when = "Keepalive is on, but a probe comes only" if event.keepalive else "If keepalive is on, a probe comes"
-    after = f" after {period_s} s" if period_s is not None else ""
-    return _set(case, f"{when}{after}: too late here. Set that to")
+    due = f"due after {setting(period_s)}, too late for this path" if period_s is not None else "due too late"
+    if event.keepalive:
+        return _set(case, f"Keepalive is on, but its probe is {due}. Lower it to")
+    return _set(case, f"If keepalive is on, its probe is {due}. Lower it to")
 
 
 def _set(case: Case, what: str) -> list[str]:
-    """`what 1800 s: command`, and from when on it counts. Nothing where no value is better than the one in force."""
+    """`what 30m: command`, why that value, and when it takes effect. Nothing where what is set is short enough."""
     seconds = keepalive_for(case.bracket, case.idle_ms, case.hz)
     period_s = _period_s(case.event)
-    if seconds is None or (period_s is not None and period_s <= seconds):
+    if seconds is None or (period_s is not None and not _is_too_long(case, period_s)):
         return []
-    lines = [f"{what} {seconds} s{_by(case.event, seconds)}"]
-    return lines if case.event.keepalive is False else lines + _takes_effect(case.event, seconds)
+    lines = [f"{what} {setting(seconds)}{_by(case, seconds)}", *_why(case, seconds)]
+    return lines if case.event.keepalive is False else lines + _takes_effect(case, seconds)
+
+
+def _why(case: Case, seconds: int) -> list[str]:
+    """What the value rests on."""
+    known = _narrowed(case.bracket, case.idle_ms)
+    if known.fatal_ms is None or known.survived_ms != case.bracket.survived_ms:
+        return []
+    if known.survived_ms is not None and _is_proven(seconds, known, case.hz):
+        survived = duration(known.survived_ms)
+        return [f"A connection survived {survived} of silence, and a probe after {setting(seconds)} comes sooner."]
+    fatal = duration(known.fatal_ms)
+    enough = why_default() if seconds == DEFAULT_KEEPALIVE_S else f"{setting(seconds)} is less than half of {fatal}."
+    unknown = f"No silence close to {fatal} is known to have been survived, so the idle timeout may be far shorter."
+    return [f"{unknown} {enough}"]
+
+
+def _is_too_long(case: Case, seconds: int) -> bool:
+    """Whether a keepalive setting, time or interval, is longer than what is known of the path allows."""
+    known = _narrowed(case.bracket, case.idle_ms)
+    return not (_is_proven(seconds, known, case.hz) or _is_cautious(seconds, known, case.hz))
 
 
 def _server_probes(service: str) -> str:
@@ -294,47 +356,51 @@ def _is_late(case: Case) -> bool:
     return (period_s + lateness(period_s, case.hz)) * 1000 > case.idle_ms
 
 
-def _by(event: Event, seconds: int) -> str:
-    """How this socket gets a probe after so much silence, where it does not yet."""
+def _by(case: Case, seconds: int) -> str:
+    """How this socket gets a probe after that time, where it does not yet."""
+    event = case.event
     client, _ = _client(event)
     own = client.times(seconds) if client else None
     if event.keepalive_idle_own or (own and event.keepalive is False):
         # TCP_KEEPIDLE wins over the sysctl (keepalive_time_when(), include/net/tcp.h).
-        if not _idle_is_long(event, seconds):
+        if not _idle_is_long(case):
             return " in the application: TCP_KEEPINTVL"
         where = f", if this is {client.name}: {own}" if client and own else ": TCP_KEEPIDLE"
         return f" in the application{where}"
     # Only what is too long: the other must not grow.
-    too_long = {"time": _idle_is_long(event, seconds), "intvl": _interval_is_long(event, seconds)}
+    too_long = {"time": _idle_is_long(case), "intvl": _interval_is_long(case)}
     settings = " ".join(f"net.ipv4.tcp_keepalive_{name}={seconds}" for name in too_long if too_long[name])
     return f"{_namespace(event)}: {_inside(event)}sysctl -w {settings}"
 
 
-def _idle_is_long(event: Event, seconds: int) -> bool:
-    return event.keepalive_idle_s is None or event.keepalive_idle_s > seconds
+def _idle_is_long(case: Case) -> bool:
+    idle_s = case.event.keepalive_idle_s
+    return idle_s is None or _is_too_long(case, idle_s)
 
 
-def _interval_is_long(event: Event, seconds: int) -> bool:
-    interval_s = event.keepalive_interval_s
-    return (INTERVAL_S if interval_s is None else interval_s) > seconds
+def _interval_is_long(case: Case) -> bool:
+    interval_s = case.event.keepalive_interval_s
+    return _is_too_long(case, INTERVAL_S if interval_s is None else interval_s)
 
 
-def _takes_effect(event: Event, seconds: int) -> list[str]:
+def _takes_effect(case: Case, seconds: int) -> list[str]:
     """From when on. An armed timer keeps its expiry; data does not touch it (tcp_keepalive_timer())."""
+    event = case.event
     if event.keepalive_idle_own:
-        too_long = _interval_is_long(event, seconds)
+        too_long = _interval_is_long(case)
         return [
             "This socket has a TCP_KEEPIDLE of its own, which no sysctl changes.",
             *(["Its TCP_KEEPINTVL has to be as short: after a probe it decides when the next comes."] * too_long),
         ]
     period_s = _period_s(event)
-    until = f" (up to {period_s} s)" if period_s is not None else ""
+    until = f" (in up to {setting(period_s)})" if period_s is not None else ""
     client, is_local = _client(event)
-    own = client.times(seconds) if client and _idle_is_long(event, seconds) else None
+    own = client.times(seconds) if client and _idle_is_long(case) else None
     whose = "for {0} alone" if is_local else "for this client alone, if it is {0}"
     return [
-        f"New connections use it at once; those open now only when their armed timer ends{until}: reconnect them.",
-        "To outlast a restart it has to stand in /etc/sysctl.d, or among the container's sysctls.",
+        f"New connections use it at once, existing ones when their current timer expires{until}. "
+        "Reconnect them to use it now.",
+        "To make it permanent, set it in /etc/sysctl.d, or among the container's sysctls.",
         *([f"Or {whose.format(client.name)}: {own}"] if client and own else []),
     ]
 
@@ -381,24 +447,23 @@ def _raise_timeout(case: Case) -> list[str]:
     if not case.event.keepalive or period_s is None or not _is_late(case):
         return []
     late_s = lateness(period_s, case.hz)
+    enough_s = math.ceil(period_s + late_s)
+    enough_s = enough_s if enough_s < 120 else math.ceil(enough_s / 60) * 60
     return [
-        f"Or raise the firewall's idle timeout above {math.ceil(period_s + late_s)} s: "
-        f"the probe after {period_s} s may come {late_s:.3g} s late."
+        f"Or raise the firewall's idle timeout to {setting(enough_s)} or more. "
+        f"The probe due after {setting(period_s)} may be {duration(late_s * 1000)} late."
     ]
 
 
 def _suspects(case: Case, unlike: str) -> list[str]:
     """Known idle timeouts that fit, without those that are known to behave otherwise."""
-    boxes: list[Middlebox] = [each for each in matching(_bracket(case)) if each.at_expiry != unlike]
+    boxes: list[Middlebox] = [
+        each for each in matching(_narrowed(case.bracket, case.idle_ms)) if each.at_expiry != unlike
+    ]
     if not boxes:
         return []
-    names = ", ".join(f"{each.name} {each.timeout_s} s" for each in boxes)
+    names = ", ".join(f"{each.name} {setting(each.timeout_s)}" for each in boxes)
     return [f"Known idle timeouts that would fit, if one of these is on the path: {names}."]
-
-
-def _bracket(case: Case) -> Bracket:
-    """The service's, or of this stall alone."""
-    return case.bracket if case.bracket.fatal_ms is not None else Bracket(case.bracket.survived_ms, case.idle_ms)
 
 
 def _orphan(case: Case) -> list[str]:
@@ -447,10 +512,3 @@ def _try_again(case: Case, then: str) -> list[str]:
     if case.over or peer is None or port is None or _service(case.event)[1]:
         return []
     return [f"Try a new connection to {f'[{peer}]' if ':' in peer else peer}:{port}; {then}."]
-
-
-def _span(ms: int) -> str:
-    """`6.5 s`, `62 min`, `2.5 h`."""
-    if ms < 120_000:
-        return f"{ms / 1000:.3g} s"
-    return f"{ms // 60_000} min" if ms < 7_200_000 else f"{ms / 3_600_000:.3g} h"

@@ -11,6 +11,8 @@ from typing import Literal
 from tracer.analysis.idle import Bracket
 
 MAX_MATCHES = 4
+MAX_RATIO = 2
+"""A range whose ends are further apart than this fits too many devices to name any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +20,8 @@ class Middlebox:
     """What forgets an established TCP session after so much silence.
 
     timeout_s: seconds of silence. at_expiry: what its next packet meets, "silent" (dropped without a word) or
-    "reset" (a RST); "unknown" where its maker does not say. source: where the timeout is documented.
+    "reset" (a RST); "unknown" where its maker does not say, or where it depends. source: where the timeout is
+    documented.
     """
 
     timeout_s: int
@@ -35,13 +38,29 @@ KNOWN = (
     Middlebox(350, "AWS VPC endpoint", "silent", "AWS networking blog: Implementing long-running TCP connections"),
     Middlebox(350, "AWS security group, Nitro v6", "silent", "AWS: EC2 security group connection tracking"),
     Middlebox(600, "GCP VPC firewall", "silent", "Google Cloud: VPC firewall rules, connection tracking"),
-    Middlebox(900, "Linux IPVS", "reset", "kubernetes#84041: the default of ipvsadm --set for tcp"),
+    # Its packet is no longer translated. The director itself answers a client with a RST if the virtual address is
+    # local and no rule drops the packet first; on the way back a client gets a source address that it does not know.
+    Middlebox(
+        900,
+        "Linux IPVS",
+        "unknown",
+        "Linux: tcp_timeouts and tcp_conn_schedule(), net/netfilter/ipvs/ip_vs_proto_tcp.c; kubernetes#84041",
+    ),
     Middlebox(1200, "GCP Cloud NAT", "silent", "Google Cloud: Cloud NAT, TCP established idle timeout"),
     Middlebox(1800, "Juniper SRX", "unknown", "Junos: security sessions, the default for TCP"),
     Middlebox(3600, "FortiGate (default session-ttl)", "silent", "FortiOS CLI reference: config system session-ttl"),
     Middlebox(3600, "Cisco ASA or FTD (timeout conn)", "unknown", "Cisco: Configure timeouts"),
+    # It is left to iptables (felix/bpf-gpl/tc.c), where Calico rejects what is for the host with a RST.
+    Middlebox(3600, "Calico eBPF", "unknown", "Calico: felix/bpf/conntrack/timeouts, TCPEstablished"),
     Middlebox(7440, "a NAT at RFC 5382's minimum", "unknown", "RFC 5382, REQ-5"),
-    Middlebox(86400, "Linux conntrack as kube-proxy sets it", "silent", "kubernetes#71358: 24 h"),
+    # Any packet makes a new entry. A service is then balanced anew, and another backend answers with a RST.
+    Middlebox(8000, "Cilium", "unknown", "Cilium: daemon/cmd/daemon_main.go, bpf-ct-timeout-regular-tcp"),
+    Middlebox(
+        86400,
+        "Linux conntrack as kube-proxy sets it",
+        "unknown",
+        "Kubernetes: pkg/proxy/apis/config/v1alpha1/defaults.go, TCPEstablishedTimeout",
+    ),
     Middlebox(432000, "AWS security group", "silent", "AWS: EC2 security group connection tracking"),
     Middlebox(
         432000, "Linux conntrack", "silent", "Linux: nf_conntrack-sysctl, nf_conntrack_tcp_timeout_established"
@@ -50,14 +69,13 @@ KNOWN = (
 
 
 def matching(bracket: Bracket) -> list[Middlebox]:
-    """Whose timeout lies above the longest survived silence and not above the shortest fatal one.
+    """Middleboxes with a timeout above the longest survived silence and not above the shortest fatal one.
 
-    The nearest to the fatal one first, MAX_MATCHES at most. Where it is not known which silence was survived, a
-    timeout of less than half the fatal silence is left out: it would fit anything. None where a longer silence
-    was survived than was fatal.
+    The nearest to the fatal one first, MAX_MATCHES at most. None unless a survived silence narrows the range to
+    MAX_RATIO: every shorter timeout explains a fatal silence as well.
     """
-    if bracket.fatal_ms is None:
+    survived_ms, fatal_ms = bracket.survived_ms, bracket.fatal_ms
+    if survived_ms is None or fatal_ms is None or fatal_ms > survived_ms * MAX_RATIO:
         return []
-    above_ms = bracket.fatal_ms // 2 - 1 if bracket.survived_ms is None else bracket.survived_ms
-    fitting = [each for each in KNOWN if above_ms < each.timeout_s * 1000 <= bracket.fatal_ms]
+    fitting = [each for each in KNOWN if survived_ms < each.timeout_s * 1000 <= fatal_ms]
     return sorted(fitting, key=lambda each: -each.timeout_s)[:MAX_MATCHES]

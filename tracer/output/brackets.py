@@ -1,4 +1,4 @@
-"""An idle bracket in words."""
+"""The range of a service's idle timeout in words."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ def bracket_in_words(bracket: Bracket) -> list[str]:
         return []
     fatal = duration(bracket.fatal_ms)
     if bracket.survived_ms is None:
-        sentence = f"A silence of {fatal} was fatal; none that was survived has been seen."
+        sentence = (
+            f"A silence of {fatal} was fatal. No shorter one is known to have been survived, "
+            f"so an idle timeout on the path would be {fatal} or less."
+        )
     elif bracket.contradicts:
         survived = duration(bracket.survived_ms)
         return [

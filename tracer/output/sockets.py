@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
-from tracer.analysis.advice import keepalive_for
+from tracer.analysis.advice import DEFAULT_KEEPALIVE_S, keepalive_for, why_default
 from tracer.analysis.idle import Bracket
 from tracer.analysis.risk import KEEPALIVE_LATE, KEEPALIVE_OFF, STRANDED, WAITING, first_probe_s, gives_up_s
+from tracer.analysis.timeouts import lateness
+from tracer.durations import setting
 from tracer.encoding import socket_to_line
 from tracer.output.table import table
 from tracer.output.words import duration, endpoint, plural, safe, size
@@ -115,31 +117,38 @@ def _table_at_risk(reasons: Sequence[str], rows: Sequence[Socket], hz: int) -> s
 
 
 def _what_helps(sockets: Sequence[Socket], ttl_s: float, hz: int) -> Iterator[str]:
-    in_time_s = keepalive_for(Bracket(survived_ms=None, fatal_ms=None), round(ttl_s * 1000), hz)
-    if in_time_s is None:
+    seconds = keepalive_for(Bracket(survived_ms=None, fatal_ms=None), round(ttl_s * 1000), hz)
+    if seconds is None:
         return
-    if any(KEEPALIVE_OFF in (socket.at_risk or ()) for socket in sockets):
-        yield (
-            "Where keepalive is off no sysctl turns it on: the application has to set SO_KEEPALIVE, and TCP_KEEPIDLE "
-            f"or net.ipv4.tcp_keepalive_time to {in_time_s} s."
-        )
+    off = [socket for socket in sockets if KEEPALIVE_OFF in (socket.at_risk or ())]
     late = [socket for socket in sockets if KEEPALIVE_LATE in (socket.at_risk or ())]
-    if any(socket.keepalive_idle_own for socket in late):
+    is_own = any(socket.keepalive_idle_own for socket in late)
+    commands = list(_sysctls([socket for socket in late if not socket.keepalive_idle_own], seconds, ttl_s, hz))
+    if off:
         yield (
-            "Where the application set TCP_KEEPIDLE itself, only it can change that: "
-            f"to {in_time_s} s, TCP_KEEPINTVL to no more."
+            "Where keepalive is off, no sysctl turns it on. The application has to set SO_KEEPALIVE, and "
+            f"TCP_KEEPIDLE={seconds} or net.ipv4.tcp_keepalive_time={seconds}."
         )
-    yield from _sysctls([socket for socket in late if not socket.keepalive_idle_own], in_time_s)
+    if any(_is_late(socket.keepalive_interval_s or 0, ttl_s, hz) for socket in off):
+        yield f"The interval must be short, too: TCP_KEEPINTVL={seconds} or net.ipv4.tcp_keepalive_intvl={seconds}."
+    if is_own:
+        yield (
+            "Where the application set TCP_KEEPIDLE itself, only the application can lower it: "
+            f"TCP_KEEPIDLE={seconds} and TCP_KEEPINTVL={seconds} or less."
+        )
+    yield from commands
     if any(not socket.keepalive_idle_own for socket in late):
-        yield "An armed timer keeps its expiry: connections that are open now heed a sysctl only after that."
+        yield "An armed timer keeps its expiry. Connections that are open now use a new value when it expires."
+    if seconds == DEFAULT_KEEPALIVE_S and (off or is_own or commands):
+        yield why_default()
 
 
-def _sysctls(sockets: Sequence[Socket], seconds: int) -> Iterator[str]:
+def _sysctls(sockets: Sequence[Socket], seconds: int, ttl_s: float, hz: int) -> Iterator[str]:
     """A command for each network namespace that has one of these sockets, with what is too long there."""
     by_netns: dict[int, tuple[str, str]] = {}
     for socket in sockets:
-        times = {"time": socket.keepalive_idle_s, "intvl": socket.keepalive_interval_s}
-        settings = [f"net.ipv4.tcp_keepalive_{name}={seconds}" for name, s in times.items() if (s or 0) > seconds]
+        times = {"time": socket.keepalive_idle_s or 0, "intvl": socket.keepalive_interval_s or 0}
+        settings = [f"net.ipv4.tcp_keepalive_{name}={seconds}" for name, s in times.items() if _is_late(s, ttl_s, hz)]
         if settings:
             inside = f"nsenter -t {socket.pid} -n " if socket.pid is not None else ""
             by_netns[socket.netns or 0] = inside, " ".join(settings)
@@ -147,6 +156,11 @@ def _sysctls(sockets: Sequence[Socket], seconds: int) -> Iterator[str]:
         yield f"In network namespace {netns}: {inside}sysctl -w {settings_there}"
     if len(by_netns) > _SHOWN_NAMESPACES:
         yield f"The same in {plural(len(by_netns) - _SHOWN_NAMESPACES, 'more network namespace')}."
+
+
+def _is_late(seconds: int, ttl_s: float, hz: int) -> bool:
+    """Whether a probe that is due after that time may come after the timeout."""
+    return seconds + lateness(seconds, hz) > ttl_s
 
 
 def _ends(socket: Socket) -> tuple[str, str]:
@@ -176,21 +190,11 @@ def _keepalive(socket: Socket) -> str:
         return _NOTHING
     if not socket.keepalive:
         return "off"
-    return (
-        f"{_setting(socket.keepalive_idle_s)}+{socket.keepalive_probes}x{_setting(socket.keepalive_interval_s or 0)}"
-    )
-
-
-def _setting(seconds: int) -> str:
-    """A time as a person sets it, exactly: `75s`, `5m`, `1h30m`, `2h`."""
-    if seconds % 60 or seconds < 120:
-        return f"{seconds}s"
-    hours, minutes = divmod(seconds // 60, 60)
-    return f"{hours}h{minutes}m" if hours and minutes else f"{hours}h" if hours else f"{minutes}m"
+    return f"{setting(socket.keepalive_idle_s)}+{socket.keepalive_probes}x{setting(socket.keepalive_interval_s or 0)}"
 
 
 def _ttl(seconds: float) -> str:
-    return _setting(int(seconds)) if seconds == int(seconds) else f"{seconds:g}s"
+    return setting(int(seconds)) if seconds == int(seconds) else f"{seconds:g}s"
 
 
 def _owner(socket: Socket) -> str:

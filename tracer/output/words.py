@@ -7,21 +7,7 @@ import re
 import time
 from functools import lru_cache
 
-
-def duration(ms: float) -> str:
-    """At most six characters: `840ms`, `6.2s`, `12m05s`, `1h02m`, `3d04h`."""
-    if ms < 1000:
-        return f"{ms:.0f}ms"
-    seconds = ms / 1000
-    if seconds < 60:
-        # Never round up to `60.0s`.
-        return f"{int(seconds * 10) / 10:.1f}s"
-    whole = int(seconds)
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    if whole < 86400:
-        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
+from tracer.durations import duration as duration
 
 
 def size(count: int) -> str:
