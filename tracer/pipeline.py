@@ -11,7 +11,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tracer.analysis.stalls import StallTracker
 from tracer.analysis.verdicts import WITHOUT_EVIDENCE
 from tracer.counts import Tally, counts_of
 from tracer.events import Batch, Event
@@ -34,6 +33,19 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Nothing comes any more."""
+
+
+class Tracker(Protocol):
+    """What events pass on their way to the sinks: it may add stalls to them."""
+
+    def feed(self, *events: Event) -> list[Event]:
+        """What to pass on for these events."""
+
+    def advance(self, until_ns: int) -> list[Event]:
+        """What to pass on because nothing came until then (CLOCK_BOOTTIME)."""
+
+    def finish(self, until_ns: int) -> list[Event]:
+        """What to pass on at the end of the run."""
 
 
 @dataclass(slots=True)
@@ -86,7 +98,7 @@ class Totals:
 
 
 def run(
-    source: Iterable[Batch], wanted: Filter, tracker: StallTracker | None, sinks: Sequence[Sink], totals: Totals
+    source: Iterable[Batch], wanted: Filter, tracker: Tracker | None, sinks: Sequence[Sink], totals: Totals
 ) -> None:
     """Carry every batch of the source to the sinks, and flush them after each one.
 
@@ -109,6 +121,6 @@ def run(
             sink.flush(batch.until_ns)
 
 
-def finish(tracker: StallTracker, wanted: Filter, sinks: Sequence[Sink], totals: Totals) -> None:
+def finish(tracker: Tracker, wanted: Filter, sinks: Sequence[Sink], totals: Totals) -> None:
     """What is still stalled at the end goes to the sinks as such."""
     run([Batch(tracker.finish(totals.until_ns), totals.until_ns)], wanted, None, sinks, totals)

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from tracer.analysis.verdicts import CHANCE
 from tracer.events import Event
 
+MS = 1_000_000
 EPHEMERAL = 32768
 """Where the ports begin that connect() chooses from: net.ipv4.ip_local_port_range."""
 REMEMBERED_SERVICES = 65536
@@ -29,6 +31,41 @@ class Bracket:
     def contradicts(self) -> bool:
         """Whether no single timeout explains both: something else than idleness ended those connections."""
         return self.survived_ms is not None and self.fatal_ms is not None and self.survived_ms >= self.fatal_ms
+
+
+_IDLE_VERDICTS = frozenset({"idle-drop", "idle-reset", "keepalive-failed"})
+_UNDECIDED = frozenset({"ongoing", "closed"})
+_NOT_LOST = (None, "Open", "CWR")  # ca_state; a connection stays in CWR while it is idle (RFC 3168)
+_DEATHS = frozenset({"timed-out", "reset", "unreachable"})
+
+
+def is_fatal(verdict: str, outcome: str, idle_ms: int | None, retransmits: int) -> bool:
+    """Whether the silence before a stall (idle_ms) counts as fatal, from the stall's end.
+
+    A connection that was still open, or closed by its application, counts from CHANCE unanswered segments on. An
+    outcome that was presumed is evidence of nothing.
+    """
+    if idle_ms is None or verdict not in _IDLE_VERDICTS:
+        return False
+    return outcome in _DEATHS or (outcome in _UNDECIDED and retransmits >= CHANCE)
+
+
+def survived_silence_ms(event: Event, probed_ns: int | None = None) -> int | None:
+    """The silence that the connection of a `resume` event survived, milliseconds. None where the event proves none.
+
+    probed_ns: when the peer's latest keepalive probe came (CLOCK_BOOTTIME). The kernel's own clock of silence ignores
+    such probes. The time for which data waited for its acknowledgement or for an open window (stuck_ms) is not idle.
+    An event without stuck_ms counts only if no data waited.
+    """
+    if event.event != "resume" or event.silent_ms is None or event.cause == "no-progress":
+        return None
+    if event.stuck_ms is None and (event.ca_state not in _NOT_LOST or event.backoff or event.cause == "window"):
+        return None
+    silent_ms = event.silent_ms
+    if probed_ns is not None:
+        silent_ms = min(silent_ms, max(0, event.ktime_ns - probed_ns) // MS)
+    survived_ms = silent_ms - (event.stuck_ms or 0)
+    return survived_ms if survived_ms >= 0 else None
 
 
 class Service(NamedTuple):
@@ -87,14 +124,3 @@ class Silences:
         if len(self._seen) > REMEMBERED_SERVICES:
             self._seen.popitem(last=False)
         return seen
-
-
-def survived_silence_ms(event: Event) -> int | None:
-    """PLACEHOLDER"""
-    if event.silent_ms is None or event.cause == "no-progress":
-        return None
-    if event.stuck_ms is not None and event.unacked_bytes:
-        return max(0, event.silent_ms - event.stuck_ms)
-    if event.unacked_bytes and (event.backoff or event.ca_state not in (None, "Open")):
-        return None
-    return event.silent_ms

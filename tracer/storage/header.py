@@ -58,6 +58,12 @@ class Header:
         """Whether it has every event of its connections: then its stalls can be found again."""
         return self.filters.keys() <= _OF_CONNECTIONS
 
+    @property
+    def min_idle_ms(self) -> int | None:
+        """The shortest silence of which it has events, milliseconds (--min-idle); None: not filtered."""
+        value = self.filters.get("min_idle_ms")
+        return value if type(value) is int and value > 0 else None
+
     def to_line(self) -> str:
         """One line of JSON, with its newline."""
         record = {"format": FORMAT, "version": VERSION, **asdict(self)}
