@@ -18,7 +18,7 @@ from collections import OrderedDict
 
 from tracer.analysis.account import account, is_news
 from tracer.analysis.episode import Episode, Memory
-from tracer.analysis.idle import Silences, service_of, survived_silence_ms
+from tracer.analysis.idle import Silences, is_fatal, service_of, survived_silence_ms
 from tracer.analysis.outstanding import (
     FIN,
     KEEPALIVE,
@@ -33,7 +33,7 @@ from tracer.analysis.outstanding import (
     outstanding,
 )
 from tracer.analysis.timeouts import gives_up, next_expiry_ns
-from tracer.analysis.verdicts import CHANCE, PRESUMED, Evidence, verdict
+from tracer.analysis.verdicts import PRESUMED, Evidence, verdict
 from tracer.events import Event
 
 MS = 1_000_000
@@ -228,10 +228,8 @@ class StallTracker:
     def _survived(self, event: Event) -> None:
         """The peer is heard again after a silence, and nothing was repeated meanwhile."""
         assert event.sock is not None
-        silence_ms = survived_silence_ms(event)
         memory = self._remember(event.sock)
-        if silence_ms is not None and memory.heard_ns is not None:
-            silence_ms = min(silence_ms, max(0, event.ktime_ns - memory.heard_ns) // MS)
+        silence_ms = survived_silence_ms(event, memory.heard_ns)
         memory.survive(silence_ms)
         if event.cause == "keepalive":
             memory.heard_ns = event.ktime_ns
@@ -492,10 +490,11 @@ class StallTracker:
         stall.seen.outcome = outcome
         stall.seen.duration_ns = max(0, ended_ns - stall.since_ns)
         stall.verdict = verdict(stall.seen, self.min_idle_ms)
-        if _counts_as_fatal(stall, outcome):
-            assert stall.seen.idle_ms is not None
-            if stall.seen.idle_ms >= self.min_idle_ms:
-                self.silences.fatal(stall.service, stall.seen.idle_ms)
+        idle_ms = stall.seen.idle_ms
+        if is_fatal(stall.verdict, outcome, idle_ms, stall.seen.retransmits):
+            assert idle_ms is not None
+            if idle_ms >= self.min_idle_ms:
+                self.silences.fatal(stall.service, idle_ms)
         stall.give_up = None
         return [self._account(stall, "end", now_ns)]
 
@@ -549,12 +548,3 @@ def _as_foretold(stall: Episode, event: Event) -> bool:
         and event.soft_error == before.soft_error
         and event.orphan == before.orphan
     )
-
-
-def _counts_as_fatal(stall: Episode, outcome: str) -> bool:
-    """Whether the silence before it is one that this path did not survive."""
-    if stall.seen.idle_ms is None or stall.verdict not in ("idle-drop", "idle-reset", "keepalive-failed"):
-        return False
-    if outcome in ("ongoing", "closed"):
-        return stall.seen.retransmits >= CHANCE
-    return outcome != "recovered"
