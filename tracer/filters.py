@@ -100,6 +100,7 @@ class Filter:
             return False
         if self.min_idle_ms is None:
             return True
-        # A stall goes by the silence that it began with: it grows by itself.
-        silent_ms = event.idle_ms if event.event == "stall" else event.silent_ms
+        # A stall goes by the silence that it began with: it grows by itself. A wait is nothing but silence.
+        is_idle_known = event.event == "stall" and event.verdict != "unanswered"
+        silent_ms = event.idle_ms if is_idle_known else event.silent_ms
         return silent_ms is not None and silent_ms >= self.min_idle_ms
