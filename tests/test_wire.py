@@ -121,7 +121,7 @@ def test_process_name_of_any_bytes() -> None:
         (record()[:-1], f"{SIZE - 1} bytes instead of {SIZE}"),
         (b"", f"0 bytes instead of {SIZE}"),
         (record(type=0), "event type 0"),
-        (record(type=9), "event type 9"),
+        (record(type=11), "event type 11"),
         (record(ktime_ns=1 << 63), "time 9223372036854775808"),
     ],
 )
