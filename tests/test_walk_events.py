@@ -38,7 +38,7 @@ class Kernel:
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     made = Kernel()
-    monkeypatch.setattr(walks, "read_walk", made.read)
+    monkeypatch.setattr(walks.bpf, "read_iterator", made.read)
     monkeypatch.setattr(walks, "WALK_EVERY_S", 0.0)
     return made
 

@@ -179,7 +179,9 @@ def test_who_waits_for_an_answer(patient: Lab, stack: ExitStack, watch: Start) -
         assert -JIFFY_MS <= since_ms(each, "asked_ms") - asked_ns / 1e6 <= SLACK_MS
         assert (each["pids"], each["comm"]) == (sorted([late.pid, *children]), "worker")
         assert (each["unacked_bytes"], each["state"]) == (0, "ESTABLISHED")
-    assert {each["sock"] for each in told} == {seen.wait_for(old_state="SYN_SENT", lport=port(late))[0]["sock"]}
+    late.kill()
+    closed = seen.wait_for(event="state", old_state="ESTABLISHED", lport=port(late))[0]
+    assert {each["sock"] for each in told} == {closed["sock"]}
     assert [each["ktime_ns"] for each in seen.events] == sorted(each["ktime_ns"] for each in seen.events)
     assert (BPF in capabilities(process)[0]) == bool(needed_to_walk())
 

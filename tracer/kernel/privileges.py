@@ -74,8 +74,9 @@ def is_free(action: Callable[[], None]) -> bool:
             succeeded = True
 
     thread = threading.Thread(target=try_it)
-    thread.start()
-    thread.join()
+    with suppress(RuntimeError):  # no thread can be started: then it is not known to be free
+        thread.start()
+        thread.join()
     return succeeded
 
 

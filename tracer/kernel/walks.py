@@ -21,24 +21,6 @@ from tracer.kernel.wire import SIZE, Decoder, Owner
 
 WALK_EVERY_S = 30.0
 """From the beginning of one walk to that of the next."""
-_READ_BYTES = 1 << 20  # more than an iterator hands over at once (bpf_seq_read(), kernel/bpf/bpf_iter.c: 8 pages)
-
-
-def read_walk(link: int) -> bytes:
-    """The records of one walk: runs the iterator of a link from its beginning to its end. Raises OSError."""
-    iterator = bpf.create_iterator(link)
-    parts: list[bytes] = []
-    try:
-        while True:
-            try:
-                part = os.read(iterator, _READ_BYTES)
-            except BlockingIOError:  # a million objects in a row of which none was worth a record
-                continue
-            if not part:
-                return b"".join(parts)
-            parts.append(part)
-    finally:
-        os.close(iterator)
 
 
 class Walks:
@@ -100,8 +82,7 @@ class Walks:
             found = self._of_the_first(None if is_drained else events[-1].ktime_ns, clock_offset_ns)
             if not self._first and time.monotonic() - self._began >= WALK_EVERY_S:
                 self._begin()
-                self._thread = threading.Thread(target=self._run, name="walk", daemon=True)
-                self._thread.start()
+                self._start_thread()
         if found:
             events = sorted([*events, *found], key=lambda event: event.ktime_ns)
         return events, found
@@ -114,9 +95,19 @@ class Walks:
         self._program.prepare_walk(trouble=self._wants_trouble, all_waiting=self._wants_all)
         self._wants_trouble = self._wants_all = False
 
+    def _start_thread(self) -> None:
+        """After the privileges were dropped: a thread has those of the one that starts it."""
+        thread = threading.Thread(target=self._run, name="walk", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # as many threads as this process may have: it is tried again when the next walk is due
+            self._wants_trouble = self._wants_all = True
+        else:
+            self._thread = thread
+
     def _run(self) -> None:
         with suppress(OSError):  # no memory: the next one may have more
-            self._records = read_walk(self._link)
+            self._records = bpf.read_iterator(self._link)
 
     def _of_the_first(self, until_ns: int | None, clock_offset_ns: int) -> list[Event]:
         """Events of the first walk, up to a time: there may be older ones of the ring than the rest."""
