@@ -259,9 +259,9 @@ static __always_inline u32 retrying_ms(struct sock_copy *s)
  * is unsent from being sent; UNKNOWN where neither is so.
  *
  * retrans_stamp is set with the SYN (tcp_connect(), net/ipv4/tcp_output.c). first_tx_mstamp is the time of the segment
- * that was sent while nothing was in flight (tcp_rate_skb_sent(), net/ipv4/tcp_rate.c), and later that of the segment
- * acknowledged last (tcp_rate_skb_delivered()): where more than one is in flight it may be early by a round trip. A
- * retransmission leaves it alone; pacing may put it into the future. chrono_start is the jiffy in which
+ * that was sent while nothing was in flight (tcp_rate_skb_sent(), net/ipv4/tcp_rate.c or tcp_output.c), and later that
+ * of the segment acknowledged last (tcp_rate_skb_delivered()): where more than one is in flight it may be early by a
+ * round trip. A retransmission leaves it alone; pacing may put it into the future. chrono_start is the jiffy in which
  * tcp_write_xmit() first met the window: the probes do not come by there, and their answers find it closed again.
  */
 static __always_inline u32 stuck_ms(struct sock_copy *s, u8 state, u32 jiffies)

@@ -192,7 +192,7 @@ def is_waiting(lab: Lab, client: Client) -> bool:
 
 
 def needed_to_walk() -> bool:
-    """Whether this kernel makes an iterator only for the privileged: before Linux 6.0."""
+    """Whether this kernel makes an iterator only for the privileged: Linux 5.10 does, 6.1 does not."""
     return tuple(map(int, host.kernel_release().split(".")[:2])) < (6, 0)
 
 

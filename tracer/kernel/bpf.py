@@ -143,7 +143,7 @@ def create_iterator(link: int) -> int:
 
 
 def read_iterator(link: int) -> bytes:
-    """All that the function behind a link writes when it runs for each object of the kind, from the first to the last."""
+    """All that the function behind a link writes when it has run for each object of the kind."""
     iterator = create_iterator(link)
     parts: list[bytes] = []
     try:

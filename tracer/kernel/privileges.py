@@ -23,7 +23,8 @@ TO_NAME_OWNERS = ("CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH")
 TO_BEGIN_FILES = ("CAP_DAC_OVERRIDE",)
 """To go on in a further file in somebody else's directory."""
 TO_WALK = ("CAP_BPF",)
-"""To make an iterator of a link, before Linux 6.0 (__sys_bpf(), kernel/bpf/syscall.c)."""
+"""To make an iterator of a link: older kernels demand it of every bpf() where kernel.unprivileged_bpf_disabled is set
+(__sys_bpf(), kernel/bpf/syscall.c)."""
 
 
 class _Header(ctypes.Structure):

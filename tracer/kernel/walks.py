@@ -53,7 +53,7 @@ class Walks:
 
     @property
     def capabilities(self) -> Sequence[str]:
-        """What later walks still need: nothing, since Linux 6.0."""
+        """Those that later walks still need: none on a kernel that makes an iterator for anybody."""
         free = privileges.is_free(lambda: os.close(bpf.create_iterator(self._link)))
         return () if free else privileges.TO_WALK
 
