@@ -18,7 +18,9 @@ enum event_type {
     EVENT_ERROR = 5,
     EVENT_RESUME = 6,
     EVENT_WINDOW_PROBE = 7,
-    EVENT_SOCKET = 8, /* a socket as it is, of a walk over all of them */
+    EVENT_SOCKET = 8,   /* a socket as it is, of a walk over all of them */
+    EVENT_FOUND = 9,    /* a socket that a walk found in trouble */
+    EVENT_WAITING = 10, /* a socket that a walk found waiting for an answer */
 };
 
 enum reset_direction {
@@ -35,7 +37,7 @@ enum resume_cause {
     RESUME_NO_PROGRESS = 4, /* data is waiting to be acknowledged, and it did not acknowledge any */
 };
 
-/* What `silent` holds when the peer was never heard, and `retrying_ms` where no RTO retransmission is outstanding. */
+/* The value of a duration that is not known, or of which there is none: the peer was never heard, nothing is stuck. */
 #define UNKNOWN 0xffffffffu
 
 struct event {
@@ -82,6 +84,10 @@ struct event {
     u32 jiffies;     /* low half of the kernel's own clock */
     u32 retrying_ms; /* since the first RTO retransmission (retrans_stamp), or UNKNOWN */
     u32 rto_max;     /* jiffies */
+    u32 stuck_ms;    /* since the oldest unacknowledged data was first sent or the window closed, or UNKNOWN */
+    u32 since_sent;  /* jiffies since data was last sent, retransmissions included, or UNKNOWN */
+    u32 timer_in;    /* jiffies until `timer` expires, or UNKNOWN */
+    u32 found_like;  /* found: enum event_type of the event that shows the same trouble */
     u16 attempt;     /* retransmit: icsk_retransmits; keepalive: icsk_probes_out + 1 */
     u16 segments;    /* retransmit: how many segments it is, as TcpRetransSegs counts them */
     u8 pending;      /* icsk_pending: 0 at an RTO, 5 at a tail loss probe */
@@ -90,9 +96,7 @@ struct event {
     /* What is known of a socket, and of no event. */
     u8 timer;       /* enum socket_timer */
     u32 unread;     /* bytes received and not read by the application */
-    u32 since_sent; /* jiffies since data was last sent, retransmissions included, or UNKNOWN */
     u32 since_data; /* jiffies since data was last received, or UNKNOWN */
-    u32 timer_in;   /* jiffies until `timer` expires */
 };
 
 enum event_flags {
@@ -101,8 +105,9 @@ enum event_flags {
     SYNACK = 4,     /* the retransmission of a SYN/ACK, for a socket still to be */
     HAS_REASON = 8, /* reset: this kernel says why */
     OWN_IDLE = 16,  /* keepalive_idle is the socket's own (TCP_KEEPIDLE), not its namespace's */
-    ACCEPTED = 32,  /* socket: it came from a listener */
-    AWAITS = 64,    /* socket: what it sent last was acknowledged, and no data has come since */
+    /* Of a socket, a keepalive probe and what a walk found. */
+    ACCEPTED = 32, /* it came from a listener */
+    AWAITS = 64,   /* what it sent last was acknowledged, and no data has come since */
 };
 
 /* The timer that is armed, as `ss -o` names them; icsk_pending of include/net/inet_connection_sock.h. */

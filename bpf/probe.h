@@ -4,6 +4,7 @@
 #define TCPWATCH_PROBE_H
 
 #include "submit.h"
+#include "exchange.h"
 
 /* With nothing in flight: with nothing waiting either it is a keepalive probe, with data waiting one of a closed
  * window. */
@@ -16,6 +17,7 @@ static __always_inline void submit_probe(u64 sk, struct sock_copy *s, struct tup
     if (!e)
         return;
     describe_copy(e, sk, s);
+    fill_exchange(e, s);
     /* icsk_probes_out does not count the probes of a window: each answer sets it back to 0. */
     e->attempt = (keepalive ? COPIED(inet_connection_sock, icsk_probes_out, s->sock) : e->backoff) + 1;
     submit(e);

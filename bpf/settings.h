@@ -14,6 +14,7 @@ struct settings {
     u32 resume_jiffies;  /* a peer that is heard again after such a silence is an event */
     u32 filters;         /* enum filter_flags */
     u32 company;         /* so many changes of state wake the reader (submit.h) */
+    u32 waiting_jiffies; /* a socket that has waited for an answer in such a silence is an event (walk.h) */
 };
 
 BPF_ARRAY(settings, struct settings, 1);

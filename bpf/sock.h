@@ -42,10 +42,12 @@ struct sock_copy {
 
 /*
  * Too large for the stack. A program may be interrupted by another on the same CPU, so each has a copy of its own, by
- * the first of its hooks. The last one is for a program that an interrupt finds at work and that it runs itself: since
- * Linux 6.1 the kernel skips that (__bpf_trace_run(), kernel/trace/bpf_trace.c).
+ * the first of its hooks. COPY_OF_INTERRUPT is for a program that an interrupt finds at work and that it runs itself:
+ * since Linux 6.1 the kernel skips that (__bpf_trace_run(), kernel/trace/bpf_trace.c).
  */
-BPF_PERCPU_ARRAY(sock_copies, struct sock_copy, HOOKS + 1);
+#define COPY_OF_WALK HOOKS
+#define COPY_OF_INTERRUPT (HOOKS + 1)
+BPF_PERCPU_ARRAY(sock_copies, struct sock_copy, HOOKS + 2);
 
 /* Of a full TCP socket, or NULL. It has to be given back. */
 static __always_inline struct sock_copy *copy_sock(u64 sk, int hook)
@@ -53,7 +55,7 @@ static __always_inline struct sock_copy *copy_sock(u64 sk, int hook)
     struct sock_copy *s = sock_copies.lookup(&hook);
 
     if (s && s->busy) {
-        hook = HOOKS;
+        hook = COPY_OF_INTERRUPT;
         s = sock_copies.lookup(&hook);
     }
     if (!s)
@@ -149,10 +151,8 @@ static __always_inline bool tuple_of_packet(u64 skb, struct tuple *t)
  * the later of the last data and the last ACK received. lsndtime would not do: the retransmission overwrites it.
  * Both stamps are 32 bits of jiffies and 0 until the first segment comes.
  */
-static __always_inline u32 silence_at(struct sock_copy *s, u32 now)
+static __always_inline u32 silence_of(u32 ack, u32 data, u32 now)
 {
-    u32 ack = COPIED(tcp_sock, rcv_tstamp, s->sock);
-    u32 data = COPIED(inet_connection_sock, icsk_ack__lrcvtime, s->sock);
     u32 since_ack = now - ack, since_data = now - data;
 
     if (ack == 0 && data == 0)
@@ -162,6 +162,12 @@ static __always_inline u32 silence_at(struct sock_copy *s, u32 now)
     if (data == 0)
         return since_ack;
     return since_ack < since_data ? since_ack : since_data;
+}
+
+static __always_inline u32 silence_at(struct sock_copy *s, u32 now)
+{
+    return silence_of(COPIED(tcp_sock, rcv_tstamp, s->sock), COPIED(inet_connection_sock, icsk_ack__lrcvtime, s->sock),
+                      now);
 }
 
 static __always_inline u32 silence(struct sock_copy *s)
@@ -216,25 +222,66 @@ static __always_inline u32 rto_max(struct sock_copy *s)
     return own ? own : 120 * KERNEL_HZ;
 }
 
+/* CLOCK_MONOTONIC now, in the unit of TCP's own stamps. */
+static __always_inline u64 now_us(void)
+{
+    return bpf_ktime_get_ns() / 1000;
+}
+
+/* Milliseconds since a stamp in TCP's unit for retrans_stamp: milliseconds, or microseconds on a socket whose route
+ * says so (tcp_usec_ts, 6.7). */
+static __always_inline u32 ms_since_stamp(struct sock_copy *s, u32 stamp)
+{
+    u64 now = now_us();
+
+    return COPIED(tcp_sock, tcp_usec_ts, s->sock) ? ((u32)now - stamp) / 1000 : (u32)(now / 1000) - stamp;
+}
+
 /*
  * Milliseconds since the first RTO retransmission of what is outstanding: what the kernel holds against its limit in
- * retransmits_timed_out() (net/ipv4/tcp_timer.c). retrans_stamp is in milliseconds of CLOCK_MONOTONIC, and in
- * microseconds on a socket whose route says so (tcp_usec_ts, 6.7). It is set right after the first retransmission is
- * traced, or with the SYN.
+ * retransmits_timed_out() (net/ipv4/tcp_timer.c). retrans_stamp is set right after the first retransmission is traced,
+ * or with the SYN.
  */
 static __always_inline u32 retrying_ms(struct sock_copy *s)
 {
     u32 stamp = COPIED(tcp_sock, retrans_stamp, s->sock);
-    u64 now_us;
 
     if (COPIED(inet_connection_sock, icsk_retransmits, s->sock) == 0)
         return UNKNOWN;
-    if (stamp == 0)
-        return 0;
-    now_us = bpf_ktime_get_ns() / 1000;
-    if (COPIED(tcp_sock, tcp_usec_ts, s->sock))
-        return ((u32)now_us - stamp) / 1000;
-    return (u32)(now_us / 1000) - stamp;
+    return stamp ? ms_since_stamp(s, stamp) : 0;
+}
+
+/* enum tcp_chrono, include/net/tcp.h: why a socket with data to send does not send it. */
+#define TCP_CHRONO_RWND_LIMITED 2
+
+/*
+ * Milliseconds since the oldest data that is not acknowledged was first sent, or since the peer's window has kept what
+ * is unsent from being sent; UNKNOWN where neither is so.
+ *
+ * retrans_stamp is set with the SYN (tcp_connect(), net/ipv4/tcp_output.c). first_tx_mstamp is the time of the segment
+ * that was sent while nothing was in flight (tcp_rate_skb_sent(), net/ipv4/tcp_rate.c or tcp_output.c), and later that
+ * of the segment acknowledged last (tcp_rate_skb_delivered()): where more than one is in flight it may be early by a
+ * round trip. A retransmission leaves it alone; pacing may put it into the future. chrono_start is the jiffy in which
+ * tcp_write_xmit() first met the window: the probes do not come by there, and their answers find it closed again.
+ */
+static __always_inline u32 stuck_ms(struct sock_copy *s, u8 state, u32 jiffies)
+{
+    u64 stamp;
+    s64 stuck_us;
+
+    if (state == TCP_SYN_SENT || state == TCP_SYN_RECV) {
+        stamp = COPIED(tcp_sock, retrans_stamp, s->sock);
+        return stamp ? ms_since_stamp(s, stamp) : UNKNOWN;
+    }
+    if ((u32)COPIED(tcp_sock, snd_nxt, s->sock) != (u32)COPIED(tcp_sock, snd_una, s->sock)) {
+        stamp = COPIED(tcp_sock, first_tx_mstamp, s->sock);
+        stuck_us = now_us() - stamp;
+        return stamp == 0 ? UNKNOWN : stuck_us < 0 ? 0 : (u64)stuck_us / 1000;
+    }
+    if ((u32)COPIED(tcp_sock, write_seq, s->sock) != (u32)COPIED(tcp_sock, snd_nxt, s->sock) &&
+        COPIED(tcp_sock, chrono_type, s->sock) == TCP_CHRONO_RWND_LIMITED)
+        return (u64)(jiffies - (u32)COPIED(tcp_sock, chrono_start, s->sock)) * 1000 / KERNEL_HZ;
+    return UNKNOWN;
 }
 
 /* How many retransmissions are meant to be enough: tcp_write_timeout() and tcp_orphan_retries(). */
@@ -311,6 +358,7 @@ static __always_inline void fill_sock(struct event *e, struct sock_copy *s)
     e->unsent = (u32)COPIED(tcp_sock, write_seq, s->sock) - (u32)COPIED(tcp_sock, snd_nxt, s->sock);
     e->snd_wnd = COPIED(tcp_sock, snd_wnd, s->sock);
     e->retrying_ms = retrying_ms(s);
+    e->stuck_ms = stuck_ms(s, state, e->jiffies);
     e->retries = retries_limit(s, state, orphan);
     if (state == TCP_SYN_SENT)
         e->syn_linear = COPIED(netns_ipv4, sysctl_tcp_syn_linear_timeouts, s->netns);

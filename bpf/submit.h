@@ -38,6 +38,18 @@ static __always_inline struct wakeup *last_wakeup(void)
     return wakeups.lookup(&zero);
 }
 
+/* What every event says. */
+static __always_inline void start_event(struct event *e, u8 type, struct tuple *t)
+{
+    __builtin_memset(e, 0, sizeof(*e));
+    e->ktime_ns = bpf_ktime_get_boot_ns();
+    e->type = type;
+    e->silent = UNKNOWN;
+    e->retrying_ms = UNKNOWN;
+    e->stuck_ms = UNKNOWN;
+    fill_tuple(e, t);
+}
+
 static __always_inline struct event *new_event(u8 type, int hook, struct tuple *t)
 {
     struct wakeup *last = last_wakeup();
@@ -51,12 +63,7 @@ static __always_inline struct event *new_event(u8 type, int hook, struct tuple *
         lost.atomic_increment(hook);
         return NULL;
     }
-    __builtin_memset(e, 0, sizeof(*e));
-    e->ktime_ns = bpf_ktime_get_boot_ns();
-    e->type = type;
-    e->silent = UNKNOWN;
-    e->retrying_ms = UNKNOWN;
-    fill_tuple(e, t);
+    start_event(e, type, t);
     return e;
 }
 

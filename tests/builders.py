@@ -77,6 +77,7 @@ def record(**members: Any) -> bytes:
         "keepalive_probes": 9,
         "jiffies": 4_294_967,
         "retrying_ms": 0xFFFFFFFF,
+        "stuck_ms": 0xFFFFFFFF,
         "rto_max": 120 * 250,
         "retries": 15,
         "lport": 33356,

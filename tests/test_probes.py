@@ -33,6 +33,9 @@ class Kernel:
     def hook_type(self, tracepoint: str) -> int | None:
         return 77 if self.hook_arguments(tracepoint) else None
 
+    def function(self, name: str) -> int | None:
+        return {"bpf_iter_task_file": 78}.get(name)
+
 
 def chosen(kernel: Kernel, *, kprobes: bool = True, timers: TimerFunctions = BOTH) -> dict[str, tuple[str, str]]:
     probes = choose(kernel, kprobes=kprobes, timers=timers)
@@ -50,6 +53,7 @@ def test_a_kernel_of_today() -> None:
         "reset (refused)": ("ok", "raw tracepoint kfree_skb"),
         "error": ("ok", "raw tracepoint inet_sk_error_report"),
         "resume": ("ok", "typed raw tracepoint tcp_probe"),
+        "found, waiting": ("ok", "iterator task_file"),
     }
 
 

@@ -121,7 +121,7 @@ def test_process_name_of_any_bytes() -> None:
         (record()[:-1], f"{SIZE - 1} bytes instead of {SIZE}"),
         (b"", f"0 bytes instead of {SIZE}"),
         (record(type=0), "event type 0"),
-        (record(type=9), "event type 9"),
+        (record(type=11), "event type 11"),
         (record(ktime_ns=1 << 63), "time 9223372036854775808"),
     ],
 )
@@ -149,3 +149,33 @@ def test_any_bytes_are_an_event_or_a_wire_error(data: bytes) -> None:
     assert isinstance(event, Event)
     assert isinstance(owner, Owner)
     to_json(event)
+
+
+TROUBLE = {"type": 9, "found_like": 1, "attempt": 8, "retrying_ms": 140_000, "stuck_ms": 145_000, "timer_in": 1250}
+
+
+def test_found_in_trouble_has_the_fields_of_that_event_and_its_timer() -> None:
+    fields = to_json(decode(**TROUBLE)[0])
+    ordinary = to_json(decode(attempt=8, retrying_ms=140_000, stuck_ms=145_000)[0])
+    assert fields.pop("timer_ms") == 5000
+    assert {name for name in ordinary if ordinary[name] != fields.get(name)} == {"event", "kind", "segments"}
+    assert (fields["event"], fields["kind"], fields["stuck_ms"]) == ("found", "retransmit", 145_000)
+
+
+def test_found_probing_says_nothing_of_retransmissions() -> None:
+    fields = to_json(
+        decode(type=9, found_like=2, attempt=3, flags=1 | 2 | 64, since_sent=1000, timer_in=0xFFFFFFFF)[0]
+    )
+    assert (fields["kind"], fields["attempt"], fields["asked_ms"]) == ("keepalive", 3, 4000)
+    assert not {"retries", "rto_max_ms", "stuck_ms", "timer_ms"} & fields.keys()
+
+
+@pytest.mark.parametrize(("flags", "asked_ms"), [(1 | 64, 8212), (1, None), (1 | 32 | 64, None)])
+def test_only_the_end_that_asked_has_asked(flags: int, asked_ms: int | None) -> None:
+    for kind in (2, 10):
+        assert decode(type=kind, flags=flags, since_sent=2053)[0].asked_ms == asked_ms
+    assert decode(type=3, flags=flags, since_sent=2053)[0].asked_ms is None
+
+
+def test_a_change_of_state_does_not_say_since_when_it_is_stuck() -> None:
+    assert [decode(type=kind, stuck_ms=7)[0].stuck_ms for kind in (1, 3, 4, 5, 6, 7)] == [7, None, 7, None, 7, 7]

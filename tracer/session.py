@@ -19,7 +19,7 @@ from tracer.filters import Filter
 from tracer.kernel import clocks, host, privileges
 from tracer.kernel.counters import KernelCounters
 from tracer.kernel.live import LiveSource
-from tracer.kernel.program import RESUME_AFTER_S, RING_BYTES
+from tracer.kernel.program import RESUME_AFTER_S, RING_BYTES, WAITING_AFTER_S
 from tracer.output.outlet import Outlet, Stream
 from tracer.output.talk import say
 from tracer.output.truth import beside_the_kernel, what_was_missed
@@ -72,11 +72,12 @@ def watch(
         stop,
         resume=tracing.resume,
         resume_after_s=resume_after_s(wanted),
+        waiting_after_s=waiting_after_s(wanted),
         ring_bytes=tracing.ring_bytes,
     ) as source:
         writer = _begin(recording, wanted) if recording is not None else None
         try:
-            privileges.keep_only(_needed(recording))
+            privileges.keep_only((*source.capabilities, *_needed(recording)))
         except OSError as error:  # a sandbox may forbid even that, and is no reason not to trace
             say(f"the capabilities that are not needed any more could not be dropped: {error.strerror}")
         began, used = time.monotonic(), host.cpu_seconds()
@@ -112,9 +113,9 @@ def watch(
 
 
 def _needed(recording: Recording | None) -> tuple[str, ...]:
-    """The capabilities that are of use once all hooks are attached and the first file is open."""
+    """The capabilities that a recording still needs once its first file is open."""
     begins_files = recording is not None and (recording.reopens or recording.rotation.is_wanted)
-    return privileges.TO_NAME_OWNERS + (privileges.TO_BEGIN_FILES if begins_files else ())
+    return privileges.TO_BEGIN_FILES if begins_files else ()
 
 
 def _shown(show: Callable[[Stream], Sink] | None, is_behind: Callable[[], bool] | None) -> Shedding | None:
@@ -136,6 +137,11 @@ def resume_after_s(wanted: Filter) -> float:
     """A silence is worth an event when it is over, from what is under suspicion on; never later than usual, and never
     at every pause of a connection in use."""
     return RESUME_AFTER_S if wanted.min_idle_ms is None else min(RESUME_AFTER_S, max(1.0, wanted.min_idle_ms / 1000))
+
+
+def waiting_after_s(wanted: Filter) -> float:
+    """An answer is missed from what is under suspicion on, and never at every pause of a connection in use."""
+    return WAITING_AFTER_S if wanted.min_idle_ms is None else max(1.0, wanted.min_idle_ms / 1000)
 
 
 def summary(totals: Totals, seconds: float, left_out: int) -> str:

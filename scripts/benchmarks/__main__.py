@@ -47,6 +47,7 @@ def main(rows: tuple[str, ...], quick: bool, output: Path | None, write: bool) -
       delay      from the kernel's stamp to the line
       replay     recordings: events a second, memory
       sockets    `tcpwatch sockets` beside `ss -tinop`
+      walk       the walks over all sockets, for `found` and `waiting`
       connections, events  how it grows with the number of them
     Without one, all of them. Nothing else should run meanwhile. The picture of the growth is drawn where both its
     rows are measured at once.

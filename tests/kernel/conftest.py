@@ -37,8 +37,8 @@ def watch() -> Iterator[Start]:
     """Start tcpwatch; whatever was started is gone after the test."""
     started: list[Watch] = []
 
-    def start(*arguments: str | Path, text: bool = False) -> Watch:
-        started.append(Watch(*arguments, text=text))
+    def start(*arguments: str | Path, text: bool = False, walk_every_s: float | None = None) -> Watch:
+        started.append(Watch(*arguments, text=text, walk_every_s=walk_every_s))
         return started[-1]
 
     yield start

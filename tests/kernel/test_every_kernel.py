@@ -103,8 +103,7 @@ def quiet(lab: Lab, servers: Servers) -> Iterator[tuple[Client, int]]:
 @pytest.fixture(scope="module")
 def everything(lab: Lab, old: Client) -> Iterator[Watch]:
     """As root; where that makes no difference to the hooks, with the least capabilities that do."""
-    before = [] if kprobes_available() else capabilities.with_only(capabilities.least())
-    watch = Watch("--netns", both_ends(lab), before=before)
+    watch = Watch("--netns", both_ends(lab), before=as_seen())
     yield watch
     said = watch.stop()
     assert ", 0 lost," in said
@@ -141,7 +140,7 @@ def test_check_names_every_hook() -> None:
     assert missing == (set() if HAS["the reason of a dropped packet"] else {"reset (refused)"})
     assert found["keepalive"]["status"] == ("ok" if kprobes_available() else "fallback")
     assert found["error"]["status"] == ("ok" if HAS["the report of errors"] else "fallback")
-    assert found["resume"]["status"] == "ok"
+    assert found["resume"]["status"] == found["found, waiting"]["status"] == "ok"
 
 
 def test_the_incident_and_its_prophecy() -> None:
@@ -311,6 +310,59 @@ def test_probes_of_a_closed_window(lab: Lab, seen: Watch, servers: Servers) -> N
     assert [each["attempt"] for each in probes] == [1, 2, 3]
     assert {(each["snd_wnd"], each["unacked_bytes"]) for each in probes} == {(0, 0)}
     assert stall["unsent_bytes"] > 0 and told["timer"] == "persist"
+
+
+def as_seen() -> list[str]:
+    """What runs a tcpwatch: as root, or with the least capabilities where that makes no difference to the hooks."""
+    return [] if kprobes_available() else capabilities.with_only(capabilities.least())
+
+
+def test_trouble_from_before_the_start_is_found(lab: Lab, seen: Watch) -> None:
+    lab.client.set_sysctl("net.ipv4.tcp_retries2", 8)
+    with embedded_client(lab.client, SERVER, 3306, "--uid", str(NOBODY)) as client:
+        assert client.ask("query")["ok"]
+        lab.drop_everything()
+        client.send("query")
+        begun = seen.wait_for(3, event="retransmit", **own(client))
+        second = Watch("--netns", str(lab.client.netns), before=as_seen())
+        try:
+            found = second.wait_for(event="found", **own(client))[0]
+            following = second.wait_for(event="retransmit", **own(client))[0]
+            second.stop()
+        finally:
+            second.kill()
+        lab.client.set_sysctl("net.ipv4.tcp_retries2", 3)  # enough
+        client.answer()
+    assert (found["kind"], found["pid"], found["comm"], found["pids"]) == (
+        "retransmit", client.pid, "worker", [client.pid],
+    )  # fmt: skip
+    assert (following["sock"], following["attempt"]) == (found["sock"], found["attempt"] + 1)
+    late_ms = (following["ktime_ns"] - found["ktime_ns"]) / 1e6 - found["timer_ms"]
+    assert -10 <= late_ms <= found["rto_ms"] / 8 + 250
+    sent_ms = [each["ktime_ns"] / 1e6 - each["stuck_ms"] for each in (*begun, found, following)]
+    assert max(sent_ms) - min(sent_ms) <= 10
+
+
+def test_who_waits_for_an_answer_is_told(lab: Lab, servers: Servers) -> None:
+    """All walks but the first are made after the privileges were dropped."""
+    watch = Watch("--netns", str(lab.client.netns), "--min-idle", "1s", before=as_seen(), walk_every_s=0.5)
+    try:
+        with embedded_client(lab.client, SERVER, 3306, "--uid", str(NOBODY)) as client:
+            assert client.ask("query")["ok"]
+            servers.ipv4.stop()
+            try:
+                client.send("query")
+                told = watch.wait_for(2, event="waiting", **own(client))
+            finally:
+                servers.ipv4.go_on()
+            assert client.answer()["ok"]
+        watch.stop()
+    finally:
+        watch.kill()
+    for threshold_ms, each in zip((1000, 2000), told, strict=True):
+        assert threshold_ms <= each["silent_ms"] <= threshold_ms + 1500
+        assert abs(each["asked_ms"] - each["silent_ms"]) <= 250
+        assert (each["pid"], each["comm"], each["unacked_bytes"]) == (client.pid, "worker", 0)
 
 
 def test_a_connection_that_is_refused(lab: Lab, seen: Watch) -> None:

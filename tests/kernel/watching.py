@@ -22,13 +22,26 @@ Json = dict[str, Any]
 PATIENCE_S = 60.0
 
 
-class Watch:
-    """`tcpwatch ARGUMENTS --json`, from its ready line to its summary. before: a command that runs it."""
+_WALKING = "import tracer.kernel.walks as walks; walks.WALK_EVERY_S = {}; from tracer.cli import main; main()"
 
-    def __init__(self, *arguments: str | Path, text: bool = False, before: Sequence[str] = ()) -> None:
+
+class Watch:
+    """`tcpwatch ARGUMENTS --json`, from its ready line to its summary.
+
+    before: a command that runs it. walk_every_s: instead of the time that it takes between two walks.
+    """
+
+    def __init__(
+        self,
+        *arguments: str | Path,
+        text: bool = False,
+        before: Sequence[str] = (),
+        walk_every_s: float | None = None,
+    ) -> None:
         output = [] if text else ["--json"]
+        program = ["-m", "tracer.cli"] if walk_every_s is None else ["-c", _WALKING.format(walk_every_s)]
         self._process = subprocess.Popen(
-            [*before, sys.executable, "-m", "tracer.cli", *map(str, arguments), *output],
+            [*before, sys.executable, *program, *map(str, arguments), *output],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -64,6 +77,11 @@ class Watch:
                 if left <= 0 or over:
                     raise AssertionError(f"{complaint}\n{''.join(self.talk)}{''.join(self.lines)}")
                 self._changed.wait(min(left, 0.5))
+
+    @property
+    def process_id(self) -> int:
+        """Its own."""
+        return self._process.pid
 
     @property
     def events(self) -> list[Json]:

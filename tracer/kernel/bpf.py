@@ -6,6 +6,7 @@ Descriptors are close-on-exec; what they stand for ends with the last of them. F
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import platform
 import resource
@@ -27,6 +28,8 @@ _SYSCALLS = {"x86_64": (321, 298), "aarch64": (280, 241)}  # bpf, perf_event_ope
 _LICENSE = b"GPL"  # as bpf/ says; the kernel's helpers demand it
 _MOST_NAME = 15  # BPF_OBJ_NAME_LEN without its NUL
 _LOG_BYTES = (1 << 24) - 1  # the most that every kernel takes; in a smaller one the end is lost, which says why
+# An iterator hands over what its buffer of 8 pages holds (bpf_seq_read(), kernel/bpf/bpf_iter.c).
+_ITERATOR_BYTES = 8 * mmap.PAGESIZE
 _TRIES = 5  # the verifier gives up with EAGAIN where a signal comes (bpf_check(), kernel/bpf/verifier.c)
 
 _KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe/type")
@@ -137,6 +140,21 @@ def link_iterator(function: int) -> int:
 def create_iterator(link: int) -> int:
     """A file whose reading runs the function for each object of the kind."""
     return _bpf(_ITER_CREATE, struct.pack("<II", link, 0))
+
+
+def read_iterator(link: int) -> bytes:
+    """All that the function behind a link writes when it has run for each object of the kind."""
+    iterator = create_iterator(link)
+    parts: list[bytes] = []
+    try:
+        while True:
+            with suppress(BlockingIOError):  # a million objects in a row of which it wrote nothing
+                part = os.read(iterator, _ITERATOR_BYTES)
+                if not part:
+                    return b"".join(parts)
+                parts.append(part)
+    finally:
+        os.close(iterator)
 
 
 def allow_memory() -> None:

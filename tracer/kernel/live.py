@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from tracer.events import SUSPEND, Batch, Event
 from tracer.filters import Filter
-from tracer.kernel import clocks, host, probes
+from tracer.kernel import clocks, host, privileges, probes
 from tracer.kernel.btf import KernelTypes
 from tracer.kernel.compiler import compile_source
 from tracer.kernel.counters import KernelCounters
 from tracer.kernel.owners import Owners
-from tracer.kernel.program import RESUME_AFTER_S, RING_BYTES, Program
+from tracer.kernel.program import RESUME_AFTER_S, RING_BYTES, WAITING_AFTER_S, Program
 from tracer.kernel.source import TRACER, source_for
+from tracer.kernel.walks import Walks
 from tracer.kernel.wire import Decoder
 
 IDLE_MS, BUSY_MS = 250, 100
@@ -39,8 +40,9 @@ class LiveSource:
 
     wanted: of which connections; what events say is for others to choose by.
     stop: asked between looks, at most IDLE_MS apart. resume: whether each received segment is looked at, to see
-    peers heard again; resume_after_s: after which silence that is an event of its own. Raises TcpwatchError
-    from the constructor for whatever is missing on this host.
+    peers heard again; resume_after_s: after which silence that is an event of its own. waiting_after_s: after which
+    silence it is one that an answer is outstanding. Raises TcpwatchError from the constructor for whatever is missing
+    on this host.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class LiveSource:
         *,
         resume: bool = True,
         resume_after_s: float = RESUME_AFTER_S,
+        waiting_after_s: float = WAITING_AFTER_S,
         ring_bytes: int = RING_BYTES,
     ) -> None:
         host.require_privilege()
@@ -64,7 +67,11 @@ class LiveSource:
             }
             source = source_for(TRACER, types, hz=hz)
         self._program = Program(
-            compile_source(source), timers=timers, resume_jiffies=round(resume_after_s * hz), ring_bytes=ring_bytes
+            compile_source(source),
+            timers=timers,
+            resume_jiffies=round(resume_after_s * hz),
+            waiting_jiffies=round(waiting_after_s * hz),
+            ring_bytes=ring_bytes,
         )
         try:
             self._decoder = Decoder(hz=hz, reasons=reasons, key=os.urandom(16))
@@ -79,6 +86,9 @@ class LiveSource:
             self._ring = self._program.open_events()
             self._program.configure(wanted)
             self._program.attach(chosen)
+            self._walks = None
+            if self._program.iterator is not None:
+                self._walks = Walks(self._program, self._program.iterator, self._decoder, self._owners)
             self.counters = KernelCounters()
         except BaseException:
             self._program.close()
@@ -92,6 +102,8 @@ class LiveSource:
 
     def close(self) -> None:
         """Detach every hook."""
+        if self._walks is not None:
+            self._walks.close()
         self._program.close()
 
     @property
@@ -99,12 +111,17 @@ class LiveSource:
         """What serves each kind of event."""
         return self._program.attached
 
+    @property
+    def capabilities(self) -> Sequence[str]:
+        """Those that are of use after the constructor has returned."""
+        return (*privileges.TO_NAME_OWNERS, *(self._walks.capabilities if self._walks is not None else ()))
+
     def is_behind(self) -> bool:
         """Whether more events wait than half of the ring holds: we are too slow for them."""
         return self._ring.used > 0.5
 
     def __iter__(self) -> Iterator[Batch]:
-        patience_ms = IDLE_MS
+        patience_ms = 0  # what the first walk has found waits for nothing
         while not self._stop():
             batch = self._look(patience_ms)
             patience_ms = BUSY_MS if batch.events else IDLE_MS
@@ -129,9 +146,16 @@ class LiveSource:
         began_ns = clocks.boottime_ns()
         self._ring.wait(timeout_ms)
         slept = self._sleeps.look(clocks.boottime_ns(), time.monotonic_ns())
+        now_ns = clocks.boottime_ns()
         events = self._take()
         # A full batch left something behind, but nothing from before its last event.
-        until_ns = events[-1].ktime_ns if len(events) == BATCH else began_ns
+        is_drained = len(events) < BATCH
+        until_ns = began_ns if is_drained else events[-1].ktime_ns
+        if self._walks is not None:
+            if slept is not None:
+                self._walks.begin_again()
+            events, found = self._walks.joined(events, now_ns, self._clock_offset_ns, is_drained=is_drained)
+            self._count_sleeps(found)
         if slept is not None:
             # Before all else: whoever waits for a timer of the kernel's has to know that it stood still.
             events.insert(0, self._said_at(slept.before_ns, _suspended(slept)))
@@ -145,15 +169,24 @@ class LiveSource:
             return []
         self._follow_clock()
         events = self._owners.complete(*self._decoder.decode_all(taken, self._clock_offset_ns))
-        if self._sleeps:
-            for event in events:
-                if event.silent_ms is not None:
-                    event.silent_ms += self._sleeps.slept_ms(event.silent_ms, event.ktime_ns)
+        self._count_sleeps(events)
         return events
+
+    def _count_sleeps(self, events: Iterable[Event]) -> None:
+        """Durations that the kernel measures by clocks that stand still while the host sleeps."""
+        if not self._sleeps:
+            return
+        for event in events:
+            for name in ("silent_ms", "stuck_ms", "asked_ms"):
+                duration_ms = getattr(event, name)
+                if duration_ms is not None:
+                    setattr(event, name, duration_ms + self._sleeps.slept_ms(duration_ms, event.ktime_ns))
 
     def _newly_lost(self) -> Batch:
         self._lost_checked = time.monotonic()
         before, self._lost = self._lost, self._program.lost()
+        if self._walks is not None and self._lost != before:
+            self._walks.look_for_trouble()
         return self._said_now(
             {"event": "lost", "count": count - before.get(hook, 0), "hook": hook}
             for hook, count in self._lost.items()

@@ -12,7 +12,7 @@ import os
 import struct
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -98,17 +98,26 @@ class Owners:
                 holders = self._last.get(sock) or (_seen(pid, comm) if pid else _NOBODY)
             elif sock is not None:
                 self._remember(sock, holders)
-            part = holders.parts.get(cgroup)
-            if part is None:
-                part = holders.part(self._cgroup_path(cgroup) if cgroup else None)
-                if len(holders.parts) < MOST_CGROUPS:
-                    holders.parts[cgroup] = part
-            if type(event) is PartedEvent:
-                event.parts[-1] = part
-            else:
-                event.known().update(part.fields)
+            self._fill(event, holders, cgroup)
             completed.append(event)
         return completed
+
+    def name(self, event: Event, cgroup: int, names: Mapping[int, bytes]) -> None:
+        """Fill the same fields of an event whose holders are known already: their names, by pid."""
+        pids = tuple(sorted(pid for pid in names if pid))
+        holders = _holders(pids, text(names[pids[0]]) or None) if pids else _NOBODY
+        self._fill(event, holders, cgroup)
+
+    def _fill(self, event: Event, holders: Holders, cgroup: int) -> None:
+        part = holders.parts.get(cgroup)
+        if part is None:
+            part = holders.part(self._cgroup_path(cgroup) if cgroup else None)
+            if len(holders.parts) < MOST_CGROUPS:
+                holders.parts[cgroup] = part
+        if type(event) is PartedEvent:
+            event.parts[-1] = part
+        else:
+            event.known().update(part.fields)
 
     def _remember(self, sock: str, holders: Holders) -> None:
         last = self._last

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 # include/uapi/linux/capability.h
-_NUMBERS = {"CAP_DAC_OVERRIDE": 1, "CAP_DAC_READ_SEARCH": 2, "CAP_SETPCAP": 8, "CAP_SYS_PTRACE": 19}
+_NUMBERS = {"CAP_DAC_OVERRIDE": 1, "CAP_DAC_READ_SEARCH": 2, "CAP_SETPCAP": 8, "CAP_SYS_PTRACE": 19, "CAP_BPF": 39}
 _VERSION_3 = 0x20080522
 _LAST = 63
 
@@ -21,6 +22,9 @@ TO_NAME_OWNERS = ("CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH")
 """To look into the open files of other users' processes, and to find a cgroup by its number."""
 TO_BEGIN_FILES = ("CAP_DAC_OVERRIDE",)
 """To go on in a further file in somebody else's directory."""
+TO_WALK = ("CAP_BPF",)
+"""To make an iterator of a link: older kernels demand it of every bpf() where kernel.unprivileged_bpf_disabled is set
+(__sys_bpf(), kernel/bpf/syscall.c)."""
 
 
 class _Header(ctypes.Structure):
@@ -54,6 +58,27 @@ def keep_only(capabilities: Iterable[str]) -> None:
         part.inheritable = 0
     _call(libc.capset(ctypes.byref(header), sets))
     _call(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+
+
+def is_free(action: Callable[[], None]) -> bool:
+    """Whether an action succeeds without any capability.
+
+    It is tried in a thread that drops all of its own, and ends.
+    """
+    succeeded = False
+
+    def try_it() -> None:
+        nonlocal succeeded
+        with suppress(OSError):
+            keep_only(())
+            action()
+            succeeded = True
+
+    thread = threading.Thread(target=try_it)
+    with suppress(RuntimeError):  # no thread can be started: then it is not known to be free
+        thread.start()
+        thread.join()
+    return succeeded
 
 
 def _call(result: int) -> None:

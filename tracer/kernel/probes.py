@@ -29,18 +29,24 @@ LOST_HOOKS = (
 """Names of the counters of lost events, in the order of enum hook in bpf/event.h."""
 
 
+FOUND_BY_WALK = "found, waiting"
+"""What a Probe calls the events that come from walks over all sockets."""
+
+
 @dataclass(frozen=True, slots=True)
 class Attachment:
     """One BPF function on one hook."""
 
-    kind: Literal["raw tracepoint", "typed raw tracepoint", "kprobe"]
+    kind: Literal["raw tracepoint", "typed raw tracepoint", "kprobe", "iterator"]
     hook: str
-    btf_type: int = 0  # of a typed one
+    btf_type: int = 0  # of a typed one, and of an iterator
     is_second: bool = False  # for what the first function on this hook could not see, because it was at work
 
     @property
     def function(self) -> str:
         """Its name in bpf/."""
+        if self.kind == "iterator":
+            return f"bpf_iter__{self.hook}"
         if self.is_second:
             return f"second_{self.hook}"
         return f"typed_{self.hook}" if self.btf_type else f"on_{self.hook}"
@@ -73,6 +79,9 @@ class HookArguments(Protocol):
 
     def hook_type(self, tracepoint: str) -> int | None:
         """The BTF type of a raw tracepoint."""
+
+    def function(self, name: str) -> int | None:
+        """The BTF type of a function of the kernel."""
 
 
 class TimerFunctions(NamedTuple):
@@ -110,7 +119,17 @@ def choose(types: HookArguments, *, kprobes: bool, timers: TimerFunctions, resum
         probes.append(_typed(types, raw("resume", "tcp_probe", arguments=2, missing="needs Linux 4.16")))
     else:
         probes.append(Probe("resume", "fallback", None, "off: recovery is told by retransmissions that do not come"))
+    probes.append(_walk(types))
     return probes
+
+
+def _walk(types: HookArguments) -> Probe:
+    """What no hook sees because nothing happens."""
+    btf_type = types.function("bpf_iter_task_file")
+    if btf_type is None:
+        return Probe(FOUND_BY_WALK, "missing", None, "needs Linux 5.8")
+    refused = Probe(FOUND_BY_WALK, "missing", None, "the kernel refuses the iterator over open files")
+    return Probe(FOUND_BY_WALK, "ok", Attachment("iterator", "task_file", btf_type), if_refused=refused)
 
 
 def with_second(probe: Probe) -> Probe:

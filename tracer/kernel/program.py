@@ -31,15 +31,22 @@ _KINDS = {
     "kprobe": (bpf.KPROBE, bpf.open_kprobe),
     "raw tracepoint": (bpf.RAW_TRACEPOINT, bpf.open_raw_tracepoint),
     "typed raw tracepoint": (bpf.TRACING, bpf.open_typed_tracepoint),
+    "iterator": (bpf.TRACING, lambda _hook, function: bpf.link_iterator(function)),
 }
 
 # enum filter_flags in bpf/filter.h
 _PORT, _LPORT, _RPORT, _HOST, _NETNS, _IPV4, _IPV6 = 1, 2, 4, 8, 16, 32, 64
 
-_SETTINGS = struct.Struct("<QQIII4x")  # struct settings in bpf/settings.h
+_SETTINGS = struct.Struct("<QQIIII")  # struct settings in bpf/settings.h
+
+_WALK_FLAGS, _WALK_FLAGS_OFFSET = struct.Struct("<I"), 24  # of struct walk in bpf/walk.h
+_TROUBLE, _ALL = 1, 2  # enum walk_flags
 
 RESUME_AFTER_S = 60.0
 """A peer that is heard again after a longer silence is an event, whatever the connection did before."""
+
+WAITING_AFTER_S = 60.0
+"""Whoever has waited for an answer in a longer silence is an event."""
 
 RING_BYTES = 8 * 1024 * 1024
 """Size of the ring buffer: forty thousand events between two looks."""
@@ -53,7 +60,8 @@ class Program:
     """A compiled program, loaded. Close it, or use it as a context manager: then nothing stays behind.
 
     Functions are loaded when they are attached. timers: the kernel's functions that a timer is known by.
-    resume_jiffies: RESUME_AFTER_S in them. Raises ProgramError where the kernel refuses a map.
+    resume_jiffies, waiting_jiffies: RESUME_AFTER_S and WAITING_AFTER_S in them. Raises ProgramError where the kernel
+    refuses a map.
     """
 
     def __init__(
@@ -62,20 +70,24 @@ class Program:
         *,
         timers: TimerFunctions = TimerFunctions(0, 0),  # noqa: B008  a tuple
         resume_jiffies: int = 0,
+        waiting_jiffies: int = 0,
         ring_bytes: int = RING_BYTES,
     ) -> None:
         self._compiled = compiled
         self._timers = timers
         self._resume_jiffies = resume_jiffies
+        self._waiting_jiffies = waiting_jiffies
         self._ring_bytes = ring_bytes
         self._ring: Ring | None = None
         self._lost: mmap.mmap | None = None
+        self._walks: mmap.mmap | None = None
         self._most_lost: dict[str, int] = {}
         self._maps: dict[str, int] = {}
         self._functions: dict[str, int] = {}
         self._links: list[int] = []
         self._misses: dict[str, int] = {}  # by hook, where the kernel says how often its program did not run
         self.attached: list[Probe] = []
+        self.iterator: int | None = None  # the link that walks over all sockets are made of
         bpf.allow_memory()
         try:
             for name, wanted in compiled.maps.items():
@@ -95,8 +107,9 @@ class Program:
         """Detach everything and give the maps back."""
         if self._ring is not None:
             self._ring.close()
-        if self._lost is not None:
-            self._lost.close()
+        for shared in (self._lost, self._walks):
+            if shared is not None:
+                shared.close()
         for descriptor in (
             *self._misses.values(),
             *self._links,
@@ -134,7 +147,9 @@ class Program:
         elif wanted.family == 6:
             flags |= _IPV6
         company = min(COMPANY, self._ring_bytes // (HEADER_BYTES + SIZE) // 2)
-        settings = _SETTINGS.pack(self._timers.keepalive, self._timers.write, self._resume_jiffies, flags, company)
+        settings = _SETTINGS.pack(
+            self._timers.keepalive, self._timers.write, self._resume_jiffies, flags, company, self._waiting_jiffies
+        )
         self._set("settings", bytes(4), settings)
 
     def _set(self, name: str, key: bytes, value: bytes) -> None:
@@ -163,8 +178,12 @@ class Program:
     def _attach(self, attachment: Attachment) -> None:
         try:
             kind, opened = _KINDS[attachment.kind]
-            function = self._load(attachment.function, kind, traces=attachment.btf_type)
+            is_iterator = attachment.kind == "iterator"
+            types = {"iterates" if is_iterator else "traces": attachment.btf_type}
+            function = self._load(attachment.function, kind, **types)
             self._links.append(opened(attachment.hook, function))
+            if is_iterator:
+                self.iterator = self._links[-1]
         except OSError as error:
             log = error.log if isinstance(error, bpf.Refused) else ""
             raise ProgramError(f"the kernel refused the {attachment}: {error.strerror}", log=log) from error
@@ -193,6 +212,15 @@ class Program:
         if self._ring is None:
             self._ring = Ring(self._maps["events"], self._ring_bytes, SIZE)
         return self._ring
+
+    def prepare_walk(self, *, trouble: bool, all_waiting: bool) -> None:
+        """Whether the next walk tells of trouble, and of all that wait, whatever was told before (bpf/walk.h).
+
+        Written in place, without the bpf() that needs CAP_BPF.
+        """
+        if self._walks is None:
+            self._walks = mmap.mmap(self._maps["walks"], mmap.PAGESIZE)
+        _WALK_FLAGS.pack_into(self._walks, _WALK_FLAGS_OFFSET, _TROUBLE * trouble | _ALL * all_waiting)
 
     def lost(self) -> dict[str, int]:
         """Events that found no room in the ring buffer so far, or went by unseen, by hook; only hooks that lost any.

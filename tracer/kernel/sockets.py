@@ -26,8 +26,6 @@ from tracer.kernel.wire import SIZE, Decoder
 from tracer.sockets import Socket
 
 _CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
-# The iterator hands over what its buffer of 8 pages holds (bpf_seq_read(), kernel/bpf/bpf_iter.c).
-_READ_BYTES = 1 << 20
 
 # A mounted namespace file in mountinfo: `36 25 0:4 net:[4026532000] /run/netns/name rw shared:17 - nsfs nsfs rw`
 _MOUNTED = re.compile(r"^\S+ \S+ \S+ net:\[(\d+)\] (\S+) .* - nsfs ", re.MULTILINE)
@@ -105,27 +103,11 @@ def _enter(namespace: int, path: str) -> None:
 
 def _read_all(link: int) -> bytes:
     try:
-        iterator = bpf.create_iterator(link)
+        return bpf.read_iterator(link)
     except OSError as error:
         raise TcpwatchError(
-            f"the kernel refused the walk over its sockets: {error.strerror}", hint="sudo tcpwatch check"
+            f"the walk over the sockets failed: {error.strerror}", hint="try it again; sudo tcpwatch check; free -m"
         ) from error
-    parts: list[bytes] = []
-    try:
-        while True:
-            try:
-                part = os.read(iterator, _READ_BYTES)
-            except BlockingIOError:  # a million sockets in a row that the filters did not want
-                continue
-            if not part:
-                return b"".join(parts)
-            parts.append(part)
-    except OSError as error:
-        raise TcpwatchError(
-            f"the walk over the sockets broke off: {error.strerror}", hint="try it again; free -m"
-        ) from error
-    finally:
-        os.close(iterator)
 
 
 def namespaces(proc: Path = Path("/proc")) -> dict[int, list[str]]:

@@ -43,11 +43,14 @@ _NUMBERS: _Layout = (
 _DETAILS: _Layout = (
     ("reason", "I"),
     ("error", "i"),
-    *((name, "I") for name in ("jiffies", "retrying_ms", "rto_max")),
+    *(
+        (name, "I")
+        for name in ("jiffies", "retrying_ms", "rto_max", "stuck_ms", "since_sent", "timer_in", "found_like")
+    ),
     *((name, "H") for name in ("attempt", "segments")),
     *((name, "B") for name in ("pending", "direction", "cause")),
 )
-_OF_WALKS: _Layout = (("timer", "B"), *((name, "I") for name in ("unread", "since_sent", "since_data", "timer_in")))
+_OF_WALKS: _Layout = (("timer", "B"), *((name, "I") for name in ("unread", "since_data")))
 """Members that say nothing of an event: see `Decoder.socket`."""
 _LAYOUT: _Layout = (*_WHEN, *_CONNECTION, *_WHAT, *_CONDITION, *_NUMBERS, *_DETAILS, *_OF_WALKS)
 
@@ -76,7 +79,7 @@ _SLOT = struct.Struct(f"<{HEADER_BYTES}x{_EVENT_CODES}{-SIZE % 8}x")  # as it st
 OFFSETS = {name: struct.calcsize("<" + _codes(_LAYOUT[:index])) for index, (name, _) in enumerate(_LAYOUT)}
 """Bytes from the start of each member, also for the test that compares this mirror with the C."""
 
-_SHORT = struct.Struct("<H")
+_SHORT, _INT = struct.Struct("<H"), struct.Struct("<I")
 
 _EVENTS = {
     1: "retransmit",
@@ -87,9 +90,13 @@ _EVENTS = {
     6: "resume",
     7: "window-probe",
     8: "socket",
+    9: "found",
+    10: "waiting",
 }
 _STATE = next(number for number, name in _EVENTS.items() if name == "state")
-_TIMED = frozenset({"retransmit", "keepalive", "window-probe"})
+_TIMED = frozenset({"retransmit", "keepalive", "window-probe", "found"})
+_MAY_BE_STUCK = frozenset({"retransmit", "window-probe", "found", "reset", "resume"})
+_MAY_HAVE_ASKED = frozenset({"keepalive", "found", "waiting"})
 _USUAL = ("unacked_bytes", "silent_ms", "rto_ms", "srtt_ms", "snd_wnd")
 """What a change of state says in numbers, of a socket that has heard something."""
 _DIRECTIONS = {1: "received", 2: "sent", 3: "refused"}
@@ -133,6 +140,10 @@ class _Details(NamedTuple):
     jiffies: int
     retrying_ms: int
     rto_max: int
+    stuck_ms: int
+    since_sent: int
+    timer_in: int
+    found_like: int
     attempt: int
     segments: int
     pending: int
@@ -213,16 +224,28 @@ class Decoder:
     ) -> None:
         """What a change of state does not say; silent in jiffies."""
         attempt, error = details.attempt, details.error
-        if how.is_full and name in _TIMED:
-            known["jiffies"] = details.jiffies
-        if name == "retransmit":
-            if how.is_full:
+        if how.is_full:
+            if name in _TIMED:
+                known["jiffies"] = details.jiffies
+            like = _EVENTS.get(details.found_like) if name == "found" else name
+            if like == "retransmit":
                 known["rto_max_ms"] = details.rto_max * 1000 // self.hz
                 if details.retrying_ms != _UNKNOWN:
                     known["retrying_ms"] = details.retrying_ms
                 known["retries"] = how.retries
                 if how.syn_linear:
                     known["syn_linear_timeouts"] = how.syn_linear
+            if name in _MAY_BE_STUCK and details.stuck_ms != _UNKNOWN:
+                known["stuck_ms"] = details.stuck_ms
+            if name in _MAY_HAVE_ASKED and how.flags & (_ACCEPTED | _AWAITS) == _AWAITS:
+                known["asked_ms"] = self._ms(details.since_sent)
+            if name == "found":
+                if details.timer_in != _UNKNOWN:
+                    known["timer_ms"] = self._ms(details.timer_in)
+                if like is not None:
+                    known["kind"] = like
+                known["attempt"] = attempt
+        if name == "retransmit":
             known["kind"] = retransmit_kind(
                 synack=bool(how.flags & _SYNACK),
                 state=STATES.get(how.state),
@@ -253,7 +276,9 @@ class Decoder:
 
     def socket(self, record: bytes, event: Event) -> Socket:
         """The socket of a record of a walk over all sockets, of which `decode` made the event."""
-        timer_number, unread, since_sent, since_data, timer_in = _WALK_STRUCT.unpack_from(record, OFFSETS["timer"])
+        timer_number, unread, since_data = _WALK_STRUCT.unpack_from(record, OFFSETS["timer"])
+        (since_sent,) = _INT.unpack_from(record, OFFSETS["since_sent"])
+        (timer_in,) = _INT.unpack_from(record, OFFSETS["timer_in"])
         (attempt,) = _SHORT.unpack_from(record, OFFSETS["attempt"])
         (flags,) = _SHORT.unpack_from(record, OFFSETS["flags"])
         timer = _TIMERS.get(timer_number)

@@ -15,6 +15,7 @@ send BYTES      send that much, which the server does not answer; more than net.
 flood           send without end
 download BYTES  have the server send that much, and read nothing but its beginning
 fork N          have N children share the socket
+shut            end what it sends, and keep it
 close           close it
 """
 
@@ -149,6 +150,8 @@ def obey(connection: socket.socket) -> None:
                     connection.sendall(bytes(1 << 16))
             elif word == "fork":
                 result["pids"] = [_fork() for _ in range(int(rest[0]))]
+            elif word == "shut":
+                connection.shutdown(socket.SHUT_WR)
             elif word == "close":
                 answers.close()
                 connection.close()

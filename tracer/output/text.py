@@ -20,6 +20,8 @@ _COLOURS: dict[str, dict[str, object]] = {
     "retransmit": {"fg": "yellow"},
     "keepalive": {"fg": "blue"},
     "window-probe": {"fg": "blue"},
+    "found": {"fg": "yellow"},
+    "waiting": {"fg": "blue"},
     "resume": {"fg": "green"},
     "state": {"dim": True},
     "reset": {"fg": "magenta"},
@@ -137,6 +139,8 @@ def _lost(event: Event) -> str:
 
 
 def _what(event: Event) -> str:
+    if event.event == "found":
+        return _found(event)
     if event.event == "retransmit":
         kind = safe(event.kind or "retransmit")
         # Without an RTO so far there is nothing to count; on a fast one the number would only puzzle.
@@ -159,6 +163,15 @@ def _what(event: Event) -> str:
     return safe(event.event)
 
 
+def _found(event: Event) -> str:
+    """As the event that it is like."""
+    name = {"keepalive": "keepalive", "window-probe": "window?"}.get(event.kind or "")
+    if name is None:
+        is_fin = event.state in ("FIN_WAIT1", "CLOSING", "LAST_ACK") and event.unacked_bytes == 0
+        name = "syn" if event.state == "SYN_SENT" else "fin" if is_fin else "rto"
+    return f"{name} {event.attempt}"
+
+
 def _owner(event: Event) -> str:
     if event.pid is None:
         return "-"
@@ -169,6 +182,10 @@ def _owner(event: Event) -> str:
 def _detail(event: Event) -> str:
     if event.send_error is not None:
         return f" (not sent: {safe(event.send_error)})"
+    if event.event == "found":
+        return " (found)"
+    if event.event == "waiting" and event.asked_ms is not None:
+        return f" (asked {duration(event.asked_ms)} ago)"
     if event.event == "resume" and event.cause != "data":
         return f" ({safe(event.cause or '')})"
     if event.reason not in (None, "NOT_SPECIFIED"):

@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What no hook sees, because nothing happens: connections that were in trouble before anything was attached, and those
+ * that wait for an answer. An iterator over the open files of all tasks (BPF_TRACE_ITER, bpf_iter__task_file,
+ * kernel/bpf/task_iter.c, 5.8) reaches the TCP sockets of every network namespace together with who holds them, and
+ * writes a struct event for each pair of a holder and a socket that is worth telling. Reading the iterator runs it.
+ */
+#ifndef TCPWATCH_WALK_H
+#define TCPWATCH_WALK_H
+
+#include "submit.h"
+#include "exchange.h"
+#include "iterator.h"
+#include "timer.h"
+
+/* include/uapi/linux/magic.h */
+#define SOCKFS_MAGIC 0x534F434B
+
+/* kernel/bpf/task_iter.c, each member 8 bytes wide. */
+struct bpf_iter__task_file {
+    struct bpf_iter_meta *meta;
+    void *task;
+    u64 fd;
+    void *file;
+};
+
+enum walk_flags {
+    WALK_TROUBLE = 1, /* tell of trouble */
+    WALK_ALL = 2,     /* tell of all waiting, whatever was told before */
+};
+
+/* The walk that is under way. Python writes the flags in place, without the bpf() that needs CAP_BPF. */
+struct walk {
+    u64 session_id;
+    u64 began;    /* jiffies */
+    u64 previous; /* jiffies: when the one before it began; 0 for none */
+    u32 flags;    /* enum walk_flags */
+    u32 reserved;
+};
+
+BPF_F_TABLE("array", int, struct walk, walks, 1, MMAPABLE);
+BPF_PERCPU_ARRAY(walked, struct event, 1);
+
+static __always_inline struct walk *current_walk(u64 session_id)
+{
+    int zero = 0;
+    struct walk *w = walks.lookup(&zero);
+
+    if (w && w->session_id != session_id) {
+        w->session_id = session_id;
+        w->previous = w->flags & WALK_ALL ? 0 : w->began;
+        w->began = bpf_jiffies64();
+    }
+    return w;
+}
+
+/* The TCP socket behind an open file, or 0. All members are read by the verifier's knowledge of struct file. */
+static __always_inline u64 tcp_socket_of(const u8 *file)
+{
+    const u8 *inode = (const u8 *)LOAD(file, f_inode, file);
+    const u8 *filesystem;
+    u64 sk;
+
+    if (!inode)
+        return 0;
+    filesystem = (const u8 *)LOAD(inode, i_sb, inode);
+    if (!filesystem || LOAD(super_block, s_magic, filesystem) != SOCKFS_MAGIC)
+        return 0;
+    sk = READ(socket, sk, LOAD(file, private_data, file));
+    return READ(sock, sk_protocol, sk) == IPPROTO_TCP ? sk : 0;
+}
+
+/* A connection, of which there may be more to tell. */
+static __always_inline bool is_connection(u8 state)
+{
+    return is_full_sock(state) && state != TCP_LISTEN && state != TCP_CLOSE;
+}
+
+/* Whether one look at a few members leaves trouble possible. */
+static __always_inline bool may_be_in_trouble(u64 sk)
+{
+    return READ(inet_connection_sock, icsk_retransmits, sk) || READ(inet_connection_sock, icsk_probes_out, sk) ||
+           READ(inet_connection_sock, icsk_backoff, sk);
+}
+
+/* The same of waiting. Of most connections the peer spoke last. */
+static __always_inline bool may_be_waiting(u64 sk, u8 state, u32 now)
+{
+    struct settings *s = current_settings();
+    u32 sent, data;
+
+    if (!s || state != TCP_ESTABLISHED)
+        return false;
+    sent = READ(tcp_sock, lsndtime, sk);
+    data = READ(inet_connection_sock, icsk_ack__lrcvtime, sk);
+    return now - sent <= now - data && silence_of(READ(tcp_sock, rcv_tstamp, sk), data, now) >= s->waiting_jiffies;
+}
+
+/*
+ * Whether keepalive probes go out in vain. An answer sets icsk_probes_out back to 0 (tcp_ack(), net/ipv4/tcp_input.c),
+ * so that a single probe may still be under way: it counts once it is older than an RTO. tcp_keepalive_timer()
+ * (net/ipv4/tcp_timer.c) arms itself anew for one interval after each probe.
+ */
+static __always_inline bool probes_in_vain(struct event *e, struct sock_copy *s)
+{
+    u8 probes = COPIED(inet_connection_sock, icsk_probes_out, s->sock);
+
+    if (probes == 0 || e->timer != TIMER_KEEPALIVE || !(e->flags & KEEPALIVE) || !nothing_in_flight(s) || e->unsent)
+        return false;
+    return probes > 1 || (e->timer_in <= e->keepalive_interval && e->keepalive_interval - e->timer_in >= e->rto);
+}
+
+/* Which event it would be that tells of this trouble, and its `attempt`; 0: no trouble. */
+static __always_inline u8 trouble(struct event *e, struct sock_copy *s)
+{
+    if (!nothing_in_flight(s))
+        /* SYN and FIN are in flight as well. fill_sock() has set the attempt. */
+        return COPIED(inet_connection_sock, icsk_retransmits, s->sock) ? EVENT_RETRANSMIT : 0;
+    if (e->timer == TIMER_PROBE0 && e->unsent && e->snd_wnd == 0 && e->backoff >= 3) {
+        e->attempt = e->backoff;
+        return EVENT_WINDOW_PROBE;
+    }
+    if (probes_in_vain(e, s)) {
+        e->attempt = COPIED(inet_connection_sock, icsk_probes_out, s->sock);
+        return EVENT_KEEPALIVE;
+    }
+    return 0;
+}
+
+/*
+ * Of how long a silence waiting is told first. Where keepalive begins soon its probes tell, unless there are none: a
+ * timer that was armed before the settings were changed goes on as it was. The timer wheel is late by up to an eighth
+ * (kernel/time/timer.c).
+ */
+#define SOON (600 * KERNEL_HZ)
+
+static __always_inline u32 waiting_threshold(struct event *e)
+{
+    struct settings *s = current_settings();
+    u32 first = s ? s->waiting_jiffies : 0;
+    u32 probed = e->keepalive_idle + e->keepalive_interval;
+
+    if (!(e->flags & KEEPALIVE) || e->keepalive_idle > SOON)
+        return first;
+    probed += probed / 8 + KERNEL_HZ;
+    return probed > first ? probed : first;
+}
+
+/*
+ * Whether it is time to tell of a silence: when it has reached the threshold, and then each time that it has doubled.
+ * Nothing is remembered of a socket. Counted in thresholds, a silence has doubled since the previous walk if its
+ * highest bit is a higher one than then. Both are taken as of the beginning of a walk, so that nothing is told twice.
+ */
+static __always_inline bool is_due(struct walk *w, struct event *e)
+{
+    u32 threshold = waiting_threshold(e);
+    u32 since_began = e->jiffies - (u32)w->began;
+    u64 since_previous = w->began - w->previous;
+    u32 silent, before;
+
+    if (threshold == 0 || e->silent == UNKNOWN || e->silent < since_began)
+        return false;
+    silent = e->silent - since_began;
+    before = silent > since_previous ? silent - since_previous : 0;
+    silent /= threshold;
+    before /= threshold;
+    return (silent ^ before) > before;
+}
+
+static __always_inline bool waits(struct event *e, struct sock_copy *s)
+{
+    /* While keepalive probes go out unanswered, they tell. */
+    return e->state == TCP_ESTABLISHED && (e->flags & (AWAITS | ACCEPTED)) == AWAITS && nothing_in_flight(s) &&
+           COPIED(inet_connection_sock, icsk_probes_out, s->sock) == 0;
+}
+
+/* The process whose file it is: its number as our reader knows processes, and its name. */
+static __always_inline void fill_holder(struct event *e, u64 task)
+{
+    u64 reader = READ(task_struct, thread_pid, bpf_get_current_task());
+    u64 leader = READ(task_struct, group_leader, task);
+    u64 number = READ(task_struct, thread_pid, leader) + OFFSET(pid, numbers) + READ(pid, level, reader) * SIZEOF(upid);
+
+    e->pid = READ(upid, nr, number);
+    bpf_probe_read_kernel(e->comm, sizeof(e->comm), (void *)(leader + OFFSET(task_struct, comm)));
+}
+
+/* Whether the socket is worth an event, which is then filled. */
+static __always_inline bool found(struct event *e, u64 sk, struct sock_copy *s, struct walk *w)
+{
+    u8 like = 0;
+
+    describe_copy(e, sk, s);
+    fill_exchange(e, s);
+    fill_timer(e, s);
+    if (w->flags & WALK_TROUBLE)
+        like = trouble(e, s);
+    if (like) {
+        e->type = EVENT_FOUND;
+        e->found_like = like;
+        /* While the retransmission timer is at work, the other one is no measure of it. */
+        if (like == EVENT_RETRANSMIT && e->timer == TIMER_KEEPALIVE)
+            e->timer_in = UNKNOWN;
+        return true;
+    }
+    e->type = EVENT_WAITING;
+    return waits(e, s) && is_due(w, e);
+}
+
+int bpf_iter__task_file(struct bpf_iter__task_file *ctx)
+{
+    void *seq = ctx->meta->seq;
+    const u8 *file = ctx->file;
+    u64 task = (u64)ctx->task;
+    int zero = 0;
+    struct walk *w = current_walk(ctx->meta->session_id);
+    struct event *e = walked.lookup(&zero);
+    struct tuple t = {};
+    struct sock_copy *s;
+    bool is_found;
+    u64 sk;
+
+    if (!file || !task || !w || !e)
+        return 0;
+    sk = tcp_socket_of(file);
+    if (sk == 0 || !is_connection(READ(sock_common, skc_state, sk)) || !tuple_of_sock(sk, &t, false))
+        return 0;
+    if (!((w->flags & WALK_TROUBLE) && may_be_in_trouble(sk)) && !may_be_waiting(sk, t.state, bpf_jiffies64()))
+        return 0;
+    s = copy_sock(sk, COPY_OF_WALK);
+    if (!s)
+        return 0;
+    start_event(e, EVENT_FOUND, &t);
+    is_found = found(e, sk, s, w);
+    give_back(s);
+    if (is_found) {
+        fill_holder(e, task);
+        bpf_seq_write(seq, e, sizeof(*e));
+    }
+    return 0;
+}
+
+#endif

@@ -1,0 +1,160 @@
+"""Walks over all sockets, for what no hook sees because nothing happens: the `found` and `waiting` events.
+
+An iterator in the kernel reaches the sockets of every namespace by the open files of every process, chooses and fills
+the events, and says who holds the socket (bpf/walk.h). The first walk is made before the first event is handed over.
+Those after it run in threads of their own, so that the ring's reader never waits for one.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+from tracer.events import Event
+from tracer.kernel import bpf, privileges
+from tracer.kernel.owners import Owners
+from tracer.kernel.program import Program
+from tracer.kernel.wire import SIZE, Decoder, Owner
+
+WALK_EVERY_S = 30.0
+"""From the beginning of one walk to that of the next."""
+
+
+class Walks:
+    """The walks of one run. The first one has been made when the constructor returns.
+
+    program: with its iterator attached; link: that iterator. Use it in the thread that reads the ring, and close it
+    before the program.
+    """
+
+    def __init__(self, program: Program, link: int, decoder: Decoder, owners: Owners) -> None:
+        self._program = program
+        self._link = link
+        self._decoder = decoder
+        self._owners = owners
+        self._first: list[Event] | None = None
+        self._thread: threading.Thread | None = None
+        self._records: bytes | None = None  # of the walk that the thread makes; None until it has ended well
+        self._handed_over: set[str | None] = set()  # sockets, since that walk began
+        self._outdated = False  # what that walk sees is no longer so
+        self._wants_trouble = True
+        self._wants_all = True
+        self._begin()
+        self._run()
+        self._wants_trouble = self._wants_all = self._records is None
+
+    def close(self) -> None:
+        """Wait for the walk that is under way."""
+        if self._thread is not None:
+            self._thread.join()
+
+    @property
+    def capabilities(self) -> Sequence[str]:
+        """Those that later walks still need: none on a kernel that makes an iterator for anybody."""
+        free = privileges.is_free(lambda: os.close(bpf.create_iterator(self._link)))
+        return () if free else privileges.TO_WALK
+
+    def look_for_trouble(self) -> None:
+        """Have the next walk look for trouble again: events that told of it were lost."""
+        self._wants_trouble = True
+
+    def begin_again(self) -> None:
+        """Have the next walk tell everything, and ignore the one that is under way: this host was suspended."""
+        self._outdated = self._wants_all = self._wants_trouble = True
+
+    def joined(
+        self, events: list[Event], now_ns: int, clock_offset_ns: int, *, is_drained: bool
+    ) -> tuple[list[Event], list[Event]]:
+        """Events of the ring with those of a walk that has ended, in the order of their time; and the latter alone.
+
+        events: what was taken from the ring at once. now_ns: CLOCK_BOOTTIME before that. is_drained: whether all was
+        taken. Begins the next walk when it is due.
+        """
+        found: list[Event] = []
+        if self._thread is not None:
+            self._handed_over.update(event.sock for event in events)
+            if not self._thread.is_alive() and is_drained:
+                found = self._of_a_moment(now_ns, clock_offset_ns)
+        else:
+            found = self._of_the_first(None if is_drained else events[-1].ktime_ns, clock_offset_ns)
+            if not self._first and time.monotonic() - self._began >= WALK_EVERY_S:
+                self._begin()
+                self._start_thread()
+        if found:
+            events = sorted([*events, *found], key=lambda event: event.ktime_ns)
+        return events, found
+
+    def _begin(self) -> None:
+        self._began = time.monotonic()
+        self._handed_over.clear()
+        self._outdated = False
+        self._records = None
+        self._program.prepare_walk(trouble=self._wants_trouble, all_waiting=self._wants_all)
+        self._wants_trouble = self._wants_all = False
+
+    def _start_thread(self) -> None:
+        """After the privileges were dropped: a thread has those of the one that starts it."""
+        thread = threading.Thread(target=self._run, name="walk", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # as many threads as this process may have: it is tried again when the next walk is due
+            self._wants_trouble = self._wants_all = True
+        else:
+            self._thread = thread
+
+    def _run(self) -> None:
+        with suppress(OSError):  # no memory: the next one may have more
+            self._records = bpf.read_iterator(self._link)
+
+    def _of_the_first(self, until_ns: int | None, clock_offset_ns: int) -> list[Event]:
+        """Events of the first walk, up to a time: there may be older ones of the ring than the rest."""
+        if self._first is None:
+            self._first = self._decoded(clock_offset_ns)
+        due = [event for event in self._first if until_ns is None or event.ktime_ns <= until_ns]
+        if due:
+            self._first = self._first[len(due) :]
+        return due
+
+    def _of_a_moment(self, now_ns: int, clock_offset_ns: int) -> list[Event]:
+        """Events of a walk that a thread has made, as of now.
+
+        What the ring gave meanwhile has been handed over, and of its sockets nothing is told that may be older. The
+        others are as they were, and their clocks have gone on.
+        """
+        self._thread = None
+        if self._records is None or self._outdated:
+            self._wants_all = self._wants_trouble = True
+            return []
+        events = [event for event in self._decoded(clock_offset_ns) if event.sock not in self._handed_over]
+        for event in events:
+            move(event, max(0, now_ns - event.ktime_ns), self._decoder.hz)
+        return events
+
+    def _decoded(self, clock_offset_ns: int) -> list[Event]:
+        """The events of the records, one for each socket, with all of its holders."""
+        data, self._records = self._records or b"", None
+        folded: dict[str | None, tuple[Event, Owner, dict[int, bytes]]] = {}
+        for start in range(0, len(data), SIZE):
+            event, owner = self._decoder.decode(data[start : start + SIZE], clock_offset_ns)
+            folded.setdefault(event.sock, (event, owner, {}))[2][owner.pid] = owner.comm
+        for event, owner, names in folded.values():
+            self._owners.name(event, owner.cgroup, names)
+        return sorted((event for event, _, _ in folded.values()), key=lambda event: event.ktime_ns)
+
+
+def move(event: Event, by_ns: int, hz: int) -> None:
+    """Have an event of a walk tell of a later moment, up to which nothing happened to its socket."""
+    known = event.known()
+    by_ms = by_ns // 1_000_000
+    known["time_ns"] += by_ns // 1000 * 1000
+    known["ktime_ns"] += by_ns
+    for name in ("silent_ms", "retrying_ms", "stuck_ms", "asked_ms"):
+        if name in known:
+            known[name] += by_ms
+    if "jiffies" in known:
+        known["jiffies"] = (known["jiffies"] + by_ms * hz // 1000) % (1 << 32)
+    if "timer_ms" in known:
+        known["timer_ms"] = max(0, known["timer_ms"] - by_ms)
