@@ -195,6 +195,7 @@ static __always_inline bool found(struct event *e, u64 sk, struct sock_copy *s, 
     fill_timer(e, s);
     if (w->flags & WALK_TROUBLE)
         like = trouble(e, s);
+    fill_timer_call(e, s);
     if (like) {
         e->type = EVENT_FOUND;
         e->found_like = like;

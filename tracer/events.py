@@ -88,7 +88,7 @@ class Event:
     syn_linear_timeouts: int | None = None  # retransmit of a SYN: the first so many do not double the RTO
     stuck_ms: int | None = None  # since what is not acknowledged was first sent, or the peer closed its window
     asked_ms: int | None = None  # waiting, keepalive: since data was last sent, to which no data has come in reply
-    timer_ms: int | None = None  # found: until the timer behind it expires
+    timer_ms: int | None = None  # found, waiting: until the timer behind it is called, as late as its wheel makes it
     kind: str | None = None  # retransmit: rto, tlp, fast, syn, synack, fin; found: what it is like
     attempt: int | None = None  # retransmit: RTOs so far, as `ss -o` counts; keepalive: 1 for the first probe
     segments: int | None = None  # retransmit: how many, as TcpRetransSegs counts

@@ -131,7 +131,7 @@ def _idle_drop(case: Case) -> list[str]:
         *_bound(case),
         *_raise_timeout(case),
         *_suspects(case, "reset"),
-        *_try_again(case, "if that works at once, it speaks for a forgotten session"),
+        *_try_again(case, "if it connects at once, a forgotten session is the likely cause"),
     ]
 
 
@@ -189,7 +189,7 @@ def _look_there(event: Event) -> list[str]:
         return []
     return [
         "Look at this connection on the peer. Recv-Q above 0: its application does not read. timer:(on,…): its reply "
-        "gets no answer, because the path drops it. Neither: it is still at work. "
+        "is not acknowledged, the path drops it. Neither: it is still at work. "
         f"There: ss -tno sport = :{event.rport} dst {_quoted(local)} dport = :{event.lport}"
     ]
 
@@ -202,7 +202,10 @@ def _end_the_wait(case: Case) -> list[str]:
     client, _ = _client(event)
     on = client.how_to_turn_on if client else None
     how = f"if this is {client.name}: {on}" if client and on else "the application has to set SO_KEEPALIVE"
-    return [f"With keepalive on, a dead peer would end it, and a firewall keep the session; {how}", timeout]
+    return [
+        f"With keepalive on, the wait would end if the peer is dead, and firewalls would keep the session; {how}",
+        timeout,
+    ]
 
 
 def _packet_loss(case: Case) -> list[str]:

@@ -96,6 +96,7 @@ _EVENTS = {
 _STATE = next(number for number, name in _EVENTS.items() if name == "state")
 _TIMED = frozenset({"retransmit", "keepalive", "window-probe", "found"})
 _MAY_BE_STUCK = frozenset({"retransmit", "window-probe", "found", "reset", "resume"})
+_OF_WALKS_ONLY = frozenset({"found", "waiting"})
 _MAY_HAVE_ASKED = frozenset({"keepalive", "found", "waiting"})
 _USUAL = ("unacked_bytes", "silent_ms", "rto_ms", "srtt_ms", "snd_wnd")
 """What a change of state says in numbers, of a socket that has heard something."""
@@ -239,9 +240,9 @@ class Decoder:
                 known["stuck_ms"] = details.stuck_ms
             if name in _MAY_HAVE_ASKED and how.flags & (_ACCEPTED | _AWAITS) == _AWAITS:
                 known["asked_ms"] = self._ms(details.since_sent)
+            if name in _OF_WALKS_ONLY and details.timer_in != _UNKNOWN:
+                known["timer_ms"] = self._ms(details.timer_in)
             if name == "found":
-                if details.timer_in != _UNKNOWN:
-                    known["timer_ms"] = self._ms(details.timer_in)
                 if like is not None:
                     known["kind"] = like
                 known["attempt"] = attempt
