@@ -217,7 +217,7 @@ def test_suspects_are_those_that_act_like_this() -> None:
 
 
 def test_a_new_connection_tells_more_while_it_lasts() -> None:
-    line = "Try a new connection to 10.66.2.2:3306; if that works at once, it speaks for a forgotten session."
+    line = "Try a new connection to 10.66.2.2:3306; if it connects at once, a forgotten session is the likely cause."
     assert advised()[-1] == line
     assert line not in advised(over=True)
     assert not has(advised(lport=3306, rport=51000), "new connection to"), "a server connects to no client"
