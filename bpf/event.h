@@ -87,7 +87,7 @@ struct event {
     u32 stuck_ms;    /* since the oldest unacknowledged data was first sent or the window closed, or UNKNOWN */
     u32 since_sent;  /* jiffies since data was last sent, retransmissions included, or UNKNOWN */
     u32 timer_in;    /* jiffies until `timer` expires, or UNKNOWN */
-    u32 found_like;  /* found: enum event_type of the event that shows the same trouble */
+    u32 found_like;  /* found: enum event_type of the event that shows the same trouble; EVENT_SOCKET: merely silent */
     u16 attempt;     /* retransmit: icsk_retransmits; keepalive: icsk_probes_out + 1 */
     u16 segments;    /* retransmit: how many segments it is, as TcpRetransSegs counts them */
     u8 pending;      /* icsk_pending: 0 at an RTO, 5 at a tail loss probe */

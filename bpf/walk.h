@@ -27,14 +27,21 @@ struct bpf_iter__task_file {
 enum walk_flags {
     WALK_TROUBLE = 1, /* tell of trouble */
     WALK_ALL = 2,     /* tell of all waiting, whatever was told before */
+    WALK_SERVICE = 4, /* tell of connections to one service that have been silent for long */
 };
 
-/* The walk that is under way. Python writes the flags in place, without the bpf() that needs CAP_BPF. */
+/* The walk that is under way. Python writes what begins with the flags in place, without the bpf() that needs CAP_BPF.
+ */
 struct walk {
     u64 session_id;
     u64 began;    /* jiffies */
     u64 previous; /* jiffies: when the one before it began; 0 for none */
     u32 flags;    /* enum walk_flags */
+    /* WALK_SERVICE: one of its connections was found dead after that silence. */
+    u32 silent; /* jiffies */
+    u8 raddr[16];
+    u16 port;     /* the remote one; the local one where the service is ours */
+    u16 is_local; /* the service is ours */
     u32 reserved;
 };
 
@@ -127,6 +134,21 @@ static __always_inline u8 trouble(struct event *e, struct sock_copy *s)
     return 0;
 }
 
+/* Whether it is a connection to the service that is asked about, and its peer has been silent for as long. */
+static __always_inline bool is_suspect(struct walk *w, struct tuple *t, u64 sk, u32 now)
+{
+    u64 asked[2], raddr[2];
+
+    if (!(w->flags & WALK_SERVICE) || t->state != TCP_ESTABLISHED || (w->is_local ? t->lport : t->rport) != w->port)
+        return false;
+    __builtin_memcpy(asked, w->raddr, 16);
+    __builtin_memcpy(raddr, t->raddr, 16);
+    if (asked[0] != raddr[0] || asked[1] != raddr[1])
+        return false;
+    return silence_of(READ(tcp_sock, rcv_tstamp, sk), READ(inet_connection_sock, icsk_ack__lrcvtime, sk), now) >=
+           w->silent;
+}
+
 /*
  * Of how long a silence waiting is told first. Where keepalive begins soon its probes tell, unless there are none: a
  * timer that was armed before the settings were changed goes on as it was. The timer wheel is late by up to an eighth
@@ -186,7 +208,7 @@ static __always_inline void fill_holder(struct event *e, u64 task)
 }
 
 /* Whether the socket is worth an event, which is then filled. */
-static __always_inline bool found(struct event *e, u64 sk, struct sock_copy *s, struct walk *w)
+static __always_inline bool found(struct event *e, u64 sk, struct sock_copy *s, struct walk *w, bool suspect)
 {
     u8 like = 0;
 
@@ -205,7 +227,11 @@ static __always_inline bool found(struct event *e, u64 sk, struct sock_copy *s, 
         return true;
     }
     e->type = EVENT_WAITING;
-    return waits(e, s) && is_due(w, e);
+    if (waits(e, s) && is_due(w, e))
+        return true;
+    e->type = EVENT_FOUND;
+    e->found_like = EVENT_SOCKET;
+    return suspect && nothing_in_flight(s) && !e->unsent;
 }
 
 int bpf_iter__task_file(struct bpf_iter__task_file *ctx)
@@ -218,7 +244,7 @@ int bpf_iter__task_file(struct bpf_iter__task_file *ctx)
     struct event *e = walked.lookup(&zero);
     struct tuple t = {};
     struct sock_copy *s;
-    bool is_found;
+    bool suspect, is_found;
     u64 sk;
 
     if (!file || !task || !w || !e)
@@ -226,13 +252,15 @@ int bpf_iter__task_file(struct bpf_iter__task_file *ctx)
     sk = tcp_socket_of(file);
     if (sk == 0 || !is_connection(READ(sock_common, skc_state, sk)) || !tuple_of_sock(sk, &t, false))
         return 0;
-    if (!((w->flags & WALK_TROUBLE) && may_be_in_trouble(sk)) && !may_be_waiting(sk, t.state, bpf_jiffies64()))
+    suspect = is_suspect(w, &t, sk, bpf_jiffies64());
+    if (!suspect && !((w->flags & WALK_TROUBLE) && may_be_in_trouble(sk)) &&
+        !may_be_waiting(sk, t.state, bpf_jiffies64()))
         return 0;
     s = copy_sock(sk, COPY_OF_WALK);
     if (!s)
         return 0;
     start_event(e, EVENT_FOUND, &t);
-    is_found = found(e, sk, s, w);
+    is_found = found(e, sk, s, w, suspect);
     give_back(s);
     if (is_found) {
         fill_holder(e, task);

@@ -603,3 +603,23 @@ def test_a_connection_that_is_found_is_described_like_one_that_was_watched() -> 
     begin = told(connecting)[0]
     assert (begin.verdict, begin.retransmits, begin.idle_ms) == ("handshake", 5, None)
     assert begin.since == format_time(begin.time_ns - 9_000_000_000)
+
+
+def test_an_idle_drop_that_is_confirmed_is_asked_about_once() -> None:
+    tracker = StallTracker(hz=250)
+    service = service_of(rtx())
+    tracker.feed(*freeze(2))
+    assert tracker.confirmed() == [], "that may be chance"
+    tracker.feed(freeze(3)[-1])
+    assert tracker.confirmed() == [(service, HOUR_MS)]
+    tracker.feed(freeze(4)[-1])
+    assert tracker.confirmed() == []
+    tracker.feed(*freeze(4, sock="used", silent_ms=300))
+    assert tracker.confirmed() == [], "it was in use: others need not be dead"
+
+
+def test_a_connection_that_is_merely_silent_is_no_stall() -> None:
+    other = event("found", kind="idle", silent_ms=HOUR_MS + 1, sock="other")
+    tracker = StallTracker(hz=250)
+    assert tracker.feed(*freeze(3), other)[-1] is other
+    assert len(tracker._open) == 1

@@ -5,11 +5,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from builders import SECOND, event, record
+from builders import SECOND, event, mapped, record
 
 from tracer.events import Event
 from tracer.kernel import walks
 from tracer.kernel.owners import Owners
+from tracer.kernel.program import Suspects
 from tracer.kernel.walks import Walks, move
 from tracer.kernel.wire import Decoder
 
@@ -21,12 +22,14 @@ class Kernel:
 
     def __init__(self) -> None:
         self.prepared: list[tuple[bool, bool]] = []
+        self.suspects: list[Suspects | None] = []
         self.finds: list[bytes] = []
         self.may_go_on = threading.Event()
         self.may_go_on.set()
 
-    def prepare_walk(self, *, trouble: bool, all_waiting: bool) -> None:
+    def prepare_walk(self, *, trouble: bool, all_waiting: bool, suspects: Suspects | None = None) -> None:
         self.prepared.append((trouble, all_waiting))
+        self.suspects.append(suspects)
 
     def read(self, _link: int) -> bytes:
         self.may_go_on.wait()
@@ -136,3 +139,24 @@ def test_all_clocks_of_an_event_go_on() -> None:
     }  # fmt: skip
     move(found, SECOND, 250)
     assert found.timer_ms == 0
+
+
+def test_a_service_is_asked_about_at_once_and_not_again_and_again(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walks, "WALK_EVERY_S", 1e9)
+    other = record(type=9, found_like=8, sk=3, ktime_ns=5 * SECOND)
+    kernel.finds = [b"", other, b""]
+    look = begin(kernel)
+    made: Walks = look.walks  # type: ignore[attr-defined]
+    assert look() == [] and look() == []
+    suspects = Suspects(1000, mapped("10.66.2.2"), 3306, is_local=False)
+    for _ in range(3):
+        made.look_for(suspects)
+    made.look_for(suspects._replace(port=5432))
+    assert look() == []
+    (found,) = look(6 * SECOND)
+    assert (found.event, found.kind, found.attempt, found.silent_ms) == ("found", "idle", None, 9212)
+    assert [each and each.port for each in kernel.suspects] == [None, 3306]
+    assert look() == [] and look() == []
+    assert [each and each.port for each in kernel.suspects] == [None, 3306, 5432]

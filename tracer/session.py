@@ -6,7 +6,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import tracer
 from tracer import notify
 from tracer.analysis.stalls import MIN_IDLE_MS, StallTracker
 from tracer.counts import Counts, Tally
-from tracer.events import format_time
+from tracer.events import Batch, format_time
 from tracer.filters import Filter
 from tracer.kernel import clocks, host, privileges
 from tracer.kernel.counters import KernelCounters
@@ -90,7 +90,7 @@ def watch(
             sinks = [sink for sink in (writer, shown) if sink is not None]
             try:
                 of_events = wanted.of_any_connection()
-                run(source, of_events, tracker, sinks, totals)
+                run(_asking(source, tracker), of_events, tracker, sinks, totals)
                 finish(tracker, of_events, sinks, totals)
             finally:
                 # Before anybody waits for a reader of standard output.
@@ -110,6 +110,14 @@ def watch(
     for probe in source.attached:
         if probe.status == "missing":
             say(f"not seen on this kernel: {probe.event} ({probe.note})")
+
+
+def _asking(source: LiveSource, tracker: StallTracker) -> Iterator[Batch]:
+    """The source's batches. What the tracker has confirmed by one decides what the source looks for with the next."""
+    for batch in source:
+        yield batch
+        for service, idle_ms in tracker.confirmed():
+            source.look_for_others(service.host, service.port, is_local=service.is_local, silent_ms=idle_ms)
 
 
 def _needed(recording: Recording | None) -> tuple[str, ...]:

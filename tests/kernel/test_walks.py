@@ -296,3 +296,37 @@ def test_a_recording_keeps_them(patient: Lab, stack: ExitStack, watch: Start, tm
         cwd=ROOT, capture_output=True, text=True, check=True, timeout=PATIENCE_S,
     )  # fmt: skip
     assert replayed.stdout == "".join(seen.lines)
+
+
+def test_others_that_have_been_silent_for_longer(patient: Lab, stack: ExitStack, watch: Start) -> None:
+    """One freezes, and the others do not know yet that they are dead. Their processes are named."""
+    stack.enter_context(Server(patient.server, SERVER, ANSWERING))
+    stack.enter_context(Server(patient.server, SERVER, DEAF))
+    older, sharer, elsewhere, frozen, younger = (
+        stack.enter_context(embedded_client(patient.client, SERVER, to))
+        for to in (ANSWERING, ANSWERING, DEAF, ANSWERING, ANSWERING)
+    )
+    assert elsewhere.connected["connected"]
+    for client in (older, sharer):
+        assert client.ask("query")["ok"]
+    (fork,) = sharer.ask("fork 1")["pids"]
+    assert frozen.ask("query")["ok"]
+    silent_since = boottime_ns()
+    seen = watch("--netns", both_ends(patient), "--min-idle", "1s")
+    wait_until(lambda: boottime_ns() - silent_since > 5_000_000_000, 10, "it is idle")
+    assert younger.ask("query")["ok"]
+    patient.drop_everything()
+    frozen.send("query")
+    found = seen.wait_for(2, event="found", kind="idle")
+    confirmed = seen.of(event="retransmit", lport=port(frozen))[-1]
+    assert confirmed["attempt"] >= 3
+    assert {each["lport"]: each["pids"] for each in found} == {
+        port(older): [older.pid],
+        port(sharer): sorted([sharer.pid, fork]),
+    }
+    for each in found:
+        assert each["silent_ms"] >= confirmed["silent_ms"] - confirmed["stuck_ms"]
+        assert "attempt" not in each and each["unacked_bytes"] == 0
+    seen.wait_for(1, event="retransmit", lport=port(frozen), attempt=5)
+    seen.stop()
+    assert len(seen.of(event="found", kind="idle")) == 2, "once is enough"

@@ -27,6 +27,7 @@ class Episode:
     verdict: str = ""
     told: tuple[str, GiveUp | None] = ("", None)  # verdict and give-up time as last told
     told_ns: int = 0
+    is_confirmed: bool = False  # as an idle-drop, by more retransmissions than are lost by chance
     revoked: bool = False  # it was presumed to be over, and that is still to be taken back
     quiet_ns: int = 60_000_000_000  # how long after told_ns an update without news is due
     heard_ns: int | None = None  # the peer answered, and it may be over

@@ -18,7 +18,7 @@ from collections import OrderedDict
 
 from tracer.analysis.account import account, is_news
 from tracer.analysis.episode import Episode, Memory
-from tracer.analysis.idle import Silences, is_fatal, service_of, survived_silence_ms
+from tracer.analysis.idle import Service, Silences, is_fatal, service_of, survived_silence_ms
 from tracer.analysis.outstanding import (
     FIN,
     KEEPALIVE,
@@ -33,7 +33,7 @@ from tracer.analysis.outstanding import (
     outstanding,
 )
 from tracer.analysis.timeouts import gives_up, next_expiry_ns
-from tracer.analysis.verdicts import PRESUMED, Evidence, verdict
+from tracer.analysis.verdicts import CHANCE, PRESUMED, Evidence, verdict
 from tracer.events import Event
 
 MS = 1_000_000
@@ -56,6 +56,7 @@ WALKS_NS = 60 * SECOND
 JUST_NOW_MS = 100
 MAX_OPEN = 65536
 MAX_REMEMBERED = 65536
+MAX_CONFIRMED = 1024
 
 _OF_DATA = frozenset({TLP, RTO, FIN})
 _RESETS = frozenset({"ECONNRESET", "EPIPE", "ECONNREFUSED"})
@@ -84,6 +85,7 @@ class StallTracker:
         self._due: list[tuple[int, str]] = []
         self._memories: OrderedDict[str, Memory] = OrderedDict()
         self._revocable: OrderedDict[str, Episode] = OrderedDict()  # ended without evidence
+        self._confirmed: OrderedDict[Service, int] = OrderedDict()  # idle-drops; the silence before them
 
     def feed(self, *events: Event) -> list[Event]:
         """What to pass on for events: before each the stalls whose time had come, then itself, then what it changes.
@@ -203,7 +205,9 @@ class StallTracker:
             stall.seen.icmp = event.soft_error is not None or event.send_error is not None
         stall.seen.window_closed = now.sign == WINDOW_PROBE or (now.sign == RTO and event.snd_wnd == 0)
         self._expect(stall, event, now)
-        return told + self._tell(sock, stall, event)
+        told += self._tell(sock, stall, event)
+        self._confirm(stall)
+        return told
 
     def _resume(self, event: Event) -> list[Event]:
         assert event.sock is not None
@@ -310,6 +314,25 @@ class StallTracker:
             stall.seen.icmp = True
         stall.errno, stall.error = event.errno, event.error
         return [*revoked, *self._end(event.sock, stall, event.ktime_ns, outcome, event.ktime_ns)]
+
+    def confirmed(self) -> list[tuple[Service, int]]:
+        """Services of which a connection was found dead after a silence (milliseconds), since this was last asked.
+
+        Connections that have been silent for longer are probably dead as well.
+        """
+        taken = list(self._confirmed.items())
+        self._confirmed.clear()
+        return taken
+
+    def _confirm(self, stall: Episode) -> None:
+        seen = stall.seen
+        if stall.verdict != "idle-drop" or seen.attempt < CHANCE or stall.is_confirmed or stall.service is None:
+            return
+        stall.is_confirmed = True
+        if seen.idle_ms is not None:
+            self._confirmed[stall.service] = min(seen.idle_ms, self._confirmed.get(stall.service, seen.idle_ms))
+            if len(self._confirmed) > MAX_CONFIRMED:
+                self._confirmed.popitem(last=False)
 
     # How an episode goes on.
 

@@ -14,7 +14,7 @@ from tracer.kernel.btf import KernelTypes
 from tracer.kernel.compiler import compile_source
 from tracer.kernel.counters import KernelCounters
 from tracer.kernel.owners import Owners
-from tracer.kernel.program import RESUME_AFTER_S, RING_BYTES, WAITING_AFTER_S, Program
+from tracer.kernel.program import RESUME_AFTER_S, RING_BYTES, WAITING_AFTER_S, Program, Suspects, mapped
 from tracer.kernel.source import TRACER, source_for
 from tracer.kernel.walks import Walks
 from tracer.kernel.wire import Decoder
@@ -115,6 +115,14 @@ class LiveSource:
     def capabilities(self) -> Sequence[str]:
         """Those that are of use after the constructor has returned."""
         return (*privileges.TO_NAME_OWNERS, *(self._walks.capabilities if self._walks is not None else ()))
+
+    def look_for_others(self, raddr: str, port: int, *, is_local: bool, silent_ms: int) -> None:
+        """Find the connections to a service that have been silent for so long: `found` events of kind `idle`.
+
+        port: the remote one, or the local one where is_local says that the service is this host's.
+        """
+        if self._walks is not None:
+            self._walks.look_for(Suspects(silent_ms * self._decoder.hz // 1000, mapped(raddr), port, is_local))
 
     def is_behind(self) -> bool:
         """Whether more events wait than half of the ring holds: we are too slow for them."""

@@ -8,6 +8,7 @@ import os
 import struct
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from tracer.filters import Filter
 from tracer.kernel import bpf
@@ -39,8 +40,8 @@ _PORT, _LPORT, _RPORT, _HOST, _NETNS, _IPV4, _IPV6 = 1, 2, 4, 8, 16, 32, 64
 
 _SETTINGS = struct.Struct("<QQIIII")  # struct settings in bpf/settings.h
 
-_WALK_FLAGS, _WALK_FLAGS_OFFSET = struct.Struct("<I"), 24  # of struct walk in bpf/walk.h
-_TROUBLE, _ALL = 1, 2  # enum walk_flags
+_WALK, _WALK_OFFSET = struct.Struct("<II16sHH"), 24  # from the flags on: struct walk in bpf/walk.h
+_TROUBLE, _ALL, _SERVICE = 1, 2, 4  # enum walk_flags
 
 RESUME_AFTER_S = 60.0
 """A peer that is heard again after a longer silence is an event, whatever the connection did before."""
@@ -54,6 +55,15 @@ RING_BYTES = 8 * 1024 * 1024
 COMPANY = 1024
 """Changes of state that wake us where no tenth of a second is over before, if that is no more than half of what the
 ring holds. With 128 an event took half as much again of the processor."""
+
+
+class Suspects(NamedTuple):
+    """Connections to a service that have been silent for so long."""
+
+    silent_jiffies: int
+    raddr: bytes  # as struct event has it
+    port: int  # the remote one; the local one where the service is ours
+    is_local: bool
 
 
 class Program:
@@ -213,14 +223,17 @@ class Program:
             self._ring = Ring(self._maps["events"], self._ring_bytes, SIZE)
         return self._ring
 
-    def prepare_walk(self, *, trouble: bool, all_waiting: bool) -> None:
-        """Whether the next walk tells of trouble, and of all that wait, whatever was told before (bpf/walk.h).
+    def prepare_walk(self, *, trouble: bool, all_waiting: bool, suspects: Suspects | None = None) -> None:
+        """What the next walk tells of (bpf/walk.h).
 
-        Written in place, without the bpf() that needs CAP_BPF.
+        trouble: connections in trouble. all_waiting: all that wait, whatever was told before. suspects: connections
+        to one service. Written in place, without the bpf() that needs CAP_BPF.
         """
         if self._walks is None:
             self._walks = mmap.mmap(self._maps["walks"], mmap.PAGESIZE)
-        _WALK_FLAGS.pack_into(self._walks, _WALK_FLAGS_OFFSET, _TROUBLE * trouble | _ALL * all_waiting)
+        flags = _TROUBLE * trouble | _ALL * all_waiting | _SERVICE * (suspects is not None)
+        silent, raddr, port, is_local = suspects or (0, b"", 0, False)
+        _WALK.pack_into(self._walks, _WALK_OFFSET, flags, silent, raddr, port, is_local)
 
     def lost(self) -> dict[str, int]:
         """Events that found no room in the ring buffer so far, or went by unseen, by hook; only hooks that lost any.
@@ -249,7 +262,12 @@ def recursion_misses(fdinfo: bytes) -> int:
     return 0
 
 
+def mapped(address: str) -> bytes:
+    """16 bytes, IPv4 as ::ffff:a.b.c.d. Raises ValueError for what is no address."""
+    parsed = ipaddress.ip_address(address)
+    return b"\0" * 10 + b"\xff\xff" + parsed.packed if parsed.version == 4 else parsed.packed
+
+
 def _mapped(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> tuple[int, bytes]:
-    if network.version == 4:
-        return 96 + network.prefixlen, b"\0" * 10 + b"\xff\xff" + network.network_address.packed
-    return network.prefixlen, network.network_address.packed
+    prefix = network.prefixlen + (96 if network.version == 4 else 0)
+    return prefix, mapped(str(network.network_address))

@@ -10,17 +10,21 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from contextlib import suppress
 
 from tracer.events import Event
 from tracer.kernel import bpf, privileges
 from tracer.kernel.owners import Owners
-from tracer.kernel.program import Program
+from tracer.kernel.program import Program, Suspects
 from tracer.kernel.wire import SIZE, Decoder, Owner
 
 WALK_EVERY_S = 30.0
 """From the beginning of one walk to that of the next."""
+ASK_EVERY_S = 300.0
+MOST_ASKED = 1024
+"""Services that are remembered to have been asked about."""
 
 
 class Walks:
@@ -42,6 +46,8 @@ class Walks:
         self._outdated = False  # what that walk sees is no longer so
         self._wants_trouble = True
         self._wants_all = True
+        self._suspects: deque[Suspects] = deque()
+        self._asked: OrderedDict[tuple[bytes, int, bool], float] = OrderedDict()  # when, by service
         self._begin()
         self._run()
         self._wants_trouble = self._wants_all = self._records is None
@@ -60,6 +66,17 @@ class Walks:
     def look_for_trouble(self) -> None:
         """Have the next walk look for trouble again: events that told of it were lost."""
         self._wants_trouble = True
+
+    def look_for(self, suspects: Suspects) -> None:
+        """Have a walk tell of the connections to a service, at once, but not oftener than each ASK_EVERY_S."""
+        service, now = suspects[1:], time.monotonic()
+        if now - self._asked.get(service, -ASK_EVERY_S) < ASK_EVERY_S:
+            return
+        self._asked[service] = now
+        self._asked.move_to_end(service)
+        if len(self._asked) > MOST_ASKED:
+            self._asked.popitem(last=False)
+        self._suspects.append(suspects)
 
     def begin_again(self) -> None:
         """Have the next walk tell everything, and ignore the one that is under way: this host was suspended."""
@@ -80,7 +97,7 @@ class Walks:
                 found = self._of_a_moment(now_ns, clock_offset_ns)
         else:
             found = self._of_the_first(None if is_drained else events[-1].ktime_ns, clock_offset_ns)
-            if not self._first and time.monotonic() - self._began >= WALK_EVERY_S:
+            if not self._first and (self._suspects or time.monotonic() - self._began >= WALK_EVERY_S):
                 self._begin()
                 self._start_thread()
         if found:
@@ -92,7 +109,8 @@ class Walks:
         self._handed_over.clear()
         self._outdated = False
         self._records = None
-        self._program.prepare_walk(trouble=self._wants_trouble, all_waiting=self._wants_all)
+        suspects = self._suspects.popleft() if self._suspects else None
+        self._program.prepare_walk(trouble=self._wants_trouble, all_waiting=self._wants_all, suspects=suspects)
         self._wants_trouble = self._wants_all = False
 
     def _start_thread(self) -> None:

@@ -242,7 +242,9 @@ class Decoder:
                 known["asked_ms"] = self._ms(details.since_sent)
             if name in _OF_WALKS_ONLY and details.timer_in != _UNKNOWN:
                 known["timer_ms"] = self._ms(details.timer_in)
-            if name == "found":
+            if name == "found" and like == "socket":
+                known["kind"] = "idle"
+            elif name == "found":
                 if like is not None:
                     known["kind"] = like
                 known["attempt"] = attempt

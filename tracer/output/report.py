@@ -26,6 +26,8 @@ LONGEST_STALLS = 50
 MOST_SERVICES = 4096
 """Services that are told apart; those heard of longest ago are left out, and counted."""
 SHOWN_SERVICES = 20
+MOST_SUSPECTS = 1024
+SHOWN_SUSPECTS = 8
 MOST_REVOCABLE = 65536
 """Stalls that ended without evidence and may go on yet."""
 MOST_HOSTS = 4096
@@ -65,6 +67,8 @@ class Report:
         self._forgotten = 0
         self._stalls: list[tuple[int, int, Event]] = []
         self._revocable: OrderedDict[str, Event] = OrderedDict()  # ends without evidence, by id
+        # Connections that were found silent for longer than was fatal, by service and socket.
+        self._suspects: OrderedDict[Service, OrderedDict[str, Event]] = OrderedDict()
         self._count = 0
         self._events = 0
         self._lost: Counter[str] = Counter()
@@ -117,6 +121,8 @@ class Report:
             self._seen.take(self._uncompared)
         else:
             self._events += 1
+            if kind == "found" and event.kind == "idle":
+                self._suspect(event)
             self._uncompared.add(event.netns, counts_of(event))
 
     def _take_stall(self, stall: Event) -> None:
@@ -132,6 +138,17 @@ class Report:
         self._revocable[key] = stall
         if len(self._revocable) > MOST_REVOCABLE:
             self._add(self._revocable.popitem(last=False)[1])
+
+    def _suspect(self, event: Event) -> None:
+        name = service_of(event)
+        if name is None or event.sock is None:
+            return
+        suspects = self._suspects.setdefault(name, OrderedDict())
+        suspects[event.sock] = event
+        if len(suspects) > MOST_SUSPECTS:
+            suspects.popitem(last=False)
+        if len(self._suspects) > MOST_SERVICES:
+            self._suspects.popitem(last=False)
 
     def flush(self, until_ns: int) -> None:
         """Show what was written."""
@@ -197,6 +214,9 @@ class Report:
         if bracket.fatal_ms is not None:
             record["fatal_ms"] = bracket.fatal_ms
             record["known_timeouts"] = [{"name": box.name, "timeout_s": box.timeout_s} for box in matching(bracket)]
+        suspects = self._suspects.get(name)
+        if suspects:
+            record["probably_dead"] = [to_json(each) for each in suspects.values()]
         record["advice"] = service.all_advice
         return record
 
@@ -268,7 +288,7 @@ class Report:
     def _stall_table(self) -> str:
         rows = []
         for began_ns, _, stall in sorted((_began_ns(stall), number, stall) for _, number, stall in self._stalls):
-            owner = f"{stall.comm or '?'}[{stall.pid}]" if stall.pid is not None else "-"
+            owner = _owner(stall)
             rows.append(
                 (
                     self._when(began_ns)[0 if self._spans_days() else 11 :],
@@ -303,14 +323,33 @@ class Report:
         more = len(services) - len(rows)
         return text + (f"… and {plural(more, 'other service')}; --json has them all.\n" if more else "")
 
+    def _suspects_in_words(self, name: Service) -> list[str]:
+        suspects = sorted(self._suspects.get(name, {}).values(), key=lambda event: -(event.silent_ms or 0))
+        if not suspects:
+            return []
+        shown = [
+            f"{endpoint(each.laddr, each.lport)} {_owner(each)} ({duration(each.silent_ms or 0)})"
+            for each in suspects[:SHOWN_SUSPECTS]
+        ]
+        more = [f"{len(suspects) - SHOWN_SUSPECTS:,} more"] if len(suspects) > SHOWN_SUSPECTS else []
+        were = "connection was" if len(suspects) == 1 else "connections were"
+        return [
+            f"{len(suspects):,} other {were} open and silent for longer, and probably dead as well: "
+            f"{', '.join([*shown, *more])}."
+        ]
+
     def _about(self, name: Service, service: _Service) -> str:
         """What is to be said about one service: its bracket, and the advice."""
-        sentences = bracket_in_words(self._silences.bracket(name))
+        sentences = [*bracket_in_words(self._silences.bracket(name)), *self._suspects_in_words(name)]
         advice = [f"→ {safe(line)}" for line in service.all_advice]
         if not sentences and not advice:
             return ""
         lines = [line for sentence in (*sentences, *advice) for line in wrapped(sentence, self._width)]
         return "\n".join([f"{_named(name)}", *lines]) + "\n"
+
+
+def _owner(event: Event) -> str:
+    return f"{event.comm or '?'}[{event.pid}]" if event.pid is not None else "-"
 
 
 def _began_ns(stall: Event) -> int:

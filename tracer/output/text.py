@@ -165,6 +165,8 @@ def _what(event: Event) -> str:
 
 def _found(event: Event) -> str:
     """As the event that it is like."""
+    if event.kind == "idle":
+        return "idle"
     name = {"keepalive": "keepalive", "window-probe": "window?"}.get(event.kind or "")
     if name is None:
         is_fin = event.state in ("FIN_WAIT1", "CLOSING", "LAST_ACK") and event.unacked_bytes == 0
@@ -183,7 +185,7 @@ def _detail(event: Event) -> str:
     if event.send_error is not None:
         return f" (not sent: {safe(event.send_error)})"
     if event.event == "found":
-        return " (found)"
+        return " (probably dead as well)" if event.kind == "idle" else " (found)"
     if event.event == "waiting" and event.asked_ms is not None:
         return f" (asked {duration(event.asked_ms)} ago)"
     if event.event == "resume" and event.cause != "data":
