@@ -46,7 +46,10 @@ What the columns say:
           tlp: a tail loss probe; rto N: the Nth retransmission by the timer;
           fast, syn N, synack N, fin N: other retransmissions; keepalive N: a
           probe (1: the one before was answered); window? N: a probe of a
-          closed window; heard again: after long silence, or at last; RST
+          closed window; the same (found): in trouble when tcpwatch started;
+          waiting: acknowledged, and no reply for a minute; idle: silent for
+          longer than another one that was found dead; heard again: after
+          long silence, or at last; RST
           received, sent or refused; an errno: what the application's next
           call returns; or a change of state
   SILENT  time since the peer was last heard
