@@ -266,3 +266,35 @@ def test_a_report_says_how_much_had_no_event(tmp_path: Path) -> None:
         record(tmp_path / "all.tw", [*freeze(3), event("counters", 5, retrans_segs=4, **counted)]),
     ):
         assert "had no event" not in tcpwatch("report", quiet).stdout
+
+
+def test_two_hosts_are_told_apart(tmp_path: Path) -> None:
+    """Also where their connections have equal names, and a stall is still open when the other's recording begins."""
+    stalled = [*freeze(15, retries=15, **OWNED)[:6]]
+    files = [record(tmp_path / f"{name}.tw", stalled, header(host=name)) for name in ("web-a", "web-b")]
+    text = tcpwatch("report", *files).stdout
+    rows = [line.split() for line in text.splitlines() if "idle-drop  ongoing" in line]
+    assert [row[1] for row in rows] == ["web-a", "web-b"]
+    (service,) = [line.split() for line in text.splitlines() if line.startswith("10.66.2.2:3306 ")]
+    assert service[:3] == ["10.66.2.2:3306", "2", "2"], "two stalls on two hosts"
+    sentences = " ".join(text.split())
+    assert "on web-b: nsenter -t 8506 -n ss -K" in sentences and "on web-b: nsenter -t 8506 -n sysctl" in sentences
+    records = [json.loads(line) for line in tcpwatch("report", *files, "--json").stdout.splitlines()]
+    assert [each["host"] for each in records if each.get("event") == "stall"] == ["web-a", "web-b"]
+    assert [each["hosts"] for each in records if each.get("report") == "service"] == [2]
+    one = tcpwatch("report", files[0]).stdout
+    assert "HOST" not in one and "on web-a:" in one
+
+
+def test_connections_that_are_probably_dead_are_listed(tmp_path: Path) -> None:
+    others = [
+        event("found", 1, kind="idle", sock=f"o{number}", lport=41000 + number, silent_ms=4_000_000 + number, **OWNED)
+        for number in range(10)
+    ]
+    path = record(tmp_path / "x.tw", [*freeze(5, **OWNED), *others, *close(13.4)])
+    said = " ".join(tcpwatch("report", path).stdout.split())
+    assert "10 other connections were open and silent for longer, and probably dead as well: 10.66.1.2:41009" in said
+    assert "php[8506] (1h06m)" in said and ", 2 more." in said
+    records = [json.loads(line) for line in tcpwatch("report", path, "--json").stdout.splitlines()]
+    (service,) = [each for each in records if each.get("report") == "service"]
+    assert len(service["probably_dead"]) == 10

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import platform
 import shutil
 import sys
 from functools import partial
@@ -234,7 +235,7 @@ def report(files: tuple[Path, ...], as_json: bool, **filters: Any) -> None:
 
     wanted = make_filter(filters)
     silences = Silences()
-    sink = Report(sys.stdout, silences, as_json=as_json, width=_width())
+    sink = Report(sys.stdout, silences, as_json=as_json, width=_width(), here=platform.node())
 
     def opened(header: Header) -> None:
         sink.opened(header.host, header.utc_offset_s, header.run, filtered=bool(header.filters))

@@ -47,12 +47,12 @@ def play(
                 is_next = True
                 while is_next:
                     header = source.header
-                    opened(header)
                     chosen = None if header.is_whole else header.filters
                     is_next_part = header.host == host and chosen == filters and header.started_ns >= totals.until_ns
                     if tracker is not None and not is_next_part:
                         finish(tracker, wanted, sinks, totals)
                         tracker = None
+                    opened(header)
                     if tracker is None:
                         totals.until_ns = 0
                         tracker = _tracker(header, wanted, silences, ends_only=ends_only)

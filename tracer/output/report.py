@@ -17,7 +17,7 @@ from tracer.counts import Tally, counts_of, counts_of_kernel
 from tracer.events import Event, InvalidEvent, format_time, parse_time, to_json
 from tracer.output.brackets import bracket_in_words
 from tracer.output.table import table
-from tracer.output.telling import wrapped
+from tracer.output.telling import COMMANDS, wrapped
 from tracer.output.truth import beside_the_kernel, what_was_missed
 from tracer.output.words import duration, endpoint, local_time, plural, safe
 
@@ -30,6 +30,7 @@ MOST_SUSPECTS = 1024
 SHOWN_SUSPECTS = 8
 MOST_REVOCABLE = 65536
 """Stalls that ended without evidence and may go on yet."""
+UNKNOWN_HOST = "an unknown host"
 MOST_HOSTS = 4096
 """Hosts that are told apart: a file may have any number of recordings."""
 SHOWN_HOSTS = 8
@@ -42,7 +43,8 @@ class _Service:
     verdicts: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
     longest_ms: int = 0
-    advice: dict[str, list[str]] = field(default_factory=dict)  # of the newest stall, by verdict
+    hosts: set[str] = field(default_factory=set)
+    advice: dict[str, list[str]] = field(default_factory=dict)  # of the newest stall, by verdict; for its host
 
     @property
     def all_advice(self) -> list[str]:
@@ -55,18 +57,19 @@ class Report:
     """A sink that keeps what a report needs, of whatever size the recordings are.
 
     silences is the one that the stall tracker fills. as_json: stalls are written as they come, one object a line, and
-    `close` adds an object for each service and a summary.
+    `close` adds an object for each service and a summary. here: this host's name; commands for another one say so.
     """
 
-    def __init__(self, stream: TextIO, silences: Silences, *, as_json: bool, width: int) -> None:
+    def __init__(self, stream: TextIO, silences: Silences, *, as_json: bool, width: int, here: str = "") -> None:
         self._stream = stream
         self._silences = silences
         self._as_json = as_json
         self._width = width
+        self._here = here
         self._services: OrderedDict[Service, _Service] = OrderedDict()
         self._forgotten = 0
-        self._stalls: list[tuple[int, int, Event]] = []
-        self._revocable: OrderedDict[str, Event] = OrderedDict()  # ends without evidence, by id
+        self._stalls: list[tuple[int, int, str, Event]] = []  # with its host
+        self._revocable: OrderedDict[tuple[str, str], Event] = OrderedDict()  # ends without evidence, by host and id
         # Connections that were found silent for longer than was fatal, by service and socket.
         self._suspects: OrderedDict[Service, OrderedDict[str, Event]] = OrderedDict()
         self._count = 0
@@ -80,6 +83,7 @@ class Report:
         self._first_ns: int | None = None
         self._last_ns = 0
         self._hosts: dict[str, None] = {}  # as a set that keeps its order
+        self._host = UNKNOWN_HOST  # of the recording that is read
         self._utc_offset_s = 0
 
     def opened(self, host: str, utc_offset_s: int, run: str, *, filtered: bool = False) -> None:
@@ -91,8 +95,9 @@ class Report:
         if run != self._run:
             self._uncompared.clear()
         self._run = run
+        self._host = host or UNKNOWN_HOST
         if len(self._hosts) < MOST_HOSTS:
-            self._hosts.setdefault(host or "an unknown host")
+            self._hosts.setdefault(self._host)
         self._utc_offset_s = utc_offset_s
 
     def write(self, *events: Event) -> None:
@@ -127,17 +132,21 @@ class Report:
 
     def _take_stall(self, stall: Event) -> None:
         """An end counts at once; one without evidence when it is clear that no later sign takes it back."""
-        key = stall.id or ""
+        key = (self._host, stall.id or "")
         if stall.revoked:
             self._revocable.pop(key, None)
         if stall.phase != "end":
             return
         if stall.outcome not in WITHOUT_EVIDENCE:
-            self._add(stall)
+            self._add(self._host, stall)
             return
         self._revocable[key] = stall
         if len(self._revocable) > MOST_REVOCABLE:
-            self._add(self._revocable.popitem(last=False)[1])
+            self._add_oldest_revocable()
+
+    def _add_oldest_revocable(self) -> None:
+        (host, _), stall = self._revocable.popitem(last=False)
+        self._add(host, stall)
 
     def _suspect(self, event: Event) -> None:
         name = service_of(event)
@@ -154,12 +163,12 @@ class Report:
         """Show what was written."""
         self._stream.flush()
 
-    def _add(self, stall: Event) -> None:
+    def _add(self, host: str, stall: Event) -> None:
         self._count += 1
         if self._as_json:
-            self._line(to_json(stall))
+            self._line({**to_json(stall), "host": host})
         else:
-            heapq.heappush(self._stalls, (stall.duration_ms or 0, self._count, stall))
+            heapq.heappush(self._stalls, (stall.duration_ms or 0, self._count, host, stall))
             if len(self._stalls) > LONGEST_STALLS:
                 heapq.heappop(self._stalls)
         name = service_of(stall)
@@ -173,15 +182,26 @@ class Report:
         service.verdicts[stall.verdict or "?"] += 1
         service.outcomes[stall.outcome or "?"] += 1
         service.longest_ms = max(service.longest_ms, stall.duration_ms or 0)
+        service.hosts.add(host)
         if stall.outcome != "recovered":
-            service.advice[stall.verdict or "?"] = stall.advice or []
+            service.advice[stall.verdict or "?"] = [self._for_host(line, host) for line in stall.advice or ()]
+
+    def _for_host(self, line: str, host: str) -> str:
+        """The line of advice, with the host that its command is for, where that is not this one.
+
+        `ss -t…` is for the peer, and the line says so.
+        """
+        text, colon, command = line.rpartition(": ")
+        if host in (self._here, UNKNOWN_HOST) or not (colon and command.startswith(COMMANDS)):
+            return line
+        return line if command.startswith("ss -t") else f"{text}, on {host}: {command}"
 
     def close(self) -> None:
         """Nothing comes any more: the report, unless there was nothing to read."""
         if not self._hosts:
             return
         while self._revocable:
-            self._add(self._revocable.popitem(last=False)[1])
+            self._add_oldest_revocable()
         if self._as_json:
             for name, service in self._by_weight():
                 self._line(self._service_as_json(name, service))
@@ -205,6 +225,7 @@ class Report:
             "raddr": name.host,
             "lport" if name.is_local else "rport": name.port,
             "stalls": service.verdicts.total(),
+            "hosts": len(service.hosts),
             "verdicts": dict(service.verdicts.most_common()),
             "outcomes": dict(service.outcomes.most_common()),
             "longest_ms": service.longest_ms,
@@ -287,11 +308,14 @@ class Report:
 
     def _stall_table(self) -> str:
         rows = []
-        for began_ns, _, stall in sorted((_began_ns(stall), number, stall) for _, number, stall in self._stalls):
+        several = len(self._hosts) > 1
+        in_order = sorted((_began_ns(stall), number, host, stall) for _, number, host, stall in self._stalls)
+        for began_ns, _, host, stall in in_order:
             owner = _owner(stall)
             rows.append(
                 (
                     self._when(began_ns)[0 if self._spans_days() else 11 :],
+                    *([safe(host)] if several else []),
                     endpoint(stall.laddr, stall.lport),
                     endpoint(stall.raddr, stall.rport),
                     "-" if stall.idle_ms is None else duration(stall.idle_ms),
@@ -301,25 +325,41 @@ class Report:
                     owner,
                 )
             )
-        text = table(["BEGAN", "LOCAL", "REMOTE", "IDLE", "VERDICT", "OUTCOME", "LASTED", "OWNER"], rows)
+        text = table(
+            [
+                "BEGAN",
+                *(["HOST"] if several else []),
+                "LOCAL",
+                "REMOTE",
+                "IDLE",
+                "VERDICT",
+                "OUTCOME",
+                "LASTED",
+                "OWNER",
+            ],
+            rows,
+        )
         more = self._count - len(self._stalls)
         return text + (f"… and {plural(more, 'shorter one')}; --json has them all.\n" if more else "")
 
     def _service_table(self, services: list[tuple[Service, _Service]]) -> str:
         rows = []
+        several = len(self._hosts) > 1
         for name, service in services[:SHOWN_SERVICES]:
             bracket = self._silences.bracket(name)
             rows.append(
                 (
                     _named(name),
                     f"{service.verdicts.total():,}",
+                    *([f"{len(service.hosts):,}"] if several else []),
                     "-" if bracket.survived_ms is None else duration(bracket.survived_ms),
                     "-" if bracket.fatal_ms is None else duration(bracket.fatal_ms),
                     duration(service.longest_ms),
                     ", ".join(f"{count:,} {verdict}" for verdict, count in service.verdicts.most_common()),
                 )
             )
-        text = table(["SERVICE", "STALLS", "SURVIVED", "FATAL", "LONGEST", "VERDICTS"], rows)
+        headings = ["SURVIVED", "FATAL", "LONGEST", "VERDICTS"]
+        text = table(["SERVICE", "STALLS", *(["HOSTS"] if several else []), *headings], rows)
         more = len(services) - len(rows)
         return text + (f"… and {plural(more, 'other service')}; --json has them all.\n" if more else "")
 

@@ -22,7 +22,7 @@ _K = TypeVar("_K")
 _V = TypeVar("_V")
 _SECOND_NS = 1_000_000_000
 _INDENT = "    "
-_COMMANDS = ("nsenter ", "ss ", "sysctl ", "ip ", "sudo ")
+COMMANDS = ("nsenter ", "ss ", "sysctl ", "ip ", "sudo ")
 
 
 class Teller:
@@ -103,7 +103,7 @@ def wrapped(sentence: str, width: int) -> list[str]:
         return []
     text, colon, command = sentence.rpartition(": ")
     hanging = _INDENT + "  " if sentence.startswith("→") else _INDENT
-    if not (colon and command.startswith(_COMMANDS)):
+    if not (colon and command.startswith(COMMANDS)):
         text, command = sentence, ""
     else:
         text += ":"
