@@ -560,6 +560,8 @@ def test_a_reply_ends_a_wait_and_its_silence_was_survived() -> None:
 def test_a_peer_that_answers_a_probe_is_slow_and_no_stall() -> None:
     out = told(waiting(keepalive=True), heard(510, "keepalive", silent_ms=91_000, unacked_bytes=0))
     assert words(out)[-1] == "end unanswered alive"
+    heartbeat = told(waiting(), heard(510, silent_ms=91_000, unacked_bytes=8))
+    assert words(heartbeat)[-1] == "end unanswered alive", "it acknowledged more data, and has not replied"
 
 
 def test_a_wait_whose_peer_answers_no_probe_is_a_failed_keepalive_with_a_request_open() -> None:

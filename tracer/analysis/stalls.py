@@ -222,8 +222,8 @@ class StallTracker:
         if stall is None:
             self._revocable.pop(event.sock, None)
             return []
-        if event.cause == "keepalive" and stall.seen.sign == WAITING:
-            # The peer is there and still owes the reply: slow, and nothing is lost on the path.
+        if stall.seen.sign == WAITING and (event.cause == "keepalive" or event.unacked_bytes):
+            # An answer to a probe, or the ACK of a later request: the peer is there, and still owes the reply.
             return self._end(event.sock, stall, event.ktime_ns, "alive", event.ktime_ns)
         if event.cause == "keepalive" and stall.seen.sign != KEEPALIVE:
             return []  # a probe of the peer's does not acknowledge what is waiting
