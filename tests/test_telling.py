@@ -170,7 +170,7 @@ def test_a_wait_in_words() -> None:
     answered = sentences(shown(waiting(), heard(510, silent_ms=91_000, unacked_bytes=0)))
     assert "STALL recovered" in answered and "Answered after 1m31s." in answered
     alive = sentences(shown(waiting(keepalive=True), heard(510, "keepalive", silent_ms=91_000, unacked_bytes=0)))
-    assert "The peer answered a keepalive probe, or acknowledged more data, after 1m31s. It has not replied yet." in alive
+    assert "The peer answered a probe, or acknowledged more data, after 1m31s. It has not replied yet." in alive
 
 
 def test_what_was_presumed_and_revoked_in_words() -> None:

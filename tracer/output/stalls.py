@@ -111,7 +111,7 @@ def how_it_ended(stall: Event) -> str:
         what = "probe" if not stall.unacked_bytes and stall.state == "ESTABLISHED" else "retransmission"
         return f"No further {what} was seen after {lasted}: it was probably answered."
     if stall.outcome == "alive":
-        return f"The peer answered a keepalive probe, or acknowledged more data, after {lasted}. It has not replied yet."
+        return f"The peer answered a probe, or acknowledged more data, after {lasted}. It has not replied yet."
     if stall.outcome == "timed-out":
         return f"Timed out after {lasted}{gets}."
     if stall.outcome == "reset":
