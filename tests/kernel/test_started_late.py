@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from watching import ROOT, Json, Watch
+from watching import ROOT, Json, Watch, both_ends
 
 from tracer.events import parse_time
 from tracer.lab.network import SERVER, Lab
@@ -25,7 +25,8 @@ from tracer.lab.peers import Client, Server, embedded_client
 IDLE_S = 62.0
 """Longer than what counts as long, a minute."""
 STARTS_S = (5, 40, 100)
-IDLE, USED, SYN, PROBES, WINDOW, WAITING, ALIVE, ICMP, ONE_WAY, HEALTHY = range(3301, 3311)
+IDLE, USED, SYN, PROBES, WINDOW, WAITING, ALIVE, ICMP, ONE_WAY, SILENT, READER, HEALTHY = range(3301, 3313)
+PORTS = range(IDLE, HEALTHY + 1)
 VERDICTS = {
     IDLE: "idle-drop",
     USED: "path-loss",
@@ -35,8 +36,11 @@ VERDICTS = {
     WAITING: "unanswered",
     ICMP: "unreachable",
     ONE_WAY: "idle-drop",
+    SILENT: "unanswered",
 }
-"""Of the other two, ALIVE and HEALTHY, nothing is to be said."""
+"""What is to be said of the clients' ends; of the others nothing."""
+AT_SERVER = {ONE_WAY: "path-loss", SILENT: "idle-drop", READER: "zero-window"}
+"""What is to be said of the server's ends: its answers are lost, or a client does not read them."""
 NAMES = {
     IDLE: "Silent",
     USED: "The connection was in use",
@@ -54,8 +58,8 @@ _DEATH = f"""
 table inet death {{
   chain lost {{
     type filter hook prerouting priority raw; policy accept;
-    tcp dport {{ {IDLE}, {USED}, {SYN}, {PROBES} }} drop
-    tcp sport {{ {IDLE}, {USED}, {SYN}, {PROBES}, {ONE_WAY} }} drop
+    tcp dport {{ {IDLE}, {USED}, {SYN}, {PROBES}, {SILENT} }} drop
+    tcp sport {{ {IDLE}, {USED}, {SYN}, {PROBES}, {SILENT}, {ONE_WAY} }} drop
   }}
   chain refused {{
     type filter hook forward priority -1; policy accept;
@@ -75,8 +79,9 @@ class Late:
     first_ms: dict[float, float] = field(default_factory=dict)  # from the ready line to the last found stall
     text: str = ""
 
-    def stalls(self, start: float, port: int) -> list[Json]:
-        return [each for each in self.said[start] if each["event"] == "stall" and each["rport"] == port]
+    def stalls(self, start: float, port: int, end: str = "rport") -> list[Json]:
+        """Those of the client's end of the connection to that port, or with `lport` of the server's."""
+        return [each for each in self.said[start] if each["event"] == "stall" and each[end] == port]
 
 
 class Chatter:
@@ -105,11 +110,12 @@ def clients_of(lab: Lab, stack: ExitStack) -> dict[int, Client]:
     options = {
         PROBES: ["--idle", "4", "--interval", "10", "--probes", "30"],
         WAITING: ["--no-keepalive"],
+        SILENT: ["--no-keepalive"],
         ALIVE: ["--idle", "2", "--interval", "2"],
     }
     return {
         port: stack.enter_context(embedded_client(lab.client, SERVER, port, *options.get(port, [])))
-        for port in range(IDLE, HEALTHY + 1)
+        for port in PORTS
         if port != SYN
     }
 
@@ -118,10 +124,11 @@ def clients_of(lab: Lab, stack: ExitStack) -> dict[int, Client]:
 def late(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Late]:
     recording = tmp_path_factory.mktemp("late") / "x.tw"
     with ExitStack() as stack:
-        lab = stack.enter_context(Lab(ttl_s=900, ports=list(range(IDLE, HEALTHY + 1)), retries2=15))
+        lab = stack.enter_context(Lab(ttl_s=900, ports=list(PORTS), retries2=15))
         lab.server.set_sysctl("net.ipv4.tcp_rmem", "4096 65536 262144")
+        lab.client.set_sysctl("net.ipv4.tcp_rmem", "4096 65536 262144")
         lab.client.set_sysctl("net.ipv4.tcp_wmem", "4096 65536 262144")
-        servers = {port: stack.enter_context(Server(lab.server, SERVER, port)) for port in range(IDLE, HEALTHY + 1)}
+        servers = {port: stack.enter_context(Server(lab.server, SERVER, port)) for port in PORTS}
         clients = clients_of(lab, stack)
         told = Late()
         for port in (IDLE, ICMP, ONE_WAY, PROBES):
@@ -131,9 +138,10 @@ def late(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Late]:
         for port in (USED, HEALTHY):
             in_use = Chatter(clients[port], told.asked_ns, port)
             stack.callback(in_use.stop)
-        for port in (WAITING, ALIVE):
-            clients[port].send("slow 900")
+        for port, slow_s in ((WAITING, 900), (ALIVE, 900), (SILENT, IDLE_S + 0.5)):
+            clients[port].send(f"slow {slow_s}")
             told.asked_ns[port] = time.time_ns()
+        assert clients[READER].ask("download 8000000")["ok"]
         servers[WINDOW].stop()
         clients[WINDOW].send("flood")
         time.sleep(max(0.0, told.answered_ns[PROBES] / 1e9 + IDLE_S - time.time()))  # they are idle meanwhile
@@ -149,7 +157,9 @@ def late(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Late]:
             extra = ["-w", recording] if after_s == 40 else []
             watches[after_s] = start(stack, lab, *extra)
             ready = time.monotonic()
-            watches[after_s].wait_for(count=len(VERDICTS) - (after_s < 40), event="stall", phase="begin")
+            watches[after_s].wait_for(
+                count=len(VERDICTS) + len(AT_SERVER) - (after_s < 40), event="stall", phase="begin"
+            )
             told.first_ms[after_s] = (time.monotonic() - ready) * 1000
         for after_s, watch in watches.items():
             watch.stop()
@@ -160,7 +170,7 @@ def late(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Late]:
 
 
 def start(stack: ExitStack, lab: Lab, *options: str | Path) -> Watch:
-    watch = Watch("--netns", str(lab.client.netns), *options)
+    watch = Watch("--netns", both_ends(lab), *options)
     stack.callback(watch.kill)
     return watch
 
@@ -182,16 +192,28 @@ def test_the_verdict_is_what_happened(late: Late, start: float, port: int) -> No
 
 
 @pytest.mark.parametrize("start", ALL)
+@pytest.mark.parametrize("port", AT_SERVER)
+def test_the_servers_end(late: Late, start: float, port: int) -> None:
+    end = late.stalls(start, port, "lport")[-1]
+    assert (end["verdict"], end["outcome"]) == (AT_SERVER[port], "ongoing"), end
+    assert end.get("one_way") is (True if port == ONE_WAY else None), "it hears the client, which hears nothing"
+    if port == SILENT:
+        assert abs(end["idle_ms"] - IDLE_S * 1000 - 500) <= SLACK_MS, "since it was asked"
+
+
+@pytest.mark.parametrize("start", ALL)
 def test_nothing_else_is_said_to_stall(late: Late, start: float) -> None:
     said = [each for each in late.said[start] if each["event"] in ("stall", "found", "waiting")]
-    assert {each["rport"] for each in said} <= VERDICTS.keys()
+    assert {each["rport"] for each in said if each["rport"] in PORTS} <= VERDICTS.keys()
+    # The end that an answer was on its way from when the path died may wait for its acknowledgement.
+    assert {each["lport"] for each in said if each["lport"] in PORTS} <= AT_SERVER.keys() | {USED}
     assert not [each for each in said if each.get("outcome") in ("recovered", "alive")]
     last = {each["id"]: each for each in said if each["event"] == "stall"}
     assert {each["outcome"] for each in last.values()} == {"ongoing"}
 
 
 @pytest.mark.parametrize("start", ALL)
-@pytest.mark.parametrize("port", [IDLE, USED, SYN, ICMP, ONE_WAY, WAITING])
+@pytest.mark.parametrize("port", [IDLE, USED, SYN, ICMP, ONE_WAY, WAITING, SILENT])
 def test_since_when(late: Late, start: float, port: int) -> None:
     for each in late.stalls(start, port):
         off_ms = (parse_time(each["since"]) - late.asked_ns[port]) / 1e6
@@ -253,7 +275,7 @@ def test_what_hangs_is_said_at_once(late: Late, start: float) -> None:
     }
     for each in late.said[start]:
         if each["event"] in ("found", "waiting"):
-            assert each["comm"] == "worker" and each["pid"] in each["pids"]
+            assert each["comm"] == ("worker" if each["rport"] in PORTS else "server") and each["pid"] in each["pids"]
 
 
 def test_no_duration_runs_backwards(late: Late) -> None:
@@ -276,7 +298,6 @@ def test_in_words(late: Late, port: int) -> None:
 def test_the_recording_gives_the_same_stalls(late: Late) -> None:
     """That its lines are those of live, byte for byte, is asserted in test_incident."""
     live = [each for each in late.said[40] if each["event"] == "stall" and each["phase"] == "begin"]
-    begun = [
-        line for line in late.text.splitlines() if " STALL " in line and line.split()[4] in set(VERDICTS.values())
-    ]
-    assert len(live) == len(begun) == len(VERDICTS)
+    lines = [line.split() for line in late.text.splitlines() if " STALL " in line]
+    begun = [words for words in lines if words[4] in VERDICTS.values()]
+    assert len(live) == len(begun) == len(VERDICTS) + len(AT_SERVER)
