@@ -625,3 +625,35 @@ def test_a_connection_that_is_merely_silent_is_no_stall() -> None:
     tracker = StallTracker(hz=250)
     assert tracker.feed(*freeze(3), other)[-1] is other
     assert len(tracker._open) == 1
+
+
+# Where events are missing, the kernel's counts tell what happened meanwhile.
+
+
+def test_a_count_of_probes_that_begins_anew_is_an_answer() -> None:
+    seen = told(probe(0, 2), probe(75, 5), probe(100, 2, silent_ms=90_000), until=101)
+    assert words(seen)[-3:-1] == ["end keepalive-failed recovered", "begin keepalive-failed"]
+    assert seen[-1].retransmits == 2
+
+
+def test_data_of_a_connection_whose_syn_was_not_answered_yet_says_that_it_was() -> None:
+    seen = told(syn(1, 1), syn(2, 2), *freeze(start=2.5, silent_ms=300), until=3)
+    assert words(seen)[-4:-2] == ["end handshake recovered", "begin no-answer"]
+
+
+def test_a_window_that_had_opened_is_closed_since_later() -> None:
+    probes = [window(1.4, 3), window(3.0, 4), window(4.0, 3)]
+    seen = told(*probes, until=4.1)
+    assert words(seen) == ["begin zero-window", "end zero-window ongoing"] and seen[-1].retransmits == 3
+    assert seen[0].since is not None and seen[-1].since is not None and seen[0].since < seen[-1].since
+
+
+def test_another_request_is_what_waits_now() -> None:
+    seen = told(waiting(), waiting(100, 81_040), until=601)
+    assert words(seen) == ["begin unanswered", "update unanswered", "end unanswered ongoing"]
+    assert seen[0].since != seen[1].since and seen[1].since == format_time(seen[1].time_ns - 81_040 * 1_000_000)
+
+
+def test_the_end_of_the_peers_data_ends_a_wait() -> None:
+    closed = event("state", 510, old_state="ESTABLISHED", new_state="CLOSE_WAIT", state="CLOSE_WAIT")
+    assert words(told(waiting(), closed))[-1] == "end unanswered recovered"

@@ -191,7 +191,7 @@ class StallTracker:
                 stall = None
             else:
                 self._begin_anew(stall, event, now)
-        elif stall is not None and not _is_same_kind(stall.seen.sign, now.sign):
+        elif stall is not None and _is_about_something_else(stall, event, now):
             self._begin_anew(stall, event, now)
         if stall is None:
             stall = self._begin(event, now)
@@ -257,7 +257,9 @@ class StallTracker:
             stall.closed_ns = event.ktime_ns
             self._set_due(event.sock, stall, event.ktime_ns + CLOSED_NS)
             return []
-        if event.new_state in ("ESTABLISHED", "FIN_WAIT2", "TIME_WAIT"):
+        if event.new_state in ("ESTABLISHED", "FIN_WAIT2", "TIME_WAIT") or (
+            event.new_state == "CLOSE_WAIT" and stall.seen.sign == WAITING  # its end is something to read as well
+        ):
             return self._recovered(event.sock, stall, event.ktime_ns, event.ktime_ns)
         if event.new_state in ("FIN_WAIT1", "LAST_ACK") and stall.heard_ns is None:
             # The application has given it up before the kernel does.
@@ -347,7 +349,7 @@ class StallTracker:
             since_ns=now.since_ns,
             facts=event,
             owner=event,
-            seen=Evidence(sign=now.sign, idle_ms=None, handshake=now.sign == SYN),
+            seen=Evidence(sign=now.sign, idle_ms=None),
             service=service_of(event),
             survived_as_much=False,
             refused_reset=memory.refused_reset,
@@ -471,12 +473,14 @@ class StallTracker:
         was, sign = stall.seen.sign, now.sign
         if was in _OF_DATA and sign not in _OF_DATA:
             return sign in (KEEPALIVE, WINDOW_PROBE)  # neither goes out while anything is in flight
-        if was not in _OF_DATA or event.kind == FIN:
+        if was == SYN:
+            return sign != SYN  # what is connected was answered
+        if not _is_same_kind(was, sign) or sign == WAITING or event.kind == FIN:
             return False
         before, attempt = stall.facts.attempt or 0, event.attempt or 0
         if event.kind == TLP or (attempt < before if event.event == "found" else attempt <= before):
             return True
-        return now.since_ns > stall.since_ns + _slack_ns(event)
+        return sign in _OF_DATA and now.since_ns > stall.since_ns + _slack_ns(event)
 
     def _set_due(self, sock: str, stall: Episode, due_ns: int) -> None:
         stall.due_ns = due_ns
@@ -549,6 +553,13 @@ _TAKE = {
 def _is_same_kind(sign: str, other: str) -> bool:
     """Whether both are about data in flight, or the same."""
     return sign == other or (sign in _OF_DATA and other in _OF_DATA)
+
+
+def _is_about_something_else(stall: Episode, event: Event, now: Outstanding) -> bool:
+    """Whether what is unanswered now is not what was, though nothing says that that was answered."""
+    if not _is_same_kind(stall.seen.sign, now.sign):
+        return True
+    return now.sign == WAITING and now.since_ns > stall.since_ns + _slack_ns(event)
 
 
 def _slack_ns(event: Event) -> int:
