@@ -9,10 +9,10 @@ from builders import event
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.analysis import advice as advice_module
-from tracer.analysis.advice import DEFAULT_KEEPALIVE_S, Case, advice, keepalive_for
+from tracer.analysis.advice import Case, advice
 from tracer.analysis.clients import client_of, server_of
 from tracer.analysis.idle import Bracket
+from tracer.analysis.keepalive import DEFAULT_KEEPALIVE_S, LONGEST_DEFAULT_S, keepalive_for
 from tracer.analysis.middleboxes import KNOWN
 from tracer.analysis.timeouts import lateness
 from tracer.analysis.verdicts import VERDICTS
@@ -349,7 +349,7 @@ def test_more_than_the_default_is_advised_only_where_it_was_survived(
 
 @pytest.mark.parametrize("hz", [100, 250, 300, 1000])
 def test_the_default_is_in_time_for_every_known_middlebox_even_after_a_lost_probe(hz: int) -> None:
-    longest = advice_module._LONGEST_DEFAULT_S
+    longest = LONGEST_DEFAULT_S
     assert longest >= DEFAULT_KEEPALIVE_S
     for box in KNOWN:
         assert 2 * (longest + lateness(longest, hz)) < box.timeout_s, box.name

@@ -257,3 +257,9 @@ def test_a_connection_that_waits_for_a_reply_has_nothing_in_flight() -> None:
 def test_the_peers_probes_are_followed() -> None:
     probes = [heard(60 * minute, "keepalive", silent_ms=60_000 * minute) for minute in range(1, 60)]
     assert learnt(*probes, heard(3600, silent_ms=3_600_000)) == Bracket(60_000, None)
+
+
+def test_an_end_that_was_revoked_counts_for_nothing() -> None:
+    ongoing, revoked = stall(1, "end", outcome="ongoing"), stall(2, "update", revoked=True)
+    assert learnt(ongoing, revoked, stall(3, "end", outcome="recovered")) == Bracket(120_000, None)
+    assert learnt(ongoing) == Bracket(None, 120_000)

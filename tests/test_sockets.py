@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_cli import tcpwatch
 
-from tracer.analysis.advice import keepalive_for
 from tracer.analysis.idle import Bracket
+from tracer.analysis.keepalive import keepalive_for
 from tracer.analysis.risk import at_risk
 from tracer.errors import TcpwatchError
 from tracer.filters import Filter

@@ -657,3 +657,13 @@ def test_another_request_is_what_waits_now() -> None:
 def test_the_end_of_the_peers_data_ends_a_wait() -> None:
     closed = event("state", 510, old_state="ESTABLISHED", new_state="CLOSE_WAIT", state="CLOSE_WAIT")
     assert words(told(waiting(), closed))[-1] == "end unanswered recovered"
+
+
+def test_a_silence_is_not_fatal_where_the_answer_may_have_been_lost() -> None:
+    tracker = StallTracker(hz=250)
+    signs = freeze(4)
+    out = tracker.feed(*signs, event("lost", 3, count=9, sock=None), event("state", 60, sock="other"))
+    assert words([each for each in out if each.phase == "end"]) == ["end idle-drop ongoing"]
+    tracker.feed(heard(61, silent_ms=61_000 + HOUR_MS, stuck_ms=61_000))
+    bracket = tracker.silences.bracket(service_of(signs[0]))
+    assert bracket == Bracket(HOUR_MS, None), "it was answered after all"

@@ -16,19 +16,18 @@ from functools import lru_cache
 
 from tracer.analysis.clients import INTERVAL_S, Client, client_of, server_of
 from tracer.analysis.idle import Bracket, service_of
+from tracer.analysis.keepalive import (
+    DEFAULT_KEEPALIVE_S,
+    is_cautious,
+    is_proven,
+    keepalive_for,
+    narrowed,
+    why_default,
+)
 from tracer.analysis.middleboxes import Middlebox, matching
 from tracer.analysis.timeouts import lateness
 from tracer.durations import duration, setting
 from tracer.events import Event
-
-# Seconds that a person would choose.
-_ROUND_S = (1, 2, 3, 5, 10, 20, 30, 60, 90, 120, 180, 240, 300, 600, 900, 1200, 1500, 1800, 2700, 3600, 7200)
-DEFAULT_KEEPALIVE_S = 60
-"""The keepalive time to advise where no survived silence proves that a longer one is enough.
-
-Below the shortest idle timeout in middleboxes.KNOWN, with room for one more probe after a lost one.
-"""
-_LONGEST_DEFAULT_S = 90  # A setting up to this long is short enough by the same reasoning, and left as it is.
 
 _ERRORS = frozenset(errno.errorcode.values())
 _MYSQL, _POSTGRESQL, _REDIS = 3306, 5432, 6379
@@ -68,56 +67,6 @@ def advice(case: Case) -> list[str]:
     """
     say = _BY_VERDICT.get(case.verdict)
     return say(case) if say else []
-
-
-def keepalive_for(bracket: Bracket, fatal_ms: int | None, hz: int) -> int | None:
-    """The keepalive time to advise, whole seconds. Its probe comes in time even if the timer is late.
-
-    The larger of two: the longest time whose probe comes within the longest survived silence, and the longest up to
-    DEFAULT_KEEPALIVE_S whose probe comes before half of the shortest fatal silence. The fatal silence is fatal_ms or
-    the bracket's, whichever is shorter. None if no silence was fatal, or if no whole second is left.
-    """
-    known = _narrowed(bracket, fatal_ms)
-    fitting = [
-        each
-        for each in _ROUND_S
-        if _is_proven(each, known, hz) or (each <= DEFAULT_KEEPALIVE_S and _is_cautious(each, known, hz))
-    ]
-    return fitting[-1] if fitting else None
-
-
-def why_default() -> str:
-    """Why DEFAULT_KEEPALIVE_S is short enough for an idle timeout that is not known."""
-    return (
-        f"{setting(DEFAULT_KEEPALIVE_S)} is below the default idle timeout of every firewall, NAT and load balancer "
-        "that tcpwatch knows."
-    )
-
-
-def _narrowed(bracket: Bracket, fatal_ms: int | None) -> Bracket:
-    """The bracket, with another fatal silence, and without a survived one that contradicts it."""
-    known = [each for each in (bracket.fatal_ms, fatal_ms) if each is not None]
-    narrowed = Bracket(bracket.survived_ms, min(known, default=None))
-    return Bracket(None, narrowed.fatal_ms) if narrowed.contradicts else narrowed
-
-
-def _is_proven(seconds: int, known: Bracket, hz: int) -> bool:
-    """Whether a probe after that time, late as it may be, comes within a silence that was survived."""
-    if known.survived_ms is None or known.fatal_ms is None:
-        return False
-    return _latest_ms(seconds, hz) <= known.survived_ms
-
-
-def _is_cautious(seconds: int, known: Bracket, hz: int) -> bool:
-    """Whether a probe after that time comes before half of the fatal silence, and in time for any known middlebox."""
-    if known.fatal_ms is None or seconds > _LONGEST_DEFAULT_S:
-        return False
-    return _latest_ms(seconds, hz) <= known.fatal_ms / 2
-
-
-def _latest_ms(seconds: int, hz: int) -> float:
-    """The silence after which a probe goes out that is due after that time, milliseconds, at the latest."""
-    return (seconds + lateness(seconds, hz)) * 1000
 
 
 def _idle_drop(case: Case) -> list[str]:
@@ -318,10 +267,10 @@ def _set(case: Case, what: str) -> list[str]:
 
 def _why(case: Case, seconds: int) -> list[str]:
     """What the value rests on."""
-    known = _narrowed(case.bracket, case.idle_ms)
+    known = narrowed(case.bracket, case.idle_ms)
     if known.fatal_ms is None or known.survived_ms != case.bracket.survived_ms:
         return []
-    if known.survived_ms is not None and _is_proven(seconds, known, case.hz):
+    if known.survived_ms is not None and is_proven(seconds, known, case.hz):
         survived = duration(known.survived_ms)
         return [f"A connection survived {survived} of silence, and a probe after {setting(seconds)} comes sooner."]
     fatal = duration(known.fatal_ms)
@@ -332,8 +281,8 @@ def _why(case: Case, seconds: int) -> list[str]:
 
 def _is_too_long(case: Case, seconds: int) -> bool:
     """Whether a keepalive setting, time or interval, is longer than what is known of the path allows."""
-    known = _narrowed(case.bracket, case.idle_ms)
-    return not (_is_proven(seconds, known, case.hz) or _is_cautious(seconds, known, case.hz))
+    known = narrowed(case.bracket, case.idle_ms)
+    return not (is_proven(seconds, known, case.hz) or is_cautious(seconds, known, case.hz))
 
 
 def _server_probes(service: str) -> str:
@@ -461,7 +410,7 @@ def _raise_timeout(case: Case) -> list[str]:
 def _suspects(case: Case, unlike: str) -> list[str]:
     """Known idle timeouts that fit, without those that are known to behave otherwise."""
     boxes: list[Middlebox] = [
-        each for each in matching(_narrowed(case.bracket, case.idle_ms)) if each.at_expiry != unlike
+        each for each in matching(narrowed(case.bracket, case.idle_ms)) if each.at_expiry != unlike
     ]
     if not boxes:
         return []

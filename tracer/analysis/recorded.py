@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from tracer.analysis.idle import Silences, is_fatal, service_of, survived_silence_ms
+from tracer.analysis.verdicts import WITHOUT_EVIDENCE
 from tracer.events import Event
 
 MAX_REMEMBERED = 65536
@@ -26,6 +27,7 @@ class RecordedStalls:
         self.min_idle_ms = min_idle_ms
         self.silences = silences
         self._stalled: OrderedDict[str, None] = OrderedDict()  # with data in flight; as a set that keeps its order
+        self._revocable: OrderedDict[str, Event] = OrderedDict()  # ends without evidence, by id
         self._probed_ns: OrderedDict[str, int] = OrderedDict()  # when the peer's latest keepalive probe came
 
     def feed(self, *events: Event) -> list[Event]:
@@ -47,7 +49,9 @@ class RecordedStalls:
         return []
 
     def finish(self, until_ns: int) -> list[Event]:
-        """Nothing is left open: each stall ends in the recording."""
+        """Nothing is left open: each stall ends in the recording. What no later sign has revoked counts."""
+        while self._revocable:
+            self._count(self._revocable.popitem(last=False)[1])
         return []
 
     def _resume(self, event: Event) -> None:
@@ -68,7 +72,19 @@ class RecordedStalls:
         else:
             self._stalled[event.sock] = None
             _limit(self._stalled)
-        if event.phase != "end" or event.idle_ms is None or event.idle_ms < self.min_idle_ms:
+        if event.revoked:
+            self._revocable.pop(event.id or "", None)
+        if event.phase != "end":
+            return
+        if event.outcome not in WITHOUT_EVIDENCE:
+            self._count(event)
+            return
+        self._revocable[event.id or ""] = event
+        if len(self._revocable) > MAX_REMEMBERED:
+            self._count(self._revocable.popitem(last=False)[1])
+
+    def _count(self, event: Event) -> None:
+        if event.idle_ms is None or event.idle_ms < self.min_idle_ms:
             return
         if event.outcome == "recovered":
             self.silences.survived(service_of(event), event.idle_ms)

@@ -17,19 +17,24 @@ import heapq
 from collections import OrderedDict
 
 from tracer.analysis.account import account, is_news
+from tracer.analysis.continuity import (
+    OF_DATA,
+    as_foretold,
+    is_about_something_else,
+    is_same_kind,
+    progressed,
+    slack_ns,
+)
 from tracer.analysis.episode import Episode, Memory
 from tracer.analysis.idle import Service, Silences, is_fatal, service_of, survived_silence_ms
 from tracer.analysis.outstanding import (
-    FIN,
     KEEPALIVE,
     RTO,
-    SYN,
     TLP,
     WAITING,
     WINDOW_PROBE,
     Outstanding,
     at_keepalive_timeout,
-    first_rto_ms,
     outstanding,
 )
 from tracer.analysis.timeouts import gives_up, next_expiry_ns
@@ -58,7 +63,6 @@ MAX_OPEN = 65536
 MAX_REMEMBERED = 65536
 MAX_CONFIRMED = 1024
 
-_OF_DATA = frozenset({TLP, RTO, FIN})
 _RESETS = frozenset({"ECONNRESET", "EPIPE", "ECONNREFUSED"})
 _UNREACHABLE = frozenset({"EHOSTUNREACH", "ENETUNREACH", "ENOPROTOOPT", "EHOSTDOWN", "ENONET", "EACCES", "EPERM"})
 _GIVEN_UP = frozenset({"ETIMEDOUT", *_UNREACHABLE})
@@ -185,20 +189,20 @@ class StallTracker:
             return []
         told: list[Event] = []
         stall = self._open.get(sock) or self._reopened(sock, event, now)
-        if stall is not None and self._progressed(stall, event, now):
+        if stall is not None and progressed(stall, event, now):
             if self._is_lasting(stall, event.ktime_ns):
                 told += self._recovered(sock, stall, event.ktime_ns, stall.heard_ns or event.ktime_ns)
                 stall = None
             else:
                 self._begin_anew(stall, event, now)
-        elif stall is not None and _is_about_something_else(stall, event, now):
+        elif stall is not None and is_about_something_else(stall, event, now):
             self._begin_anew(stall, event, now)
         if stall is None:
             stall = self._begin(event, now)
             if stall is None:
                 return told
             told += self._make_room(event.ktime_ns)
-        if not self.ends_only and not _as_foretold(stall, event):
+        if not self.ends_only and not as_foretold(stall, event):
             stall.give_up = gives_up(event, self.hz) if now.sign != WINDOW_PROBE else None
         stall.learn(event, now)
         if now.sign != KEEPALIVE:
@@ -393,7 +397,7 @@ class StallTracker:
 
     def _answered(self, sock: str, stall: Episode, event: Event) -> list[Event]:
         """The peer answered: the end, or on a connection in use perhaps only the end of one loss."""
-        if self._is_lasting(stall, event.ktime_ns) or stall.seen.sign not in _OF_DATA:
+        if self._is_lasting(stall, event.ktime_ns) or stall.seen.sign not in OF_DATA:
             return self._recovered(sock, stall, event.ktime_ns, event.ktime_ns)
         stall.heard_ns = event.ktime_ns
         self._set_due(sock, stall, event.ktime_ns + SETTLE_NS)
@@ -432,7 +436,7 @@ class StallTracker:
     def _reopened(self, sock: str, event: Event, now: Outstanding) -> Episode | None:
         """The stall that was taken for over, where this sign is its next one."""
         stall = self._revocable.pop(sock, None)
-        if stall is None or not _is_same_kind(stall.seen.sign, now.sign) or self._progressed(stall, event, now):
+        if stall is None or not is_same_kind(stall.seen.sign, now.sign) or progressed(stall, event, now):
             return None
         return self._revoke(sock, stall)
 
@@ -443,7 +447,7 @@ class StallTracker:
         if stall is None or event.error not in _GIVEN_UP or event.silent_ms is None:
             return None
         heard_ns = event.ktime_ns - event.silent_ms * MS
-        return self._revoke(event.sock, stall) if heard_ns <= stall.since_ns + _slack_ns(event) else None
+        return self._revoke(event.sock, stall) if heard_ns <= stall.since_ns + slack_ns(event) else None
 
     def _revoke(self, sock: str, stall: Episode) -> Episode:
         stall.seen.outcome = None
@@ -465,22 +469,6 @@ class StallTracker:
         # Never before now, whatever a recording claims.
         wait_ns = max(0, next_ns - event.ktime_ns) if next_ns is not None else 240 * SECOND
         self._set_due(event.sock, stall, event.ktime_ns + int(wait_ns * OVERDUE) + SECOND)
-
-    def _progressed(self, stall: Episode, event: Event, now: Outstanding) -> bool:
-        """Whether something was acknowledged since the last sign: the kernel's count began anew, or its clock."""
-        if stall.heard_ns is not None:
-            return True
-        was, sign = stall.seen.sign, now.sign
-        if was in _OF_DATA and sign not in _OF_DATA:
-            return sign in (KEEPALIVE, WINDOW_PROBE)  # neither goes out while anything is in flight
-        if was == SYN:
-            return sign != SYN  # what is connected was answered
-        if not _is_same_kind(was, sign) or sign == WAITING or event.kind == FIN:
-            return False
-        before, attempt = stall.facts.attempt or 0, event.attempt or 0
-        if event.kind == TLP or (attempt < before if event.event == "found" else attempt <= before):
-            return True
-        return sign in _OF_DATA and now.since_ns > stall.since_ns + _slack_ns(event)
 
     def _set_due(self, sock: str, stall: Episode, due_ns: int) -> None:
         stall.due_ns = due_ns
@@ -518,7 +506,9 @@ class StallTracker:
         stall.seen.duration_ns = max(0, ended_ns - stall.since_ns)
         stall.verdict = verdict(stall.seen, self.min_idle_ms)
         idle_ms = stall.seen.idle_ms
-        if is_fatal(stall.verdict, outcome, idle_ms, stall.seen.retransmits):
+        # Where events were lost, an answer may have been among them.
+        is_unknown = outcome == "ongoing" and stall.uncertain
+        if not is_unknown and is_fatal(stall.verdict, outcome, idle_ms, stall.seen.retransmits):
             assert idle_ms is not None
             if idle_ms >= self.min_idle_ms:
                 self.silences.fatal(stall.service, idle_ms)
@@ -548,37 +538,3 @@ _TAKE = {
     "reset": StallTracker._reset,
     "error": StallTracker._error,
 }
-
-
-def _is_same_kind(sign: str, other: str) -> bool:
-    """Whether both are about data in flight, or the same."""
-    return sign == other or (sign in _OF_DATA and other in _OF_DATA)
-
-
-def _is_about_something_else(stall: Episode, event: Event, now: Outstanding) -> bool:
-    """Whether what is unanswered now is not what was, though nothing says that that was answered."""
-    if not _is_same_kind(stall.seen.sign, now.sign):
-        return True
-    return now.sign == WAITING and now.since_ns > stall.since_ns + _slack_ns(event)
-
-
-def _slack_ns(event: Event) -> int:
-    """How far apart the send times of two events of the same data may be, where they are reckoned back."""
-    return SECOND + round(2 * first_rto_ms(event)) * MS
-
-
-def _as_foretold(stall: Episode, event: Event) -> bool:
-    """Whether this is the next retransmission after the one that told the end exactly: then the end stands."""
-    before, told = stall.facts, stall.give_up
-    return (
-        told is not None
-        and told.earliest_ns == told.latest_ns
-        and before.kind == event.kind
-        and before.attempt is not None
-        and event.attempt == before.attempt + 1
-        and before.rto_ms is not None
-        and event.rto_ms is not None
-        and abs(event.rto_ms - min(2 * before.rto_ms, event.rto_max_ms or 0)) <= 2  # whole ms of jiffies
-        and event.soft_error == before.soft_error
-        and event.orphan == before.orphan
-    )

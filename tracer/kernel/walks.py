@@ -23,6 +23,7 @@ from tracer.kernel.wire import SIZE, Decoder, Owner
 WALK_EVERY_S = 30.0
 """From the beginning of one walk to that of the next."""
 ASK_EVERY_S = 300.0
+"""How long a service is not asked about again."""
 MOST_ASKED = 1024
 """Services that are remembered to have been asked about."""
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
-from tracer.analysis.advice import DEFAULT_KEEPALIVE_S, keepalive_for, why_default
 from tracer.analysis.idle import Bracket
+from tracer.analysis.keepalive import DEFAULT_KEEPALIVE_S, keepalive_for, why_default
 from tracer.analysis.risk import KEEPALIVE_LATE, KEEPALIVE_OFF, STRANDED, WAITING, first_probe_s, gives_up_s
 from tracer.analysis.timeouts import lateness
 from tracer.durations import setting

@@ -1,0 +1,77 @@
+"""How a sign is related to the stall that is open: the next one of it, an answer in between, or something else.
+
+The kernel's counts and clocks tell, whichever events are missing between the two.
+"""
+
+from __future__ import annotations
+
+from tracer.analysis.episode import Episode
+from tracer.analysis.outstanding import (
+    FIN,
+    KEEPALIVE,
+    RTO,
+    SYN,
+    TLP,
+    WAITING,
+    WINDOW_PROBE,
+    Outstanding,
+    first_rto_ms,
+)
+from tracer.events import Event
+
+MS = 1_000_000
+SECOND = 1_000_000_000
+
+OF_DATA = frozenset({TLP, RTO, FIN})
+"""Signs that something is in flight."""
+
+
+def progressed(stall: Episode, event: Event, now: Outstanding) -> bool:
+    """Whether something was acknowledged since the last sign: the kernel's count began anew, or its clock."""
+    if stall.heard_ns is not None:
+        return True
+    was, sign = stall.seen.sign, now.sign
+    if was in OF_DATA and sign not in OF_DATA:
+        return sign in (KEEPALIVE, WINDOW_PROBE)  # neither goes out while anything is in flight
+    if was == SYN:
+        return sign != SYN  # what is connected was answered
+    if not is_same_kind(was, sign) or sign == WAITING or event.kind == FIN:
+        return False
+    before, attempt = stall.facts.attempt or 0, event.attempt or 0
+    if event.kind == TLP or (attempt < before if event.event == "found" else attempt <= before):
+        return True
+    return sign in OF_DATA and now.since_ns > stall.since_ns + slack_ns(event)
+
+
+def is_same_kind(sign: str, other: str) -> bool:
+    """Whether both are about data in flight, or the same."""
+    return sign == other or (sign in OF_DATA and other in OF_DATA)
+
+
+def is_about_something_else(stall: Episode, event: Event, now: Outstanding) -> bool:
+    """Whether what is unanswered now is not what was, though nothing says that that was answered."""
+    if not is_same_kind(stall.seen.sign, now.sign):
+        return True
+    return now.sign == WAITING and now.since_ns > stall.since_ns + slack_ns(event)
+
+
+def slack_ns(event: Event) -> int:
+    """How far apart the send times of two events of the same data may be, where they are reckoned back."""
+    return SECOND + round(2 * first_rto_ms(event)) * MS
+
+
+def as_foretold(stall: Episode, event: Event) -> bool:
+    """Whether this is the next retransmission after the one that told the end exactly: then the end stands."""
+    before, told = stall.facts, stall.give_up
+    return (
+        told is not None
+        and told.earliest_ns == told.latest_ns
+        and before.kind == event.kind
+        and before.attempt is not None
+        and event.attempt == before.attempt + 1
+        and before.rto_ms is not None
+        and event.rto_ms is not None
+        and abs(event.rto_ms - min(2 * before.rto_ms, event.rto_max_ms or 0)) <= 2  # whole ms of jiffies
+        and event.soft_error == before.soft_error
+        and event.orphan == before.orphan
+    )
