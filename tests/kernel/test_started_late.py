@@ -46,7 +46,7 @@ NAMES = {
     USED: "The connection was in use",
     SYN: "No answer to the SYN since",
     PROBES: "keepalive probes since",
-    WINDOW: "The peer's window is closed",
+    WINDOW: "The peer's window has been closed since",
     WAITING: "no data has come in reply",
     ICMP: "The network says that the peer cannot be reached. ICMP says EHOSTUNREACH.",
 }

@@ -38,7 +38,8 @@ def what_happened(stall: Event, utc_offset_s: int) -> str:
         return f"Last data{asked} sent{since or ' just now'}, and acknowledged; no data has come in reply."
     if stall.verdict == "zero-window":
         waiting = (stall.unsent_bytes or 0) + (stall.unacked_bytes or 0)
-        return f"The peer's window is closed{since}: {plural(count, 'probe')}, {_bytes(waiting)} waiting."
+        closed = f"has been closed{since}" if since else "is closed"
+        return f"The peer's window {closed}: {plural(count, 'probe')}, {_bytes(waiting)} waiting."
     if stall.verdict == "handshake" or stall.state == "SYN_SENT":
         return f"No answer to the SYN{since}: {plural(count, 'retransmission')}."
     silent = f"Silent {duration(stall.idle_ms)}, then" if stall.idle_ms is not None else "Then"
