@@ -76,7 +76,7 @@ def test_path_loss_is_explained_when_it_is_no_longer_chance() -> None:
 
 def test_a_window_that_is_closed_in_words() -> None:
     text = sentences(shown(window(1.4, 3), heard(4, "window", unacked_bytes=0)))
-    assert "The peer's window is closed: 1 probe, 700K waiting." in text or "waiting." in text
+    assert "The peer's window is closed: 3 probes, 700KB waiting." in text
     assert "its application does not read: the network is not at fault" in text
     assert "Gives up" not in text and "Answered after" in text
 
