@@ -183,12 +183,12 @@ ALL = (0.0, *STARTS_S)
 def test_the_verdict_is_what_happened(late: Late, start: float, port: int) -> None:
     stalls = late.stalls(start, port)
     assert {each["phase"] for each in stalls} >= {"begin", "end"}
-    assert (stalls[-1]["verdict"], stalls[-1]["outcome"]) == (VERDICTS[port], "ongoing"), stalls[-1]
+    # One that an event was missed of is presumed to be over, and that is taken back.
+    stands = [each for each in stalls if each.get("outcome") != "presumed"]
+    assert stands[-1]["verdict"] == VERDICTS[port], stalls[-1]
     if start:
-        # One that an event was missed of is presumed to be over, and that is taken back.
-        stands = [each for each in stalls if each.get("outcome") != "presumed"]
         assert {each["verdict"] for each in stands} == {VERDICTS[port]}, "from the first word on"
-    assert {each["id"] for each in stalls[1:]} == {stalls[0]["id"]} or not start, "one stall"
+        assert len({each["id"] for each in stalls}) == 1, "one stall"
 
 
 @pytest.mark.parametrize("start", ALL)
@@ -209,7 +209,7 @@ def test_nothing_else_is_said_to_stall(late: Late, start: float) -> None:
     assert {each["lport"] for each in said if each["lport"] in PORTS} <= AT_SERVER.keys() | {USED}
     assert not [each for each in said if each.get("outcome") in ("recovered", "alive")]
     last = {each["id"]: each for each in said if each["event"] == "stall"}
-    assert {each["outcome"] for each in last.values()} == {"ongoing"}
+    assert {each["outcome"] for each in last.values()} <= {"ongoing", "presumed"}
 
 
 @pytest.mark.parametrize("start", ALL)
@@ -233,11 +233,14 @@ def test_how_long_it_was_idle_before(late: Late, start: float, port: int) -> Non
 @pytest.mark.parametrize("start", STARTS_S)
 @pytest.mark.parametrize("port", [IDLE, USED, SYN, ICMP, ONE_WAY])
 def test_how_often_it_was_sent_again(late: Late, start: float, port: int) -> None:
-    """What the one that saw each of them had counted by then."""
+    """What the one that saw each of them had counted by then, or the next one counts."""
     (begin,) = [each for each in late.stalls(start, port) if each["phase"] == "begin"]
-    seen = [each for each in late.said[0.0] if each["event"] == "retransmit" and each["rport"] == port]
-    before = [each["attempt"] for each in seen if each["ktime_ns"] <= begin["ktime_ns"]]
-    assert begin["retransmits"] == before[-1]
+    seen, mine = (
+        [each for each in late.said[which] if each["event"] == "retransmit" and each["rport"] == port]
+        for which in (0.0, start)
+    )
+    before = [each["attempt"] for each in seen if each["ktime_ns"] <= begin["ktime_ns"]][-1:]
+    assert begin["retransmits"] in [*before, *(each["attempt"] - 1 for each in mine[:1])]
 
 
 @pytest.mark.parametrize("port", [IDLE, USED, SYN, ONE_WAY, PROBES])
