@@ -9,7 +9,7 @@ from tracer.output.words import clock, duration, endpoint, local_time, plural, s
 _CONSISTENT_WITH = {
     "idle-drop": "Consistent with a firewall or NAT that forgot the session, or a peer that vanished while idle.",
     "idle-reset": "Consistent with a firewall or load balancer that resets idle sessions, or a peer that restarted.",
-    "keepalive-failed": "Consistent with a path or peer that died while nobody was talking.",
+    "keepalive-failed": "Consistent with a path or peer that died while the connection was idle.",
     "unreachable": "The network says that the peer cannot be reached.",
     "path-loss": "The connection was in use: consistent with a path or peer that died, not with an idle timeout.",
     "packet-loss": "Consistent with packet loss.",
