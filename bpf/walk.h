@@ -189,11 +189,25 @@ static __always_inline bool is_due(struct walk *w, struct event *e)
     return (silent ^ before) > before;
 }
 
+/*
+ * Whether anybody would be woken by the answer: a thread in recv() or poll() stands in the socket's wait queue, and so
+ * does an epoll instance that has the socket (sock_poll_wait(), include/net/sock.h). Of an idle connection in the pool
+ * of a blocking client, whose last message needed no answer, the queue is empty.
+ */
+static __always_inline bool is_waited_for(struct sock_copy *s)
+{
+    u64 queue = COPIED(sock, sk_wq, s->sock);
+
+    if (!HAS(sock, sk_wq) || !HAS(socket_wq, wait__head__next))
+        return true;
+    return queue != 0 && READ(socket_wq, wait__head__next, queue) != queue + OFFSET(socket_wq, wait__head);
+}
+
 static __always_inline bool waits(struct event *e, struct sock_copy *s)
 {
     /* While keepalive probes go out unanswered, they tell. */
     return e->state == TCP_ESTABLISHED && (e->flags & (AWAITS | ACCEPTED)) == AWAITS && nothing_in_flight(s) &&
-           COPIED(inet_connection_sock, icsk_probes_out, s->sock) == 0;
+           COPIED(inet_connection_sock, icsk_probes_out, s->sock) == 0 && is_waited_for(s);
 }
 
 /* The process whose file it is: its number as our reader knows processes, and its name. */

@@ -161,6 +161,9 @@ def test_who_waits_for_an_answer(patient: Lab, stack: ExitStack, watch: Start) -
     )
     early.send("query")
     probing.send("query")
+    # As an idle connection of a pool, whose last message needed no reply: nobody reads.
+    pooled = stack.enter_context(embedded_client(patient.client, SERVER, DEAF))
+    assert pooled.ask("send 9")["ok"]
     wait_until(lambda: is_waiting(patient, early), PATIENCE_S, "it has waited for a while")
     seen = watch("--netns", both_ends(patient), "--min-idle", "1s", walk_every_s=0.5)
     first = seen.wait_for(event="waiting", timeout_s=1)[0]
@@ -173,6 +176,8 @@ def test_who_waits_for_an_answer(patient: Lab, stack: ExitStack, watch: Start) -
     seen.wait_for(3, event="keepalive", lport=port(probing))
     assert first["lport"] == port(early) and first["pid"] == early.pid
     assert {each["lport"] for each in seen.of(event="waiting")} == {port(early), port(late)}
+    pooled.send("query")
+    seen.wait_for(event="waiting", lport=port(pooled))
     for number, each in enumerate(told):
         assert 1000 << number <= each["silent_ms"] <= (1000 << number) + 1000 + SLACK_MS
         assert abs(each["asked_ms"] - each["silent_ms"]) <= JIFFY_MS
