@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 INTERVAL_S = 75
 """net.ipv4.tcp_keepalive_intvl by default."""
@@ -103,6 +104,7 @@ _SERVERS = {
 }
 
 
+@lru_cache(maxsize=1024)
 def client_of(comm: str | None, service_port: int | None) -> Client | None:
     """Who connects to that port under that process name (15 bytes of it); None where that tells nothing."""
     if service_port == _ORACLE:

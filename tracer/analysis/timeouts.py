@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 
 from tracer.events import Event
@@ -88,6 +89,7 @@ def bucket(jiffies: int, timeout: int) -> int:
     return ((jiffies + timeout >> shift) + 1) << shift
 
 
+@lru_cache(maxsize=1024)
 def lateness(timeout_s: float, hz: int) -> float:
     """How late a timer of that length may be at worst, seconds: one slot of the wheel. hz: jiffies per second."""
     return (1 << _slot_shift(round(timeout_s * hz))) / hz
