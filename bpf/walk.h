@@ -25,9 +25,9 @@ struct bpf_iter__task_file {
 };
 
 enum walk_flags {
-    WALK_TROUBLE = 1, /* tell of trouble */
-    WALK_ALL = 2,     /* tell of all waiting, whatever was told before */
-    WALK_SERVICE = 4, /* tell of connections to one service that have been silent for long */
+    WALK_TROUBLE = 1, /* report trouble */
+    WALK_ALL = 2,     /* report all that wait, even if reported before */
+    WALK_SERVICE = 4, /* report connections to one service that have been silent for long */
 };
 
 /* The walk that is under way. Python writes what begins with the flags in place, without the bpf() that needs CAP_BPF.
@@ -150,7 +150,7 @@ static __always_inline bool is_suspect(struct walk *w, struct tuple *t, u64 sk, 
 }
 
 /*
- * Of how long a silence waiting is told first. Where keepalive begins soon its probes tell, unless there are none: a
+ * The silence from which on waiting is reported. Where keepalive begins soon its probes report it, if there are any: a
  * timer that was armed before the settings were changed goes on as it was. The timer wheel is late by up to an eighth
  * (kernel/time/timer.c).
  */
@@ -171,7 +171,8 @@ static __always_inline u32 waiting_threshold(struct event *e)
 /*
  * Whether it is time to tell of a silence: when it has reached the threshold, and then each time that it has doubled.
  * Nothing is remembered of a socket. Counted in thresholds, a silence has doubled since the previous walk if its
- * highest bit is a higher one than then. Both are taken as of the beginning of a walk, so that nothing is told twice.
+ * highest bit is a higher one than then. Both are taken as of the beginning of a walk, so that nothing is reported
+ * twice.
  */
 static __always_inline bool is_due(struct walk *w, struct event *e)
 {

@@ -62,9 +62,9 @@ class Teller:
             news = [what_happened(stall, utc_offset_s)] if verdict == "unanswered" else []
             return [*news, when_it_ends(stall, utc_offset_s)]
         meaning = what_it_means(stall)
-        if told is None and (stall.retransmits or 0) == 1 and stall.verdict in ("idle-drop", "path-loss"):
+        if told is None and (stall.retransmits or 0) == 1 and stall.verdict == "idle-drop":
             meaning = f"If this stays unanswered, it is {meaning[:1].lower()}{meaning[1:]}"
-        took_back = ["It is not over: it was sent again."] if stall.revoked else []
+        took_back = ["It was not answered after all."] if stall.revoked else []
         happened = what_happened(stall, utc_offset_s)
         return [*took_back, happened, meaning, when_it_ends(stall, utc_offset_s), *self._advice(stall)]
 
