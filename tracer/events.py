@@ -68,6 +68,7 @@ class Event:
     ca_state: str | None = None
     backoff: int | None = None
     orphan: bool | None = None  # no process holds it any more
+    mptcp: bool | None = None  # one subflow of a Multipath TCP connection
     keepalive: bool | None = None
     keepalive_idle_s: int | None = None
     keepalive_idle_own: bool | None = None  # the socket's (TCP_KEEPIDLE), not its namespace's
@@ -121,6 +122,7 @@ class Event:
     pids: list[int] | None = None  # the processes that hold the socket
     pid: int | None = None  # the first of them
     comm: str | None = None
+    exe: str | None = None  # name of the program file that pid executes, where it is not comm
     cgroup: str | None = None
 
     @classmethod

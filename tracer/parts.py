@@ -20,7 +20,7 @@ SETTINGS = (
     "keepalive", "keepalive_idle_s", "keepalive_idle_own", "keepalive_interval_s", "keepalive_probes",
     "user_timeout_ms",
 )  # fmt: skip
-OWNER = ("pids", "pid", "comm", "cgroup")
+OWNER = ("pids", "pid", "comm", "exe", "cgroup")
 
 
 @dataclass(slots=True, eq=False)

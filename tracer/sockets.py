@@ -29,6 +29,7 @@ class Socket:
     accepted: bool | None = None  # it came from a listener: this end is the server
     pid: int | None = None
     comm: str | None = None
+    exe: str | None = None  # name of the program file that pid executes, where it is not comm
     pids: list[int] | None = None
     cgroup: str | None = None
     silent_ms: int | None = None  # since the peer was last heard
@@ -54,6 +55,7 @@ class Socket:
     keepalive_probes: int | None = None
     user_timeout_ms: int | None = None  # 0: not set
     orphan: bool | None = None  # no process holds it any more
+    mptcp: bool | None = None  # one subflow of a Multipath TCP connection
     soft_error: str | None = None  # an ICMP error came back, and the kernel goes on trying
     at_risk: list[str] | None = None  # tracer.analysis.risk.REASONS that apply
 
