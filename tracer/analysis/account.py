@@ -16,9 +16,10 @@ MOVED_NS = 1_000_000_000
 """A give-up time that moved by more than this is told again."""
 
 _CARRIED = (
-    "family", "laddr", "lport", "raddr", "rport", "netns", "sock", "state", "orphan", "mptcp", "keepalive", "keepalive_idle_s",
-    "keepalive_idle_own", "keepalive_interval_s", "keepalive_probes", "user_timeout_ms", "unacked_bytes",
-    "unsent_bytes", "silent_ms", "rto_ms", "srtt_ms", "snd_wnd", "soft_error", "asked_ms",
+    "family", "laddr", "lport", "raddr", "rport", "netns", "sock", "state", "orphan", "mptcp", "keepalive",
+    "keepalive_idle_s", "keepalive_idle_own", "keepalive_interval_s", "keepalive_probes", "user_timeout_ms",
+    "unacked_bytes", "unsent_bytes", "silent_ms", "rto_ms", "srtt_ms", "snd_wnd", "soft_error", "send_error",
+    "asked_ms",
 )  # fmt: skip
 _OWNER = ("pids", "pid", "comm", "exe", "cgroup")
 

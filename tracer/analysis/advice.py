@@ -137,8 +137,8 @@ def _look_there(event: Event) -> list[str]:
     if local is None or event.lport is None or event.rport is None:
         return []
     return [
-        "Look at this connection on the peer. Recv-Q above 0: its application does not read. timer:(on,...): its reply "
-        "is not acknowledged, the path drops it. Neither: it is still at work. "
+        "Look at this connection on the peer. Recv-Q above 0: its application does not read. timer:(on,...): its "
+        "reply is not acknowledged, the path drops it. Neither: it is still at work. "
         f"There: ss -tno sport = :{event.rport} dst {_quoted(local)} dport = :{event.lport}"
     ]
 
