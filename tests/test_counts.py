@@ -61,8 +61,10 @@ class Proc:
         self.path = path
         (path / "self").mkdir()
 
-    def count(self, pid: int, segments: int, keepalives: int = 0, timeouts: int = 0) -> int:
-        """Set what it counts, and return its namespace."""
+    def count(
+        self, pid: int, segments: int, keepalives: int = 0, timeouts: int = 0, *, identity: int | None = 17
+    ) -> int:
+        """Set what it counts, and return its namespace. identity: the inode of its rtnetlink socket."""
         (self.path / f"{pid}/ns").mkdir(parents=True, exist_ok=True)
         (self.path / f"{pid}/net").mkdir(exist_ok=True)
         namespace = self.path / f"{pid}/ns/net"
@@ -73,6 +75,13 @@ class Proc:
         (self.path / f"{pid}/net/netstat").write_text(
             f"TcpExt: TCPKeepAlive X TCPTimeouts\nTcpExt: {keepalives} 7 {timeouts}\nIpExt: A\nIpExt: 1\n"
         )
+        if identity is not None:
+            (self.path / f"{pid}/net/netlink").write_text(
+                "sk               Eth Pid        Groups   Rmem     Wmem     Dump  Locks    Drops    Inode\n"
+                "000000007ee7cacd 0   4711       00000000 0        0        0     2        0        10315   \n"
+                "000000007d18b85d 15  0          00000000 0        0        0     2        0        10314   \n"
+                f"0000000027b70d2d 0   0          00000000 0        0        0     2        0        {identity}   \n"
+            )
         return namespace.stat().st_ino
 
 
@@ -93,10 +102,26 @@ def test_what_each_namespace_counts_from_now_on(proc: Proc) -> None:
     assert counters.since_start == {first: Counts(4, 1, 1), second: NOTHING, later: Counts(2)}
 
 
-def test_a_namespace_that_ends_is_left_out_and_its_inode_may_come_again(proc: Proc) -> None:
+@pytest.mark.parametrize(
+    ("before", "after", "segments"),
+    [(17, 18, 3), (17, 18, 150), (None, None, 3)],
+    ids=["fewer than before", "more than before", "fewer, and without an identity"],
+)
+def test_another_namespace_with_the_same_inode_begins_with_nothing(
+    proc: Proc, before: int | None, after: int | None, segments: int
+) -> None:
+    netns = proc.count(1, 100, 10, identity=before)
+    counters = KernelCounters(proc.path)
+    assert counters.from_start == {netns}
+    proc.count(1, segments, 10, identity=after)
+    assert counters.newly() == {netns: Counts(segments, 10)}
+    assert counters.from_start == frozenset()
+
+
+def test_a_namespace_that_ends_is_left_out(proc: Proc) -> None:
     netns = proc.count(1, 100)
     counters = KernelCounters(proc.path)
-    proc.count(1, 3)  # fewer than before: it is another namespace
+    proc.count(1, 103)
     assert counters.newly() == {netns: Counts(3)}
     (proc.path / "1/net/snmp").unlink()
     assert counters.newly() == {}

@@ -34,9 +34,15 @@ def test_the_kernels_counts_stand_beside_ours() -> None:
     )
 
 
-def test_namespaces_that_are_gone_took_their_counts_with_them() -> None:
+def test_nobody_can_read_the_counters_of_a_namespace_without_a_process() -> None:
     said = truth(totals(n1=3, n2=4), {1: Counts(segments=3)})
-    assert "3 retransmitted segments (7 seen, 4 of them in network namespaces that are gone)" in said
+    assert "3 retransmitted segments (7 seen, 4 of them in network namespaces without a process)" in said
+
+
+def test_of_wanted_namespaces_both_counts_are_compared() -> None:
+    counted = {1: Counts(segments=3), 2: Counts(segments=500)}
+    assert "3 retransmitted segments (3 seen), " in truth(totals(n1=3), counted, {1})
+    assert truth(totals(n1=3), counted, {1}).endswith(", of all connections of 1 network namespace")
 
 
 @pytest.mark.parametrize("seconds", [0, 100])
@@ -56,5 +62,6 @@ def test_what_had_no_event_is_said_of_namespaces_that_were_there_from_the_start(
     seen.seen.add(3, Counts(segments=5))
     said = missing(seen, Counters())  # type: ignore[arg-type]
     assert said.startswith("75 retransmitted segments (11.6% of all) had no event: stalls may be missing")
+    assert missing(seen, Counters(), {3}) == ""  # type: ignore[arg-type]
     seen.seen.add(1, Counts(segments=75))
     assert missing(seen, Counters()) == ""  # type: ignore[arg-type]

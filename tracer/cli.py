@@ -238,7 +238,9 @@ def report(files: tuple[Path, ...], as_json: bool, **filters: Any) -> None:
     sink = Report(sys.stdout, silences, as_json=as_json, width=_width(), here=platform.node())
 
     def opened(header: Header) -> None:
-        sink.opened(header.host, header.utc_offset_s, header.run, filtered=bool(header.filters))
+        sink.opened(
+            header.host, header.utc_offset_s, header.run, filtered=not (header.keeps_counts and wanted.keeps_counts)
+        )
 
     play(files, wanted, [sink], warn=say, opened=opened, silences=silences, ends_only=True)
 

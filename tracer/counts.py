@@ -26,8 +26,8 @@ class Counts(NamedTuple):
         return Counts(self.segments + segments, self.keepalives + keepalives, self.timeouts + timeouts)
 
     def since(self, before: Counts) -> Counts:
-        """What came since then. A number that fell belongs to another namespace, which has got the inode."""
-        return Counts(*(now - old if now >= old else now for now, old in zip(self, before, strict=True)))
+        """What came since then."""
+        return Counts(*(now - old for now, old in zip(self, before, strict=True)))
 
 
 NOTHING = Counts()

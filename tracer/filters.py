@@ -49,6 +49,11 @@ class Filter:
         """The same, whatever the connection: for events of which the kernel has chosen the connections already."""
         return Filter(pids=self.pids, comms=self.comms, events=self.events, min_idle_ms=self.min_idle_ms)
 
+    @property
+    def keeps_counts(self) -> bool:
+        """Whether all connections of some namespaces are wanted, or all: those that the kernel counts together."""
+        return self == Filter(netns=self.netns)
+
     def followed(self, events: Sequence[Event]) -> Sequence[Event]:
         """Those of the events that `follows` is true of."""
         return [event for event in events if self.follows(event)] if self._chooses_connections else events

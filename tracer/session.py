@@ -6,7 +6,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -103,9 +103,10 @@ def watch(
         finally:
             seconds = time.monotonic() - began
             say(summary(totals, seconds, shown.left_out if shown is not None else 0))
-            say(truth(totals, source.counters.since_start))
-            if wanted == Filter() and (missed := missing(totals, source.counters)):
-                say(missed)
+            if wanted.keeps_counts:
+                say(truth(totals, source.counters.since_start, wanted.netns))
+                if missed := missing(totals, source.counters, wanted.netns):
+                    say(missed)
             say(cost(host.cpu_seconds() - used, seconds, host.memory_bytes()))
     for probe in source.attached:
         if probe.status == "missing":
@@ -161,20 +162,24 @@ def summary(totals: Totals, seconds: float, left_out: int) -> str:
     )
 
 
-def truth(totals: Totals, counted: Mapping[int, Counts]) -> str:
-    """What the kernel itself counted over the same time, in the namespaces that are still there."""
+def truth(totals: Totals, counted: Mapping[int, Counts], wanted: Collection[int] = ()) -> str:
+    """What the kernel itself counted over the same time, in the namespaces that a process lives in at the end.
+
+    wanted: only these, and only theirs was seen; empty: all.
+    """
     every = Tally()
     for netns, counts in counted.items():
-        every.add(netns, counts)
+        if not wanted or netns in wanted:
+            every.add(netns, counts)
     said = beside_the_kernel(totals.seen.total(), every.total(), totals.seen.total(without=counted.keys()))
-    return f"{said}, of all connections"
+    return f"{said}, of all connections" + (f" of {plural(len(wanted), 'network namespace')}" if wanted else "")
 
 
-def missing(totals: Totals, counters: KernelCounters) -> str:
+def missing(totals: Totals, counters: KernelCounters, wanted: Collection[int] = ()) -> str:
     """What the kernel counted over the same time and we did not see; nothing where that is nothing."""
     every, seen = Tally(), Tally()
     for netns, counts in counters.since_start.items():
-        if netns in counters.from_start:
+        if netns in counters.from_start and (not wanted or netns in wanted):
             every.add(netns, counts)
             seen.add(netns, totals.seen.of(netns))
     return what_was_missed(seen.total(), every.total())

@@ -19,7 +19,7 @@ from machines.kernels import Kernel
 from machines.machine import TIMED_OUT, Machine
 
 TREE = Path(__file__).resolve().parent.parent.parent
-TESTS = "tests/kernel/test_every_kernel.py"
+TESTS = "tests/kernel/test_every_kernel.py tests/kernel/test_packet_scripts.py"
 TIMEOUT_S = 1500
 
 Finding = dict[str, Any]

@@ -618,7 +618,7 @@ def data_after_close(peer: ScriptedPeer) -> None:
     peer.until(peer.is_over)
 
 
-@script(shows={RSTS: 1})
+@script("a reset that no full socket sends", shows={RSTS: 1})
 def data_in_fin_wait2(peer: ScriptedPeer) -> None:
     conn = peer.accepted()
     conn.socket.close()
@@ -810,7 +810,7 @@ def reset_refused_with_data_in_flight(peer: ScriptedPeer) -> None:
     conn.ack()
 
 
-@script("a reset that no socket sends", shows={RSTS: 1})
+@script("a reset that no full socket sends", shows={RSTS: 1})
 def nobody_listens(peer: ScriptedPeer) -> None:
     peer.syn(port=PORT + 1).expect("RA")
 
@@ -879,7 +879,7 @@ def dropped_by_the_queue_in_flight(peer: ScriptedPeer) -> None:
     is_gone(conn, errno.ETIMEDOUT)
 
 
-@script("dropped on this host", "no route", shows={TIMEOUTS: 2}, tcp_retries2=2)
+@script("no route", shows={TIMEOUTS: 2}, tcp_retries2=2)
 def route_lost_in_flight(peer: ScriptedPeer) -> None:
     conn = peer.accepted()
     conn.write(100)

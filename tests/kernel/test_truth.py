@@ -8,8 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from scripted import PATIENCE_S, PORT, Connection, ScriptedPeer
 from watching import ROOT, Start, both_ends
 
+from tracer.counts import Counts
+from tracer.kernel.counters import KernelCounters
+from tracer.lab.namespace import wait_until
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Server, embedded_client
 
@@ -47,3 +52,50 @@ def test_the_recording_holds_the_kernels_counts_and_as_many_events(watch: Start,
     summary = json.loads(report.stdout.splitlines()[-1])
     assert summary["seen"] == summary["counted"]
     assert f"{counted['TcpExtTCPTimeouts']} timeouts ({counted['TcpExtTCPTimeouts']} seen)" in said.replace(",", "")
+
+
+def lose_once(peer: ScriptedPeer) -> None:
+    conn = peer.accepted()
+    conn.write(100)
+    conn.expect("PA", length=100)
+    conn.expect("PA", length=100)
+    conn.ack()
+    conn.reset()
+    peer.until(peer.is_over)
+
+
+def test_the_inode_of_a_dead_namespace_is_given_to_another() -> None:
+    """Which counts from 0, however little or much the dead one had counted."""
+    with ScriptedPeer() as first:
+        lose_once(first)
+        counters = KernelCounters()
+        assert first.netns in counters.from_start
+    others = []
+    try:
+        while True:
+            peer = ScriptedPeer()
+            others.append(peer.__enter__())
+            if peer.netns == first.netns:
+                break
+            assert len(others) < 200, "it was not given to another"
+            # One that is left has its own for as long as something holds it.
+            wait_until(lambda: True, PATIENCE_S, "never")
+        lose_once(peer)
+        assert counters.newly()[peer.netns] == Counts(segments=1)
+        assert peer.netns not in counters.from_start
+    finally:
+        for each in reversed(others):
+            each.__exit__()
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_reset_of_a_listener_is_of_its_namespace(watch: Start, family: int) -> None:
+    with ScriptedPeer(family) as peer:
+        listener = peer.listening()
+        seen = watch("--netns", str(peer.netns))
+        conn = Connection(peer, lport=PORT, rport=50000, window=20000, listener=listener)
+        conn.send("A", ack=77)
+        conn.expect("R")
+        (told,) = seen.wait_for(event="reset", rport=50000)
+    assert (told["direction"], told["netns"], told["lport"]) == ("sent", peer.netns, PORT)
+    assert "sock" not in told

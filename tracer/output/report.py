@@ -89,7 +89,7 @@ class Report:
     def opened(self, host: str, utc_offset_s: int, run: str, *, filtered: bool = False) -> None:
         """A recording of that host and that run of tcpwatch begins; local time is so many seconds east of UTC.
 
-        filtered: not everything that was seen is in it.
+        filtered: not everything that the kernel counted with it is shown.
         """
         self._filtered = self._filtered or filtered
         if run != self._run:
@@ -247,7 +247,7 @@ class Report:
             record["first"], record["last"] = format_time(self._first_ns), format_time(self._last_ns)
         record["stalls"] = self._count
         record["lost"] = self._lost.total()
-        if self._counted.namespaces():
+        if self._counted.namespaces() and not self._filtered:
             record["counted"], record["seen"] = _named_counts(self._counted), _named_counts(self._seen)
             record["is_incomplete"] = bool(self._missed())
         if self._forgotten:
@@ -259,7 +259,7 @@ class Report:
         if self._lost:
             lost = ", ".join(f"{count:,} at {safe(hook)}" for hook, count in self._lost.most_common())
             parts.append(f"Events were lost while recording ({lost}): there may have been more than this shows.\n")
-        if self._counted.namespaces():
+        if self._counted.namespaces() and not self._filtered:
             for sentence in (self._truth(), self._missed()):
                 parts += ["".join(f"{line}\n" for line in textwrap.wrap(sentence, self._width))] if sentence else []
         if self._stalls:
@@ -284,13 +284,11 @@ class Report:
         )
 
     def _truth(self) -> str:
-        gone = self._seen.total(without=self._counted.namespaces())
-        said = beside_the_kernel(self._seen.total(), self._counted.total(), gone)
+        out_of_sight = self._seen.total(without=self._counted.namespaces())
+        said = beside_the_kernel(self._seen.total(), self._counted.total(), out_of_sight)
         return f"{said[:1].upper()}{said[1:]}."
 
     def _missed(self) -> str:
-        if self._filtered:
-            return ""
         seen, counted = Tally(), Tally()
         for netns in self._counted.namespaces():
             if netns not in self._late:

@@ -11,7 +11,7 @@ _NOUNS = ("retransmitted segment", "keepalive probe", "timeout")
 def what_was_missed(seen: Counts, counted: Counts) -> str:
     """A sentence where the kernel retransmitted more than the events have; empty where it did not.
 
-    Both of the same connections and the same time: without a filter, and without namespaces that are gone.
+    Both of the same connections and the same time: of all those of namespaces that were in sight all the time.
     """
     missed = counted.segments - seen.segments
     if missed <= 0:
@@ -23,10 +23,13 @@ def what_was_missed(seen: Counts, counted: Counts) -> str:
     )
 
 
-def beside_the_kernel(seen: Counts, counted: Counts, gone: Counts = NOTHING) -> str:
-    """`the kernel counted 8 retransmitted segments (7 seen), …`. gone: of what was seen, in namespaces that ended."""
+def beside_the_kernel(seen: Counts, counted: Counts, out_of_sight: Counts = NOTHING) -> str:
+    """`the kernel counted 8 retransmitted segments (7 seen), …`, both of all connections of the same namespaces.
+
+    out_of_sight: of what was seen, in namespaces whose counters nobody could read.
+    """
     parts = []
-    for noun, ours, its, elsewhere in zip(_NOUNS, seen, counted, gone, strict=True):
-        ended = f", {elsewhere:,} of them in network namespaces that are gone" if elsewhere else ""
-        parts.append(f"{plural(its, noun)} ({ours:,} seen{ended})")
+    for noun, ours, its, elsewhere in zip(_NOUNS, seen, counted, out_of_sight, strict=True):
+        where = f", {elsewhere:,} of them in network namespaces without a process" if elsewhere else ""
+        parts.append(f"{plural(its, noun)} ({ours:,} seen{where})")
     return f"the kernel counted {', '.join(parts)}"

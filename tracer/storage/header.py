@@ -59,6 +59,11 @@ class Header:
         return self.filters.keys() <= _OF_CONNECTIONS
 
     @property
+    def keeps_counts(self) -> bool:
+        """Whether it has every event of the namespaces that it is about: then the kernel's counts are of the same."""
+        return self.filters.keys() <= {"netns"}
+
+    @property
     def min_idle_ms(self) -> int | None:
         """The shortest silence of which it has events, milliseconds (--min-idle); None: not filtered."""
         value = self.filters.get("min_idle_ms")
