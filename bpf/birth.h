@@ -16,18 +16,6 @@ struct birth {
 
 BPF_TABLE("lru_hash", u64, struct birth, births, 65536);
 
-static __always_inline void fill_birth(struct event *e, u64 sk)
-{
-    struct birth *b = births.lookup(&sk);
-
-    /* A socket that lives, at the address of one that is over, began unseen. */
-    if (!b || (b->is_over && e->state != TCP_CLOSE))
-        return;
-    e->born = b->born;
-    e->pid = b->pid;
-    __builtin_memcpy(e->comm, b->comm, 16);
-}
-
 static __always_inline void remember_birth(u64 sk, bool by_process)
 {
     struct birth b = {.born = bpf_ktime_get_boot_ns()};
@@ -46,6 +34,22 @@ static __always_inline void remember_birth_at_last(u64 sk)
 
     if (!b || b->is_over)
         remember_birth(sk, false);
+}
+
+static __always_inline void fill_birth(struct event *e, u64 sk)
+{
+    struct birth *b;
+
+    /* With Fast Open a child is a socket long before it is ESTABLISHED. */
+    if (e->state == TCP_SYN_RECV)
+        remember_birth_at_last(sk);
+    b = births.lookup(&sk);
+    /* A socket that lives, at the address of one that is over, began unseen. */
+    if (!b || (b->is_over && e->state != TCP_CLOSE))
+        return;
+    e->born = b->born;
+    e->pid = b->pid;
+    __builtin_memcpy(e->comm, b->comm, 16);
 }
 
 /*

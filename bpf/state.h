@@ -39,9 +39,9 @@ static __always_inline void remember_owner(u64 sk, u32 old_state, u32 new_state)
 {
     if (old_state == TCP_CLOSE && new_state == TCP_SYN_SENT)
         remember_birth(sk, true);
-    else if (old_state == TCP_SYN_RECV && new_state == TCP_ESTABLISHED)
+    else if (old_state == TCP_SYN_RECV)
         remember_birth_at_last(sk);
-    else if (new_state == TCP_FIN_WAIT1 || new_state == TCP_LAST_ACK)
+    if (new_state == TCP_FIN_WAIT1 || new_state == TCP_LAST_ACK)
         remember_closer(sk);
 }
 
@@ -98,9 +98,6 @@ static __always_inline void state_hook(struct bpf_raw_tracepoint_args *ctx)
     struct tuple t = {};
     struct sock_copy *s;
 
-    /* The child of a listener, made by sk_clone(): with Fast Open long before it is ESTABLISHED. */
-    if (old_state == TCP_LISTEN && new_state == TCP_SYN_RECV)
-        remember_birth(sk, false);
     /* A listener, or the child of one that will be ESTABLISHED at once: no connection yet. */
     if (old_state == TCP_LISTEN || !tuple_of_sock(sk, &t, connecting) || t.rport == 0)
         return;

@@ -193,7 +193,7 @@ def never_left(outcome: Outcome) -> Counted:
 
 
 def no_route(outcome: Outcome) -> Counted:
-    """The same without a route: tcp_retransmit_timer() has counted, and __tcp_retransmit_skb() does not get so far."""
+    """The same without a route: tcp_retransmit_timer() counts, and __tcp_retransmit_skb() does not get so far."""
     if TELLS_FAILED or outcome.counted[TIMEOUTS] == 0:
         return {}
     sent_by_timer = outcome.wire[RETRANS] - outcome.counted[PROBES]
