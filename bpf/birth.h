@@ -4,13 +4,14 @@
 #define TCPWATCH_BIRTH_H
 
 #include "event.h"
+#include "kernel.h"
 
 /* When a socket's present life began, and who began it: at connect() the process is still on the CPU. */
 struct birth {
     u64 born;
     u32 pid;
     u8 comm[16];
-    u32 reserved;
+    u32 is_over; /* closed: what comes after that is of the same life, until the socket or another one begins anew */
 };
 
 BPF_TABLE("lru_hash", u64, struct birth, births, 65536);
@@ -19,7 +20,8 @@ static __always_inline void fill_birth(struct event *e, u64 sk)
 {
     struct birth *b = births.lookup(&sk);
 
-    if (!b)
+    /* A socket that lives, at the address of one that is over, began unseen. */
+    if (!b || (b->is_over && e->state != TCP_CLOSE))
         return;
     e->born = b->born;
     e->pid = b->pid;
@@ -37,6 +39,27 @@ static __always_inline void remember_birth(u64 sk, bool by_process)
     births.update(&sk, &b);
 }
 
+/* What had no beginning that was seen begins now. */
+static __always_inline void remember_birth_at_last(u64 sk)
+{
+    struct birth *b = births.lookup(&sk);
+
+    if (!b || b->is_over)
+        remember_birth(sk, false);
+}
+
+/*
+ * It is closed. A reset and the report of an error may follow, and are of the same life: so this stays until it has to
+ * make room.
+ */
+static __always_inline void remember_end(u64 sk)
+{
+    struct birth *b = births.lookup(&sk);
+
+    if (b)
+        b->is_over = 1;
+}
+
 /* A process closes: remember which, for when its table of files is gone before Python can look. */
 static __always_inline void remember_closer(u64 sk)
 {
@@ -46,7 +69,7 @@ static __always_inline void remember_closer(u64 sk)
 
     if (pid == 0)
         return;
-    if (b) {
+    if (b && !b->is_over) {
         b->pid = pid;
         bpf_get_current_comm(b->comm, sizeof(b->comm));
         return;

@@ -33,14 +33,17 @@ int on_tcp_send_reset(struct bpf_raw_tracepoint_args *ctx)
     u64 skb = ctx->args[1];
     struct tuple t = {};
     struct event *e;
+    u64 net = 0;
 
-    /* A listener is no end of a connection: the packet says who is refused. */
-    if (sk != 0 && READ(sock_common, skc_state, sk) == TCP_LISTEN)
+    /* A listener is no end of a connection: the packet says who is refused, but not any more where (tcp_v4_rcv()). */
+    if (sk != 0 && READ(sock_common, skc_state, sk) == TCP_LISTEN) {
+        net = READ(sock_common, skc_net__net, sk);
         sk = 0;
+    }
     if (sk != 0) {
         if (!tuple_of_sock(sk, &t, false))
             return 0;
-    } else if (skb == 0 || !tuple_of_packet(skb, &t)) {
+    } else if (skb == 0 || !tuple_of_packet(skb, net, &t)) {
         return 0;
     }
     e = new_event(EVENT_RESET, HOOK_RESET_SENT, &t);

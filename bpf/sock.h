@@ -110,8 +110,11 @@ static __always_inline bool tuple_of_sock(u64 sk, struct tuple *t, bool unbound)
     return netns_wanted(flags, t->netns);
 }
 
-/* The same from a received packet: its destination is our end. Used for a reset that no socket sends. */
-static __always_inline bool tuple_of_packet(u64 skb, struct tuple *t)
+/*
+ * The same from a received packet: its destination is our end. Used for a reset that no socket sends. net: where it was
+ * received, 0 where its device still says that.
+ */
+static __always_inline bool tuple_of_packet(u64 skb, u64 net, struct tuple *t)
 {
     u32 flags = active_filters();
     u64 head = READ(sk_buff, head, skb);
@@ -142,7 +145,7 @@ static __always_inline bool tuple_of_packet(u64 skb, struct tuple *t)
     }
     if (!family_wanted(flags, t->family) || !hosts_wanted(flags, t))
         return false;
-    t->netns = netns_inode(READ(net_device, nd_net__net, READ(sk_buff, dev, skb)));
+    t->netns = netns_inode(net ? net : READ(net_device, nd_net__net, READ(sk_buff, dev, skb)));
     return netns_wanted(flags, t->netns);
 }
 

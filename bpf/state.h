@@ -15,6 +15,8 @@ struct closing_error {
     u64 sk;
     s32 error;
     u32 unacked;
+    u32 state;
+    u32 reserved;
 };
 
 BPF_PERCPU_ARRAY(closing_errors, struct closing_error, 1);
@@ -38,12 +40,12 @@ static __always_inline void remember_owner(u64 sk, u32 old_state, u32 new_state)
     if (old_state == TCP_CLOSE && new_state == TCP_SYN_SENT)
         remember_birth(sk, true);
     else if (old_state == TCP_SYN_RECV && new_state == TCP_ESTABLISHED)
-        remember_birth(sk, false);
+        remember_birth_at_last(sk);
     else if (new_state == TCP_FIN_WAIT1 || new_state == TCP_LAST_ACK)
         remember_closer(sk);
 }
 
-/* What is left to do when a socket is closed: tell of the error, now or when it is reported, and forget the socket. */
+/* What is left to do when a socket is closed: tell of the error, now or when it is reported. */
 static __always_inline void closed(u64 sk, struct sock_copy *s, struct tuple *t, u32 old_state)
 {
     s32 error = COPIED(sock, sk_err, s->sock);
@@ -59,12 +61,11 @@ static __always_inline void closed(u64 sk, struct sock_copy *s, struct tuple *t,
             closing->sk = sk;
             closing->error = error;
             closing->unacked = unacked_bytes(s, old_state);
+            closing->state = old_state;
         }
-        /* The report of the error comes after the close, and still needs to know whose socket it is. */
-        return;
 #endif
     }
-    births.delete(&sk);
+    remember_end(sk);
 }
 
 static __always_inline void state_changes(u64 sk, struct sock_copy *s, struct tuple *t, u32 old_state, u32 new_state)
@@ -97,6 +98,9 @@ static __always_inline void state_hook(struct bpf_raw_tracepoint_args *ctx)
     struct tuple t = {};
     struct sock_copy *s;
 
+    /* The child of a listener, made by sk_clone(): with Fast Open long before it is ESTABLISHED. */
+    if (old_state == TCP_LISTEN && new_state == TCP_SYN_RECV)
+        remember_birth(sk, false);
     /* A listener, or the child of one that will be ESTABLISHED at once: no connection yet. */
     if (old_state == TCP_LISTEN || !tuple_of_sock(sk, &t, connecting) || t.rport == 0)
         return;
@@ -162,12 +166,12 @@ int on_inet_sk_error_report(struct bpf_raw_tracepoint_args *ctx)
     if (e) {
         describe(e, sk, HOOK_ERROR);
         e->error = error;
-        if (closed)
+        if (closed) {
             e->unacked = closing->unacked;
+            e->old_state = closing->state;
+        }
         submit(e);
     }
-    if (t.state == TCP_CLOSE)
-        births.delete(&sk);
     return 0;
 }
 #endif

@@ -94,14 +94,14 @@ static __always_inline void describe_copy(struct event *e, u64 sk, struct sock_c
     fill_birth(e, sk);
 }
 
-/* The same of any socket, as far as it goes. */
+/* The same of a full socket; of any other there is nothing to say that its addresses do not. */
 static __always_inline void describe(struct event *e, u64 sk, int hook)
 {
     struct sock_copy *s;
 
-    e->sk = sk;
     if (!is_full_sock(e->state))
         return;
+    e->sk = sk;
     s = copy_sock(sk, hook);
     if (!s)
         return;

@@ -8,7 +8,9 @@ from typing import NamedTuple
 from tracer.events import Event
 
 MOST_NAMESPACES = 4096
-_BY_TIMER = frozenset({"rto", "syn", "fin"})
+_WITH_SYN_OR_FIN = frozenset({"SYN_SENT", "SYN_RECV", "FIN_WAIT1", "CLOSING", "LAST_ACK"})
+"""States in which one of these may be in flight, which unacked_bytes leaves out."""
+_BY_TIMER = frozenset({"rto", "syn", "synack", "fin"})
 
 
 class Counts(NamedTuple):
@@ -38,11 +40,11 @@ def counts_of_kernel(event: Event) -> Counts:
 
 
 def counts_of(event: Event) -> Counts:
-    """By how much the kernel's counters have grown with this event.
+    """How far the kernel's counters have grown with this event.
 
-    tcp_retransmit_timer() (net/ipv4/tcp_timer.c) counts each expiry but those into a closed window, the last one, at
-    which it gives up, included. It gives up without an error where nobody holds the socket any more, and does not get
-    as far as a retransmission where there is no route: so the timeouts of events may be a few less than the kernel's.
+    tcp_retransmit_timer() (net/ipv4/tcp_timer.c) counts each expiry but those into a closed window, and also the last
+    one, at which it gives up. reqsk_timer_handler() (net/ipv4/inet_connection_sock.c) counts those of a SYN/ACK. Some
+    of them are no event (docs/events.md), so the timeouts of events may be a few less than the kernel's.
     """
     kind = event.event
     if kind == "keepalive":
@@ -50,10 +52,14 @@ def counts_of(event: Event) -> Counts:
     if kind == "retransmit":
         by_timer = event.kind in _BY_TIMER and (event.attempt or 0) > 0
         into_closed_window = event.kind == "rto" and event.snd_wnd == 0 and not event.orphan
-        return Counts(event.segments or 1, 0, int(by_timer and not into_closed_window))
-    if kind == "error" and event.error == "ETIMEDOUT":
-        # Of an idle connection it is the keepalive timer that gives up; a SYN was never answered.
-        return Counts(timeouts=int(bool(event.unacked_bytes) or event.silent_ms is None))
+        return Counts(1 if event.segments is None else event.segments, 0, int(by_timer and not into_closed_window))
+    # Whoever gives up reports the error that ICMP has brought, if one has (tcp_write_err()).
+    if kind == "error" and event.error in ("ETIMEDOUT", event.soft_error or "ETIMEDOUT"):
+        # With nothing in flight it is another timer that gives up: keepalive's, or that of a closed window.
+        in_flight = event.unacked_bytes or (
+            (event.old_state or event.state) in _WITH_SYN_OR_FIN and not event.unsent_bytes
+        )
+        return Counts(timeouts=int(bool(in_flight) or event.silent_ms is None))
     return NOTHING
 
 

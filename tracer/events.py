@@ -312,7 +312,7 @@ def retransmit_kind(
     set again, but the socket is in Loss and nothing has been heard; what recovery from loss
     sends follows an ACK at once.
     """
-    if synack:
+    if synack or state == "SYN_RECV":  # without a request where both ends have connected at once
         return "synack"
     if state == "SYN_SENT":
         return "syn"

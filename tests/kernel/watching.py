@@ -22,13 +22,16 @@ Json = dict[str, Any]
 PATIENCE_S = 60.0
 
 
-_WALKING = "import tracer.kernel.walks as walks; walks.WALK_EVERY_S = {}; from tracer.cli import main; main()"
+_WALKING = "import tracer.kernel.walks as walks; walks.WALK_EVERY_S = {}; "
+WITHOUT_KPROBES = "import tracer.kernel.probes as probes; probes.kprobes_available = lambda: False; "
+"""A prelude: as on a kernel that has none."""
 
 
 class Watch:
     """`tcpwatch ARGUMENTS --json`, from its ready line to its summary.
 
-    before: a command that runs it. walk_every_s: instead of the time that it takes between two walks.
+    before: a command that runs it. walk_every_s: instead of the time that it takes between two walks. prelude: Python
+    that is executed before it.
     """
 
     def __init__(
@@ -37,9 +40,12 @@ class Watch:
         text: bool = False,
         before: Sequence[str] = (),
         walk_every_s: float | None = None,
+        prelude: str = "",
     ) -> None:
         output = [] if text else ["--json"]
-        program = ["-m", "tracer.cli"] if walk_every_s is None else ["-c", _WALKING.format(walk_every_s)]
+        if walk_every_s is not None:
+            prelude += _WALKING.format(walk_every_s)
+        program = ["-c", f"{prelude}from tracer.cli import main; main()"] if prelude else ["-m", "tracer.cli"]
         self._process = subprocess.Popen(
             [*before, sys.executable, *program, *map(str, arguments), *output],
             stdin=subprocess.DEVNULL,

@@ -268,8 +268,7 @@ class Decoder:
                 silent_jiffies=silent,
             )
             known["attempt"] = attempt
-            if details.segments:
-                known["segments"] = details.segments
+            known["segments"] = details.segments
             if error > 0:
                 known["send_error"] = error_name(error)
             elif error < 0:
