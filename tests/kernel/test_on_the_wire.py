@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scripted import FAMILIES, Connection, ScriptedPeer
@@ -20,6 +25,38 @@ TOLERANCE_MS = 250
 """Predictions are right to 50 ms. The rest is for machines whose timers are late."""
 TCP_THIN_LINEAR_TIMEOUTS = 16
 RETRIES = 2
+AT_ONCE = 6
+"""Scripts: they wait for timers most of the time."""
+
+Script = Callable[[Path], None]
+SCRIPTS: dict[str, Script] = {}
+
+
+def script(**parameters: Sequence[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add a script with each combination of these values."""
+
+    def add(function: Callable[..., None]) -> Callable[..., None]:
+        for values in product(*parameters.values()):
+            given = dict(zip(parameters, values, strict=True))
+            of_each = ", ".join(getattr(value, "__name__", str(value)) for value in values)
+            SCRIPTS[f"{function.__name__} {of_each}".strip()] = partial(function, **given)
+        return function
+
+    return add
+
+
+@pytest.fixture(scope="module")
+def running(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[None]]]:
+    """The scripts that are asked for, each run from the start on."""
+    asked = [
+        item.callspec.params["name"]
+        for item in request.session.items
+        if item.path == request.path and hasattr(item, "callspec")
+    ]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield {name: pool.submit(SCRIPTS[name], tmp_path_factory.mktemp("script")) for name in asked}
 
 
 @contextmanager
@@ -57,9 +94,8 @@ def was_right(foretold: Event, error: Event) -> None:
     assert -TOLERANCE_MS <= late_ms <= (foretold.gives_up_window_ms or 0) + TOLERANCE_MS, f"{late_ms} ms late"
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("drops", [drop_output, drop_in_queue])
-def test_what_this_host_drops_before_it_is_in_flight(tmp_path: Path, family: int | str, drops: object) -> None:
+@script(family=FAMILIES, drops=[drop_output, drop_in_queue])
+def what_this_host_drops_before_it_is_in_flight(tmp_path: Path, family: int | str, drops: object) -> None:
     assert callable(drops)
     with scripted(tmp_path, family) as (peer, seen):
         conn = peer.accepted()
@@ -80,7 +116,8 @@ def test_what_this_host_drops_before_it_is_in_flight(tmp_path: Path, family: int
     assert ends[0].retransmits == RETRIES, "as often as the kernel tried"
 
 
-def test_what_this_host_lets_out_again_was_probably_sent(tmp_path: Path) -> None:
+@script()
+def what_this_host_lets_out_again_was_probably_sent(tmp_path: Path) -> None:
     with scripted(tmp_path, tcp_retries2=8) as (peer, seen):
         conn = peer.accepted()
         drop_output(peer)
@@ -94,8 +131,8 @@ def test_what_this_host_lets_out_again_was_probably_sent(tmp_path: Path) -> None
     assert how_it_ended(end).endswith("the data was probably sent.")
 
 
-@pytest.mark.parametrize("drops", [drop_output, drop_in_queue])
-def test_what_this_host_drops_while_it_is_in_flight(tmp_path: Path, drops: object) -> None:
+@script(drops=[drop_output, drop_in_queue])
+def what_this_host_drops_while_it_is_in_flight(tmp_path: Path, drops: object) -> None:
     assert callable(drops)
     with scripted(tmp_path) as (peer, seen):
         conn = peer.accepted()
@@ -117,8 +154,8 @@ def test_what_this_host_drops_while_it_is_in_flight(tmp_path: Path, drops: objec
         assert not retransmissions and [each.outcome for each in stalls] == ["timed-out"]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_data_for_an_end_that_has_closed_is_no_reset_of_the_peers(tmp_path: Path, family: int | str) -> None:
+@script(family=FAMILIES)
+def data_for_an_end_that_has_closed_is_no_reset_of_the_peers(tmp_path: Path, family: int | str) -> None:
     with scripted(tmp_path, family) as (peer, seen):
         conn = peer.accepted()
         conn.socket.close()
@@ -132,7 +169,8 @@ def test_data_for_an_end_that_has_closed_is_no_reset_of_the_peers(tmp_path: Path
     assert [each.direction for each in seen.of("reset")] == ["sent"]
 
 
-def test_a_reset_of_the_peers_after_our_close_is_one(tmp_path: Path) -> None:
+@script()
+def a_reset_of_the_peers_after_our_close_is_one(tmp_path: Path) -> None:
     with scripted(tmp_path) as (peer, seen):
         conn = peer.accepted()
         conn.socket.close()
@@ -143,9 +181,8 @@ def test_a_reset_of_the_peers_after_our_close_is_one(tmp_path: Path) -> None:
     assert [each.direction for each in seen.of("reset")] == ["received"]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("how", ["SO_LINGER", "AF_UNSPEC"])
-def test_breaking_off_oneself_is_no_error(tmp_path: Path, family: int | str, how: str) -> None:
+@script(family=FAMILIES, how=["SO_LINGER", "AF_UNSPEC"])
+def breaking_off_oneself_is_no_error(tmp_path: Path, family: int | str, how: str) -> None:
     with scripted(tmp_path, family) as (peer, seen):
         conn = peer.accepted()
         if how == "SO_LINGER":
@@ -163,8 +200,6 @@ def test_breaking_off_oneself_is_no_error(tmp_path: Path, family: int | str, how
 
 def disconnect(connected: socket.socket) -> None:
     """connect() to AF_UNSPEC, which Python has no address for."""
-    import ctypes
-
     address = struct.pack("H14x", socket.AF_UNSPEC)
     assert ctypes.CDLL(None, use_errno=True).connect(connected.fileno(), address, len(address)) == 0
 
@@ -176,8 +211,8 @@ def close_window(conn: Connection, *, unsent: int = 3000, **of_ack: int) -> None
     conn.ack(window=0, **of_ack)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_closed_window_whose_peer_is_gone(tmp_path: Path, family: int | str) -> None:
+@script(family=FAMILIES)
+def a_closed_window_whose_peer_is_gone(tmp_path: Path, family: int | str) -> None:
     with scripted(tmp_path, family, tcp_retries2=4) as (peer, seen):
         conn = peer.accepted(window=2000)
         close_window(conn)
@@ -196,7 +231,8 @@ def test_a_closed_window_whose_peer_is_gone(tmp_path: Path, family: int | str) -
         assert not stall.gives_up_window_ms
 
 
-def test_a_closed_window_whose_peer_answers_has_no_end(tmp_path: Path) -> None:
+@script()
+def a_closed_window_whose_peer_answers_has_no_end(tmp_path: Path) -> None:
     with scripted(tmp_path, tcp_retries2=4) as (peer, seen):
         conn = peer.accepted(window=2000)
         close_window(conn)
@@ -214,7 +250,8 @@ def test_a_closed_window_whose_peer_answers_has_no_end(tmp_path: Path) -> None:
     assert ended(seen.stop()) == ["zero-window recovered"]
 
 
-def test_a_closed_window_ends_with_the_user_timeout_though_the_peer_answers(tmp_path: Path) -> None:
+@script()
+def a_closed_window_ends_with_the_user_timeout_though_the_peer_answers(tmp_path: Path) -> None:
     with scripted(tmp_path, tcp_retries2=15) as (peer, seen):
         conn = peer.accepted(window=2000)
         conn.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 3000)
@@ -231,7 +268,8 @@ def test_a_closed_window_ends_with_the_user_timeout_though_the_peer_answers(tmp_
     was_right(stalls[0], error)
 
 
-def test_a_window_that_is_closed_on_data_in_flight(tmp_path: Path) -> None:
+@script()
+def a_window_that_is_closed_on_data_in_flight(tmp_path: Path) -> None:
     with scripted(tmp_path, tcp_retries2=15) as (peer, seen):
         conn = peer.accepted(window=20000)
         conn.write(3000)
@@ -249,7 +287,8 @@ def test_a_window_that_is_closed_on_data_in_flight(tmp_path: Path) -> None:
     assert "unanswered" in text(update) and "1 probe," not in text(update)
 
 
-def test_the_user_timeout_set_meanwhile(tmp_path: Path) -> None:
+@script()
+def the_user_timeout_set_meanwhile(tmp_path: Path) -> None:
     with scripted(tmp_path, tcp_retries2=15) as (peer, seen):
         conn = peer.accepted()
         conn.write(100)
@@ -261,7 +300,8 @@ def test_the_user_timeout_set_meanwhile(tmp_path: Path) -> None:
     was_right(moved, error)
 
 
-def test_the_limit_lowered_meanwhile(tmp_path: Path) -> None:
+@script()
+def the_limit_lowered_meanwhile(tmp_path: Path) -> None:
     with scripted(tmp_path, tcp_retries2=15) as (peer, seen):
         conn = peer.accepted()
         conn.write(100)
@@ -273,7 +313,8 @@ def test_the_limit_lowered_meanwhile(tmp_path: Path) -> None:
     was_right(moved, error)
 
 
-def test_a_thin_stream(tmp_path: Path) -> None:
+@script()
+def a_thin_stream(tmp_path: Path) -> None:
     """Its first six RTOs are not doubled, so that it makes as much time with more retransmissions."""
     with scripted(tmp_path, tcp_retries2=4) as (peer, seen):
         conn = peer.accepted()
@@ -290,7 +331,8 @@ def test_a_thin_stream(tmp_path: Path) -> None:
     assert not stalls[-1].gives_up_window_ms
 
 
-def test_a_connection_that_was_just_heard_is_reset(tmp_path: Path) -> None:
+@script()
+def a_connection_that_was_just_heard_is_reset(tmp_path: Path) -> None:
     with scripted(tmp_path) as (peer, seen):
         conn = peer.accepted()
         conn.write(100)
@@ -303,7 +345,8 @@ def test_a_connection_that_was_just_heard_is_reset(tmp_path: Path) -> None:
     assert ended(seen.stop()) == ["packet-loss recovered"]
 
 
-def test_a_fin_that_is_answered_by_a_reset(tmp_path: Path) -> None:
+@script()
+def a_fin_that_is_answered_by_a_reset(tmp_path: Path) -> None:
     with scripted(tmp_path) as (peer, seen):
         conn = peer.accepted()
         conn.socket.shutdown(socket.SHUT_WR)
@@ -315,11 +358,11 @@ def test_a_fin_that_is_answered_by_a_reset(tmp_path: Path) -> None:
     assert ended(seen.stop()) == ["packet-loss reset"]
 
 
-def test_a_close_after_a_shutdown_is_no_answer(tmp_path: Path) -> None:
+@script()
+def a_close_after_a_shutdown_is_no_answer(tmp_path: Path) -> None:
     with scripted(tmp_path) as (peer, seen):
         conn = peer.accepted()
-        for name, value in ((socket.SO_KEEPALIVE, 1),):
-            conn.socket.setsockopt(socket.SOL_SOCKET, name, value)
+        conn.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in ((socket.TCP_KEEPIDLE, 1), (socket.TCP_KEEPINTVL, 1), (socket.TCP_KEEPCNT, 9)):
             conn.socket.setsockopt(socket.IPPROTO_TCP, option, value)
         conn.socket.shutdown(socket.SHUT_WR)
@@ -329,3 +372,12 @@ def test_a_close_after_a_shutdown_is_no_answer(tmp_path: Path) -> None:
         conn.socket.close()
         seen.wait_for("state", old_state="FIN_WAIT2")
     assert "recovered" not in " ".join(ended(seen.stop()))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_script(name: str, running: dict[str, Future[None]], tmp_path: Path) -> None:
+    first = running.pop(name, None)
+    if first is not None:
+        first.result()
+    else:  # it is tried again
+        SCRIPTS[name](tmp_path)

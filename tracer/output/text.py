@@ -185,6 +185,8 @@ def _owner(event: Event) -> str:
 
 
 def _detail(event: Event) -> str:
+    if event.mptcp and event.event in ("stall", "error"):
+        return " (MPTCP subflow)"
     if event.send_error is not None and event.event != "stall":
         return f" (not sent: {safe(event.send_error)})"
     if event.event == "found":
