@@ -21,6 +21,7 @@ enum event_type {
     EVENT_SOCKET = 8,   /* a socket as it is, of a walk over all of them */
     EVENT_FOUND = 9,    /* a socket that a walk found in trouble */
     EVENT_WAITING = 10, /* a socket that a walk found waiting for an answer */
+    EVENT_UNSENT = 11,  /* data that this host has not let out so far is tried again */
 };
 
 enum reset_direction {
@@ -82,13 +83,14 @@ struct event {
     u32 reason;      /* enum sk_rst_reason, meaningful with HAS_REASON */
     s32 error;       /* errno: sk_err, or what a failed retransmission returned */
     u32 jiffies;     /* low half of the kernel's own clock */
-    u32 retrying_ms; /* since the first RTO retransmission (retrans_stamp), or UNKNOWN */
+    u32 retrying_ms; /* since the first RTO retransmission (retrans_stamp) or PROBE0 timer, or UNKNOWN */
     u32 rto_max;     /* jiffies */
     u32 stuck_ms;    /* since the oldest unacknowledged data was first sent or the window closed, or UNKNOWN */
     u32 since_sent;  /* jiffies since data was last sent, retransmissions included, or UNKNOWN */
     u32 timer_in;    /* jiffies until `timer` expires, or UNKNOWN */
-    u32 found_like;  /* found: enum event_type of the event that shows the same trouble; EVENT_SOCKET: merely silent */
-    u16 attempt;     /* retransmit: icsk_retransmits; keepalive: icsk_probes_out + 1 */
+    u16 found_like;  /* found: enum event_type of the event that shows the same trouble; EVENT_SOCKET: merely silent */
+    u16 probes_out;  /* icsk_probes_out: probes since anything was received; unsent: attempts that failed */
+    u16 attempt;     /* retransmit: icsk_retransmits; keepalive, unsent: icsk_probes_out + 1 */
     u16 segments;    /* retransmit: how many segments it is, as TcpRetransSegs counts them */
     u8 pending;      /* icsk_pending: 0 at an RTO, 5 at a tail loss probe */
     u8 direction;    /* enum reset_direction */
@@ -108,6 +110,9 @@ enum event_flags {
     /* Of a socket, a keepalive probe and what a walk found. */
     ACCEPTED = 32, /* it came from a listener */
     AWAITS = 64,   /* what it sent last was acknowledged, and no data has come since */
+    /* Of any socket. */
+    MPTCP = 128, /* a subflow: the socket of the connection is another one */
+    THIN = 256,  /* retransmit: the first RTOs are not doubled, or may not be */
 };
 
 /* The timer that is armed, as `ss -o` names them; icsk_pending of include/net/inet_connection_sock.h. */

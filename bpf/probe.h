@@ -6,33 +6,50 @@
 #include "submit.h"
 #include "exchange.h"
 
-/* With nothing in flight: with nothing waiting either it is a keepalive probe, with data waiting one of a closed
- * window. */
+/*
+ * What goes out when a timer has the kernel send something to hear from the peer, or to try again: tcp_write_wakeup(),
+ * net/ipv4/tcp_output.c. With nothing in flight and nothing waiting it is a keepalive probe. With data waiting it is a
+ * probe of a closed window, or data where the window is open: what fits into a small one, the rest that TCP_CORK held
+ * back, or what this host did not let out before. Only of that has the timer counted an attempt (tcp_send_probe0()):
+ * whatever was sent, or received, sets the count to 0.
+ */
+static __always_inline u8 what_goes_out(struct sock_copy *s)
+{
+    if (!nothing_in_flight(s))
+        return 0;
+    if (nothing_unsent(s))
+        return EVENT_KEEPALIVE;
+    if (COPIED(tcp_sock, snd_wnd, s->sock) == 0)
+        return EVENT_WINDOW_PROBE;
+    return COPIED(inet_connection_sock, icsk_probes_out, s->sock) ? EVENT_UNSENT : 0;
+}
+
+/* After fill_sock(). The clock and the limit of the PROBE0 timer are not those of a retransmission. */
+static __always_inline void fill_probing(struct event *e, struct sock_copy *s)
+{
+    e->retries = probes_limit(s, e->orphan);
+    e->retrying_ms = probing_ms(s, e->jiffies);
+}
+
 static __always_inline void submit_probe(u64 sk, struct sock_copy *s, struct tuple *t)
 {
-    bool keepalive = nothing_unsent(s);
+    u8 type = what_goes_out(s);
     struct event *e;
 
-    e = new_event(keepalive ? EVENT_KEEPALIVE : EVENT_WINDOW_PROBE, keepalive ? HOOK_KEEPALIVE : HOOK_WINDOW_PROBE, t);
+    if (type == 0)
+        return;
+    e = new_event(type, type == EVENT_KEEPALIVE ? HOOK_KEEPALIVE : HOOK_WINDOW_PROBE, t);
     if (!e)
         return;
     describe_copy(e, sk, s);
     fill_exchange(e, s);
-    /* icsk_probes_out does not count the probes of a window: each answer sets it back to 0. */
-    e->attempt = (keepalive ? COPIED(inet_connection_sock, icsk_probes_out, s->sock) : e->backoff) + 1;
+    if (type != EVENT_KEEPALIVE)
+        fill_probing(e, s);
+    /* Of a window's probes each answer sets icsk_probes_out back to 0. */
+    e->attempt = (type == EVENT_WINDOW_PROBE ? e->backoff : e->probes_out) + 1;
     submit(e);
 }
 
-/* Into a window that is merely too small for the next segment the kernel sends what fits instead of a probe. */
-static __always_inline bool is_probe(struct sock_copy *s)
-{
-    return nothing_in_flight(s) && (nothing_unsent(s) || COPIED(tcp_sock, snd_wnd, s->sock) == 0);
-}
-
-/*
- * A probe goes out: tcp_write_wakeup(sk, mib), net/ipv4/tcp_output.c. With nothing in flight and nothing waiting it is
- * a keepalive probe, with data waiting one of a closed window; the two callers' own tests exclude each other.
- */
 int on_tcp_write_wakeup(void *ctx)
 {
     u64 sk = READ_FIRST_ARGUMENT(ctx);
@@ -44,8 +61,7 @@ int on_tcp_write_wakeup(void *ctx)
     s = copy_sock(sk, HOOK_KEEPALIVE);
     if (!s)
         return 0;
-    if (is_probe(s))
-        submit_probe(sk, s, &t);
+    submit_probe(sk, s, &t);
     give_back(s);
     return 0;
 }
@@ -76,10 +92,24 @@ static __always_inline bool keepalive_timer_probes(struct sock_copy *s, u8 state
     return probes < keepalive_probes(s);
 }
 
-/* Of the events that tcp_write_timer() serves, only the probe of a closed window is not seen elsewhere. */
+/*
+ * Of the events that tcp_write_timer() serves, only PROBE0 is not seen elsewhere. The tests of tcp_probe_timer()
+ * (net/ipv4/tcp_timer.c): it gives up instead where the last one was one too many, or TCP_USER_TIMEOUT is over.
+ */
 static __always_inline bool write_timer_probes(struct sock_copy *s)
 {
-    return COPIED(inet_connection_sock, icsk_pending, s->sock) == TIMER_PROBE0 && is_probe(s) && !nothing_unsent(s);
+    u32 user_timeout = COPIED(inet_connection_sock, icsk_user_timeout, s->sock);
+    u32 probing = probing_ms(s, bpf_jiffies64());
+    bool orphan = sock_flag(s, ENUM(sock_flags, SOCK_DEAD));
+    u8 limit = probes_limit(s, orphan);
+
+    if (COPIED(inet_connection_sock, icsk_pending, s->sock) != TIMER_PROBE0 || nothing_unsent(s))
+        return false;
+    if (user_timeout != 0 && probing != UNKNOWN && probing >= user_timeout)
+        return false;
+    if (orphan && !is_alive(s) && COPIED(inet_connection_sock, icsk_backoff, s->sock) >= limit)
+        return false;
+    return COPIED(inet_connection_sock, icsk_probes_out, s->sock) < limit;
 }
 
 /* Every timer of this host passes here. */

@@ -287,11 +287,31 @@ static __always_inline u32 stuck_ms(struct sock_copy *s, u8 state, u32 jiffies)
     return UNKNOWN;
 }
 
-/* How many retransmissions are meant to be enough: tcp_write_timeout() and tcp_orphan_retries(). */
+/*
+ * Milliseconds since the PROBE0 timer first expired with the data that it was armed for: what the kernel holds against
+ * TCP_USER_TIMEOUT in tcp_probe_timer() (net/ipv4/tcp_timer.c; icsk_probes_tstamp, 5.11).
+ */
+static __always_inline u32 probing_ms(struct sock_copy *s, u32 jiffies)
+{
+    u32 stamp = COPIED(inet_connection_sock, icsk_probes_tstamp, s->sock);
+
+    return stamp ? (u64)(jiffies - stamp) * 1000 / KERNEL_HZ : UNKNOWN;
+}
+
+/* tcp_orphan_retries(), net/ipv4/tcp_timer.c */
+static __always_inline u8 orphan_retries(struct sock_copy *s, bool alive)
+{
+    u8 retries = COPIED(netns_ipv4, sysctl_tcp_orphan_retries, s->netns);
+
+    if (!alive && COPIED(sock, sk_err_soft, s->sock))
+        retries = 0;
+    return retries == 0 && alive ? 8 : retries;
+}
+
+/* How many retransmissions are meant to be enough: tcp_write_timeout(). */
 static __always_inline u8 retries_limit(struct sock_copy *s, u8 state, bool orphan)
 {
-    bool alive;
-    u8 own, retries;
+    u8 own;
 
     if (state == TCP_SYN_SENT || state == TCP_SYN_RECV) {
         own = COPIED(inet_connection_sock, icsk_syn_retries, s->sock);
@@ -299,11 +319,50 @@ static __always_inline u8 retries_limit(struct sock_copy *s, u8 state, bool orph
     }
     if (!orphan)
         return COPIED(netns_ipv4, sysctl_tcp_retries2, s->netns);
-    alive = (u32)COPIED(inet_connection_sock, icsk_rto, s->sock) < rto_max(s);
-    retries = COPIED(netns_ipv4, sysctl_tcp_orphan_retries, s->netns);
-    if (!alive && COPIED(sock, sk_err_soft, s->sock))
-        retries = 0;
-    return retries == 0 && alive ? 8 : retries;
+    return orphan_retries(s, (u32)COPIED(inet_connection_sock, icsk_rto, s->sock) < rto_max(s));
+}
+
+/* Whether the RTO, doubled as often as the PROBE0 timer has been, is below its maximum: inet_csk_rto_backoff(). */
+static __always_inline bool is_alive(struct sock_copy *s)
+{
+    u64 rto = COPIED(inet_connection_sock, icsk_rto, s->sock);
+
+    return rto << (COPIED(inet_connection_sock, icsk_backoff, s->sock) & 31) < rto_max(s);
+}
+
+/* How many expiries of the PROBE0 timer without an answer are enough: tcp_probe_timer(). */
+static __always_inline u8 probes_limit(struct sock_copy *s, bool orphan)
+{
+    return orphan ? orphan_retries(s, is_alive(s)) : COPIED(netns_ipv4, sysctl_tcp_retries2, s->netns);
+}
+
+/*
+ * Whether the RTO is not doubled at first: tcp_retransmit_timer() asks for an ESTABLISHED connection with fewer than
+ * four segments in flight that has left its first slow start (tcp_stream_is_thin(), include/net/tcp.h). It leaves it
+ * with the first RTO, unless its congestion control does not; before that RTO it is not known whether it will.
+ */
+#define TCP_INFINITE_SSTHRESH 0x7fffffff
+#define TCP_CA_LOSS 4
+
+static __always_inline bool is_thin(struct sock_copy *s, u8 state)
+{
+    if (!COPIED(tcp_sock, thin_lto, s->sock) && !COPIED(netns_ipv4, sysctl_tcp_thin_linear_timeouts, s->netns))
+        return false;
+    if (state != TCP_ESTABLISHED || COPIED(tcp_sock, packets_out, s->sock) >= 4)
+        return false;
+    return COPIED(inet_connection_sock, icsk_ca_state, s->sock) != TCP_CA_LOSS ||
+           (u32)COPIED(tcp_sock, snd_ssthresh, s->sock) < TCP_INFINITE_SSTHRESH;
+}
+
+/* The socket that the application has: of a subflow that of its MPTCP connection (net/mptcp/protocol.h). */
+static __always_inline u64 application_socket(struct sock_copy *s)
+{
+    u64 subflow;
+
+    if (!COPIED(tcp_sock, is_mptcp, s->sock))
+        return COPIED(sock, sk_socket, s->sock);
+    subflow = COPIED(inet_connection_sock, icsk_ulp_data, s->sock);
+    return READ(sock, sk_socket, READ(mptcp_subflow_context, conn, subflow));
 }
 
 /* Sent and not acknowledged, in bytes. SYN and FIN each take a sequence number, and are nobody's data. */
@@ -349,8 +408,12 @@ static __always_inline void fill_sock(struct event *e, struct sock_copy *s)
         e->flags |= KEEPALIVE;
     if (COPIED(tcp_sock, keepalive_time, s->sock))
         e->flags |= OWN_IDLE;
+    if (COPIED(tcp_sock, is_mptcp, s->sock))
+        e->flags |= MPTCP;
+    if (is_thin(s, state))
+        e->flags |= THIN;
     e->orphan = orphan;
-    e->inode = socket_inode(COPIED(sock, sk_socket, s->sock));
+    e->inode = socket_inode(application_socket(s));
     e->cgroup = READ(kernfs_node, id, READ(cgroup, kn, COPIED(sock, sk_cgrp_data__cgroup, s->sock)));
     e->jiffies = bpf_jiffies64();
     e->silent = silence_at(s, e->jiffies);
@@ -372,6 +435,7 @@ static __always_inline void fill_sock(struct event *e, struct sock_copy *s)
     e->error = COPIED(sock, sk_err, s->sock);
     e->soft_error = COPIED(sock, sk_err_soft, s->sock);
     e->attempt = COPIED(inet_connection_sock, icsk_retransmits, s->sock);
+    e->probes_out = COPIED(inet_connection_sock, icsk_probes_out, s->sock);
     e->ca_state = COPIED(inet_connection_sock, icsk_ca_state, s->sock);
     e->backoff = COPIED(inet_connection_sock, icsk_backoff, s->sock);
     e->pending = COPIED(inet_connection_sock, icsk_pending, s->sock);

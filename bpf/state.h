@@ -151,8 +151,13 @@ int on_inet_sk_error_report(struct bpf_raw_tracepoint_args *ctx)
             error = closing->error;
         closing->sk = 0;
     }
-    /* Without an error this is a notice in the error queue: a time stamp, the end of a zero-copy send. */
-    if (error == 0 || READ(sock, sk_protocol, sk) != IPPROTO_TCP || !tuple_of_sock(sk, &t, false))
+    /*
+     * Without an error this is a notice in the error queue: a time stamp, the end of a zero-copy send. With the peer's
+     * address gone it is the end of what this end has broken off itself, by SO_LINGER or connect(AF_UNSPEC), and no
+     * call returns that error (tcp_disconnect(), net/ipv4/tcp.c).
+     */
+    if (error == 0 || READ(sock_common, skc_dport, sk) == 0 || READ(sock, sk_protocol, sk) != IPPROTO_TCP ||
+        !tuple_of_sock(sk, &t, false))
         return 0;
     e = new_event(EVENT_ERROR, HOOK_ERROR, &t);
     if (e) {

@@ -9,6 +9,7 @@
 #define TCPWATCH_WALK_H
 
 #include "submit.h"
+#include "probe.h"
 #include "exchange.h"
 #include "iterator.h"
 #include "timer.h"
@@ -124,8 +125,14 @@ static __always_inline u8 trouble(struct event *e, struct sock_copy *s)
         /* SYN and FIN are in flight as well. fill_sock() has set the attempt. */
         return COPIED(inet_connection_sock, icsk_retransmits, s->sock) ? EVENT_RETRANSMIT : 0;
     if (e->timer == TIMER_PROBE0 && e->unsent && e->snd_wnd == 0 && e->backoff >= 3) {
+        fill_probing(e, s);
         e->attempt = e->backoff;
         return EVENT_WINDOW_PROBE;
+    }
+    if (e->timer == TIMER_PROBE0 && e->unsent && e->snd_wnd && e->probes_out) {
+        fill_probing(e, s);
+        e->attempt = e->probes_out;
+        return EVENT_UNSENT;
     }
     if (probes_in_vain(e, s)) {
         e->attempt = COPIED(inet_connection_sock, icsk_probes_out, s->sock);

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from tracer.analysis.advice import Case, advice
 from tracer.analysis.clients import client_of, server_of
+from tracer.analysis.expiry import lateness
 from tracer.analysis.idle import Bracket
 from tracer.analysis.keepalive import DEFAULT_KEEPALIVE_S, LONGEST_DEFAULT_S, keepalive_for
 from tracer.analysis.middleboxes import KNOWN
-from tracer.analysis.timeouts import lateness
 from tracer.analysis.verdicts import VERDICTS
 
 HZ = 250
@@ -254,7 +254,7 @@ def test_unreachable_looks_at_the_route_in_the_connections_namespace() -> None:
     assert lines[0].startswith("An ICMP error came back (EHOSTUNREACH)")
     assert lines[0].endswith(": nsenter -t 8506 -n ip route get 10.66.2.2")
     assert advised("unreachable", send_error="ENETUNREACH")[0].startswith(
-        "Here nothing could even be sent (ENETUNREACH)"
+        "This host cannot send to the peer (ENETUNREACH)"
     )
     assert not has(advised("unreachable", soft_error="\x1b[2J"), "\x1b")
 

@@ -11,9 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tracer.analysis import stalls
+from tracer.analysis.expiry import bucket
 from tracer.analysis.idle import Bracket, service_of
 from tracer.analysis.stalls import StallTracker
-from tracer.analysis.timeouts import bucket
 from tracer.events import EVENTS, STATES, Event, format_time, parse_time
 
 HOUR_MS = 3_600_000
@@ -347,6 +347,121 @@ def test_a_window_that_stays_closed() -> None:
     assert words(seen) == ["begin zero-window", "end zero-window recovered"]
     assert seen[0].unsent_bytes == 717_656
     assert told(*probes[:2], until=60) == [], "flow control"
+
+
+def closed_window(at: float, attempt: int, probes_out: int, **fields: Any) -> Event:
+    ordinary: dict[str, Any] = {
+        "rto_ms": 204,
+        "rto_max_ms": 120_000,
+        "retries": 15,
+        "backoff": attempt - 1,
+        "retrying_ms": round(at * 1000) - 204,
+        "stuck_ms": round(at * 1000),
+        "jiffies": round(at * 250),
+        "user_timeout_ms": 0,
+        "unsent_bytes": 3_000,
+        "unacked_bytes": 0,
+        "snd_wnd": 0,
+        "silent_ms": 300,
+    }
+    return event("window-probe", at, attempt=attempt, probes_out=probes_out, **{**ordinary, **fields})
+
+
+def test_a_window_whose_probes_nobody_answers_any_more_is_a_path_or_a_peer_that_died() -> None:
+    probes = [closed_window(1.4, 3, 0), closed_window(3.1, 4, 1), closed_window(6.4, 5, 2), closed_window(13.0, 6, 3)]
+    seen = told(*probes, *close(28), until=29)
+    assert [each.verdict for each in seen] == ["zero-window", "zero-window", "path-loss", "path-loss"]
+    assert [each.probes_out for each in seen] == [0, 1, 3, 3]
+    assert [each.gives_up_in_ms is None for each in seen] == [True, False, False, True]
+    answered = told(*probes, closed_window(26, 7, 0), until=27)
+    assert words(answered)[-2:] == ["update zero-window", "end zero-window ongoing"], "it was there after all"
+
+
+def into_closed_window(at: float, silent_ms: int) -> Event:
+    times = {"stuck_ms": round(at * 1000), "retrying_ms": round(at * 1000) - 200, "jiffies": round(at * 250)}
+    uncounted = rtx("rto", at, 1, snd_wnd=0, silent_ms=silent_ms, rto_ms=max(204, round(at * 1000)), **times)
+    uncounted.attempt = 0
+    return uncounted
+
+
+def test_retransmissions_into_a_closed_window_are_counted_though_the_kernel_does_not() -> None:
+    answered = told(*(into_closed_window(0.2 * 2**n, 100) for n in range(8)), until=26)
+    assert words(answered) == ["begin zero-window", "end zero-window ongoing"] and answered[-1].retransmits == 8
+    assert all(each.gives_up_in_ms is None for each in answered)
+    alone = told(*(into_closed_window(0.2 * 2**n, round(200 * 2**n)) for n in range(5)), until=4)
+    assert words(alone)[-1] == "end path-loss ongoing" and alone[-1].probes_out == 4
+
+
+def unsent(at: float, probes_out: int, **fields: Any) -> Event:
+    ordinary = {"snd_wnd": 65_536, "unsent_bytes": 34, "backoff": probes_out, "silent_ms": HOUR_MS + round(at * 1000)}
+    probe = closed_window(at, probes_out + 1, probes_out, **{**ordinary, **fields})
+    return Event(**{**vars(probe), "event": "unsent"})
+
+
+def test_what_this_host_does_not_let_out_is_its_own_doing() -> None:
+    attempts = [unsent(0.6, 1), unsent(1.4, 2), unsent(3.1, 3)]
+    seen = told(*attempts, *close(6), until=7)
+    assert words(seen) == ["begin local-drop", "end local-drop timed-out"]
+    assert seen[0].idle_ms is not None and abs(seen[0].idle_ms - HOUR_MS) < 300 and seen[0].retransmits == 2
+    assert seen[0].since == format_time(unsent(0.0, 1).time_ns), "when it was written"
+    tracker = StallTracker(hz=250)
+    tracker.feed(*attempts, *close(6))
+    assert tracker.silences.bracket(service_of(attempts[0])) == Bracket(None, None), "no silence was fatal"
+
+
+@pytest.mark.parametrize(
+    ("error", "verdict"),
+    [
+        ("EPERM", "local-drop"),
+        ("NET_XMIT_DROP", "local-drop"),
+        ("ENOBUFS", "local-drop"),
+        ("EHOSTUNREACH", "unreachable"),
+        ("EBUSY", "idle-drop"),
+    ],
+)
+def test_why_it_was_not_sent_decides(error: str, verdict: str) -> None:
+    assert words(told(*freeze(4, send_error=error)))[0] == f"begin {verdict}"
+
+
+def test_a_setting_that_changed_meanwhile_moves_the_end() -> None:
+    signs = freeze(5, retries=15)
+    for changed in ({"retries": 5}, {"user_timeout_ms": 5_000}):
+        last = Event(**{**vars(signs[-1]), **changed})
+        seen = told(*signs[:-1], last)
+        assert seen[-2].phase == "update" and (seen[-2].gives_up_in_ms or 0) < 20_000 < (seen[0].gives_up_in_ms or 0)
+
+
+def test_a_close_after_a_shutdown_answers_nothing() -> None:
+    again = event("state", 700, old_state="FIN_WAIT2", new_state="FIN_WAIT2", state="FIN_WAIT2")
+    seen = told(*(probe(75 * n, n + 1, state="FIN_WAIT2") for n in range(3)), again, until=701)
+    assert "recovered" not in " ".join(words(seen))
+
+
+def test_a_reset_of_what_was_just_heard_ends_no_stall() -> None:
+    seen = told(
+        rtx("tlp", silent_ms=210), heard(0.1, silent_ms=250), reset(0.6, silent_ms=500), *close(0.6, "ECONNRESET")
+    )
+    assert words(seen) == ["begin no-answer", "end packet-loss recovered"]
+
+
+def test_a_fin_that_a_reset_answers_was_lost() -> None:
+    seen = told(
+        rtx("fin", 0, 1, silent_ms=410, state="FIN_WAIT1", unacked_bytes=0), reset(0.5, state="FIN_WAIT1"), until=2
+    )
+    assert words(seen)[-1] == "end packet-loss reset"
+
+
+def test_an_end_of_which_nothing_was_seen_before() -> None:
+    """A retransmission that this host drops is no event before Linux 6.17; and any event may be missing."""
+    facts: dict[str, Any] = {"unacked_bytes": 527, "stuck_ms": 13_600, "attempt": 5, "silent_ms": HOUR_MS + 13_600}
+    (end,) = told(*close(20, **facts), until=21)
+    assert words([end]) == ["end idle-drop timed-out"] and (end.idle_ms, end.retransmits) == (HOUR_MS, 5)
+    assert end.duration_ms == 13_600
+    (end,) = told(*close(20, **{**facts, "silent_ms": 13_700}), until=21)
+    assert words([end]) == ["end path-loss timed-out"]
+    (end,) = told(*close(20, unacked_bytes=0, stuck_ms=7_000, attempt=3), until=21)
+    assert words([end]) == ["end handshake timed-out"] and end.idle_ms is None
+    assert told(*close(20, "ECONNRESET", **facts), until=21) == []
 
 
 def test_a_retransmission_because_later_segments_arrived_is_no_stall() -> None:

@@ -10,7 +10,8 @@ from builders import SECOND, event
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tracer.analysis.timeouts import GiveUp, bucket, gives_up, lateness, next_expiry_ns
+from tracer.analysis.expiry import GiveUp, bucket, lateness
+from tracer.analysis.timeouts import gives_up, next_expiry_ns
 from tracer.events import Event
 
 HZS = (100, 250, 300, 1000)
@@ -47,6 +48,24 @@ def syn(**fields: Any) -> Event:
 def probe(**fields: Any) -> Event:
     ordinary: dict[str, Any] = {"jiffies": JIFFIES, "attempt": 1, "keepalive_interval_s": 75, "keepalive_probes": 9}
     return event("keepalive", **{**ordinary, "silent_ms": 7_200_000, "user_timeout_ms": 0, **fields})
+
+
+def window_probe(name: str = "window-probe", **fields: Any) -> Event:
+    """The third probe of a closed window, of which the second was not answered."""
+    ordinary: dict[str, Any] = {
+        "jiffies": JIFFIES,
+        "rto_ms": 204,
+        "rto_max_ms": 120_000,
+        "attempt": 3,
+        "backoff": 2,
+        "probes_out": 1,
+        "retrying_ms": 1_200,
+        "retries": 4,
+        "user_timeout_ms": 0,
+        "unsent_bytes": 3_000,
+        "snd_wnd": 0,
+    }
+    return event(name, **{**ordinary, **fields})
 
 
 def window(what: Event, hz: int = 250) -> tuple[float, float]:
@@ -248,7 +267,6 @@ def test_an_orphan_ends_sooner_where_the_rto_reaches_its_maximum() -> None:
     [
         rto(kind="fast", attempt=0, retrying_ms=None, ca_state="Recovery"),
         rto(kind="synack", jiffies=None, rto_ms=None),
-        rto(snd_wnd=0),
         rto(jiffies=None),
         rto(rto_ms=None),
         rto(retries=None),
@@ -258,6 +276,8 @@ def test_an_orphan_ends_sooner_where_the_rto_reaches_its_maximum() -> None:
         probe(silent_ms=None, user_timeout_ms=1000),
         event("state", new_state="CLOSE"),
         event("window-probe", jiffies=JIFFIES, attempt=1),
+        window_probe(probes_out=0),
+        window_probe(retries=None),
     ],
 )
 def test_unknown_is_said(what: Event) -> None:
@@ -403,3 +423,41 @@ def test_whatever_the_event_says(hz: int, retries: int, attempt: int, **fields: 
     assert fewer.latest_ns <= more.latest_ns + SECOND // 20  # what is called exact
     expiry_ns = next_expiry_ns(what[0], hz)
     assert expiry_ns is not None and expiry_ns > what[0].ktime_ns
+
+
+@pytest.mark.parametrize(
+    ("what", "seconds"),
+    [
+        # After 1.632, 3.264 and 3.264 s more: nothing is doubled more often than tcp_retries2 says.
+        (window_probe(), 8.26),
+        (window_probe(probes_out=0, user_timeout_ms=2_000), 0.80),
+        (window_probe(probes_out=0, user_timeout_ms=60_000), 11.6),
+        (window_probe(retries=2, probes_out=1), 0.84),
+        (window_probe("unsent", snd_wnd=65_536, attempt=2, backoff=1, retries=3), 2.6),
+        # No room in the queue of this host: every 500 ms.
+        (window_probe("unsent", snd_wnd=65_536, attempt=4, backoff=0, probes_out=3, retries=8), 2.57),
+    ],
+)
+def test_the_end_of_what_the_probe_timer_does(what: Event, seconds: float) -> None:
+    assert exactly(what) == pytest.approx(seconds, rel=0.07)
+
+
+def test_an_orphan_whose_window_is_closed_ends_though_the_peer_answers() -> None:
+    earliest, latest = window(window_probe(probes_out=0, backoff=8, attempt=9, retries=8, orphan=True))
+    assert 100 < earliest <= latest < 400
+
+
+def test_a_window_that_is_closed_on_data_in_flight_ends_after_one_or_two_of_the_largest_rtos() -> None:
+    earliest, latest = window(rto(snd_wnd=0, silent_ms=20_000, stuck_ms=20_000))
+    assert earliest == 100 and 220 < latest < 350
+    earliest, latest = window(rto(snd_wnd=0, silent_ms=2_000, stuck_ms=2_000, user_timeout_ms=5_000))
+    assert earliest == 3 and latest > 5
+
+
+def test_a_thin_stream_makes_more_retransmissions_of_the_same_time() -> None:
+    first = rto(retries=4, thin=True)
+    assert exactly(first) > exactly(rto(retries=4)), "6.2 s are passed by the seventh RTO doubled, not by the fifth"
+    seventh = rto(retries=4, thin=True, attempt=7, backoff=0, retrying_ms=1_260)
+    eighth = rto(retries=4, thin=True, attempt=8, backoff=1, retrying_ms=1_680, rto_ms=408)
+    assert exactly(seventh) > 4 and exactly(eighth) > 4
+    assert window(tlp(retries=4, thin=True))[0] < window(tlp(retries=4, thin=True))[1], "it is not decided yet"

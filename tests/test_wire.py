@@ -121,7 +121,7 @@ def test_process_name_of_any_bytes() -> None:
         (record()[:-1], f"{SIZE - 1} bytes instead of {SIZE}"),
         (b"", f"0 bytes instead of {SIZE}"),
         (record(type=0), "event type 0"),
-        (record(type=11), "event type 11"),
+        (record(type=12), "event type 12"),
         (record(ktime_ns=1 << 63), "time 9223372036854775808"),
     ],
 )
@@ -178,4 +178,4 @@ def test_only_the_end_that_asked_has_asked(flags: int, asked_ms: int | None) -> 
 
 
 def test_a_change_of_state_does_not_say_since_when_it_is_stuck() -> None:
-    assert [decode(type=kind, stuck_ms=7)[0].stuck_ms for kind in (1, 3, 4, 5, 6, 7)] == [7, None, 7, None, 7, 7]
+    assert [decode(type=kind, stuck_ms=7)[0].stuck_ms for kind in (1, 3, 4, 5, 6, 7)] == [7, None, 7, 7, 7, 7]

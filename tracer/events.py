@@ -17,8 +17,8 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 EVENTS = (
-    "retransmit", "keepalive", "window-probe", "found", "waiting", "state", "reset", "error", "resume", "stall",
-    "counters", "lost",
+    "retransmit", "keepalive", "window-probe", "unsent", "found", "waiting", "state", "reset", "error", "resume",
+    "stall", "counters", "lost",
 )  # fmt: skip
 """The values of `Event.event` that this version knows. Of a recording others are left out, and counted."""
 
@@ -84,8 +84,10 @@ class Event:
     soft_error: str | None = None  # an ICMP error came back, and the kernel goes on trying
     jiffies: int | None = None  # retransmit, keepalive: the kernel's clock, its low 32 bits
     rto_max_ms: int | None = None  # retransmit
-    retrying_ms: int | None = None  # retransmit: since the first RTO retransmission, as the kernel counts
+    retrying_ms: int | None = None  # since the first retransmission by RTO, window probe or attempt to send
     retries: int | None = None  # retransmit: the limit in force (tcp_retries2, tcp_orphan_retries, tcp_syn_retries)
+    thin: bool | None = None  # retransmit: the first RTOs are not doubled, or may not be
+    probes_out: int | None = None  # window-probe, unsent: so many before it without any answer
     syn_linear_timeouts: int | None = None  # retransmit of a SYN: the first so many do not double the RTO
     stuck_ms: int | None = None  # since what is not acknowledged was first sent, or the peer closed its window
     asked_ms: int | None = None  # waiting, keepalive: since data was last sent, to which no data has come in reply
@@ -93,7 +95,7 @@ class Event:
     kind: str | None = None  # retransmit: rto, tlp, fast, syn, synack, fin; found: what it is like
     attempt: int | None = None  # retransmit: RTOs so far, as `ss -o` counts; keepalive: 1 for the first probe
     segments: int | None = None  # retransmit: how many, as TcpRetransSegs counts
-    send_error: str | None = None  # retransmit: why it could not even be sent
+    send_error: str | None = None  # retransmit: why it did not leave this host
     direction: str | None = None  # reset: received, sent, refused
     reason: str | None = None  # reset: the kernel's
     errno: int | None = None

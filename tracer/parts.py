@@ -15,7 +15,7 @@ from tracer.events import Event
 AT_HAND = frozenset({"time_ns", "ktime_ns", "event", "sock"})
 """What each event is asked for."""
 CONNECTION = ("family", "laddr", "lport", "raddr", "rport", "netns", "sock")
-STATES = ("state", "old_state", "new_state", "ca_state", "backoff", "orphan")
+STATES = ("state", "old_state", "new_state", "ca_state", "backoff", "orphan", "mptcp")
 SETTINGS = (
     "keepalive", "keepalive_idle_s", "keepalive_idle_own", "keepalive_interval_s", "keepalive_probes",
     "user_timeout_ms",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +53,20 @@ class Sink:
 class Stalls:
     """Traces a lab's two hosts from construction to `stop`, records it, and finds the stalls.
 
+    lab: or the inodes of other network namespaces instead.
     `stop` finds them again in the recording, and insists that they are the same.
     """
 
-    def __init__(self, lab: Lab, directory: Path, *, resume: bool = True, min_idle_s: float = IDLE_S) -> None:
+    def __init__(
+        self, lab: Lab | Collection[int], directory: Path, *, resume: bool = True, min_idle_s: float = IDLE_S
+    ) -> None:
         self._over = False
         self._sink = Sink()
         self._recording = directory / "stalls.tw"
         self._hz = host.hz()
         self._min_idle_ms = round(min_idle_s * 1000)
-        wanted = Filter(netns=frozenset({lab.client.netns, lab.server.netns}))
+        namespaces = {lab.client.netns, lab.server.netns} if isinstance(lab, Lab) else lab
+        wanted = Filter(netns=frozenset(namespaces))
         self._writer = RecordingWriter(self._recording, make_header(wanted, "0"))
         self._source = LiveSource(wanted, lambda: self._over, resume=resume, resume_after_s=min_idle_s)
         self.tracker = self._tracker()

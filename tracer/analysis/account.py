@@ -7,8 +7,8 @@ from typing import Any
 
 from tracer.analysis.advice import Case, advice
 from tracer.analysis.episode import Episode
+from tracer.analysis.expiry import GiveUp
 from tracer.analysis.idle import Bracket
-from tracer.analysis.timeouts import GiveUp
 from tracer.events import LARGEST, LATEST_NS, Event, format_time
 
 MS = 1_000_000
@@ -18,8 +18,7 @@ MOVED_NS = 1_000_000_000
 _CARRIED = (
     "family", "laddr", "lport", "raddr", "rport", "netns", "sock", "state", "orphan", "mptcp", "keepalive",
     "keepalive_idle_s", "keepalive_idle_own", "keepalive_interval_s", "keepalive_probes", "user_timeout_ms",
-    "unacked_bytes", "unsent_bytes", "silent_ms", "rto_ms", "srtt_ms", "snd_wnd", "soft_error", "send_error",
-    "asked_ms",
+    "unacked_bytes", "unsent_bytes", "silent_ms", "rto_ms", "srtt_ms", "snd_wnd", "soft_error",
 )  # fmt: skip
 _OWNER = ("pids", "pid", "comm", "exe", "cgroup")
 
@@ -34,6 +33,8 @@ def account(stall: Episode, phase: str, now_ns: int, *, hz: int, bracket: Bracke
         "ktime_ns": now_ns,
         "event": "stall",
         **_taken(facts, _CARRIED),
+        **_present(probes_out=seen.unanswered if seen.window_closed else None),
+        **_taken(facts, ("asked_ms", "send_error")),
         **_present(errno=stall.errno, error=stall.error),
         "phase": phase,
         "id": stall.id,

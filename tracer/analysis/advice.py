@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from tracer.analysis.clients import INTERVAL_S, Client, client_of, server_of
+from tracer.analysis.expiry import lateness
 from tracer.analysis.idle import Bracket, service_of
 from tracer.analysis.keepalive import (
     DEFAULT_KEEPALIVE_S,
@@ -25,7 +26,6 @@ from tracer.analysis.keepalive import (
     why_default,
 )
 from tracer.analysis.middleboxes import Middlebox, matching
-from tracer.analysis.timeouts import lateness
 from tracer.durations import duration, setting
 from tracer.events import Event
 
@@ -65,6 +65,10 @@ def advice(case: Case) -> list[str]:
 
     Text from outside the kernel (process names, a recording's addresses) is in none of them unless it was parsed.
     """
+    if case.event.mptcp:
+        return [
+            f"An MPTCP connection goes on while one of its subflows works. To see them: {_inside(case.event)}ss -tiM"
+        ]
     say = _BY_VERDICT.get(case.verdict)
     return say(case) if say else []
 
@@ -107,15 +111,31 @@ def _keepalive_failed(case: Case) -> list[str]:
 
 def _unreachable(case: Case) -> list[str]:
     event = case.event
-    error = next((each for each in (event.send_error, event.soft_error) if each in _ERRORS), None)
+    error = next((each for each in (event.soft_error, event.send_error) if each in _ERRORS), None)
     told = f" ({error})" if error else ""
     what = (
-        f"Here nothing could even be sent{told}: look at the route, the neighbour, and rules on this host"
-        if event.send_error
-        else f"An ICMP error came back{told}: a host or router is down, has no route, or a rule rejects"
+        f"An ICMP error came back{told}: a host or router is down, has no route, or a rule rejects"
+        if event.soft_error or not event.send_error
+        else f"This host cannot send to the peer{told}: it has no route or no neighbour for it"
     )
     peer = _address(event.raddr)
     return [f"{what}: {_inside(event)}ip route get {peer}" if peer else f"{what}.", *_relief(case), *_bound(case)]
+
+
+def _local_drop(case: Case) -> list[str]:
+    """Only two of the errors tell the firewall from the queue."""
+    event = case.event
+    inside, peer = _inside(event), _address(event.raddr)
+    rules = f"Look for a rule that drops it, in chains with the hook output or postrouting: {inside}nft list ruleset"
+    queue = f"Look for drops in the queue of its interface: {inside}tc -s qdisc"
+    route = [f"Look whether there is a route to the peer: {inside}ip route get {peer}"] if peer else []
+    if event.send_error in ("EPERM", "EACCES"):
+        looks = [rules]
+    elif event.send_error is not None:
+        looks = [queue]
+    else:
+        looks = [rules, queue, *route]
+    return [*_orphan(case), *looks, *_relief(case), *_bound(case)]
 
 
 def _path_loss(case: Case) -> list[str]:
@@ -167,6 +187,8 @@ def _packet_loss(case: Case) -> list[str]:
 def _zero_window(case: Case) -> list[str]:
     port = case.event.rport
     there = f": ss -tn sport = :{port}" if port is not None else "."
+    if case.event.probes_out:
+        return [f"Look at the peer, if it is still there: Recv-Q shows what waits to be read{there}"]
     return [
         "The peer answers, but its application does not read: it is stopped, slow, or waits for something itself.",
         f"Look at the peer, not at the network: there Recv-Q shows what waits to be read{there}",
@@ -201,6 +223,7 @@ _BY_VERDICT: dict[str, Callable[[Case], list[str]]] = {
     "idle-drop": _idle_drop,
     "idle-reset": _idle_reset,
     "keepalive-failed": _keepalive_failed,
+    "local-drop": _local_drop,
     "unreachable": _unreachable,
     "path-loss": _path_loss,
     "packet-loss": _packet_loss,

@@ -12,6 +12,7 @@ from tracer.analysis.outstanding import (
     RTO,
     SYN,
     TLP,
+    UNSENT,
     WAITING,
     WINDOW_PROBE,
     Outstanding,
@@ -32,12 +33,15 @@ def progressed(stall: Episode, event: Event, now: Outstanding) -> bool:
         return True
     was, sign = stall.seen.sign, now.sign
     if was in OF_DATA and sign not in OF_DATA:
-        return sign in (KEEPALIVE, WINDOW_PROBE)  # neither goes out while anything is in flight
+        return sign in (KEEPALIVE, WINDOW_PROBE, UNSENT)  # none goes out while anything is in flight
     if was == SYN:
         return sign != SYN  # what is connected was answered
     if not is_same_kind(was, sign) or sign == WAITING or event.kind == FIN:
         return False
     before, attempt = stall.facts.attempt or 0, event.attempt or 0
+    if event.snd_wnd == 0 and sign in OF_DATA:
+        # Retransmissions into a closed window are not counted (tcp_retransmit_timer(), net/ipv4/tcp_timer.c).
+        return now.since_ns > stall.since_ns + slack_ns(event)
     if event.kind == TLP or (attempt < before if event.event == "found" else attempt <= before):
         return True
     return sign in OF_DATA and now.since_ns > stall.since_ns + slack_ns(event)
@@ -74,4 +78,9 @@ def as_foretold(stall: Episode, event: Event) -> bool:
         and abs(event.rto_ms - min(2 * before.rto_ms, event.rto_max_ms or 0)) <= 2  # whole ms of jiffies
         and event.soft_error == before.soft_error
         and event.orphan == before.orphan
+        and event.retries == before.retries
+        and event.user_timeout_ms == before.user_timeout_ms
+        and event.rto_max_ms == before.rto_max_ms
+        and event.send_error == before.send_error
+        and not event.thin
     )

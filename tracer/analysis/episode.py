@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tracer.analysis.expiry import GiveUp
 from tracer.analysis.idle import Service
 from tracer.analysis.outstanding import SYN, Outstanding
-from tracer.analysis.timeouts import GiveUp
 from tracer.analysis.verdicts import Evidence
 from tracer.events import Event
 
@@ -52,6 +52,7 @@ class Episode:
         self.heard_ns = None
         self.give_up = None
         self.seen.sign, self.seen.idle_ms, self.seen.one_way = now.sign, idle_ms, False
+        self.seen.retransmits = 0
         self.seen.handshake = now.sign == SYN
 
     def learn_owner(self, event: Event) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from tracer.analysis.expiry import lateness
 from tracer.analysis.idle import Bracket
-from tracer.analysis.timeouts import lateness
 from tracer.durations import setting
 
 # Seconds that a person would choose.

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tracer.analysis.timeouts import bucket
+from tracer.analysis.expiry import bucket
+from tracer.analysis.probing import BASE_MS
 from tracer.events import Event
 
 MS = 1_000_000
@@ -18,8 +19,11 @@ _RTO_MIN_MS = 200  # TCP_RTO_MIN, include/net/tcp.h
 _RTO_MAX_MS = 120_000  # TCP_RTO_MAX
 
 TLP, RTO, SYN, FIN = "tlp", "rto", "syn", "fin"
-KEEPALIVE, WINDOW_PROBE, WAITING = "keepalive", "window-probe", "waiting"
+KEEPALIVE, WINDOW_PROBE, UNSENT, WAITING = "keepalive", "window-probe", "unsent", "waiting"
 """Signs: what an event shows to be outstanding. TLP and RTO are data, by the timer that repeated it."""
+
+
+_PROBES = frozenset({KEEPALIVE, WINDOW_PROBE, UNSENT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +33,9 @@ class Outstanding:
     sign: TLP, RTO, … since_ns: when it was first sent, CLOCK_BOOTTIME nanoseconds; of keepalive probes the first that
     was not answered, of a closed window when it closed. idle_ms: the silence of the peer before that; None in a
     handshake and where it cannot be known. count: retransmissions by the timer, or probes, so far, as the kernel
-    counts; 1 for a tail loss probe. one_way: something was received from the peer after the first retransmission by
-    the timer and acknowledged nothing, or the count would have begun anew.
+    counts; 1 for a tail loss probe; of data that this host does not let out the attempts to send it. one_way:
+    something was received from the peer after the first retransmission by the timer and acknowledged nothing, or the
+    count would have begun anew.
     """
 
     sign: str
@@ -46,9 +51,9 @@ def sign_of(event: Event) -> str | None:
         return event.kind if event.kind in (TLP, RTO, SYN, FIN) else None
     if event.event == "found":
         if event.kind != "retransmit":
-            return event.kind if event.kind in (KEEPALIVE, WINDOW_PROBE) else None
+            return event.kind if event.kind in _PROBES else None
         return SYN if event.state == "SYN_SENT" else RTO if event.unacked_bytes else FIN
-    return event.event if event.event in (KEEPALIVE, WINDOW_PROBE, WAITING) else None
+    return event.event if event.event in _PROBES or event.event == WAITING else None
 
 
 def outstanding(event: Event, hz: int) -> Outstanding | None:
@@ -89,11 +94,29 @@ def at_keepalive_timeout(event: Event, hz: int) -> Outstanding:
     return Outstanding(KEEPALIVE, max(0, event.ktime_ns - stuck_ms * MS), idle_ms, probes)
 
 
+def at_timeout(event: Event, hz: int) -> Outstanding | None:
+    """What nobody answered, at the ETIMEDOUT by which the kernel gives up; None for other errors.
+
+    hz: jiffies per second.
+    """
+    if event.error != "ETIMEDOUT" or event.stuck_ms is None:
+        return None
+    since_ns = max(0, event.ktime_ns - event.stuck_ms * MS)
+    if event.silent_ms is None:
+        return Outstanding(SYN, since_ns, None, event.attempt or 0)
+    if not event.unacked_bytes:
+        return None
+    return Outstanding(RTO, since_ns, max(0, event.silent_ms - event.stuck_ms), event.attempt or 0)
+
+
 def _stuck_ms(event: Event, sign: str, hz: int) -> float:
     if sign == WAITING:
         return event.asked_ms or event.silent_ms or 0
     if sign == KEEPALIVE:
         return _since_first_probe_ms(event, hz)
+    if sign == UNSENT:
+        # The timer is armed when sending fails for the first time, and its clock starts when it expires.
+        return (event.retrying_ms or 0) + max(BASE_MS, event.rto_ms or 0)
     if event.stuck_ms is not None:
         return event.stuck_ms
     if sign == SYN:
@@ -138,6 +161,6 @@ def _probe_interval_ms(event: Event, hz: int) -> float:
 
 def _since_window_closed_ms(event: Event) -> float:
     """The probes so far, each after twice the time of the one before (tcp_probe0_when(), include/net/tcp.h)."""
-    base_ms = max(_RTO_MIN_MS, event.rto_ms or 0)
+    base_ms = max(BASE_MS, event.rto_ms or 0)
     probes = max(1, event.attempt or 1)
     return float(sum(min(base_ms << min(number, 16), _RTO_MAX_MS) for number in range(min(probes, 64))))

@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Sequence
 from functools import lru_cache
 
-from tracer.analysis.timeouts import lateness
+from tracer.analysis.expiry import lateness
 from tracer.sockets import Socket
 
 STRANDED, WAITING, KEEPALIVE_OFF, KEEPALIVE_LATE = "stranded", "waiting", "keepalive-off", "keepalive-late"

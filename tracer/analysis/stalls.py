@@ -31,14 +31,16 @@ from tracer.analysis.outstanding import (
     KEEPALIVE,
     RTO,
     TLP,
+    UNSENT,
     WAITING,
     WINDOW_PROBE,
     Outstanding,
     at_keepalive_timeout,
+    at_timeout,
     outstanding,
 )
 from tracer.analysis.timeouts import gives_up, next_expiry_ns
-from tracer.analysis.verdicts import CHANCE, PRESUMED, Evidence, verdict
+from tracer.analysis.verdicts import CHANCE, DROPPED_HERE, NO_ERROR, PRESUMED, Evidence, verdict
 from tracer.events import Event
 
 MS = 1_000_000
@@ -66,7 +68,6 @@ MAX_CONFIRMED = 1024
 _RESETS = frozenset({"ECONNRESET", "EPIPE", "ECONNREFUSED"})
 _UNREACHABLE = frozenset({"EHOSTUNREACH", "ENETUNREACH", "ENOPROTOOPT", "EHOSTDOWN", "ENONET", "EACCES", "EPERM"})
 _GIVEN_UP = frozenset({"ETIMEDOUT", *_UNREACHABLE})
-_CLOSING = frozenset({"LAST_ACK", "CLOSING", "FIN_WAIT1"})
 
 
 class StallTracker:
@@ -202,16 +203,38 @@ class StallTracker:
             if stall is None:
                 return told
             told += self._make_room(event.ktime_ns)
+        self._learn_window(stall, event, now)
         if not self.ends_only and not as_foretold(stall, event):
-            stall.give_up = gives_up(event, self.hz) if now.sign != WINDOW_PROBE else None
+            stall.give_up = gives_up(event, self.hz)
+        if stall.seen.window_closed and not stall.seen.unanswered and not (event.user_timeout_ms or event.orphan):
+            stall.give_up = None  # only the peer's silence would end it
+        counted = stall.seen.retransmits
         stall.learn(event, now)
+        if stall.seen.window_closed and now.sign == RTO:
+            stall.seen.retransmits = max(now.count, counted + 1)  # the kernel does not count them
         if now.sign != KEEPALIVE:
-            stall.seen.icmp = event.soft_error is not None or event.send_error is not None
-        stall.seen.window_closed = now.sign == WINDOW_PROBE or (now.sign == RTO and event.snd_wnd == 0)
+            stall.seen.icmp = event.soft_error is not None
+            failed = event.send_error is not None and event.send_error not in NO_ERROR
+            stall.seen.dropped_here = now.sign == UNSENT or event.send_error in DROPPED_HERE
+            stall.seen.unrouted = failed and not stall.seen.dropped_here
         self._expect(stall, event, now)
         told += self._tell(sock, stall, event)
         self._confirm(stall)
         return told
+
+    def _learn_window(self, stall: Episode, event: Event, now: Outstanding) -> None:
+        """Whether the peer's window is closed, and whether it answers that question still."""
+        seen = stall.seen
+        seen.window_closed = now.sign == WINDOW_PROBE or (now.sign == RTO and event.snd_wnd == 0)
+        if not seen.window_closed:
+            seen.unanswered = 0
+        elif now.sign == WINDOW_PROBE:
+            seen.unanswered = event.probes_out or 0
+        else:
+            # Whether the peer was heard since the retransmission before.
+            heard_ns = event.ktime_ns - (event.silent_ms or 0) * MS
+            is_first = stall.facts is event
+            seen.unanswered = 0 if is_first or heard_ns >= stall.facts.ktime_ns else seen.unanswered + 1
 
     def _resume(self, event: Event) -> list[Event]:
         assert event.sock is not None
@@ -247,6 +270,8 @@ class StallTracker:
     def _state(self, event: Event) -> list[Event]:
         assert event.sock is not None
         stall = self._open.get(event.sock)
+        if event.new_state == event.old_state:
+            return []  # close() after shutdown(): no answer to anything
         if event.sock in self._memories and event.new_state == "CLOSE":
             del self._memories[event.sock]
         if stall is None:
@@ -255,9 +280,13 @@ class StallTracker:
             return []
         if event.new_state == "CLOSE":
             stall.learn_owner(event)
-            # The last ACK of a connection that this end has closed, and not the kernel's giving up.
-            if event.old_state in _CLOSING and event.silent_ms is not None and event.silent_ms < JUST_NOW_MS:
-                return self._recovered(event.sock, stall, event.ktime_ns, event.ktime_ns)
+            if event.silent_ms is not None and event.silent_ms < JUST_NOW_MS and not stall.seen.reset:
+                # The last ACK of a connection that this end has closed, and not the kernel's giving up.
+                if event.old_state in ("LAST_ACK", "CLOSING"):
+                    return self._recovered(event.sock, stall, event.ktime_ns, event.ktime_ns)
+                # Data for an end that has closed, which breaks off: tcp_rcv_state_process(), net/ipv4/tcp_input.c.
+                if event.old_state == "FIN_WAIT1":
+                    return self._end(event.sock, stall, event.ktime_ns, "closed", event.ktime_ns)
             stall.closed_ns = event.ktime_ns
             self._set_due(event.sock, stall, event.ktime_ns + CLOSED_NS)
             return []
@@ -284,18 +313,23 @@ class StallTracker:
             if stall is None and event.reason == "TCP_KEEPALIVE_TIMEOUT":
                 self._begin_keepalive_failure(event)
             return []
+        told: list[Event] = []
+        if stall is not None and stall.heard_ns is not None:
+            # What was unanswered was answered before.
+            told = self._recovered(event.sock, stall, event.ktime_ns, stall.heard_ns)
+            stall = None
         if stall is None:
             now = self._at_reset(event)
             was_idle = (now.idle_ms or 0) >= self.min_idle_ms
             if not (event.state == "ESTABLISHED" and was_idle) and event.state != "CLOSE_WAIT":
-                return []
+                return told
             stall = self._begin(event, now)
             if stall is None:
-                return []
+                return told
         stall.seen.reset = True
         stall.seen.peer_closed = event.state == "CLOSE_WAIT"
         self._set_due(event.sock, stall, event.ktime_ns + CLOSED_NS)
-        return []
+        return told
 
     def _error(self, event: Event) -> list[Event]:
         assert event.sock is not None
@@ -303,9 +337,12 @@ class StallTracker:
         stall = self._open.get(event.sock)
         if stall is None:
             stall = self._died_after_all(event)
+            if stall is not None:
+                revoked = self._tell(event.sock, stall, event)
+            else:
+                stall = self._died_unseen(event)
             if stall is None:
                 return []
-            revoked = self._tell(event.sock, stall, event)
         # An error that is reported to a living socket is ICMP news (sk_err_soft is not yet what it dies of).
         if event.state != "CLOSE" and stall.closed_ns is None:
             return []
@@ -449,6 +486,17 @@ class StallTracker:
         heard_ns = event.ktime_ns - event.silent_ms * MS
         return self._revoke(event.sock, stall) if heard_ns <= stall.since_ns + slack_ns(event) else None
 
+    def _died_unseen(self, event: Event) -> Episode | None:
+        """The stall that the kernel gave up on, and of which nothing was seen before: that may be lost, or no event.
+
+        Before Linux 6.17 a retransmission that this host itself drops is none.
+        """
+        now = at_timeout(event, self.hz)
+        stall = self._begin(event, now) if now is not None else None
+        if stall is not None and now is not None:
+            stall.seen.retransmits = stall.seen.attempt = now.count
+        return stall
+
     def _revoke(self, sock: str, stall: Episode) -> Episode:
         stall.seen.outcome = None
         stall.revoked = True
@@ -461,7 +509,7 @@ class StallTracker:
         stall.heard_ns = None
         if now.sign == WAITING:
             next_ns: int | None = event.ktime_ns + (event.silent_ms or 0) * MS + WALKS_NS
-        elif now.sign == WINDOW_PROBE and event.event != "found":
+        elif now.sign == WINDOW_PROBE and event.event != "found" and event.probes_out is None:
             rto_ms = (event.rto_ms or 1000) << min(event.attempt or 0, 16)
             next_ns = event.ktime_ns + min(rto_ms, 120_000) * MS
         else:
@@ -531,6 +579,7 @@ _TAKE = {
     "retransmit": StallTracker._retransmit,
     "keepalive": StallTracker._keepalive,
     "window-probe": StallTracker._window_probe,
+    "unsent": StallTracker._sign,
     "found": StallTracker._sign,
     "waiting": StallTracker._waiting,
     "resume": StallTracker._resume,

@@ -8,99 +8,80 @@ as the kernel computes them, from one event. Whether the peer is heard meanwhile
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import product
 
+from tracer.analysis import probing
+from tracer.analysis.expiry import (
+    CONGESTED_MS,
+    EXACT_MS,
+    MAX_EXPIRIES,
+    GiveUp,
+    bucket,
+    give_up_at,
+    lateness,
+    max_lag,
+    slot_shift,
+    time_ns,
+    to_jiffies,
+)
 from tracer.events import Event
 
-_EXACT_MS = 50  # a window no wider than this is called exact: machines are late by as much now and then
-_LATE_MS = 4  # by so much every timer may be late on a machine that is not busy
-_LONGEST = 1000  # expiries: what takes more of them is given as a window
 FAR_MS = 10 * 365 * 86_400_000
 """Nothing is waited for so long: a time beyond that is a damaged recording's, or stands for never."""
 
 _RTO_BASE_MS = 200  # TCP_RTO_MIN, include/net/tcp.h: the limit is reckoned with it, whatever the RTO is
 _SYN_BASE_MS = 1000  # TCP_TIMEOUT_INIT
-_CONGESTED_MS = 500  # TCP_RESOURCE_PROBE_INTERVAL: when to try again what local congestion did not let out
+_RTO_MAX_MS = 120_000  # TCP_RTO_MAX
+_THIN_RETRIES = 6  # TCP_THIN_LINEAR_RETRIES: so many RTOs of a thin stream are not doubled
 _ORPHAN_RETRIES = 8  # tcp_orphan_retries(): in place of 0, until the RTO has come to its maximum
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    """When the kernel gives up, CLOCK_BOOTTIME nanoseconds: not before `earliest_ns`, not after `latest_ns`.
-
-    Both are equal where it is known exactly, which is to 50 ms on a machine that is not late by itself.
-    """
-
-    earliest_ns: int
-    latest_ns: int
 
 
 def gives_up(event: Event, hz: int) -> GiveUp | None:
     """When the kernel gives up if nothing is heard from the event on; None where that cannot be known.
 
-    event: a `retransmit`, a `keepalive`, a `found` of such a kind, whose next expiry is known, or a `waiting`, which
-    only keepalive can end. hz: jiffies per second of the kernel that it comes from.
+    event: a `retransmit`, `keepalive`, `window-probe` or `unsent`, a `found` of such a kind, whose next expiry is
+    known, or a `waiting`, which only keepalive can end. hz: jiffies per second of the kernel that it comes from.
 
     None where that is FAR_MS away; for `fast`, which follows an ACK and counts towards no limit yet; for a SYN/ACK,
-    whose limit is not in the event; for a window that was closed with data in flight, because then the peer need not
-    be silent.
+    whose limit is not in the event; for a closed window whose latest probe was answered.
     """
     if event.event == "waiting":
         give_up = _of_waiting(event, hz)
     elif _is_like(event, "keepalive"):
         give_up = _of_keepalive(event, hz)
+    elif _like(event) in probing.KINDS:
+        give_up = probing.gives_up(event, hz)
     else:
         timer = _retransmission_timer(event, hz)
-        give_up = (timer.regular() or timer.window()) if timer is not None and timer.limited else None
+        if timer is not None and timer.window_closed:
+            give_up = timer.while_window_is_closed()
+        else:
+            give_up = (timer.regular() or timer.window()) if timer is not None and timer.limited else None
     if give_up is not None and give_up.latest_ns - event.ktime_ns > FAR_MS * 1_000_000:
         return None
     return give_up
 
 
 def next_expiry_ns(event: Event, hz: int) -> int | None:
-    """When the timer behind a retransmission or a keepalive probe expires again, CLOCK_BOOTTIME nanoseconds.
+    """When the timer behind a retransmission or a probe expires again, CLOCK_BOOTTIME nanoseconds.
 
     At the latest, if nothing is heard: where nothing more is seen by then, something was heard. None where it cannot
     be known. hz: jiffies per second.
     """
     if event.event == "found":
         return event.ktime_ns + event.timer_ms * 1_000_000 if event.timer_ms is not None else None
+    if event.event in probing.KINDS:
+        return probing.next_expiry_ns(event, hz)
     if event.event == "keepalive":
         if event.jiffies is None or not event.keepalive_interval_s:
             return None
-        return _time_ns(event, hz, bucket(event.jiffies, event.keepalive_interval_s * hz) + _late(hz))
+        return time_ns(event, hz, bucket(event.jiffies, event.keepalive_interval_s * hz) + max_lag(hz))
     timer = _retransmission_timer(event, hz)
     if timer is None:
         return None
-    return _time_ns(event, hz, bucket(timer.now, timer.longest_timeout()) + _late(hz))
-
-
-def bucket(jiffies: int, timeout: int) -> int:
-    """The jiffy at which a timer expires that a timer's handler arms at `jiffies` for `timeout` jiffies.
-
-    calc_wheel_index() and calc_index(), kernel/time/timer.c: level n is for what is at least 63 * 8^(n-1) jiffies
-    ahead and has slots of 8^n jiffies; a timer expires with the slot after the one that it falls in. While a handler
-    runs the wheel's clock is at the next jiffy already (__run_timers()), so that one jiffy less is ahead.
-    """
-    shift = _slot_shift(timeout - 1)
-    return ((jiffies + timeout >> shift) + 1) << shift
-
-
-@lru_cache(maxsize=1024)
-def lateness(timeout_s: float, hz: int) -> float:
-    """How late a timer of that length may be at worst, seconds: one slot of the wheel. hz: jiffies per second."""
-    return (1 << _slot_shift(round(timeout_s * hz))) / hz
-
-
-def _slot_shift(ahead: int) -> int:
-    """The slot of a timer that is `ahead` jiffies ahead, as the binary logarithm of its jiffies.
-
-    The least multiple of 3 for which `ahead` is below 63 times so many jiffies.
-    """
-    return ((max(0, ahead) // 63).bit_length() + 2) // 3 * 3
+    return time_ns(event, hz, bucket(timer.now, timer.longest_timeout()) + max_lag(hz))
 
 
 @dataclass(slots=True)  # not frozen: one is made for each retransmission
@@ -122,28 +103,41 @@ class _RetransmissionTimer:
     @property
     def limited(self) -> bool:
         """Whether the time counts, or will from the next expiry on."""
-        if self.event.snd_wnd == 0 and not self.syn and not self.event.orphan:
-            return False
         if self.loss_probe:
             return True
         return self.event.kind != "fast" and self.attempt > 0 and self.event.retrying_ms is not None
 
     @property
+    def window_closed(self) -> bool:
+        """Whether the peer has closed its window on data in flight: then the kernel's limit is another one."""
+        return self.event.snd_wnd == 0 and not self.syn and not self.event.orphan
+
+    @property
     def irregular(self) -> bool:
-        """Whether the RTO is not known to double each time.
+        """Whether the RTO is not known to double each time, where it is to.
 
         Each ICMP message "unreachable" takes one doubling back (tcp_ld_RTO_revert(), RFC 6069); local congestion
-        and thin streams do without. `backoff` tells, but not before the second retransmission.
+        does without. `backoff` tells, but not before the second retransmission.
         """
         if self.syn:
             return False
         if self.attempt <= 1 and (self.event.soft_error or self.event.send_error):
             return True
-        return self.attempt > (self.event.backoff or 0) + (1 if self.next_expiry is None else 0)
+        if self.thin and self.loss_probe:
+            return True  # whether the stream counts as thin is decided with the first RTO
+        doubled = max(0, self.attempt - _THIN_RETRIES) if self.thin else self.attempt
+        return doubled > (self.event.backoff or 0) + (1 if self.next_expiry is None else 0)
+
+    @property
+    def thin(self) -> bool:
+        """Whether the first RTOs are not doubled: TCP_THIN_LINEAR_TIMEOUTS (TCP_THIN_LINEAR_RETRIES of them)."""
+        return bool(self.event.thin)
 
     def backed_off(self, rto: int, attempt: int) -> int:
         """The RTO after that retransmission: tcp_retransmit_timer(). Since 6.5 the first SYNs do not double it."""
         if self.syn and attempt <= (self.event.syn_linear_timeouts or 0):
+            return rto
+        if self.thin and attempt <= _THIN_RETRIES:
             return rto
         return min(2 * rto, self.rto_max)
 
@@ -151,7 +145,7 @@ class _RetransmissionTimer:
         """What the timer is armed with, and whether that is all that is left: tcp_clamp_rto_to_user_timeout()."""
         if not self.event.user_timeout_ms:
             return rto, False
-        left = max(1, _jiffies(self.event.user_timeout_ms - elapsed_ms, self.hz))
+        left = max(1, to_jiffies(self.event.user_timeout_ms - elapsed_ms, self.hz))
         return min(rto, left), left <= rto
 
     def longest_timeout(self) -> int:
@@ -159,14 +153,14 @@ class _RetransmissionTimer:
         if self.loss_probe or self.event.kind == "fast":
             return self.rto + 1  # tcp_pacing_delay()
         timeout, _ = self.clamped(self.backed_off(self.rto, self.attempt), self.event.retrying_ms or 0)
-        return max(timeout, _jiffies(_CONGESTED_MS, self.hz)) if self.irregular else timeout
+        return max(timeout, to_jiffies(CONGESTED_MS, self.hz)) if self.irregular else timeout
 
     def regular(self) -> GiveUp | None:
         """Where the RTO doubles each time, expiry by expiry; None where it does not, or with too many of them."""
         if self.irregular:
             return None
         candidates = []
-        for lag, (now, attempt, elapsed_ms) in product((0, _late(self.hz)), self._starts()):
+        for lag, (now, attempt, elapsed_ms) in product((0, max_lag(self.hz)), self._starts()):
             first = None
             for expiry, may, must in self._expiries(now, attempt, elapsed_ms, lag):
                 if may and first is None:
@@ -176,7 +170,7 @@ class _RetransmissionTimer:
                     break
             else:
                 return None
-        return _give_up(self.event, self.hz, candidates)
+        return give_up_at(self.event, self.hz, candidates)
 
     def _starts(self) -> Iterator[tuple[int, int, float]]:
         """The retransmission by RTO to count from: its jiffy, its number, and the milliseconds elapsed by then."""
@@ -195,7 +189,7 @@ class _RetransmissionTimer:
         may_fall = bool(self.event.orphan) and self.event.retries == _ORPHAN_RETRIES
         is_clamped, over = bool(self.event.user_timeout_ms), False
         known = self.next_expiry
-        for _ in range(_LONGEST):
+        for _ in range(MAX_EXPIRIES):
             if known is not None:
                 expiry, known = known + lag, None
                 # Armed for what was left of the user timeout, it finds that over.
@@ -208,10 +202,10 @@ class _RetransmissionTimer:
                 if over:
                     # What is left ends at one time, whenever the timer before it ran; but a jiffy more or less of it
                     # may be another slot of the wheel.
-                    slack = _jiffies(slack_ms, self.hz)
+                    slack = to_jiffies(slack_ms, self.hz)
                     end = now + self.clamped(rto, elapsed_ms)[0]
                     soonest, last = max(end, bucket(now, max(1, timeout - slack))), bucket(now, timeout + slack) + lag
-                    if (last - soonest) * 1000 > _EXACT_MS * self.hz:
+                    if (last - soonest) * 1000 > EXACT_MS * self.hz:
                         yield soonest, True, False
                         expiry = last
             elapsed_ms += (expiry - now) * 1000 / hz
@@ -235,15 +229,33 @@ class _RetransmissionTimer:
             # It counts from when the segment was last sent (tcp_retransmit_skb()): a probe and an RTO ago at most.
             elapsed_high_ms += 2 * rto_ms
         left_ms = max(0.0, self.limit_ms - elapsed_low_ms)
-        last_ms = min(self.rto_max * 1000 / self.hz, left_ms + 2 * rto_ms + _CONGESTED_MS)
-        latest_ms = left_ms + self._longest_ms(_jiffies(last_ms, self.hz))
+        last_ms = min(self.rto_max * 1000 / self.hz, left_ms + 2 * rto_ms + CONGESTED_MS)
+        latest_ms = left_ms + self._longest_ms(to_jiffies(last_ms, self.hz))
         earliest_ms = max(0.0, self.limit_ms - elapsed_high_ms)
+        start_ns = self.event.ktime_ns
+        return GiveUp(start_ns + int(earliest_ms * 1_000_000), start_ns + int(latest_ms * 1_000_000))
+
+    def while_window_is_closed(self) -> GiveUp:
+        """With data in flight, if the peer is not heard.
+
+        tcp_rtx_probe0_timed_out() (6.6, and stable releases before it) gives up after twice the largest RTO, and
+        looks at TCP_USER_TIMEOUT; kernels before it give up after TCP_RTO_MAX of silence, and do not. Which one it is
+        cannot be seen, so the window spans both.
+        """
+        silent_ms, stuck_ms = float(self.event.silent_ms or 0), float(self.event.stuck_ms or 0)
+        user_timeout_ms = self.event.user_timeout_ms
+        rto_max_ms = self.rto_max * 1000 / self.hz
+        shortest_ms = min(_RTO_MAX_MS, user_timeout_ms or _RTO_MAX_MS)
+        left_ms = max(0.0, 2 * rto_max_ms - min(silent_ms, stuck_ms))
+        last_ms = min(rto_max_ms, left_ms + 2 * self._longest_ms(self.rto))
+        earliest_ms = max(0.0, shortest_ms - max(silent_ms, stuck_ms))
+        latest_ms = left_ms + self._longest_ms(to_jiffies(last_ms, self.hz))
         start_ns = self.event.ktime_ns
         return GiveUp(start_ns + int(earliest_ms * 1_000_000), start_ns + int(latest_ms * 1_000_000))
 
     def _longest_ms(self, timeout: int) -> float:
         """How long a timer takes at most that was armed for so many jiffies."""
-        return (timeout + (1 << _slot_shift(timeout))) * 1000 / self.hz
+        return (timeout + (1 << slot_shift(timeout))) * 1000 / self.hz
 
 
 def _retransmission_timer(event: Event, hz: int) -> _RetransmissionTimer | None:
@@ -272,9 +284,13 @@ def _retransmission_timer(event: Event, hz: int) -> _RetransmissionTimer | None:
     )
 
 
+def _like(event: Event) -> str | None:
+    """Its kind, or that of which a connection was found between two."""
+    return event.kind if event.event == "found" else event.event
+
+
 def _is_like(event: Event, kind: str) -> bool:
-    """Whether it is an event of that kind, or one of a connection that was found between two of them."""
-    return event.kind == kind if event.event == "found" else event.event == kind
+    return _like(event) == kind
 
 
 def _next_expiry(event: Event, hz: int) -> int | None:
@@ -301,18 +317,18 @@ def _of_keepalive(event: Event, hz: int) -> GiveUp | None:
     if event.user_timeout_ms:
         if event.silent_ms is None:
             return None
-        over += _jiffies(event.user_timeout_ms, hz) - round(event.silent_ms * hz / 1000)
+        over += to_jiffies(event.user_timeout_ms, hz) - round(event.silent_ms * hz / 1000)
         probes_left = 0
-        if over - event.jiffies > _LONGEST * interval:
-            after = over + interval + (1 << _slot_shift(interval))
-            return GiveUp(_time_ns(event, hz, over), _time_ns(event, hz, after))
-    elif probes_left > _LONGEST:
+        if over - event.jiffies > MAX_EXPIRIES * interval:
+            after = over + interval + (1 << slot_shift(interval))
+            return GiveUp(time_ns(event, hz, over), time_ns(event, hz, after))
+    elif probes_left > MAX_EXPIRIES:
         # Older kernels take any number of them for net.ipv4.tcp_keepalive_probes.
         rounds = probes_left + 1
-        after = over + rounds * (interval + (1 << _slot_shift(interval)))
-        return GiveUp(_time_ns(event, hz, over + rounds * interval), _time_ns(event, hz, after))
+        after = over + rounds * (interval + (1 << slot_shift(interval)))
+        return GiveUp(time_ns(event, hz, over + rounds * interval), time_ns(event, hz, after))
     candidates = []
-    for lag in (0, _late(hz)):
+    for lag in (0, max_lag(hz)):
         known = _next_expiry(event, hz)
         expiry = (bucket(event.jiffies, interval) if known is None else known) + lag
         left = probes_left
@@ -320,7 +336,7 @@ def _of_keepalive(event: Event, hz: int) -> GiveUp | None:
             expiry = bucket(expiry, interval) + lag
             left -= 1
         candidates.append((expiry, expiry))
-    return _give_up(event, hz, candidates)
+    return give_up_at(event, hz, candidates)
 
 
 def _of_waiting(event: Event, hz: int) -> GiveUp | None:
@@ -340,27 +356,3 @@ def _of_waiting(event: Event, hz: int) -> GiveUp | None:
     late_ms = lateness(event.keepalive_interval_s, hz) * 1000
     earliest_ns = event.ktime_ns + int((first_ms + rounds * interval_ms - late_ms) * 1_000_000)
     return GiveUp(earliest_ns, event.ktime_ns + int((first_late_ms + rounds * interval_ms) * 1_000_000))
-
-
-def _give_up(event: Event, hz: int, candidates: Sequence[tuple[int, int]]) -> GiveUp:
-    """Of the jiffies at which the kernel may and must give up, one pair for each way in which it may go."""
-    earliest = min(may for may, _ in candidates)
-    latest = max(must for _, must in candidates)
-    if (latest - earliest) * 1000 <= _EXACT_MS * hz:
-        latest = earliest
-    return GiveUp(_time_ns(event, hz, earliest), _time_ns(event, hz, latest))
-
-
-def _time_ns(event: Event, hz: int, jiffy: int) -> int:
-    """CLOCK_BOOTTIME nanoseconds of a jiffy that is counted on from the event's."""
-    return event.ktime_ns + (jiffy - (event.jiffies or 0)) * 1_000_000_000 // hz
-
-
-def _late(hz: int) -> int:
-    """Jiffies by which a timer may be late, at least one."""
-    return max(1, _jiffies(_LATE_MS, hz))
-
-
-def _jiffies(duration_ms: float, hz: int) -> int:
-    """Rounded up, as msecs_to_jiffies() does."""
-    return -int(-duration_ms * hz // 1000)

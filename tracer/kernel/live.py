@@ -9,7 +9,7 @@ from typing import Any
 
 from tracer.events import SUSPEND, Batch, Event
 from tracer.filters import Filter
-from tracer.kernel import clocks, host, privileges, probes
+from tracer.kernel import clocks, host, privileges, probes, resets
 from tracer.kernel.btf import KernelTypes
 from tracer.kernel.compiler import compile_source
 from tracer.kernel.counters import KernelCounters
@@ -171,12 +171,16 @@ class LiveSource:
         return Batch(events, self._until_ns)
 
     def _take(self) -> list[Event]:
-        """The events that are there, in the order of their time, at most BATCH."""
+        """The events that are there, in the order of their time, about BATCH at most."""
         taken = self._ring.take(BATCH)
         if not taken:
             return []
         self._follow_clock()
-        events = self._owners.complete(*self._decoder.decode_all(taken, self._clock_offset_ns))
+        decoded = self._decoder.decode_all(taken, self._clock_offset_ns)
+        if resets.is_open([event for event, _ in decoded[-resets.LOOKED_AT :]], clocks.boottime_ns()):
+            time.sleep(resets.AT_ONCE_NS / 1e9)
+            decoded = self._decoder.decode_all(taken + self._ring.take(BATCH), self._clock_offset_ns)
+        events = resets.without_false(self._owners.complete(*decoded))
         self._count_sleeps(events)
         return events
 

@@ -43,11 +43,8 @@ _NUMBERS: _Layout = (
 _DETAILS: _Layout = (
     ("reason", "I"),
     ("error", "i"),
-    *(
-        (name, "I")
-        for name in ("jiffies", "retrying_ms", "rto_max", "stuck_ms", "since_sent", "timer_in", "found_like")
-    ),
-    *((name, "H") for name in ("attempt", "segments")),
+    *((name, "I") for name in ("jiffies", "retrying_ms", "rto_max", "stuck_ms", "since_sent", "timer_in")),
+    *((name, "H") for name in ("found_like", "probes_out", "attempt", "segments")),
     *((name, "B") for name in ("pending", "direction", "cause")),
 )
 _OF_WALKS: _Layout = (("timer", "B"), *((name, "I") for name in ("unread", "since_data")))
@@ -92,10 +89,13 @@ _EVENTS = {
     8: "socket",
     9: "found",
     10: "waiting",
+    11: "unsent",
 }
 _STATE = next(number for number, name in _EVENTS.items() if name == "state")
-_TIMED = frozenset({"retransmit", "keepalive", "window-probe", "found"})
-_MAY_BE_STUCK = frozenset({"retransmit", "window-probe", "found", "reset", "resume"})
+_TIMED = frozenset({"retransmit", "keepalive", "window-probe", "unsent", "found"})
+_OF_PROBE0 = frozenset({"window-probe", "unsent"})
+"""What the kernel's PROBE0 timer does."""
+_MAY_BE_STUCK = frozenset({"retransmit", "window-probe", "found", "reset", "resume", "error"})
 _OF_WALKS_ONLY = frozenset({"found", "waiting"})
 _MAY_HAVE_ASKED = frozenset({"keepalive", "found", "waiting"})
 _USUAL = ("unacked_bytes", "silent_ms", "rto_ms", "srtt_ms", "snd_wnd")
@@ -104,6 +104,9 @@ _DIRECTIONS = {1: "received", 2: "sent", 3: "refused"}
 _CAUSES = {1: "data", 2: "keepalive", 3: "window", 4: "no-progress"}
 _TIMERS = {1: "on", 3: "persist", 5: "on", 6: "on", 100: "keepalive"}
 _FULL_SOCK, _KEEPALIVE, _SYNACK, _HAS_REASON, _OWN_IDLE, _ACCEPTED, _AWAITS = 1, 2, 4, 8, 16, 32, 64
+_MPTCP, _THIN = 128, 256
+_SEND_RESULTS = {1: "NET_XMIT_DROP"}
+"""What sending may return that is no errno: include/linux/netdevice.h."""
 _UNKNOWN = 0xFFFFFFFF
 _owner = tuple.__new__  # without the function that a NamedTuple puts before it
 
@@ -145,6 +148,7 @@ class _Details(NamedTuple):
     since_sent: int
     timer_in: int
     found_like: int
+    probes_out: int
     attempt: int
     segments: int
     pending: int
@@ -229,13 +233,18 @@ class Decoder:
             if name in _TIMED:
                 known["jiffies"] = details.jiffies
             like = _EVENTS.get(details.found_like) if name == "found" else name
-            if like == "retransmit":
+            if like == "retransmit" or like in _OF_PROBE0:
                 known["rto_max_ms"] = details.rto_max * 1000 // self.hz
                 if details.retrying_ms != _UNKNOWN:
                     known["retrying_ms"] = details.retrying_ms
                 known["retries"] = how.retries
+            if like == "retransmit":
                 if how.syn_linear:
                     known["syn_linear_timeouts"] = how.syn_linear
+                if how.flags & _THIN:
+                    known["thin"] = True
+            if like in _OF_PROBE0:
+                known["probes_out"] = details.probes_out
             if name in _MAY_BE_STUCK and details.stuck_ms != _UNKNOWN:
                 known["stuck_ms"] = details.stuck_ms
             if name in _MAY_HAVE_ASKED and how.flags & (_ACCEPTED | _AWAITS) == _AWAITS:
@@ -262,7 +271,9 @@ class Decoder:
             known["segments"] = details.segments
             if error > 0:
                 known["send_error"] = error_name(error)
-        elif name in ("keepalive", "window-probe"):
+            elif error < 0:
+                known["send_error"] = _SEND_RESULTS.get(-error, f"NET_XMIT {-error}")
+        elif name in ("keepalive", "window-probe", "unsent"):
             known["attempt"] = attempt
         elif name == "resume":
             if details.cause in _CAUSES:
@@ -275,6 +286,8 @@ class Decoder:
         elif name == "error" and error > 0:
             known["errno"] = error
             known["error"] = error_name(error)
+            if attempt:
+                known["attempt"] = attempt
 
     def socket(self, record: bytes, event: Event) -> Socket:
         """The socket of a record of a walk over all sockets, of which `decode` made the event."""
@@ -347,6 +360,8 @@ def _condition(raw: bytes, hz: int) -> _Condition:
         known["backoff"] = backoff
         if orphan:
             known["orphan"] = True
+        if flags & _MPTCP:
+            known["mptcp"] = True
         known["keepalive"] = bool(flags & _KEEPALIVE)
         if idle:
             known["keepalive_idle_s"] = idle // hz

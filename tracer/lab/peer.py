@@ -35,6 +35,8 @@ import threading
 import time
 from typing import Any, BinaryIO
 
+IPPROTO_MPTCP = 262  # include/uapi/linux/in.h (5.6)
+
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME = 1, 4, 15
 
 
@@ -60,10 +62,13 @@ def say(**words: Any) -> None:
     print(json.dumps(words), flush=True)
 
 
-def serve(host: str, port: int, *, deaf: bool, abort: bool) -> None:
+def serve(host: str, port: int, *, deaf: bool, abort: bool, mptcp: bool) -> None:
     """Answer each line with one line, on any number of connections, for ever; or never read what comes."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, port), family=family) as listener:
+    with socket.socket(family, socket.SOCK_STREAM, IPPROTO_MPTCP if mptcp else 0) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(1024)
         print("listening", flush=True)
         unread: list[socket.socket] = []
         while True:
@@ -107,7 +112,7 @@ def ask_all_the_time(connection: socket.socket, answers: BinaryIO, duration_s: f
 def connect(options: argparse.Namespace) -> socket.socket:
     """A connection as a database driver makes it: SO_KEEPALIVE on, all else the system's."""
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
-    connection = socket.socket(family)
+    connection = socket.socket(family, socket.SOCK_STREAM, IPPROTO_MPTCP if options.mptcp else 0)
     if options.bind_port:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         connection.bind(("", options.bind_port))
@@ -191,6 +196,7 @@ def main() -> None:
     parser.add_argument("--deaf", action="store_true")
     parser.add_argument("--abort", action="store_true")
     parser.add_argument("--no-keepalive", action="store_true")
+    parser.add_argument("--mptcp", action="store_true")
     parser.add_argument("--idle", type=int)
     parser.add_argument("--interval", type=int)
     parser.add_argument("--probes", type=int)
@@ -202,7 +208,7 @@ def main() -> None:
     if options.comm:
         be_called(options.comm)
     if options.role == "server":
-        serve(options.host, options.port, deaf=options.deaf, abort=options.abort)
+        serve(options.host, options.port, deaf=options.deaf, abort=options.abort, mptcp=options.mptcp)
         return
     try:
         connection = connect(options)

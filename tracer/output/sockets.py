@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
+from tracer.analysis.expiry import lateness
 from tracer.analysis.idle import Bracket
 from tracer.analysis.keepalive import DEFAULT_KEEPALIVE_S, keepalive_for, why_default
 from tracer.analysis.risk import KEEPALIVE_LATE, KEEPALIVE_OFF, STRANDED, WAITING, first_probe_s, gives_up_s
-from tracer.analysis.timeouts import lateness
 from tracer.durations import setting
 from tracer.encoding import socket_to_line
 from tracer.output.table import table

@@ -10,6 +10,7 @@ _CONSISTENT_WITH = {
     "idle-drop": "Consistent with a firewall or NAT that forgot the session, or a peer that vanished while idle.",
     "idle-reset": "Consistent with a firewall or load balancer that resets idle sessions, or a peer that restarted.",
     "keepalive-failed": "Consistent with a path or peer that died while the connection was idle.",
+    "local-drop": "This host itself does not let the connection's packets out: its firewall, or a queue.",
     "unreachable": "The network says that the peer cannot be reached.",
     "path-loss": "The connection was in use: consistent with a path or peer that died, not with an idle timeout.",
     "packet-loss": "Consistent with packet loss.",
@@ -22,6 +23,8 @@ _CONSISTENT_WITH = {
 }
 _ONE_WAY = "The peer is heard, and acknowledges nothing: what we send gets lost, or its acknowledgements do."
 
+
+_WHO_DROPS = {"EPERM": "its firewall", "EACCES": "its firewall", "ENOMEM": "lack of memory"}
 
 IN_USE_MS = 5000
 """A connection whose peer was silent for less was in use."""
@@ -36,10 +39,18 @@ def what_happened(stall: Event, utc_offset_s: int) -> str:
     if stall.verdict == "unanswered":
         asked = f" to {endpoint(stall.raddr, stall.rport)}"
         return f"Last data{asked} sent{since or ' just now'}, and acknowledged; no data has come in reply."
-    if stall.verdict == "zero-window":
-        waiting = (stall.unsent_bytes or 0) + (stall.unacked_bytes or 0)
+    waiting = (stall.unsent_bytes or 0) + (stall.unacked_bytes or 0)
+    if stall.verdict == "zero-window" or stall.probes_out:
         closed = f"has been closed{since}" if since else "is closed"
-        return f"The peer's window {closed}: {plural(count, 'probe')}, {_bytes(waiting)} waiting."
+        unanswered = f", the last {stall.probes_out:,} unanswered" if stall.probes_out else ""
+        return f"The peer's window {closed}: {plural(count, 'probe')}{unanswered}, {_bytes(waiting)} waiting."
+    if stall.verdict == "local-drop":
+        cannot = "Cannot send" if stall.phase != "end" else "Could not send"
+        idle_ms = stall.idle_ms or 0
+        before = f" Silent {duration(idle_ms)} before." if idle_ms >= IN_USE_MS else ""
+        return (
+            f"{cannot}{since}: dropped on this host, {plural(count, 'attempt')}, {_bytes(waiting)} waiting.{before}"
+        )
     if stall.verdict == "handshake" or stall.state == "SYN_SENT":
         return f"No answer to the SYN{since}: {plural(count, 'retransmission')}."
     silent = f"Silent {duration(stall.idle_ms)}, then" if stall.idle_ms is not None else "Then"
@@ -73,7 +84,16 @@ def what_it_means(stall: Event) -> str:
     meaning = _CONSISTENT_WITH.get(stall.verdict or "", safe(stall.verdict or ""))
     if stall.verdict == "keepalive-failed" and stall.asked_ms is not None:
         meaning = "A request was open: it was acknowledged, and no reply came before the path or the peer died."
-    if stall.verdict == "path-loss" and (stall.idle_ms or 0) >= IN_USE_MS:
+    if stall.verdict == "zero-window" and stall.probes_out:
+        meaning = (
+            "The peer's application did not read, and now probes are unanswered: the peer or path may have died."
+        )
+    if stall.verdict == "unreachable" and stall.soft_error is None and stall.send_error is not None:
+        meaning = f"This host cannot send to the peer ({safe(stall.send_error)})."
+    if stall.verdict == "local-drop" and stall.send_error is not None:
+        by = _WHO_DROPS.get(stall.send_error, "its queue")
+        meaning = f"This host itself does not let the connection's packets out: {by} ({safe(stall.send_error)})."
+    if stall.verdict == "path-loss" and not stall.probes_out and (stall.idle_ms or 0) >= IN_USE_MS:
         silence = duration(stall.idle_ms or 0)
         meaning = f"Consistent with a path or peer that died: an idle timeout of {silence} or less is rare."
     if stall.soft_error is not None:
@@ -88,6 +108,8 @@ def when_it_ends(stall: Event, utc_offset_s: int) -> str:
     if stall.gives_up_in_ms is None or not 0 <= stall.gives_up_in_ms + (stall.gives_up_window_ms or 0) < FAR_MS:
         return ""
     error = safe(stall.soft_error or "ETIMEDOUT")
+    if stall.mptcp:
+        error = f"{error}: this is one subflow, and its MPTCP connection may go on without it"
     gives_up = "If the peer is gone, keepalive gives up" if stall.verdict == "unanswered" else "Gives up"
     earliest_ns = stall.time_ns + stall.gives_up_in_ms * 1_000_000
     if not stall.gives_up_window_ms:
@@ -104,11 +126,15 @@ def how_it_ended(stall: Event) -> str:
     """`Timed out after 15m28s: the application gets ETIMEDOUT.`"""
     lasted = duration(stall.duration_ms or 0)
     gets = f": the application gets {safe(stall.error)}" if stall.error is not None else ""
-    if stall.orphan and not gets:
+    if stall.mptcp:
+        gets = f": the subflow's error is {safe(stall.error)}" if stall.error is not None else ""
+    elif stall.orphan and not gets:
         gets = ": no process was waiting any more"
     if stall.outcome == "recovered":
         return f"Answered after {lasted}."
     if stall.outcome == "presumed":
+        if stall.verdict == "local-drop":
+            return f"No further attempt was seen after {lasted}: the data was probably sent."
         what = "probe" if not stall.unacked_bytes and stall.state == "ESTABLISHED" else "retransmission"
         return f"No further {what} was seen after {lasted}: it was probably answered."
     if stall.outcome == "alive":

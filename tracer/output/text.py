@@ -20,6 +20,7 @@ _COLOURS: dict[str, dict[str, object]] = {
     "retransmit": {"fg": "yellow"},
     "keepalive": {"fg": "blue"},
     "window-probe": {"fg": "blue"},
+    "unsent": {"fg": "yellow"},
     "found": {"fg": "yellow"},
     "waiting": {"fg": "blue"},
     "resume": {"fg": "green"},
@@ -149,6 +150,8 @@ def _what(event: Event) -> str:
         return f"keepalive {event.attempt}"
     if event.event == "window-probe":
         return f"window? {event.attempt}"
+    if event.event == "unsent":
+        return f"unsent {event.attempt}"
     if event.event == "resume":
         return "heard again"
     if event.event == "state":
@@ -167,7 +170,7 @@ def _found(event: Event) -> str:
     """As the event that it is like."""
     if event.kind == "idle":
         return "idle"
-    name = {"keepalive": "keepalive", "window-probe": "window?"}.get(event.kind or "")
+    name = {"keepalive": "keepalive", "window-probe": "window?", "unsent": "unsent"}.get(event.kind or "")
     if name is None:
         is_fin = event.state in ("FIN_WAIT1", "CLOSING", "LAST_ACK") and event.unacked_bytes == 0
         name = "syn" if event.state == "SYN_SENT" else "fin" if is_fin else "rto"
@@ -182,7 +185,9 @@ def _owner(event: Event) -> str:
 
 
 def _detail(event: Event) -> str:
-    if event.send_error is not None:
+    if event.mptcp and event.event in ("stall", "error"):
+        return " (MPTCP subflow)"
+    if event.send_error is not None and event.event != "stall":
         return f" (not sent: {safe(event.send_error)})"
     if event.event == "found":
         return " (probably dead as well)" if event.kind == "idle" else " (found)"

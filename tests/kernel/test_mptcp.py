@@ -1,0 +1,32 @@
+"""Multipath TCP: what is seen is a subflow, and what the application has is another socket."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stalling import Stalls, ended
+
+from tracer.lab.network import SERVER, Lab
+from tracer.lab.peers import Server, embedded_client
+from tracer.output.stalls import how_it_ended, when_it_ends
+
+
+def test_a_subflow_that_dies_is_told_as_one_and_its_owner_is_the_connections(tmp_path: Path) -> None:
+    with Lab(ttl_s=60, retries2=3) as lab, Server(lab.server, SERVER, 3306, "--mptcp"), Stalls(lab, tmp_path) as seen:
+        with embedded_client(lab.client, SERVER, 3306, "--mptcp") as client:
+            assert client.ask("query")["ok"]
+            lab.drop_everything()
+            client.send("query")
+            begin = seen.wait_for(phase="begin", rport=3306)
+            end = seen.wait_for(phase="end", rport=3306)
+            assert not client.answered(), "the connection itself waits for another subflow"
+            (command,) = begin.advice or ()
+            shown = lab.client.run(*command.rpartition(": nsenter -t ")[2].split(" -n ", 1)[1].split())
+        lport = client.connected["lport"]
+    assert {each.mptcp for each in seen.of("retransmit", lport=lport)} == {True}
+    assert (begin.pid, begin.comm, begin.orphan) == (client.pid, "worker", None)
+    assert "one subflow" in when_it_ends(seen.of(phase="update", lport=lport)[0], 0)
+    assert (end.verdict, end.outcome, end.error) == ("path-loss", "timed-out", "ETIMEDOUT")
+    assert "the application" not in how_it_ended(end) and "the subflow's error is ETIMEDOUT" in how_it_ended(end)
+    assert "mptcp" in shown and f":{lport}" in shown, "the command shows the connection"
+    assert "path-loss timed-out" in ended(seen.stop())

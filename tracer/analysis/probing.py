@@ -1,0 +1,138 @@
+"""When the kernel gives up on a window that stays closed, and on data that this host does not let out.
+
+Both are the work of the PROBE0 timer. It gives up at an expiry that finds as many probes unanswered as
+retransmissions would be, or TCP_USER_TIMEOUT over: tcp_probe_timer() and tcp_send_probe0(), net/ipv4/tcp_timer.c and
+tcp_output.c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tracer.analysis.expiry import (
+    CONGESTED_MS,
+    MAX_EXPIRIES,
+    GiveUp,
+    bucket,
+    give_up_at,
+    max_lag,
+    time_ns,
+    to_jiffies,
+)
+from tracer.events import Event
+
+KINDS = frozenset({"window-probe", "unsent"})
+"""Events, and kinds of `found`, that are about this timer."""
+BASE_MS = 200
+"""The first timeout is the RTO, and no less than this: tcp_probe0_base(), include/net/tcp.h."""
+_MOST_BACKOFF = 10  # tcp_probe0_when(): ilog2(TCP_RTO_MAX / TCP_RTO_MIN) + 1
+_ORPHAN_RETRIES = 8  # tcp_orphan_retries(): in place of 0, until the doubled RTO has come to its maximum
+
+
+@dataclass(slots=True)
+class ProbeTimer:
+    """The PROBE0 timer as a probe leaves it, in jiffies where the name does not say ms.
+
+    probes: without an answer, the one of the event included. limit: so many are enough. congested: sending fails for
+    lack of room in a queue of this host; the kernel then tries again without doubling the time.
+    """
+
+    event: Event
+    hz: int
+    now: int
+    rto: int
+    rto_max: int
+    probes: int
+    backoff: int
+    limit: int
+    congested: bool
+    next_expiry: int | None  # of a connection that was found
+
+    def timeout(self, backoff: int, elapsed_ms: float) -> int:
+        """What the timer is armed with."""
+        if self.congested:
+            timeout = to_jiffies(CONGESTED_MS, self.hz)
+        else:
+            base = max(to_jiffies(BASE_MS, self.hz), self.rto)
+            timeout = min(base << min(backoff, _MOST_BACKOFF), self.rto_max)
+        if not self.event.user_timeout_ms:
+            return timeout
+        return min(timeout, max(2, to_jiffies(self.event.user_timeout_ms - elapsed_ms, self.hz)))
+
+    def gives_up(self) -> GiveUp | None:
+        """If nothing is received; None where that takes more than MAX_EXPIRIES."""
+        candidates = []
+        for lag in (0, max_lag(self.hz)):
+            first = None
+            for expiry, may, must in self._expiries(lag):
+                first = expiry if may and first is None else first
+                if first is not None and must:
+                    candidates.append((first, expiry))
+                    break
+            else:
+                return None
+        return give_up_at(self.event, self.hz, candidates)
+
+    def _expiries(self, lag: int) -> Iterator[tuple[int, bool, bool]]:
+        """The jiffy of each expiry, and whether the kernel may give up then, and must. lag: jiffies each is late."""
+        now, probes, backoff = self.now, self.probes, self.backoff
+        elapsed_ms, user_timeout_ms = float(self.event.retrying_ms or 0), self.event.user_timeout_ms
+        known = self.next_expiry
+        for _ in range(MAX_EXPIRIES):
+            expiry = (bucket(now, self.timeout(backoff, elapsed_ms)) if known is None else known) + lag
+            known = None
+            elapsed_ms += (expiry - now) * 1000 / self.hz
+            over = probes >= self.limit or bool(user_timeout_ms and elapsed_ms >= user_timeout_ms)
+            # The limit of an orphan may fall to 0 then.
+            falls = bool(self.event.orphan) and self.rto << min(backoff, 31) >= self.rto_max
+            over = over or (falls and backoff >= self.limit)
+            yield expiry, over or (falls and self.limit == _ORPHAN_RETRIES), over
+            now, probes = expiry, probes + 1
+            backoff += not self.congested and (backoff < self.limit or bool(self.event.orphan))
+
+
+def probe_timer(event: Event, hz: int) -> ProbeTimer | None:
+    """The timer of an event of KINDS; None where something is missing: recordings of older versions say less."""
+    if event.jiffies is None or not event.rto_ms or not event.rto_max_ms:
+        return None
+    if event.retries is None or event.probes_out is None:
+        return None
+    is_found = event.event == "found"
+    backoff, sent = event.backoff or 0, event.probes_out
+    # An attempt that fails counts towards both, unless it failed for lack of room (tcp_send_probe0()).
+    congested = sent > backoff
+    doubles = not congested and not is_found and (backoff < event.retries or bool(event.orphan))
+    return ProbeTimer(
+        event=event,
+        hz=hz,
+        now=event.jiffies,
+        rto=max(1, round(event.rto_ms * hz / 1000)),
+        rto_max=round(event.rto_max_ms * hz / 1000),
+        probes=sent if is_found else sent + 1,
+        backoff=backoff + doubles,
+        limit=event.retries,
+        congested=congested,
+        next_expiry=event.jiffies + round((event.timer_ms or 0) * hz / 1000) if is_found else None,
+    )
+
+
+def gives_up(event: Event, hz: int) -> GiveUp | None:
+    """When the kernel gives up if nothing is received from the event on, CLOCK_BOOTTIME nanoseconds.
+
+    None where the peer has answered the latest probe and only its silence would end it: it is there.
+    """
+    timer = probe_timer(event, hz)
+    if timer is None:
+        return None
+    ends_anyway = event.user_timeout_ms or event.orphan
+    return timer.gives_up() if event.probes_out or ends_anyway else None
+
+
+def next_expiry_ns(event: Event, hz: int) -> int | None:
+    """When the next probe goes out at the latest, if nothing is received before."""
+    timer = probe_timer(event, hz)
+    if timer is None:
+        return None
+    timeout = timer.timeout(timer.backoff, event.retrying_ms or 0)
+    return time_ns(event, hz, bucket(timer.now, timeout) + max_lag(hz))

@@ -1,0 +1,49 @@
+"""Resets that the kernel reports, and that no peer sent.
+
+Data that reaches a socket which the application has closed makes tcp_rcv_state_process() (net/ipv4/tcp_input.c) call
+tcp_reset(), where the tracepoint of received resets is, and then answer with a reset. A RST is never answered, so the
+two together tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tracer.events import Event
+
+AT_ONCE_NS = 2_000_000
+"""The answer is sent by the same call, some microseconds later."""
+LOOKED_AT = 16
+"""So many of the newest events are looked at for one whose answer may still come."""
+_CLOSED_BY_US = frozenset({"FIN_WAIT1", "FIN_WAIT2"})
+
+
+def is_in_doubt(event: Event) -> bool:
+    """Whether a reset may have been data for a closed socket."""
+    return event.event == "reset" and event.direction == "received" and event.state in _CLOSED_BY_US
+
+
+def is_open(events: Sequence[Event], now_ns: int) -> bool:
+    """Whether the answer that would tell may still come. now_ns: CLOCK_BOOTTIME."""
+    return any(now_ns - event.ktime_ns < AT_ONCE_NS and is_in_doubt(event) for event in events)
+
+
+def without_false(events: list[Event]) -> list[Event]:
+    """The same events, in the order of their time, without received resets that were none."""
+    false = {
+        place for place, event in enumerate(events) if is_in_doubt(event) and _is_answered(event, events[place + 1 :])
+    }
+    return [event for place, event in enumerate(events) if place not in false] if false else events
+
+
+def _is_answered(event: Event, later: Sequence[Event]) -> bool:
+    for other in later:
+        if other.ktime_ns - event.ktime_ns > AT_ONCE_NS:
+            return False
+        if other.event == "reset" and other.direction == "sent" and _ends(other) == _ends(event):
+            return True
+    return False
+
+
+def _ends(event: Event) -> tuple[object, ...]:
+    return event.netns, event.laddr, event.lport, event.raddr, event.rport
