@@ -245,7 +245,7 @@ def outcomes() -> dict[Variant, Outcome]:
     """Of all scripts; where BPF may not see everything, those that do not fit are run again."""
     done = run_all(VARIANTS)
     for _ in range(TRIES - 1):
-        again = [each for each in VARIANTS if each[0] not in AWAITED and disagreements(SCRIPTS[each[0]], done[each])]
+        again = [each for each in VARIANTS if disagreements(SCRIPTS[each[0]], done[each])]
         if not again or not hidden_process():
             break
         done |= run_all(again)
