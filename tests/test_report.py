@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from builders import SECOND, event
 from test_cli import ROOT, tcpwatch
 from test_stalls import HOUR_MS, LOSS_PROBE_MS, close, freeze, heard, reset
@@ -117,6 +118,29 @@ def test_the_kernels_counts_stand_beside_what_was_recorded(tmp_path: Path) -> No
     assert summary["counted"] == {"retrans_segs": 6, "keepalives": 0, "timeouts": 6}
     assert summary["seen"]["retrans_segs"] == seen, "without the one after the last count"
     assert "The kernel counted" not in tcpwatch("report", path, "--rport", "3306").stdout
+
+
+@pytest.mark.parametrize(
+    ("recorded", "asked", "is_compared"),
+    [
+        (Filter(), (), True),
+        (Filter(netns=frozenset({4026532000})), (), True),
+        (Filter(), ("--netns", "4026532000"), True),
+        (Filter(ports=frozenset({3306})), (), False),
+        (Filter(events=frozenset({"retransmit", "counters"})), (), False),
+        (Filter(), ("-e", "counters"), False),
+    ],
+    ids=lambda value: str(value) if isinstance(value, tuple) else None,
+)
+def test_the_kernels_counts_are_compared_with_the_same_connections_only(
+    tmp_path: Path, recorded: Filter, asked: tuple[str, ...], is_compared: bool
+) -> None:
+    counted = counters(20, retrans_segs=4, netns=4026532000)
+    path = record(tmp_path / "x.tw", [*freeze(3), counted], header(wanted=recorded))
+    said = tcpwatch("report", path, *asked).stdout
+    assert ("The kernel counted 4 retransmitted segments (4 seen)" in said) == is_compared
+    summary = json.loads(tcpwatch("report", path, *asked, "--json").stdout.splitlines()[-1])
+    assert ("counted" in summary, "seen" in summary) == (is_compared, is_compared)
 
 
 def test_rotated_files_are_counted_together_and_a_killed_run_is_not_mixed_with_the_next(tmp_path: Path) -> None:

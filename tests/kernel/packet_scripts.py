@@ -815,6 +815,42 @@ def nobody_listens(peer: ScriptedPeer) -> None:
     peer.syn(port=PORT + 1).expect("RA")
 
 
+def in_time_wait(peer: ScriptedPeer) -> Connection:
+    """A connection that both ends have closed."""
+    conn = peer.accepted()
+    conn.socket.close()
+    conn.expect("FA")
+    conn.send("FA")
+    conn.expect("A")
+    assert peer.sockets() == [6]
+    return conn
+
+
+@script(shows={})
+def reset_of_a_time_wait(peer: ScriptedPeer) -> None:
+    conn = in_time_wait(peer)
+    conn.reset(flags="R")
+    peer.until(lambda: not peer.sockets())
+
+
+@script(shows={})
+def fin_sent_again_to_a_time_wait(peer: ScriptedPeer) -> None:
+    conn = in_time_wait(peer)
+    conn.send("FA", seq=conn.next - 1)
+    conn.expect("A")
+
+
+@script(shows={})
+def syn_to_a_time_wait(peer: ScriptedPeer) -> None:
+    """The same ports again, with a later sequence number."""
+    conn = in_time_wait(peer)
+    conn.next += 100_000
+    conn.send("S", options=conn.syn_options())
+    conn.expect("SA")
+    conn.ack()
+    conn.accept()
+
+
 @script(shows={RSTS: 1})
 def listener_without_a_handshake(peer: ScriptedPeer) -> None:
     """A segment of a connection that a listener knows nothing of."""

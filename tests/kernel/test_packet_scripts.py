@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -57,7 +58,7 @@ def on_the_wire(segments: list[Segment]) -> dict[str, int]:
     counts = dict.fromkeys((RETRANS, RSTS, KEEPALIVES, WINDOW_PROBES, SYNS), 0)
     high: dict[tuple[int, int], int] = {}
     acked: dict[tuple[int, int], tuple[int, int]] = {}  # and the window, by the same
-    syns: set[tuple[int, int, str]] = set()
+    syns: set[tuple[int, int, str, int]] = set()
     for each in segments:
         ends = (each.sport, each.dport) if each.is_ours else (each.dport, each.sport)
         if not each.is_ours:
@@ -70,11 +71,13 @@ def on_the_wire(segments: list[Segment]) -> dict[str, int]:
         elif "R" in each.flags:
             counts[RSTS] += 1
         elif "S" in each.flags:
-            again = (*ends, each.flags) in syns
-            syns.add((*ends, each.flags))
-            counts[RETRANS] += again
-            counts[SYNS] += again
-            high.setdefault(ends, each.end)
+            syn = (*ends, each.flags, each.seq)
+            if syn in syns:
+                counts[RETRANS] += 1
+                counts[SYNS] += 1
+            else:
+                syns.add(syn)
+                high[ends] = each.end
         elif each.length or "F" in each.flags:
             last = high.get(ends, each.seq)
             is_again = 0 < (last - each.seq) & 0xFFFFFFFF < 1 << 31
@@ -232,12 +235,16 @@ def disagreements(script: Script, outcome: Outcome) -> list[str]:
 
 
 def sockets_that_change(events: list[Event]) -> list[str]:
-    """Connections of which not every event has the same `sock`."""
+    """Connections with more or fewer `sock` than sockets. A request, which a SYN/ACK is sent for, is none yet."""
     socks: dict[tuple[Any, ...], set[str]] = {}
+    lives: Counter[tuple[Any, ...]] = Counter()
     for each in events:
-        if each.sock is not None and each.kind != "synack":
-            socks.setdefault((each.laddr, each.raddr, each.lport, each.rport), set()).add(each.sock)
-    return [f"{len(found)} socks of {ends}" for ends, found in socks.items() if len(found) > 1]
+        if each.sock is None or each.kind == "synack" or each.lport is None:
+            continue
+        ends = (each.laddr, each.raddr, each.lport, each.rport)
+        socks.setdefault(ends, set()).add(each.sock)
+        lives[ends] += each.new_state == "ESTABLISHED"
+    return [f"{len(found)} socks of {ends}" for ends, found in socks.items() if len(found) != max(lives[ends], 1)]
 
 
 @pytest.fixture(scope="module")
