@@ -286,14 +286,14 @@ def retransmission_timeout(peer: ScriptedPeer) -> None:
     conn.ack()
 
 
-@script(shows={RETRANS: 3, TIMEOUTS: 3}, tcp_retries2=2)
+@script(shows={RETRANS: 2, TIMEOUTS: 2}, tcp_retries2=2)
 def retransmissions_to_the_end(peer: ScriptedPeer) -> None:
     conn = peer.accepted()
     conn.write(100)
     is_gone(conn, errno.ETIMEDOUT)
 
 
-@script(shows={RETRANS: 3, TIMEOUTS: 3}, tcp_retries2=2)
+@script(shows={RETRANS: 2, TIMEOUTS: 2}, tcp_retries2=2)
 def retransmissions_of_a_client_to_the_end(peer: ScriptedPeer) -> None:
     conn = peer.connected()
     conn.write(100)

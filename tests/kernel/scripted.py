@@ -249,9 +249,16 @@ class ScriptedPeer:
         os.write(self._tun, packet)
         return segment
 
-    def read(self, timeout_s: float = 0) -> list[Segment]:
-        """The segments that the kernel sends until something has come, or that long."""
-        select.select([self._tun], [], [], max(timeout_s, 0))
+    def read(self, timeout_s: float = 0, also: socket.socket | None = None) -> list[Segment]:
+        """The segments that the kernel sends until something has come, or that long.
+
+        also: a socket; a connection of it that can be accepted, an error and its end are something, too.
+        """
+        poll = select.poll()
+        poll.register(self._tun, select.POLLIN)
+        if also is not None:
+            poll.register(also, select.POLLIN if also.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) else 0)
+        poll.poll(max(timeout_s, 0) * 1000)
         new = []
         while True:
             try:
@@ -264,12 +271,18 @@ class ScriptedPeer:
         self.segments += new
         return new
 
-    def until(self, condition: Callable[[], Any], timeout_s: float = PATIENCE_S) -> Any:
-        """Answer nothing until the condition holds. AssertionError with what was on the wire where it never does."""
+    def until(
+        self, condition: Callable[[], Any], timeout_s: float = PATIENCE_S, also: socket.socket | None = None
+    ) -> Any:
+        """Answer nothing until the condition holds. AssertionError with what was on the wire where it never does.
+
+        It is looked at with each segment, when `read` has something of the socket `also`, and a few times a second:
+        many scripts may run at a time, on a slow machine.
+        """
         deadline = time.monotonic() + timeout_s
         while not (value := condition()):
             assert time.monotonic() < deadline, f"it did not come to that:\n{self}"
-            self.read(0.02)
+            self.read(0.25, also)
         return value
 
     def silence(self, seconds: float) -> None:
@@ -511,7 +524,7 @@ class Connection:
             self.socket.setblocking(False)
             return True
 
-        self.peer.until(taken)
+        self.peer.until(taken, also=listener)
 
     def write(self, count: int) -> None:
         """The application writes so many bytes, all at once."""
@@ -523,7 +536,7 @@ class Connection:
 
     def error(self, timeout_s: float = PATIENCE_S) -> int:
         """Answer nothing until the kernel has closed the socket, and return the error that the application gets."""
-        self.peer.until(lambda: self.state() == 7, timeout_s)
+        self.peer.until(lambda: self.state() == 7, timeout_s, also=self.socket)
         return int(self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
 
 
