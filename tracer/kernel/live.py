@@ -24,6 +24,8 @@ IDLE_MS, BUSY_MS = 250, 100
 state may be told; others wake us at once (bpf/submit.h)."""
 BATCH = 128
 """Most events taken before they are handed on: so a storm does not hold us, and they fit into the CPU's own cache."""
+CALM = 0.01
+"""Of the ring in use: while there is less, an event may wait some milliseconds for the next."""
 LOST_EVERY_S = 1.0
 COUNTERS_EVERY_S = 60.0
 SETTLED_NS = 50_000_000
@@ -177,9 +179,10 @@ class LiveSource:
             return []
         self._follow_clock()
         decoded = self._decoder.decode_all(taken, self._clock_offset_ns)
-        if resets.is_open([event for event, _ in decoded[-resets.LOOKED_AT :]], clocks.boottime_ns()):
-            time.sleep(resets.AT_ONCE_NS / 1e9)
-            decoded = self._decoder.decode_all(taken + self._ring.take(BATCH), self._clock_offset_ns)
+        while self._ring.used < CALM and resets.is_open([event for event, _ in decoded], clocks.boottime_ns()):
+            time.sleep(0.001)
+            taken += self._ring.take(BATCH)
+            decoded = self._decoder.decode_all(taken, self._clock_offset_ns)
         events = resets.without_false(self._owners.complete(*decoded))
         self._count_sleeps(events)
         return events

@@ -10,7 +10,7 @@ _CONSISTENT_WITH = {
     "idle-drop": "Consistent with a firewall or NAT that forgot the session, or a peer that vanished while idle.",
     "idle-reset": "Consistent with a firewall or load balancer that resets idle sessions, or a peer that restarted.",
     "keepalive-failed": "Consistent with a path or peer that died while the connection was idle.",
-    "local-drop": "This host itself does not let the connection's packets out: its firewall, or a queue.",
+    "local-drop": "This host itself does not let the connection's packets out: its firewall, a queue, or no route.",
     "unreachable": "The network says that the peer cannot be reached.",
     "path-loss": "The connection was in use: consistent with a path or peer that died, not with an idle timeout.",
     "packet-loss": "Consistent with packet loss.",
@@ -48,9 +48,8 @@ def what_happened(stall: Event, utc_offset_s: int) -> str:
         cannot = "Cannot send" if stall.phase != "end" else "Could not send"
         idle_ms = stall.idle_ms or 0
         before = f" Silent {duration(idle_ms)} before." if idle_ms >= IN_USE_MS else ""
-        return (
-            f"{cannot}{since}: dropped on this host, {plural(count, 'attempt')}, {_bytes(waiting)} waiting.{before}"
-        )
+        left = f", {_bytes(waiting)} waiting" if waiting else ""
+        return f"{cannot}{since}: dropped on this host, {plural(count, 'attempt')}{left}.{before}"
     if stall.verdict == "handshake" or stall.state == "SYN_SENT":
         return f"No answer to the SYN{since}: {plural(count, 'retransmission')}."
     silent = f"Silent {duration(stall.idle_ms)}, then" if stall.idle_ms is not None else "Then"
