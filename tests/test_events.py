@@ -105,7 +105,11 @@ def test_time_is_cut_to_microseconds() -> None:
     [
         ("tlp", {"pending": 5}),
         ("rto", {"pending": 0, "ca_state": 4, "attempt": 1}),
-        ("rto", {"pending": 1, "ca_state": 4, "attempt": 7, "silent_jiffies": 900}),  # reverted by an ICMP error
+        (
+            "rto",
+            {"pending": 1, "ca_state": 4, "attempt": 7, "backoff": 5, "silent_jiffies": 900},
+        ),  # reverted by an ICMP error
+        ("fast", {"pending": 1, "ca_state": 4, "attempt": 1, "backoff": 1}),  # the path's MTU has shrunk
         ("fast", {"pending": 1, "ca_state": 3}),
         ("fast", {"pending": 1, "ca_state": 4, "attempt": 2, "silent_jiffies": 0}),  # an ACK just came
         ("fast", {"pending": 5, "ca_state": 3}),
@@ -119,6 +123,6 @@ def test_time_is_cut_to_microseconds() -> None:
 def test_retransmit_kind(kind: str, sock: dict[str, object]) -> None:
     ordinary: dict[str, object] = {
         "synack": False, "state": "ESTABLISHED", "ca_state": 0, "pending": 1,
-        "attempt": 0, "unacked": 38, "silent_jiffies": 2053,
+        "attempt": 0, "backoff": 0, "unacked": 38, "silent_jiffies": 2053,
     }  # fmt: skip
     assert retransmit_kind(**{**ordinary, **sock}) == kind  # type: ignore[arg-type]

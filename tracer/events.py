@@ -301,6 +301,7 @@ def retransmit_kind(
     ca_state: int,
     pending: int,
     attempt: int,
+    backoff: int,
     unacked: int,
     silent_jiffies: int,
 ) -> str:
@@ -310,7 +311,9 @@ def retransmit_kind(
     ICSK_TIME_LOSS_PROBE (5) in it (tcp_write_timer_handler, net/ipv4/tcp_timer.c). When an
     ICMP error makes the kernel retry early (tcp_ld_RTO_revert, net/ipv4/tcp_ipv4.c), pending is
     set again, but the socket is in Loss and nothing has been heard; what recovery from loss
-    sends follows an ACK at once.
+    sends follows an ACK at once. The retransmission timer doubles the RTO after it has sent, so
+    what is sent with it doubled as often already is not by the timer, but because the path's
+    MTU has shrunk (tcp_simple_retransmit, net/ipv4/tcp_input.c).
     """
     if synack or state == "SYN_RECV":  # without a request where both ends have connected at once
         return "synack"
@@ -320,6 +323,6 @@ def retransmit_kind(
         return "fin"
     if pending == 5 and ca_state < 3:
         return "tlp"
-    if pending == 0 or (ca_state == 4 and attempt > 0 and silent_jiffies >= 2):
+    if pending == 0 or (ca_state == 4 and attempt > backoff and silent_jiffies >= 2):
         return "rto"
     return "fast"

@@ -431,6 +431,20 @@ def path_mtu_shrinks(peer: ScriptedPeer) -> None:
     conn.ack()
 
 
+@script(shows={RETRANS: 3, TIMEOUTS: 1})
+def path_mtu_shrinks_after_a_timeout(peer: ScriptedPeer) -> None:
+    """What is sent again for the MTU comes between two timeouts."""
+    conn = peer.accepted(mss=1400)
+    conn.write(1400)
+    for _ in range(3):
+        conn.expect(length=1400)
+    conn.icmp_unreachable(4, mtu=1300)
+    conn.expect()
+    peer.silence(0.05)
+    conn.expect_data(0)
+    conn.ack()
+
+
 # Keepalive.
 
 

@@ -132,6 +132,7 @@ class _Condition(NamedTuple):
     flags: int
     state: int
     ca_state: int
+    backoff: int
     retries: int
     syn_linear: int
 
@@ -264,6 +265,7 @@ class Decoder:
                 ca_state=how.ca_state,
                 pending=details.pending,
                 attempt=attempt,
+                backoff=how.backoff,
                 unacked=unacked,
                 silent_jiffies=silent,
             )
@@ -371,7 +373,7 @@ def _condition(raw: bytes, hz: int) -> _Condition:
         if probes:
             known["keepalive_probes"] = probes
         known["user_timeout_ms"] = user_timeout_ms
-    return _Condition(Part(known), bool(flags & _FULL_SOCK), flags, state, ca_state, retries, syn_linear)
+    return _Condition(Part(known), bool(flags & _FULL_SOCK), flags, state, ca_state, backoff, retries, syn_linear)
 
 
 @lru_cache(maxsize=4096)
