@@ -15,6 +15,18 @@ static __always_inline bool was_attempted(u64 sk, u64 skb)
     return READ(sk_buff, skb_mstamp_ns, skb) >= READ(tcp_sock, tcp_clock_cache, sk);
 }
 
+/*
+ * A tail loss probe is sent when its timer has expired. What goes out while that is armed for later is something else:
+ * data of a SYN with Fast Open that the SYN/ACK has left out (tcp_rcv_fastopen_synack() before it enters loss).
+ */
+static __always_inline bool has_write_timer_expired(u64 sk)
+{
+    u32 expires = HAS(sock, tcp_retransmit_timer) ? READ(sock, tcp_retransmit_timer__expires, sk)
+                                                  : READ(inet_connection_sock, icsk_retransmit_timer__expires, sk);
+
+    return (s32)(expires - (u32)bpf_jiffies64()) <= 0;
+}
+
 /* A retransmission, whatever its kind: __tcp_retransmit_skb(), net/ipv4/tcp_output.c. */
 int on_tcp_retransmit_skb(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -29,6 +41,8 @@ int on_tcp_retransmit_skb(struct bpf_raw_tracepoint_args *ctx)
         return 0;
     describe(e, sk, HOOK_RETRANSMIT);
     e->segments = READ(tcp_skb_cb, tcp_gso_segs, ctx->args[1] + OFFSET(sk_buff, cb));
+    if (e->pending == TIMER_LOSS_PROBE && !has_write_timer_expired(sk))
+        e->pending = TIMER_RETRANSMIT;
     e->error = 0;
 #if ARGS(tcp_retransmit_skb) > 2
     e->error = -(s32)ctx->args[2];
