@@ -34,8 +34,8 @@ with KernelTypes() as types:
     TELLS_FAILED = types.hook_arguments("tcp_retransmit_skb") > 2
     TELLS_RESETS_WITHOUT_SOCKET = types.hook_arguments("tcp_send_reset") > 2
     TELLS_ERRORS_OF_ORPHANS = types.hook_arguments("inet_sk_error_report") == 0
-"""Linux 6.17: a retransmission that failed on this host. 6.10: a RST that no socket sends. Before 5.14: an error is read
-from the socket as it is closed, whether somebody gets it or not."""
+"""Linux 6.17: a retransmission that failed on this host. 6.10: a RST that no socket sends. Before 5.14: an error is
+read from the socket as it is closed, whether somebody gets it or not."""
 
 Variant = tuple[str, "int | str"]
 VARIANTS: list[Variant] = [(each.name, family) for each in SCRIPTS.values() for family in each.families]
