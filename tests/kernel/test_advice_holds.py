@@ -196,9 +196,9 @@ def test_the_settings_of_mysqlnd_and_mariadb(lab: Lab) -> None:
         where = {"laddr": SERVER, "lport": 3306, "raddr": CLIENT, "rport": 40000, "comm": "mariadbd"}
         with Client(lab.client, php) as client:
             (line,) = [line for line in advised(client, **where) if "SET GLOBAL" in line]
-            server.sql(line[line.index("SET GLOBAL") :])
+            server.sql(line.partition("mariadb -e '")[2].removesuffix("'"))
             (bound,) = [line for line in advised(client, comm="php", rport=3306, lport=40000) if "mysqlnd" in line]
-            assert "mysqlnd.net_read_timeout, seconds" in bound
+            assert "mysqlnd.net_read_timeout=N in php.ini (N: seconds" in bound
             with Client(lab.client, php) as later:
                 wait_until(lambda: len(keepalive_timers_s(lab.server, 3306)) == 2, 60, "both connections are idle")
                 short, long = sorted(keepalive_timers_s(lab.server, 3306))

@@ -33,7 +33,7 @@ def test_the_incident_and_its_four_fixes() -> None:
         assert "Traceback" not in said[fix][1]
 
     shown = said["none"][0]
-    assert "STALL idle-drop" in shown and "STALL timed-out" in shown
+    assert "STALL idle-drop" in shown and "STALL idle-drop timed-out" in shown
     assert "Consistent with" in shown or "consistent with" in shown
     advised_s = int(re.search(r"net\.ipv4\.tcp_keepalive_time=(\d+)", shown)[1])  # type: ignore[index]
     assert f"tcp_keepalive_time is {advised_s} s" in said["keepalive"][0], "the advice is what the fix does"
