@@ -46,7 +46,7 @@ def test_the_incident_and_its_four_fixes() -> None:
         assert "firewall  knows the connection" in said[fix][0], fix
         assert re.search(r"the worker asks again: answered in [\d.]+ ms", said[fix][0]), fix
     assert "keepalive 1" in said["keepalive"][0] and "keepalive 1" in said["ttl"][0]
-    assert "STALL reset" in said["reset"][0] and "No freeze" in said["reset"][0]
+    assert "STALL idle-reset reset" in said["reset"][0] and "No freeze" in said["reset"][0]
     assert_nothing_left()
 
 

@@ -23,6 +23,7 @@ from tracer.analysis.clients import (
     Client,
     clients_of,
     filled,
+    if_this_is,
     server_of,
 )
 from tracer.analysis.idle import Bracket, service_of
@@ -490,20 +491,8 @@ def _clients(event: Event) -> tuple[tuple[Client, ...], bool]:
 
 
 def _if_this_is(event: Event, setting_of: Callable[[Client], str | None]) -> str:
-    """`if this is psycopg: …`, `for MariaDB alone: …`, for those that have such a setting; empty where none has."""
     candidates, is_local = _clients(event)
-    names: dict[str, list[str]] = {}
-    for each in candidates:
-        text = setting_of(each)
-        if text:
-            names.setdefault(text, []).append(each.name)
-    if not names:
-        return ""
-    start = "for {} alone: {}" if is_local else "if this is {}: {}"
-    return "; ".join(
-        (start if not number else "if {}: {}").format(" or ".join(those), text)
-        for number, (text, those) in enumerate(names.items())
-    )
+    return if_this_is(candidates, setting_of, is_server=is_local)
 
 
 def _names(candidates: Sequence[Client]) -> str:

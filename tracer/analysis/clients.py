@@ -7,7 +7,7 @@ interpreter loads many libraries. tests/kernel/test_knobs.py types in each setti
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -395,6 +395,8 @@ SERVERS = (
 
 HEARTBEATS = {_AMQP: "AMQP", _AMQPS: "AMQP", _KAFKA: "Kafka", _MONGODB: "MongoDB", _SSH: "SSH"}
 """Protocols whose clients may have heartbeats, or limits for each request, of their own, by port."""
+MAX_HEARTBEAT_S = 120
+"""The longest silence between two heartbeats: RabbitMQ's 60 s, sent by both ends, with one missed."""
 
 
 @lru_cache(maxsize=1024)
@@ -419,6 +421,20 @@ def clients_of(
 def server_of(comm: str | None, exe: str | None = None) -> Client | None:
     """The server program of that process, for a connection that it accepted."""
     return next(iter(_of_program(SERVERS, comm) or _of_program(SERVERS, exe)), None)
+
+
+def if_this_is(candidates: Sequence[Client], setting_of: Callable[[Client], str | None], *, is_server: bool) -> str:
+    """`if this is psycopg: …; if pg8000: …`, of a server `for MariaDB alone: …`; empty where none has the setting."""
+    names: dict[str, list[str]] = {}
+    for each in candidates:
+        text = setting_of(each)
+        if text:
+            names.setdefault(text, []).append(each.name)
+    start = "for {} alone: {}" if is_server else "if this is {}: {}"
+    return "; ".join(
+        ("if {}: {}" if number else start).format(" or ".join(those), text)
+        for number, (text, those) in enumerate(names.items())
+    )
 
 
 def _of_program(rows: Sequence[Client], name: str | None) -> list[Client]:
