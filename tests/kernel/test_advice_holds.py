@@ -167,9 +167,9 @@ def test_the_printed_ss_ends_a_connect(lab: Lab) -> None:
         wait_until(lambda: lab.client.believes(20000, 3306) == "SYN_SENT", 60, "the SYN is out")
         where = {"pid": client.pid, "laddr": CLIENT, "lport": 20000, "raddr": SERVER, "rport": 3306}
         lines = advised(client, "handshake", idle_ms=None, kind="syn", state="SYN_SENT", **where)
+        run(command(lines, "tcp_syn_retries"))  # by the client's process, which ends with its connect()
         run(command(lines, "ss -K"))
         assert client.answer(5) == {"connected": False, "errno": 103, "error": "ECONNABORTED"}
-        run(command(lines, "tcp_syn_retries"))
     began = time.monotonic()
     with embedded_client(lab.client, SERVER, 3306) as client:
         assert client.connected["error"] == "ETIMEDOUT"

@@ -269,14 +269,6 @@ CLIENTS = (
         source="amqplib: lib/connect.js, lib/heartbeat.js",
     ),
     Client(
-        name="memjs",
-        programs=("node",),
-        ports=(_MEMCACHED,),
-        is_on=False,
-        probes="keepAlive: true, keepAliveDelay: {seconds}",
-        source="memjs: lib/memjs/server.js",
-    ),
-    Client(
         name="Npgsql",
         programs=("dotnet",),
         ports=(POSTGRESQL,),
@@ -315,8 +307,6 @@ CLIENTS = (
         programs=("haproxy",),
         is_on=False,
         probes="option srvtcpka, srvtcpka-idle {seconds}s, srvtcpka-intvl {interval}s in its backend",
-        bound="timeout server Ns in its backend",
-        bound_unit="seconds",
         source="HAProxy's configuration manual: option srvtcpka (2.3 for its times)",
     ),
     Client(
