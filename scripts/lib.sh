@@ -10,7 +10,8 @@ runtime_packages=(python3-bpfcc python3-venv python3-click python3-tabulate)
 lab_packages=(nftables conntrack iproute2)
 test_packages=(mariadb-server php-cli php-mysql beanstalkd strace shellcheck bpftool systemd)
 # The servers, proxies and programs of tests/kernel/test_knobs.py.
-knob_packages=(postgresql php-pgsql redis-server memcached rabbitmq-server haproxy pgbouncer openssh-server curl)
+knob_packages=(postgresql php-pgsql redis-server memcached rabbitmq-server haproxy pgbouncer openssh-server curl
+    bsh libpostgresql-jdbc-java libmariadb-java)
 # The client libraries of tests/kernel/test_knobs.py.
 clients=$root/.clients
 
@@ -126,6 +127,7 @@ ensure_tests() {
         need_packages "for the tests" "${lab_packages[@]}" "${test_packages[@]}" "${knob_packages[@]}"
         # Not by package: other sources of Node.js have both in one.
         command -v node >/dev/null || need_packages "for the tests" nodejs
+        command -v java >/dev/null || need_packages "for the tests" default-jre-headless
         command -v npm >/dev/null || need_packages "for the tests" npm
     fi
     ensure_test_environment

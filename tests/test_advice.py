@@ -119,6 +119,10 @@ def test_keepalive_off_is_turned_on_where_the_client_has_a_setting() -> None:
     assert lines[1].startswith("With keepalive on, its first probe must come within 60s")
     assert lines[1].endswith(": nsenter -t 8506 -n sysctl -w net.ipv4.tcp_keepalive_time=60")
     assert one(lines, "let the server probe") == (
+        "Or let the server probe, one end is enough; if this is pgjdbc: "
+        "options=-c%20tcp_keepalives_idle=60%20-c%20tcp_keepalives_interval=60 in its URL"
+    )
+    assert one(advised(keepalive=False, comm="dotnet", rport=5432), "let the server probe") == (
         "Or let the server probe, one end is enough: PostgreSQL has keepalive on. "
         "There: sysctl -w net.ipv4.tcp_keepalive_time=60 net.ipv4.tcp_keepalive_intvl=60"
     )

@@ -367,6 +367,6 @@ def test_lines_of_two_owners_keep_their_order() -> None:
 
 
 def test_what_to_type_on_the_peer_names_no_host_of_ours(tmp_path: Path) -> None:
-    lines = advice_of(record(tmp_path / "x.tw", owned_by(0, "java", 1, keepalive=False), header(host="web-a")))
+    lines = advice_of(record(tmp_path / "x.tw", owned_by(0, "dotnet", 1, keepalive=False), header(host="web-a")))
     assert [line for line in lines if "There: sysctl -w" in line]
     assert not any("There, on web-a" in line for line in lines)

@@ -64,6 +64,33 @@ while (fgets(STDIN) !== false) {{
 }}
 """
 
+# BeanShell: no compiler is needed.
+_JAVA = """
+import java.sql.*;
+say(String what) {{ System.out.println("{{" + what + "}}"); System.out.flush(); }}
+Class.forName("org.postgresql.Driver");
+Class.forName("org.mariadb.jdbc.Driver");
+connection = DriverManager.getConnection("{url}");
+use() {{ statement = connection.createStatement(); statement.executeQuery("SELECT 1").close(); statement.close(); }}
+use();
+say("\\"connected\\": true");
+input = new BufferedReader(new InputStreamReader(System.in));
+while (input.readLine() != null) {{
+    began = System.nanoTime();
+    ok = true;
+    try {{ use(); }} catch (Throwable failure) {{ ok = false; }}
+    say("\\"ok\\": " + ok + ", \\"seconds\\": " + (System.nanoTime() - began) / 1e9);
+}}
+"""
+_JARS = ("bsh", "postgresql", "mariadb-java-client")
+
+
+def java(url: str, script: Path) -> list[str | Path]:
+    """A JDBC client of that URL. script: a file to write it to."""
+    script.write_text(_JAVA.format(url=url))
+    jars = ":".join(f"/usr/share/java/{name}.jar" for name in _JARS)
+    return ["java", "-XX:TieredStopAtLevel=1", "-cp", jars, "bsh.Interpreter", script]
+
 
 def python(connect: str, host: str) -> list[str | Path]:
     """connect defines use(), and maybe idle(), which is called over and over while nothing else is to be done."""

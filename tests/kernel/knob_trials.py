@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import tempfile
 import textwrap
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from knob_client import CLIENTS, node, php, python
+from knob_client import CLIENTS, java, node, php, python
 from services import USER, tool
 
 from tracer.analysis.clients import CLIENTS as ROWS
@@ -232,6 +234,20 @@ def _pdo_pgsql(setting: str) -> Argv:
     return php(f'$database = new PDO("{name}"); $use = fn() => $database->query("SELECT 1")->fetchAll();')
 
 
+@lru_cache
+def _scripts() -> tempfile.TemporaryDirectory[str]:
+    """It goes when we end."""
+    return tempfile.TemporaryDirectory(prefix="tcpwatch-knobs-")
+
+
+def _java(url: str) -> Callable[[str], Argv]:
+    def connect(setting: str) -> Argv:
+        name = re.sub(r"\W+", "-", f"{url}-{setting}")
+        return java(f"{url}&{setting}", Path(_scripts().name) / f"{name}.bsh")
+
+    return connect
+
+
 def _psql(setting: str) -> Argv:
     program = [tool("psql"), "-AtqX", f"host={SERVER} user={USER} dbname=postgres {setting}"]
     body = _DIALOGUE.replace("PROGRAM", repr(program)).replace("REQUEST", repr("SELECT 1;\n"))
@@ -297,6 +313,10 @@ TRIALS = [
     *_all_of(row("PyMySQL or mysqlclient"), _python(_PYMYSQL), "bound"),
     *_all_of(row("mysql-connector-python"), _python(_CONNECTOR), "bound"),
     *_all_of(row("PDO or mysqli"), _pdo_mysql, "bound"),
+    *_all_of(row("pgjdbc"), _java(f"jdbc:postgresql://{SERVER}/postgres?user={USER}"), "server_probes", "bound"),
+    *_all_of(
+        row("Connector/J"), _java(f"jdbc:mariadb://{SERVER}/{DATABASE}?user={USER}&password={PASSWORD}"), "bound"
+    ),
     *_all_of(row("mysql2"), _node(_MYSQL2), "probes"),
     *_all_of(row("redis-py"), _python(_REDIS_PY), "probes", "bound"),
     *_all_of(row("ioredis"), _node(_IOREDIS), "probes", "bound"),

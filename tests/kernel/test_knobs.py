@@ -50,12 +50,16 @@ PORTS = (3306, 5432, 6379, 11211, 5672, HTTP_PORT, SSH_PORT, SSH_ALIVE_PORT, FRO
 WITHOUT = "without"
 
 # In what no package has, the setting was read and not typed in.
-READ_ONLY = {"MySQL Connector/J", "pgjdbc", "Lettuce", "Npgsql", "an Oracle client"}
+READ_ONLY = {"Lettuce", "Npgsql", "an Oracle client"}
 """Neither PyPI, npm nor Debian has them with what they need to run, or their server."""
 FAILS_SOON = {"kombu", "Celery"}
 """py-amqp sets a TCP_USER_TIMEOUT of a second by itself."""
 COUNTS_SILENCE = {"node-redis", "curl"}
 """Their limit is over before the connection is used again: they have connected anew, or ended."""
+TURNED_ON = ("mysql-connector-python", "pgjdbc", "Connector/J")
+"""Their setting has no times: the sysctls have."""
+TURNED_OFF = {"Connector/J": "tcpKeepAlive=false"}
+"""What has it on by default."""
 SAME_LIBRARY = {"a libpq client"}
 """psql and psycopg are libpq."""
 
@@ -230,19 +234,19 @@ def later_answers(site: Site, answers: dict[str, Answer | None]) -> dict[str, An
 
     After the others, of which those that have keepalive on would survive by it.
     """
-    connector = without_keepalive("mysql-connector-python")
+    turned_on = {name: without_keepalive(name) for name in TURNED_ON}
     for name in ("time", "intvl"):
         site.lab.client.set_sysctl(f"net.ipv4.tcp_keepalive_{name}", PROBE_S)
     servers = {
-        "MariaDB": (site.mariadb.type, connector.argv),
+        "MariaDB": (site.mariadb.type, without_keepalive("mysql-connector-python").argv),
         "PostgreSQL": (site.postgresql.type, without_keepalive("asyncpg").argv),
         "Redis": (site.type_on_redis, ping(SERVER, 6379)),
     }
     return after_silence(
         site.lab.client,
         {
-            "turned on": connector.connect(typed(connector.client, "probes")),
-            "not turned on": connector.argv,
+            **{name: each.connect(typed(each.client, "probes")) for name, each in turned_on.items()},
+            **{f"{name} {WITHOUT}": each.connect(TURNED_OFF.get(name, "")) for name, each in turned_on.items()},
             **{name: argv for name, (_, argv) in servers.items()},
         },
         before={
@@ -251,9 +255,12 @@ def later_answers(site: Site, answers: dict[str, Answer | None]) -> dict[str, An
     )
 
 
-def test_keepalive_that_is_turned_on_has_the_times_of_the_sysctls(later_answers: dict[str, Answer | None]) -> None:
-    assert later_answers["not turned on"] is None
-    answer = later_answers["turned on"]
+@pytest.mark.parametrize("name", TURNED_ON)
+def test_keepalive_that_is_turned_on_has_the_times_of_the_sysctls(
+    later_answers: dict[str, Answer | None], name: str
+) -> None:
+    assert later_answers[f"{name} {WITHOUT}"] is None
+    answer = later_answers[name]
     assert answer is not None and answer["ok"] and answer["seconds"] < 1, answer
 
 
@@ -284,7 +291,8 @@ def test_a_server_that_limits_its_wait(site: Site) -> None:
 
 def test_every_setting_was_typed_in_or_is_known_not_to_be() -> None:
     tried = {(trial.client.name, trial.client.ports, trial.column) for trial in TRIALS}
-    tried |= {("mysql-connector-python", (3306,), "probes"), ("ssh", (), "heartbeat"), ("HAProxy", (), "probes")}
+    tried |= {(name, row(name).ports, "probes") for name in TURNED_ON}
+    tried |= {("ssh", (), "heartbeat"), ("HAProxy", (), "probes")}
     tried |= {("PgBouncer", (), "probes"), ("PgBouncer", (), "bound")}
     for client in CLIENTS:
         if client.name in READ_ONLY | SAME_LIBRARY:

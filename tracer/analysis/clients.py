@@ -193,14 +193,14 @@ CLIENTS = (
     ),
     # Java sets no times through SO_KEEPALIVE. Both timeouts are 0, for ever, by default.
     Client(
-        name="MySQL Connector/J",
+        name="Connector/J",
         programs=("java",),
         ports=(MYSQL,),
         is_on=True,
         probes="tcpKeepAlive=true in its URL",
         bound="socketTimeout=N in its URL",
         bound_unit="milliseconds",
-        source="mysql-connector-j: StandardSocketFactory.java",
+        source="mysql-connector-j: StandardSocketFactory.java; mariadb-connector-j: Options.java",
     ),
     Client(
         name="pgjdbc",
@@ -208,6 +208,8 @@ CLIENTS = (
         ports=(POSTGRESQL,),
         is_on=False,
         probes="tcpKeepAlive=true in its URL",
+        server_probes="options=-c%20tcp_keepalives_idle={seconds}%20-c%20tcp_keepalives_interval={interval}"
+        " in its URL",
         bound="socketTimeout=N in its URL",
         bound_unit="seconds",
         source="pgjdbc: PGProperty.java",
