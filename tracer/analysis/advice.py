@@ -286,13 +286,14 @@ def _cure_off(case: Case) -> list[str]:
         return [
             f"{off}, and no sysctl turns it on; if this is {_names(candidates)}, no setting of its own does.",
             *instead,
+            *_why(case, value),
         ]
     has_times = any(each.sets_times for each in candidates)
-    return [
-        f"{off}, and no sysctl turns it on; {how or _TURN_ON}",
-        *(_why(case, value) if has_times else _set(case, "With keepalive on, its first probe must come within")),
-        *instead,
-    ]
+    if not has_times:
+        times = _set(case, "With keepalive on, its first probe must come within")
+    else:
+        times = _why(case, seconds) if seconds else []
+    return [f"{off}, and no sysctl turns it on; {how or _TURN_ON}", *times, *instead]
 
 
 def _instead(case: Case) -> list[str]:

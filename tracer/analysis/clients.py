@@ -226,9 +226,8 @@ CLIENTS = (
         name="mysql2",
         programs=("node",),
         ports=(MYSQL,),
-        is_on=True,
         probes="enableKeepAlive: true, keepAliveInitialDelay: {milliseconds}",
-        source="mysql2: lib/base/connection.js",
+        source="mysql2: lib/base/connection.js (on since its pull request 1086, off before)",
     ),
     Client(
         name="node-postgres",
@@ -245,7 +244,6 @@ CLIENTS = (
         name="ioredis",
         programs=("node",),
         ports=(REDIS,),
-        is_on=True,
         probes="keepAlive: {milliseconds}",
         bound="socketTimeout: N",
         bound_unit="milliseconds",
