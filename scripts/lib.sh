@@ -9,6 +9,11 @@ python=/usr/bin/python3
 runtime_packages=(python3-bpfcc python3-venv python3-click python3-tabulate)
 lab_packages=(nftables conntrack iproute2)
 test_packages=(mariadb-server php-cli php-mysql beanstalkd strace shellcheck bpftool systemd)
+# The servers, proxies and programs of tests/kernel/test_knobs.py.
+knob_packages=(postgresql php-pgsql redis-server memcached rabbitmq-server haproxy pgbouncer openssh-server curl
+    bsh libpostgresql-jdbc-java libmariadb-java)
+# The client libraries of tests/kernel/test_knobs.py.
+clients=$root/.clients
 
 say() {
     printf 'tcpwatch: %s\n' "$*" >&2
@@ -119,12 +124,52 @@ ensure_runtime() {
 ensure_tests() {
     ensure_runtime "$@"
     if [ "$(id -u)" = 0 ]; then
-        need_packages "for the tests" "${lab_packages[@]}" "${test_packages[@]}"
+        need_packages "for the tests" "${lab_packages[@]}" "${test_packages[@]}" "${knob_packages[@]}"
+        # Not by package: other sources of Node.js have both in one.
+        command -v node >/dev/null || need_packages "for the tests" nodejs
+        command -v java >/dev/null || need_packages "for the tests" default-jre-headless
+        command -v npm >/dev/null || need_packages "for the tests" npm
     fi
+    ensure_test_environment
+    if [ "$(id -u)" = 0 ]; then
+        ensure_clients
+    fi
+}
+
+ensure_test_environment() {
     is_ready test && return
     say "installing what the tests need into $venv (pyproject.toml, extra: test)"
     "$python" -m venv --system-site-packages --upgrade "$venv"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "${root}[test]" ||
         fail "pip could not install what the tests need" "is PyPI in reach? $venv/bin/python -m pip install -e '.[test]'"
     stamp test >"$venv/stamp.test"
+}
+
+clients_stamp() {
+    "$python" --version
+    node --version
+    (cd "$root/tests/kernel/clients" && sha256sum -- *)
+}
+
+# The client libraries, at fixed versions and apart from what the tests themselves use.
+ensure_clients() {
+    local listed=$root/tests/kernel/clients fresh
+    [ -f "$clients/stamp" ] && [ "$(clients_stamp)" = "$(<"$clients/stamp")" ] && return
+    say "installing the client libraries of tests/kernel/test_knobs.py into $clients"
+    fresh=$(mktemp --directory "$root/.clients.XXXXXX")
+    # shellcheck disable=SC2064  # the name as it is now
+    trap "rm -rf '$fresh'" EXIT
+    chmod 755 "$fresh"
+    "$python" -m venv --without-pip "$fresh/python"
+    "$venv/bin/python" -m pip --python "$fresh/python/bin/python" install --quiet --disable-pip-version-check \
+        --requirement "$listed/requirements.txt" ||
+        fail "pip could not install the client libraries" "is PyPI in reach? see $listed/requirements.txt"
+    mkdir "$fresh/node"
+    cp "$listed/package.json" "$listed/package-lock.json" "$fresh/node/"
+    (cd "$fresh/node" && npm ci --silent --ignore-scripts --no-audit --no-fund) ||
+        fail "npm could not install the client libraries" "is the npm registry in reach? see $listed/package.json"
+    clients_stamp >"$fresh/stamp"
+    rm -rf "$clients"
+    mv "$fresh" "$clients"
+    trap - EXIT
 }

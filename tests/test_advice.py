@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tracer.analysis.advice import Case, advice
-from tracer.analysis.clients import client_of, server_of
+from tracer.analysis.clients import CLIENTS, SERVERS, clients_of, filled, server_of
 from tracer.analysis.expiry import lateness
 from tracer.analysis.idle import Bracket
 from tracer.analysis.keepalive import DEFAULT_KEEPALIVE_S, LONGEST_DEFAULT_S, keepalive_for
@@ -106,6 +106,9 @@ def test_the_sockets_own_time_is_for_the_application_to_change() -> None:
 def test_the_sockets_own_time_in_the_words_of_its_client() -> None:
     line = advised(keepalive_idle_own=True, comm="psql", rport=5432)[0]
     assert line.endswith("in the application, if this is psql: keepalives_idle=60 keepalives_interval=60")
+    lines = advised(keepalive_idle_own=True, comm="ssh", rport=22)
+    assert lines[0].endswith("in the application: TCP_KEEPIDLE")
+    assert has(lines, "send something while idle; if this is ssh: ServerAliveInterval 60 in ssh_config")
 
 
 def test_keepalive_off_is_turned_on_where_the_client_has_a_setting() -> None:
@@ -115,7 +118,14 @@ def test_keepalive_off_is_turned_on_where_the_client_has_a_setting() -> None:
     )
     assert lines[1].startswith("With keepalive on, its first probe must come within 60s")
     assert lines[1].endswith(": nsenter -t 8506 -n sysctl -w net.ipv4.tcp_keepalive_time=60")
-    assert has(lines, "PostgreSQL has keepalive on; lower its host's sysctl")
+    assert one(lines, "let the server probe") == (
+        "Or let the server probe, one end is enough; if this is pgjdbc: "
+        "options=-c%20tcp_keepalives_idle=60%20-c%20tcp_keepalives_interval=60 in its URL"
+    )
+    assert one(advised(keepalive=False, comm="dotnet", rport=5432), "let the server probe") == (
+        "Or let the server probe, one end is enough: PostgreSQL has keepalive on. "
+        "There: sysctl -w net.ipv4.tcp_keepalive_time=60 net.ipv4.tcp_keepalive_intvl=60"
+    )
 
 
 def test_keepalive_off_in_an_unknown_client() -> None:
@@ -123,12 +133,72 @@ def test_keepalive_off_in_an_unknown_client() -> None:
 
 
 def test_keepalive_off_where_the_namespaces_times_would_do() -> None:
-    assert not has(advised(keepalive=False, keepalive_idle_s=60), "sysctl -w")
+    assert not has(advised(keepalive=False, keepalive_idle_s=60), "-n sysctl -w")
 
 
 def test_a_client_with_a_time_of_its_own_needs_no_sysctl() -> None:
     lines = advised(keepalive=False, comm="node", rport=5432)
-    assert lines[1].endswith("in the application, if this is node-postgres: keepAliveInitialDelayMillis: 60000")
+    assert lines[0] == (
+        "Keepalive is off on this socket, and no sysctl turns it on; if this is node-postgres: "
+        "keepAlive: true, keepAliveInitialDelayMillis: 60000"
+    )
+    assert lines[1].endswith("every firewall, NAT and load balancer that tcpwatch knows."), "why 60 s"
+    assert one(lines, "let the server probe") == (
+        "Or let the server probe, one end is enough; if this is node-postgres: "
+        "options: '-c tcp_keepalives_idle=60 -c tcp_keepalives_interval=60'"
+    )
+    assert not has(lines, "sysctl -w")
+
+
+def test_a_client_that_cannot_turn_it_on_lets_the_server_probe() -> None:
+    """libpq, and so psycopg, has it on: a socket of Python's without it is another driver's."""
+    lines = advised(keepalive=False, comm="python3", rport=5432)
+    assert lines[0] == (
+        "Keepalive is off on this socket, and no sysctl turns it on; if this is asyncpg, no setting of its own does."
+    )
+    assert lines[1] == (
+        "Or let the server probe, one end is enough; if this is asyncpg: "
+        "server_settings={'tcp_keepalives_idle': '60', 'tcp_keepalives_interval': '60'}"
+    )
+    assert not has(lines, "psycopg") and not has(lines, "sysctl -w")
+
+
+def test_a_postgresql_client_that_is_late_may_let_the_server_probe() -> None:
+    for comm, name in (("python3", "psycopg"), ("pg_dump", "a libpq client")):
+        lines = advised(comm=comm, rport=5432)
+        assert has(lines, f"Or for this client alone, if this is {name}: keepalives_idle=60 keepalives_interval=60")
+        assert f"if this is {name}: options='-c tcp_keepalives_idle=60 -c tcp_keepalives_interval=60'" in one(
+            lines, "let the server probe"
+        )
+
+
+def test_two_libraries_are_named_in_one_sentence() -> None:
+    line = one(advised(comm="python3", rport=5432), "let the server probe")
+    assert "if this is psycopg: options=" in line and "; if pg8000: startup_params=" in line
+    line = one(advised(comm="python3"), "To bound")
+    assert line == (
+        "To bound the wait next time, if this is PyMySQL or mysqlclient or mysql-connector-python: "
+        "read_timeout=N (N: seconds, more than its slowest answer takes)"
+    )
+    line = advised(keepalive=False, comm="python3")[0]
+    assert line.endswith("if this is mysql-connector-python: use_pure=False"), "the others have it on"
+
+
+def test_a_heartbeat_is_offered_where_there_is_one() -> None:
+    lines = advised(keepalive=False, comm="python3", rport=5672)
+    assert lines[0].endswith("if this is pika: tcp_options={'TCP_KEEPIDLE': 60, 'TCP_KEEPINTVL': 60}")
+    assert one(lines, "something while idle").endswith("if this is pika: heartbeat=60")
+
+
+def test_redis_probes_with_a_time_of_its_own_that_no_sysctl_changes() -> None:
+    line = one(advised(keepalive=False, comm="worker", rport=6379), "let the server probe")
+    assert line.endswith("with a time of its own. There: redis-cli CONFIG SET tcp-keepalive 60")
+
+
+def test_a_silence_of_seconds_gets_the_shortest_time() -> None:
+    lines = advised(keepalive=False, comm="node", rport=6379, idle_ms=1500)
+    assert lines[0].endswith("if this is ioredis: keepAlive: 1000")
+    assert not has(lines, "less than half"), "it is not"
 
 
 def test_probes_that_were_due_and_not_answered() -> None:
@@ -140,13 +210,19 @@ def test_probes_that_were_due_and_not_answered() -> None:
 
 def test_a_server_is_told_its_own_settings() -> None:
     lines = advised(lport=3306, rport=51000, comm="mariadbd")
-    assert (
-        one(lines, "SET GLOBAL")
-        == "Or for MariaDB alone: SET GLOBAL tcp_keepalive_time=60, tcp_keepalive_interval=60"
+    assert one(lines, "SET GLOBAL") == (
+        "Or for MariaDB alone: mariadb -e 'SET GLOBAL tcp_keepalive_time=60, tcp_keepalive_interval=60'"
     )
     assert not has(lines, "a ping before use")
     lines = advised(lport=5432, rport=51000, comm="postgres")
-    assert one(lines, "To bound") == "To bound the wait next time: tcp_user_timeout, milliseconds, in postgresql.conf"
+    assert one(lines, "keepalives_idle") == (
+        "Or for PostgreSQL alone: psql -c 'ALTER SYSTEM SET tcp_keepalives_idle = 60' "
+        "-c 'ALTER SYSTEM SET tcp_keepalives_interval = 60' -c 'SELECT pg_reload_conf()'"
+    )
+    assert one(lines, "To bound") == (
+        "To bound the wait next time, for PostgreSQL alone: "
+        "psql -c 'ALTER SYSTEM SET tcp_user_timeout = 30000' -c 'SELECT pg_reload_conf()'"
+    )
 
 
 # --- idle-drop: the rest
@@ -182,7 +258,8 @@ def test_an_address_that_is_none_reaches_no_command() -> None:
 
 def test_the_wait_is_bounded_by_the_clients_setting_or_a_socket_option() -> None:
     assert one(advised(), "To bound").endswith(
-        "if this is PDO or mysqli: mysqlnd.net_read_timeout, seconds, in php.ini"
+        "if this is PDO or mysqli: mysqlnd.net_read_timeout=N in php.ini "
+        "(N: seconds, more than its slowest answer takes)"
     )
     assert "TCP_USER_TIMEOUT" in one(advised(comm="worker"), "To bound")
     assert not has(advised(user_timeout_ms=30_000), "To bound")
@@ -380,7 +457,7 @@ def test_a_setting_that_is_short_enough_is_left_alone() -> None:
     assert advised(keepalive_interval_s=120)[0].endswith(
         "net.ipv4.tcp_keepalive_time=60 net.ipv4.tcp_keepalive_intvl=60"
     )
-    assert not has(advised(keepalive=False, keepalive_idle_s=90), "sysctl -w")
+    assert not has(advised(keepalive=False, keepalive_idle_s=90), "-n sysctl -w")
 
 
 def test_without_a_survived_silence_nobody_is_suspected() -> None:
@@ -391,40 +468,81 @@ def test_without_a_survived_silence_nobody_is_suspected() -> None:
 # --- clients
 
 
+def named(comm: str | None, port: int | None, exe: str | None = None, keepalive: bool | None = None) -> list[str]:
+    return [each.name for each in clients_of(comm, exe, port, keepalive)]
+
+
 @pytest.mark.parametrize("comm", ["php", "php8.2", "php-fpm8.2", "php-fpm: pool w", "php-fpm7.4", "php-cgi", "PHP"])
 def test_php_under_its_names(comm: str) -> None:
-    client = client_of(comm, 3306)
-    assert client is not None and client.name == "PDO or mysqli"
-    assert client.how_to_set_times is None, "mysqlnd has none: the sysctl is in force"
+    (client,) = clients_of(comm, None, 3306)
+    assert client.name == "PDO or mysqli"
+    assert client.probes is None, "mysqlnd has no setting: the sysctl is in force"
 
 
 def test_a_client_is_a_program_and_a_service() -> None:
-    assert client_of("python3.11", 5432) == client_of("python3", 5432) != client_of("python3", 3306)
+    assert clients_of("python3.11", None, 5432) == clients_of("python3", None, 5432)
+    assert clients_of("python3", None, 5432) != clients_of("python3", None, 3306)
     for comm, port in (("python3", 11300), ("worker", 3306), (None, 3306), ("php", None), ("", 3306), (":", 3306)):
-        assert client_of(comm, port) is None
-    oracle = client_of(None, 1521)
-    assert oracle is not None and oracle.how_to_turn_on == "(ENABLE=BROKEN) in its connect descriptor"
+        assert clients_of(comm, None, port) == ()
+    (oracle,) = clients_of(None, None, 1521)
+    assert oracle.probes == "(ENABLE=BROKEN) in its connect descriptor"
+    assert named("anything", 5432) == ["a libpq client"]
     assert server_of("mariadbd") is not None
     assert server_of("mysqld") is None, "MySQL has no setting for it"
     assert server_of(None) is None
 
 
-def test_times_fill_in_seconds_or_milliseconds() -> None:
-    redis, mysql2, pgjdbc = client_of("python3", 6379), client_of("node", 3306), client_of("java", 5432)
-    assert redis and redis.times(60) == "socket_keepalive_options, TCP_KEEPIDLE 60 and TCP_KEEPINTVL 60"
-    assert redis.times(600) == "socket_keepalive_options, TCP_KEEPIDLE 600 and TCP_KEEPINTVL 75"
-    assert mysql2 and mysql2.times(60) == "keepAliveInitialDelay: 60000"
-    assert pgjdbc and pgjdbc.times(60) is None
+def test_the_program_file_counts_behind_the_name_of_a_thread_or_script() -> None:
+    assert named("MainThread", 6379, "node") == ["ioredis", "node-redis"]
+    assert named("gunicorn", 5432, "python3.11") == ["psycopg", "asyncpg"]
+    assert named("celery", 6379, "python3.11") == ["Celery"], "a script that has a row of its own"
+    assert named("MainThread", 6379) == []
+    server = server_of("worker", "mariadbd")
+    assert server is not None and server.name == "MariaDB"
+
+
+def test_the_socket_rules_libraries_out() -> None:
+    assert named("python3", 5432, keepalive=False) == ["asyncpg"]
+    assert named("python3", 5432, keepalive=True) == ["psycopg", "pg8000"]
+    assert named("python3", 5672, keepalive=False) == ["pika"]
+    assert named("python3", 5672, keepalive=True) == ["kombu", "pika"], "pika only where it was told to"
+    assert named("php", 3306, keepalive=False) == []
+
+
+def test_every_setting_can_be_filled_in_and_says_where_it_was_read() -> None:
+    for client in (*CLIENTS, *SERVERS):
+        assert client.source
+        knobs = [client.probes, client.server_probes, client.heartbeat, client.bound]
+        assert any(knobs), client.name
+        for setting in filter(None, knobs):
+            text = filled(setting, 600)
+            assert text.isascii() and text.isprintable()
+            assert "seconds}" not in text and "interval}" not in text
+            assert ("seconds}" in setting) == ("600" in text)
+    assert filled("{seconds} {milliseconds} {interval} {x}", 600) == "600 600000 75 {x}"
+
+
+# a client's own wait
+
+
+def test_a_wait_of_a_client_with_a_heartbeat_is_hedged() -> None:
+    lines = advised("unanswered", keepalive=False, comm="python3", rport=5672)
+    assert lines[-2].startswith("A heartbeat or request timeout of the AMQP client, if it has one, ends this wait")
+    assert not has(advised("unanswered", keepalive=False, comm="php"), "heartbeat")
 
 
 # --- anything at all
 
 
 NUMBER = st.none() | st.integers(0, 2**32)
-TEXT = st.none() | st.text(max_size=15) | st.sampled_from(["php", "python3", "java", "node", "mariadbd", "postgres"])
+TEXT = (
+    st.none()
+    | st.text(max_size=15)
+    | st.sampled_from(["php", "python3", "java", "node", "mariadbd", "postgres", "celery", "haproxy", "sshd", "curl"])
+)
 FLAG = st.none() | st.booleans()
 ADDRESS = st.none() | st.text(max_size=20) | st.ip_addresses().map(str)
-PORT = st.none() | st.integers(0, 65535) | st.sampled_from([3306, 5432, 6379, 1521])
+PORT = st.none() | st.integers(0, 65535) | st.sampled_from([3306, 5432, 6379, 1521, 5672, 11211, 22])
 
 
 @given(
@@ -438,6 +556,7 @@ PORT = st.none() | st.integers(0, 65535) | st.sampled_from([3306, 5432, 6379, 15
             "netns": NUMBER,
             "pid": st.none() | st.integers(-1, 2**22),
             "comm": TEXT,
+            "exe": TEXT,
             "kind": TEXT,
             "state": TEXT,
             "soft_error": TEXT,

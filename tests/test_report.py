@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from test_stalls import HOUR_MS, LOSS_PROBE_MS, close, freeze, heard, reset
 
 from tracer.events import Event
 from tracer.filters import Filter
+from tracer.output.advice import merged
 from tracer.storage.header import Header, describe_filter
 from tracer.storage.writer import RecordingWriter
 
@@ -322,3 +324,73 @@ def test_connections_that_are_probably_dead_are_listed(tmp_path: Path) -> None:
     records = [json.loads(line) for line in tcpwatch("report", path, "--json").stdout.splitlines()]
     (service,) = [each for each in records if each.get("report") == "service"]
     assert len(service["probably_dead"]) == 10
+
+
+def owned_by(number: int, comm: str | None, pid: int | None, **fields: object) -> list[Event]:
+    """A stall that timed out, of a connection of that process to PostgreSQL."""
+    name: dict[str, object] = {
+        "sock": f"s{number}", "lport": 40000 + number, "rport": 5432, "pid": pid, "comm": comm, "keepalive": True,
+        "keepalive_idle_s": 7200, "keepalive_interval_s": 75, "keepalive_idle_own": False, **fields,
+    }  # fmt: skip
+    return [*freeze(start=number * 20, **name), *close(number * 20 + 13.4, **name)]
+
+
+def advice_of(path: Path) -> list[str]:
+    (service,) = [
+        json.loads(line)
+        for line in tcpwatch("report", path, "--json").stdout.splitlines()
+        if '"report":"service"' in line
+    ]
+    return list(service["advice"])
+
+
+def test_the_advice_covers_every_owner_of_a_service(tmp_path: Path) -> None:
+    events = [
+        *owned_by(0, "php", 8506), *owned_by(1, "python3", 9100), *owned_by(2, "php", 8507),
+        *owned_by(3, "python3", 9100, keepalive=False),
+    ]  # fmt: skip
+    lines = advice_of(record(tmp_path / "x.tw", events, header(host=platform.node())))
+    assert len(lines) == len(set(lines))
+    assert [line for line in lines if line.startswith("php[8507]: Keepalive is on, but") and "-t 8507 -n" in line]
+    assert [line for line in lines if line.startswith("python3[9100]: Keepalive is off") and "asyncpg" in line]
+    assert not any("8506" in line for line in lines), "two workers of one program get one advice"
+    assert [line for line in lines if "if this is PDO_PGSQL or pgsql: keepalives_idle=60" in line]
+    command = next(number for number, line in enumerate(lines) if "-t 8507 -n sysctl -w" in line)
+    (permanent,) = [number for number, line in enumerate(lines) if "To make it permanent" in line]
+    assert command < permanent, "what it refers to"
+
+
+def test_orphans_are_counted_beside_the_advice_for_their_owners(tmp_path: Path) -> None:
+    orphans = [owned_by(number, None, None, orphan=True) for number in (1, 2)]
+    events = [*owned_by(0, "php", 8506), *orphans[0], *orphans[1]]
+    lines = advice_of(record(tmp_path / "x.tw", events))
+    assert [line for line in lines if "process any more" in line] == ["2 connections had no process any more."]
+    assert [line for line in lines if "Keepalive is on, but" in line], "for the owner, without its name"
+    assert not any(line.startswith("php[") for line in lines)
+    unknown = owned_by(3, None, None)
+    lines = advice_of(record(tmp_path / "z.tw", [*events, *unknown]))
+    assert [line for line in lines if line.startswith("10.66.1.2:40003: Keepalive is on, but")], "not an orphan"
+    alone = advice_of(record(tmp_path / "y.tw", orphans[0]))
+    assert alone[0] == "No process holds this socket any more: nobody waits for it."
+
+
+def test_many_owners_are_counted(tmp_path: Path) -> None:
+    events = [
+        each for number in range(7) for each in owned_by(number, "php", 100 + number, netns=4026532000 + number)
+    ]
+    lines = advice_of(record(tmp_path / "x.tw", events, header(host=platform.node())))
+    assert len([line for line in lines if "sysctl -w" in line and line.startswith("php[10")]) == 4
+    assert "3 other owners had such stalls, too." in lines
+
+
+def test_lines_of_two_owners_keep_their_order() -> None:
+    both = merged([("a", ["1", "x", "2", "y"]), ("b", ["3", "x", "y", "4"])])
+    assert both == ["a: 1", "b: 3", "x", "a: 2", "y", "b: 4"]
+    assert merged([("a", ["1", "2"]), ("b", ["2", "1"])]) == ["1", "2"]
+    assert merged([("a", ["1", "2"])]) == ["1", "2"]
+
+
+def test_what_to_type_on_the_peer_names_no_host_of_ours(tmp_path: Path) -> None:
+    lines = advice_of(record(tmp_path / "x.tw", owned_by(0, "dotnet", 1, keepalive=False), header(host="web-a")))
+    assert [line for line in lines if "There: sysctl -w" in line]
+    assert not any("There, on web-a" in line for line in lines)

@@ -49,6 +49,44 @@ def test_what_does_not_leave_this_host_meets_no_firewall(laddr: str, raddr: str)
     assert risks(socket(**OFF, laddr=laddr, raddr=raddr), HOUR, HZ) == []
 
 
+@pytest.mark.parametrize(
+    ("port", "waiting_ms", "waits"), [(5672, 30_000, False), (5672, 130_000, True), (80, 9, True)]
+)
+def test_what_was_sent_last_may_be_a_heartbeat(port: int, waiting_ms: int, waits: bool) -> None:
+    found = socket(**OFF, rport=port, waiting=True, waiting_ms=waiting_ms)
+    assert ("waiting" in risks(found, HOUR, HZ)) is waits
+
+
+def look(at_s: float, waiting_ms: int | None, since_received_ms: int | None, **fields: Any) -> Any:
+    ordinary: dict[str, Any] = {**OFF, "waiting": waiting_ms is not None, "waiting_ms": waiting_ms}
+    found = socket(**{**ordinary, "since_received_ms": since_received_ms, **fields})
+    found.time_ns += round(at_s * 1e9)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "reasons"),
+    [
+        (look(0, 60_000, 61_000), look(3, 63_000, 64_000), ["waiting", "keepalive-off"]),
+        (look(0, 60_000, None), look(3, 63_000, None), ["waiting", "keepalive-off"]),
+        (look(0, 20, 25), look(3, 20, 25), ["keepalive-off"]),  # it is in use
+        (look(0, 60_000, 61_000), look(3, 63_000, 900), ["keepalive-off"]),  # an answer, or a part of one
+        (look(0, 60_000, 61_000), look(3, 400, 64_000), ["keepalive-off"]),  # it sent again
+        (look(0, 60_000, 61_000), look(3, None, 400), ["keepalive-off"]),
+        (look(0, None, 400), look(3, 400, 3400), ["keepalive-off"]),
+        (look(0, 60_000, 61_000, lport=1), look(3, 63_000, 64_000), ["keepalive-off"]),  # another one
+        (
+            look(0, 60_000, 61_000),
+            look(3, 63_000, 64_000, silent_ms=4_000_000),
+            ["stranded", "waiting", "keepalive-off"],
+        ),
+    ],
+)
+def test_who_was_heard_between_two_looks_does_not_wait(first: Any, second: Any, reasons: list[str]) -> None:
+    (found,) = at_risk([second], HOUR, HZ, [first])
+    assert found.at_risk == reasons
+
+
 def test_a_probe_that_is_due_in_time_may_come_too_late() -> None:
     """The timer wheel's slots are as coarse as the timer is long."""
     in_time = HOUR - lateness(HOUR, HZ)

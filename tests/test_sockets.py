@@ -199,6 +199,35 @@ def test_what_helps_can_be_typed() -> None:
     assert "60s is below the default idle timeout of every firewall" in helps
 
 
+def test_the_settings_of_known_programs_can_be_typed() -> None:
+    server: dict[str, Any] = {"accepted": True, "lport": 443, "rport": 51000, "comm": "haproxy"}
+    helps = shown(
+        socket(**OFF, comm="node", rport=5672),
+        socket(**OFF, comm="MainThread", exe="node", rport=5432),
+        socket(**OFF, comm="gunicorn", exe="python3.11", rport=5432),
+        socket(**OFF, **server),
+        socket(keepalive_idle_own=True, comm="python3", rport=5672),
+    )
+    for line in (
+        "node to port 5672, if this is amqplib: {keepAlive: true, keepAliveDelay: 60000} as its socket options\n",
+        "MainThread to port 5432, if this is node-postgres: keepAlive: true, keepAliveInitialDelayMillis: 60000\n",
+        "gunicorn to port 5432, if this is asyncpg: server_settings={'tcp_keepalives_idle': '60', ",
+        "haproxy from port 443, for HAProxy alone: option clitcpka, clitcpka-idle 60s, clitcpka-intvl 60s in its",
+        "python3 to port 5672, if this is kombu: transport_options={'socket_settings': {socket.TCP_KEEPIDLE: 60, ",
+    ):
+        assert f"\n{line}" in helps
+    many = shown(
+        *(
+            socket(**OFF, comm="pg_dump", rport=5432, exe=None),
+            *(
+                socket(**{**OFF, "comm": "curl", "rport": port, "keepalive": True, "keepalive_idle_own": True})
+                for port in range(9)
+            ),
+        )
+    )
+    assert "… and settings of 3 more programs" in many
+
+
 def test_no_sysctl_is_advised_where_it_would_change_nothing() -> None:
     assert "sysctl" not in shown(socket(keepalive_idle_own=True))
     # Lowered already; only the armed timer is still the old one.

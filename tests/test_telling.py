@@ -48,16 +48,55 @@ def test_the_incident_in_words() -> None:
     assert "Gives up at 08:15:" in lines[5] and "(in 15m" in lines[5] and lines[5].endswith("with ETIMEDOUT.")
     assert "nsenter -t 8506 -n sysctl -w net.ipv4.tcp_keepalive_time=60" in [line.strip() for line in lines]
     assert "Timed out after 15m38s: the application gets ETIMEDOUT." in lines[-1]
-    assert [line for line in lines if "STALL timed-out" in line] == [
-        "08:15:38.000 10.66.1.2:33356 10.66.2.2:3306  STALL timed-out    15m38s php[8506]"
+    assert [line for line in lines if "timed-out" in line] == [
+        "08:15:38.000 10.66.1.2:33356 10.66.2.2:3306  STALL idle-drop timed-out php[8506]"
     ]
-    assert max(len(line) for line in lines if "nsenter" not in line) <= 81
+    assert max(len(line) for line in lines if "nsenter" not in line) <= 80
 
 
-def test_advice_is_given_once_for_each_service() -> None:
+def test_every_line_of_a_stall_names_its_verdict() -> None:
+    for phase, outcome, expected in (
+        ("begin", None, "STALL path-loss"), ("update", None, "STALL path-loss goes on"),
+        ("end", "recovered", "STALL path-loss recovered"),
+    ):  # fmt: skip
+        stream = io.StringIO()
+        stall = event(
+            "stall", phase=phase, id="x", verdict="path-loss", outcome=outcome, duration_ms=5000, retransmits=3
+        )
+        TextSink(stream, colour=False, utc_offset_s=0).write(stall)
+        assert stream.getvalue().splitlines()[1][45:].startswith(f"{expected} ")
+
+
+def test_how_long_a_stall_lasted_is_on_its_line_or_below_it() -> None:
+    text = shown(*freeze(1, silent_ms=200), heard(0.4, silent_ms=400), until=9)
+    assert text.splitlines()[-1].endswith("STALL packet-loss recovered  600ms -"), "nothing stands below"
+
+
+def test_the_advice_for_a_second_process_is_whole() -> None:
+    """`To make it permanent, set it` needs the command before it."""
+    first = {"sock": "a", "pid": 8506, "comm": "php", "keepalive": True}
+    second = {"sock": "b", "lport": 40001, "pid": 9100, "comm": "php", "keepalive": True}
+    settings = {"keepalive_idle_s": 7200, "keepalive_interval_s": 75, "keepalive_idle_own": False}
+    text = shown(*freeze(3, **first, **settings), *freeze(3, start=2, **second, **settings), until=4)
+    for pid in (8506, 9100):
+        assert f"nsenter -t {pid} -n sysctl -w" in text
+    assert text.count("To make it permanent") == 2
+
+
+def test_advice_that_changed_is_whole_again() -> None:
+    stream = io.StringIO()
+    sink = TextSink(stream, colour=False, utc_offset_s=0)
+    for number, advice in enumerate(
+        (["Set it: sysctl -w a=1", "To keep it, set it."], ["Set it: sysctl -w a=2", "To keep it, set it."])
+    ):
+        sink.write(event("stall", phase="begin", id=str(number), verdict="idle-drop", retransmits=2, advice=advice))
+    assert stream.getvalue().count("To keep it, set it.") == 2
+
+
+def test_advice_is_given_once_for_each_process() -> None:
     first, second = {"sock": "a"}, {"sock": "b", "lport": 40001}
     text = shown(*freeze(3, **first), *freeze(3, start=2, **second), until=4)
-    assert text.count("STALL idle-drop") == 2
+    assert text.count("STALL idle-drop  ") == 2
     assert text.count("tcp_keepalive_time=") == 1, "the second knows already"
     assert text.count("Gives up at") >= 2, "but each has its own time"
     assert "ss -K" in text.partition("40001")[2], "and its own line to end it"
@@ -65,12 +104,12 @@ def test_advice_is_given_once_for_each_service() -> None:
 
 def test_a_lost_packet_is_a_line_and_no_more() -> None:
     text = shown(*freeze(1, silent_ms=200), heard(0.4, silent_ms=400), until=9)
-    assert [line.split()[3:5] for line in text.splitlines()[1:]] == [["STALL", "no-answer"], ["STALL", "recovered"]]
+    assert [line.split()[3:5] for line in text.splitlines()[1:]] == [["STALL", "no-answer"], ["STALL", "packet-loss"]]
 
 
 def test_path_loss_is_explained_when_it_is_no_longer_chance() -> None:
     text = shown(*freeze(silent_ms=200), *close(13.4))
-    assert text.index("STALL goes on") < text.index("consistent with a path or peer that died")
+    assert text.index("STALL path-loss goes on") < text.index("consistent with a path or peer that died")
     assert "not with an idle timeout" in sentences(text)
 
 
@@ -103,7 +142,7 @@ def test_a_thousand_at_once_are_a_page() -> None:
     text = shown(*events, until=4, folded=True, raw=True)
     assert len(text.splitlines()) < 150
     assert "… and 994 more like these in that second: STALL idle-drop to 10.66.2.2:3306" in text
-    assert shown(*events, until=4, raw=True).count("STALL idle-drop") == 1000, "in a pipe each one is there"
+    assert shown(*events, until=4, raw=True).count("STALL idle-drop  ") == 1000, "in a pipe each one is there"
 
 
 def test_what_was_folded_is_told_when_its_second_is_over() -> None:
@@ -165,10 +204,12 @@ def test_a_wait_in_words() -> None:
     assert "no data has come in reply" in text and "only the other end can tell" in text
     assert "Keepalive is off: the kernel never ends this wait." in text
     assert "ss -tno sport = :3306 dst 10.66.1.2 dport = :33356" in text, "where to look"
+    broker = sentences(shown(waiting(rport=5672), until=501))
+    assert "the kernel never ends this wait, unless the client has a heartbeat of its own." in broker
     kept = sentences(shown(waiting(keepalive=True), until=501))
     assert "If the peer is gone, keepalive gives up between" in kept and "Keepalive is off" not in kept
     answered = sentences(shown(waiting(), heard(510, silent_ms=91_000, unacked_bytes=0)))
-    assert "STALL recovered" in answered and "Answered after 1m31s." in answered
+    assert "STALL unanswered recovered" in answered and "Answered after 1m31s." in answered
     alive = sentences(shown(waiting(keepalive=True), heard(510, "keepalive", silent_ms=91_000, unacked_bytes=0)))
     assert "The peer answered a probe, or acknowledged more data, after 1m31s. It has not replied yet." in alive
 

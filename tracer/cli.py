@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from tracer.output.jsonlines import JsonSink
 from tracer.output.outlet import Stream
 from tracer.output.talk import complain, say
 from tracer.output.text import WIDTH, TextSink
-from tracer.output.words import PLAIN
+from tracer.output.words import PLAIN, plural
 from tracer.pipeline import Sink
 from tracer.stopping import Stop, discard
 from tracer.storage.header import Header
@@ -260,7 +261,7 @@ def sockets(as_json: bool, ttl: float | None, **filters: Any) -> None:
 
     What `ss -o` shows, and how long the peer has been silent, longest first. Listeners and TIME_WAIT are left out.
     With --at-risk: before anything breaks, who would hang or freeze behind such a firewall, the worst first, and
-    what to change.
+    what to change. Connections that seem to wait for an answer are looked at again after 3s.
 
     \b
     Examples:
@@ -283,7 +284,7 @@ def sockets(as_json: bool, ttl: float | None, **filters: Any) -> None:
         raise UsageError("--event is for events, and a socket is none", hint="tcpwatch sockets, without -e")
     if ttl == 0:
         raise UsageError("a firewall does not forget at once", hint="tcpwatch sockets --at-risk 1h")
-    from tracer.analysis.risk import at_risk
+    from tracer.analysis.risk import LOOK_AGAIN_S, WAITING, at_risk
     from tracer.kernel import host
     from tracer.kernel.sockets import read_sockets
     from tracer.output.sockets import about_sockets, risks_as_text, sockets_as_json, sockets_as_text
@@ -292,6 +293,12 @@ def sockets(as_json: bool, ttl: float | None, **filters: Any) -> None:
     found = read_sockets(wanted)
     hz = host.hz()
     shown = longest_silence_first(found) if ttl is None else at_risk(found, ttl, hz)
+    waits = sum(WAITING in (each.at_risk or ()) for each in found)
+    if ttl is not None and waits:
+        say(f"{plural(waits, 'connection')} may wait for an answer: looking again in {LOOK_AGAIN_S}s")
+        time.sleep(LOOK_AGAIN_S)
+        before, found = found, read_sockets(wanted)
+        shown = at_risk(found, ttl, hz, before)
     if as_json:
         sys.stdout.writelines(sockets_as_json(shown))
     else:

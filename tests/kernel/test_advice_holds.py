@@ -167,9 +167,9 @@ def test_the_printed_ss_ends_a_connect(lab: Lab) -> None:
         wait_until(lambda: lab.client.believes(20000, 3306) == "SYN_SENT", 60, "the SYN is out")
         where = {"pid": client.pid, "laddr": CLIENT, "lport": 20000, "raddr": SERVER, "rport": 3306}
         lines = advised(client, "handshake", idle_ms=None, kind="syn", state="SYN_SENT", **where)
+        run(command(lines, "tcp_syn_retries"))  # by the client's process, which ends with its connect()
         run(command(lines, "ss -K"))
         assert client.answer(5) == {"connected": False, "errno": 103, "error": "ECONNABORTED"}
-        run(command(lines, "tcp_syn_retries"))
     began = time.monotonic()
     with embedded_client(lab.client, SERVER, 3306) as client:
         assert client.connected["error"] == "ETIMEDOUT"
@@ -196,9 +196,9 @@ def test_the_settings_of_mysqlnd_and_mariadb(lab: Lab) -> None:
         where = {"laddr": SERVER, "lport": 3306, "raddr": CLIENT, "rport": 40000, "comm": "mariadbd"}
         with Client(lab.client, php) as client:
             (line,) = [line for line in advised(client, **where) if "SET GLOBAL" in line]
-            server.sql(line[line.index("SET GLOBAL") :])
+            server.sql(line.partition("mariadb -e '")[2].removesuffix("'"))
             (bound,) = [line for line in advised(client, comm="php", rport=3306, lport=40000) if "mysqlnd" in line]
-            assert "mysqlnd.net_read_timeout, seconds" in bound
+            assert "mysqlnd.net_read_timeout=N in php.ini (N: seconds" in bound
             with Client(lab.client, php) as later:
                 wait_until(lambda: len(keepalive_timers_s(lab.server, 3306)) == 2, 60, "both connections are idle")
                 short, long = sorted(keepalive_timers_s(lab.server, 3306))

@@ -274,6 +274,20 @@ def a_closed_window_ends_with_the_user_timeout_though_the_peer_answers(tmp_path:
 
 
 @script()
+def a_closed_window_of_a_socket_that_nobody_holds(tmp_path: Path) -> None:
+    with scripted(tmp_path, tcp_retries2=15, tcp_orphan_retries=4) as (peer, seen):
+        conn = peer.accepted(window=2000)
+        close_window(conn)
+        conn.socket.close()
+        closed = seen.wait_for("state", new_state="CLOSE")
+        counted = peer.counted()
+    stalls = seen.stop()
+    assert len(seen.of("window-probe")) == counted["TcpExtTCPWinProbe"]
+    assert ended(stalls) == ["path-loss timed-out"] and stalls[0].orphan
+    was_right(stalls[0], closed)
+
+
+@script()
 def a_window_that_is_closed_on_data_in_flight(tmp_path: Path) -> None:
     with scripted(tmp_path, tcp_retries2=15) as (peer, seen):
         conn = peer.accepted(window=20000)

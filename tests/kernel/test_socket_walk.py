@@ -384,6 +384,37 @@ def test_who_would_be_stranded(lab: Lab) -> None:
     assert f"worker[{waiting.pid}]" in text.splitlines()[2]
 
 
+def test_who_is_answered_between_two_looks_does_not_wait(lab: Lab) -> None:
+    with (
+        Server(lab.server, SERVER, 3306) as server,
+        Server(lab.server, SERVER6, 3306, "--deaf"),
+        embedded_client(lab.client, SERVER, 3306, "--no-keepalive") as slow,
+        embedded_client(lab.client, SERVER6, 3306, "--no-keepalive") as dead,
+    ):
+        server.stop()
+        for client in (slow, dead):
+            client.send("query")
+        wait_until(lambda: all(told["timer"] != "on" for told in ss(lab.client).values()), 60, "both acknowledged")
+        looking = subprocess.Popen(
+            [
+                sys.executable, "-m", "tracer.cli", "sockets", "--json", "--at-risk", "1h",
+                "--netns", str(lab.client.netns),
+            ],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        with looking:
+            assert looking.stderr is not None and looking.stdout is not None
+            assert "2 connections may wait for an answer: looking again in 3s" in looking.stderr.readline()
+            server.go_on()
+            assert slow.answer()["ok"]
+            rows = [json.loads(line) for line in looking.stdout]
+    assert [(row["pid"], row["at_risk"]) for row in rows] == [
+        (dead.pid, ["waiting", "keepalive-off"]),
+        (slow.pid, ["keepalive-off"]),
+    ]
+
+
 def test_a_waiting_client_is_released_when_keepalive_gives_up(lab: Lab) -> None:
     """The worst case of the incident: nothing is in flight, so that no retransmission ends the wait."""
     own = ("--idle", "3", "--interval", "1", "--probes", "3")

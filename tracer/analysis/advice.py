@@ -10,11 +10,22 @@ from __future__ import annotations
 import errno
 import ipaddress
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from tracer.analysis.clients import INTERVAL_S, Client, client_of, server_of
+from tracer.analysis.clients import (
+    HEARTBEATS,
+    INTERVAL_S,
+    MYSQL,
+    POSTGRESQL,
+    REDIS,
+    Client,
+    clients_of,
+    filled,
+    if_this_is,
+    server_of,
+)
 from tracer.analysis.expiry import lateness
 from tracer.analysis.idle import Bracket, service_of
 from tracer.analysis.keepalive import (
@@ -29,14 +40,19 @@ from tracer.analysis.middleboxes import Middlebox, matching
 from tracer.durations import duration, setting
 from tracer.events import Event
 
+_TURN_ON = "the application has to set SO_KEEPALIVE"
 _ERRORS = frozenset(errno.errorcode.values())
-_MYSQL, _POSTGRESQL, _REDIS = 3306, 5432, 6379
-_KEEPS_ALIVE_BY_ITSELF = {_MYSQL: "MySQL or MariaDB", _POSTGRESQL: "PostgreSQL"}
+_SYSCTLS = "sysctl -w net.ipv4.tcp_keepalive_time={seconds} net.ipv4.tcp_keepalive_intvl={interval}"
+_SERVER_PROBES = {
+    MYSQL: f"MySQL and MariaDB have keepalive on. There: {_SYSCTLS}",
+    POSTGRESQL: f"PostgreSQL has keepalive on. There: {_SYSCTLS}",
+    REDIS: "Redis has keepalive on, with a time of its own. There: redis-cli CONFIG SET tcp-keepalive {seconds}",
+}
 _IDLE_LIMITS = {
-    _MYSQL: "MySQL and MariaDB close after wait_timeout of silence (28800 s by default): "
+    MYSQL: "MySQL and MariaDB close after wait_timeout of silence (28800 s by default): "
     "SHOW GLOBAL VARIABLES LIKE 'wait_timeout'",
-    _POSTGRESQL: "PostgreSQL closes after idle_session_timeout of silence, if that is set: SHOW idle_session_timeout",
-    _REDIS: "Redis closes after `timeout` of silence, if that is set: CONFIG GET timeout",
+    POSTGRESQL: "PostgreSQL closes after idle_session_timeout of silence, if that is set: SHOW idle_session_timeout",
+    REDIS: "Redis closes after `timeout` of silence, if that is set: CONFIG GET timeout",
 }
 
 
@@ -168,13 +184,22 @@ def _end_the_wait(case: Case) -> list[str]:
     timeout = "Set a read timeout in the client: TCP_USER_TIMEOUT does not end this wait, since nothing is in flight."
     if event.keepalive is not False:
         return [timeout]
-    client, _ = _client(event)
-    on = client.how_to_turn_on if client else None
-    how = f"if this is {client.name}: {on}" if client and on else "the application has to set SO_KEEPALIVE"
+    on = _if_this_is(event, lambda client: client.probes and filled(client.probes, DEFAULT_KEEPALIVE_S))
     return [
-        f"With keepalive on, the wait would end if the peer is dead, and firewalls would keep the session; {how}",
+        "With keepalive on, the wait would end if the peer is dead, and firewalls would keep the session; "
+        f"{on or _TURN_ON}",
         timeout,
+        *_own_heartbeat(event),
     ]
+
+
+def _own_heartbeat(event: Event) -> list[str]:
+    """A hedge for protocols whose libraries end a wait by themselves, which no socket shows."""
+    port, _ = _service(event)
+    protocol = HEARTBEATS.get(port or 0)
+    if protocol is None:
+        return []
+    return [f"A heartbeat or request timeout of the {protocol} client, if it has one, ends this wait by itself."]
 
 
 def _packet_loss(case: Case) -> list[str]:
@@ -256,16 +281,8 @@ def _doubt(case: Case) -> list[str]:
 def _cure(case: Case) -> list[str]:
     """Keepalive that comes in time: turn it on, or let it come sooner."""
     event = case.event
-    client, is_local = _client(event)
     if event.keepalive is False:
-        on = client.how_to_turn_on if client else None
-        how = f"if this is {client.name}: {on}" if client and on else "the application has to set SO_KEEPALIVE"
-        service = None if is_local else _KEEPS_ALIVE_BY_ITSELF.get(event.rport or 0)
-        return [
-            f"Keepalive is off on this socket, and no sysctl turns it on; {how}",
-            *_set(case, "With keepalive on, its first probe must come within"),
-            *([_server_probes(service)] if service else []),
-        ]
+        return _cure_off(case)
     period_s = _period_s(event)
     if event.keepalive and period_s is not None and not _is_late(case):
         return [
@@ -273,9 +290,53 @@ def _cure(case: Case) -> list[str]:
             "armed before that time was set, or the path was dead by then. Reconnect, and watch its probes."
         ]
     due = f"due after {setting(period_s)}, too late for this path" if period_s is not None else "due too late"
-    if event.keepalive:
-        return _set(case, f"Keepalive is on, but its probe is {due}. Lower it to")
-    return _set(case, f"If keepalive is on, its probe is {due}. Lower it to")
+    on = "Keepalive is on, but" if event.keepalive else "If keepalive is on,"
+    return [*_set(case, f"{on} its probe is {due}. Lower it to"), *_instead(case)]
+
+
+def _cure_off(case: Case) -> list[str]:
+    """Keepalive for a socket that has none. A client's setting brings its times along, or the sysctls apply."""
+    event = case.event
+    seconds = keepalive_for(case.bracket, case.idle_ms, case.hz)
+    known = narrowed(case.bracket, case.idle_ms)
+    # A silence that was fatal within seconds leaves no whole second.
+    value = seconds or (DEFAULT_KEEPALIVE_S if known.fatal_ms is None else 1)
+    how = _if_this_is(event, lambda client: client.probes and filled(client.probes, value))
+    candidates, _ = _clients(event)
+    instead = _instead(case)
+    off = "Keepalive is off on this socket"
+    if not how and candidates and instead:
+        return [
+            f"{off}, and no sysctl turns it on; if this is {_names(candidates)}, no setting of its own does.",
+            *instead,
+            *_why(case, value),
+        ]
+    has_times = any(each.sets_times for each in candidates)
+    if not has_times:
+        times = _set(case, "With keepalive on, its first probe must come within")
+    else:
+        times = _why(case, seconds) if seconds else []
+    return [f"{off}, and no sysctl turns it on; {how or _TURN_ON}", *times, *instead]
+
+
+def _instead(case: Case) -> list[str]:
+    """What else keeps the session: probes of the server (one end is enough), or messages of the application's own."""
+    event = case.event
+    seconds = keepalive_for(case.bracket, case.idle_ms, case.hz)
+    if seconds is None:
+        return []
+    lines = []
+    let = "Or let the server probe, one end is enough"
+    server = _if_this_is(event, lambda client: client.server_probes and filled(client.server_probes, seconds))
+    port, is_local = _service(event)
+    if server:
+        lines.append(f"{let}; {server}")
+    elif event.keepalive is False and not is_local and port in _SERVER_PROBES:
+        lines.append(f"{let}: {filled(_SERVER_PROBES[port], seconds)}")
+    heartbeat = _if_this_is(event, lambda client: client.heartbeat and filled(client.heartbeat, seconds))
+    if heartbeat:
+        lines.append(f"Or let the application send something while idle; {heartbeat}")
+    return lines
 
 
 def _set(case: Case, what: str) -> list[str]:
@@ -308,10 +369,6 @@ def _is_too_long(case: Case, seconds: int) -> bool:
     return not (is_proven(seconds, known, case.hz) or is_cautious(seconds, known, case.hz))
 
 
-def _server_probes(service: str) -> str:
-    return f"Or let the server probe, one end is enough: {service} has keepalive on; lower its host's sysctl."
-
-
 def _period_s(event: Event) -> int | None:
     """The longest silence between probes that are answered, seconds, but for the timer's lateness.
 
@@ -334,14 +391,12 @@ def _is_late(case: Case) -> bool:
 def _by(case: Case, seconds: int) -> str:
     """How this socket gets a probe after that time, where it does not yet."""
     event = case.event
-    client, _ = _client(event)
-    own = client.times(seconds) if client else None
-    if event.keepalive_idle_own or (own and event.keepalive is False):
+    if event.keepalive_idle_own:
         # TCP_KEEPIDLE wins over the sysctl (keepalive_time_when(), include/net/tcp.h).
         if not _idle_is_long(case):
             return " in the application: TCP_KEEPINTVL"
-        where = f", if this is {client.name}: {own}" if client and own else ": TCP_KEEPIDLE"
-        return f" in the application{where}"
+        own = _times(event, seconds)
+        return f" in the application{f', {own}' if own else ': TCP_KEEPIDLE'}"
     # Only what is too long: the other must not grow.
     too_long = {"time": _idle_is_long(case), "intvl": _interval_is_long(case)}
     settings = " ".join(f"net.ipv4.tcp_keepalive_{name}={seconds}" for name in too_long if too_long[name])
@@ -369,14 +424,14 @@ def _takes_effect(case: Case, seconds: int) -> list[str]:
         ]
     period_s = _period_s(event)
     until = f" (in up to {setting(period_s)})" if period_s is not None else ""
-    client, is_local = _client(event)
-    own = client.times(seconds) if client and _idle_is_long(case) else None
-    whose = "for {0} alone" if is_local else "for this client alone, if it is {0}"
+    own = _times(event, seconds) if _idle_is_long(case) else ""
+    _, is_local = _clients(event)
+    whose = "" if is_local else "for this client alone, "
     return [
         f"New connections use it at once, existing ones when their current timer expires{until}. "
         "Reconnect them to use it now.",
         "To make it permanent, set it in /etc/sysctl.d, or among the container's sysctls.",
-        *([f"Or {whose.format(client.name)}: {own}"] if client and own else []),
+        *([f"Or {whose}{own}"] if own else []),
     ]
 
 
@@ -398,11 +453,10 @@ def _bound(case: Case) -> list[str]:
     event = case.event
     if event.orphan or event.user_timeout_ms:
         return []
-    client, is_local = _client(event)
-    if client and client.how_to_bound:
-        whose = "" if is_local else f", if this is {client.name}"
-        return [f"To bound the wait next time{whose}: {client.how_to_bound}"]
-    if is_local:
+    bound = _if_this_is(event, _bounded)
+    if bound:
+        return [f"To bound the wait next time, {bound}"]
+    if _service(event)[1]:
         return []
     return ["To bound the wait next time: TCP_USER_TIMEOUT, or a read timeout; a ping before use hangs, too."]
 
@@ -451,9 +505,33 @@ def _service(event: Event) -> tuple[int | None, bool]:
     return (service.port, service.is_local) if service else (event.rport, False)
 
 
-def _client(event: Event) -> tuple[Client | None, bool]:
+def _clients(event: Event) -> tuple[tuple[Client, ...], bool]:
+    """Who may be at our end, and whether that end is the server."""
     port, is_local = _service(event)
-    return (server_of(event.comm) if is_local else client_of(event.comm, port)), is_local
+    if is_local:
+        server = server_of(event.comm, event.exe)
+        return ((server,) if server else ()), True
+    return clients_of(event.comm, event.exe, port, event.keepalive), False
+
+
+def _if_this_is(event: Event, setting_of: Callable[[Client], str | None]) -> str:
+    candidates, is_local = _clients(event)
+    return if_this_is(candidates, setting_of, is_server=is_local)
+
+
+def _names(candidates: Sequence[Client]) -> str:
+    return " or ".join(each.name for each in candidates)
+
+
+def _times(event: Event, seconds: int) -> str:
+    """The candidates' settings for the time of the first probe."""
+    return _if_this_is(event, lambda client: filled(client.probes or "", seconds) if client.sets_times else None)
+
+
+def _bounded(client: Client) -> str | None:
+    if client.bound is None or not client.bound_unit:
+        return client.bound
+    return f"{client.bound} (N: {client.bound_unit}, more than its slowest answer takes)"
 
 
 def _inside(event: Event) -> str:

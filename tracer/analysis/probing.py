@@ -34,8 +34,9 @@ _ORPHAN_RETRIES = 8  # tcp_orphan_retries(): in place of 0, until the doubled RT
 class ProbeTimer:
     """The PROBE0 timer as a probe leaves it, in jiffies where the name does not say ms.
 
-    probes: without an answer, the one of the event included. limit: so many are enough. congested: sending fails for
-    lack of room in a queue of this host; the kernel then tries again without doubling the time.
+    probes: without an answer, the one of the event included. limit: so many are enough. doubles: up to which backoff
+    the time is doubled. congested: sending fails for lack of room in a queue of this host; the kernel then tries
+    again without doubling the time.
     """
 
     event: Event
@@ -46,6 +47,7 @@ class ProbeTimer:
     probes: int
     backoff: int
     limit: int
+    doubles: int
     congested: bool
     next_expiry: int | None  # of a connection that was found
 
@@ -89,7 +91,7 @@ class ProbeTimer:
             over = over or (falls and backoff >= self.limit)
             yield expiry, over or (falls and self.limit == _ORPHAN_RETRIES), over
             now, probes = expiry, probes + 1
-            backoff += not self.congested and (backoff < self.limit or bool(self.event.orphan))
+            backoff += not self.congested and backoff < self.doubles
 
 
 def probe_timer(event: Event, hz: int) -> ProbeTimer | None:
@@ -100,9 +102,10 @@ def probe_timer(event: Event, hz: int) -> ProbeTimer | None:
         return None
     is_found = event.event == "found"
     backoff, sent = event.backoff or 0, event.probes_out
-    # An attempt that fails counts towards both, unless it failed for lack of room (tcp_send_probe0()).
-    congested = sent > backoff
-    doubles = not congested and not is_found and (backoff < event.retries or bool(event.orphan))
+    # A probe counts towards both, unless it could not be sent for lack of room, or the backoff has come to
+    # tcp_retries2 (tcp_send_probe0()). Of an orphan that is not known before, and usually more than its own limit.
+    congested = sent > backoff and "unsent" in (event.event, event.kind)
+    doubles = event.retries if not event.orphan else backoff if sent > backoff else MAX_EXPIRIES
     return ProbeTimer(
         event=event,
         hz=hz,
@@ -110,8 +113,9 @@ def probe_timer(event: Event, hz: int) -> ProbeTimer | None:
         rto=max(1, round(event.rto_ms * hz / 1000)),
         rto_max=round(event.rto_max_ms * hz / 1000),
         probes=sent if is_found else sent + 1,
-        backoff=backoff + doubles,
+        backoff=backoff if is_found or congested else min(backoff + 1, max(backoff, doubles)),
         limit=event.retries,
+        doubles=doubles,
         congested=congested,
         next_expiry=event.jiffies + round((event.timer_ms or 0) * hz / 1000) if is_found else None,
     )

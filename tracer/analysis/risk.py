@@ -2,7 +2,8 @@
 
 A firewall that forgets a session drops what comes later, and tells nobody. A connection outlives that only if a
 keepalive probe goes out before: from this end, that is decided by its settings, its silence and its armed timer. The
-peer's own probes, an application's own timeout, and whether such a firewall is on the path cannot be seen from here.
+peer's own probes, an application's own timeouts and heartbeats, and whether such a firewall is on the path cannot be
+seen from here. Whether a connection waits is a matter of the moment, so it takes two looks.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import ipaddress
 from collections.abc import Sequence
 from functools import lru_cache
 
+from tracer.analysis.clients import HEARTBEATS, MAX_HEARTBEAT_S
 from tracer.analysis.expiry import lateness
 from tracer.sockets import Socket
 
@@ -21,16 +23,23 @@ stranded: silent for longer than the timeout already. waiting: for an answer, wi
 retransmission will ever tell that the session is gone. keepalive-off: no probe ever. keepalive-late: the first probe
 comes, or may come, after the timeout.
 """
+LOOK_AGAIN_S = 3
+"""Between two looks at connections that wait: most answers take less."""
 
 
-def at_risk(sockets: Sequence[Socket], ttl_s: float, hz: int) -> list[Socket]:
+def at_risk(sockets: Sequence[Socket], ttl_s: float, hz: int, before: Sequence[Socket] | None = None) -> list[Socket]:
     """Those that a firewall which forgets after ttl_s seconds would strand, the worst first, with `at_risk` filled.
 
     The worst are those that hang by now, if there is such a firewall; then by their other reasons, then by silence,
-    longest first. hz: the kernel's jiffies per second.
+    longest first. hz: the kernel's jiffies per second. before: an earlier look at them; then only those wait that
+    waited already, and neither heard nor sent anything since.
     """
+    waited = None if before is None else {_name(each): each for each in before if each.waiting}
     for socket in sockets:
-        socket.at_risk = risks(socket, ttl_s, hz) or None
+        reasons = risks(socket, ttl_s, hz)
+        if waited is not None and WAITING in reasons and not _still_waits(waited.get(_name(socket)), socket):
+            reasons.remove(WAITING)
+        socket.at_risk = reasons or None
     return sorted((socket for socket in sockets if socket.at_risk), key=_urgency)
 
 
@@ -48,9 +57,30 @@ def risks(socket: Socket, ttl_s: float, hz: int) -> list[str]:
     silent = socket.silent_ms is not None and socket.silent_ms > ttl_s * 1000
     return [
         *([STRANDED] if silent else []),
-        *([WAITING] if socket.waiting else []),
+        *([WAITING] if socket.waiting and not _may_have_sent_a_heartbeat(socket) else []),
         KEEPALIVE_OFF if probe_s is None else KEEPALIVE_LATE,
     ]
+
+
+def _may_have_sent_a_heartbeat(socket: Socket) -> bool:
+    """What a client of such a protocol sent last may be a heartbeat, to which no answer is due."""
+    return socket.rport in HEARTBEATS and (socket.waiting_ms or 0) <= MAX_HEARTBEAT_S * 1000
+
+
+def _name(socket: Socket) -> tuple[object, ...]:
+    return socket.netns, socket.laddr, socket.lport, socket.raddr, socket.rport
+
+
+def _still_waits(before: Socket | None, now: Socket) -> bool:
+    """Whether nothing was received or sent between two looks: both silences have grown."""
+    if before is None:
+        return False
+    elapsed_ms = (now.time_ns - before.time_ns) / 1_000_000
+
+    def grew(then_ms: int | None, now_ms: int | None) -> bool:
+        return then_ms is None or (now_ms or 0) - then_ms > elapsed_ms / 2
+
+    return grew(before.waiting_ms, now.waiting_ms) and grew(before.since_received_ms, now.since_received_ms)
 
 
 def first_probe_s(socket: Socket, hz: int) -> float | None:

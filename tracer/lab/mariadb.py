@@ -48,6 +48,8 @@ class MariaDB(Process):
         self._log = self._directory / "log"
         try:
             self._install()
+            # What its own clients read last, so that it counts.
+            (self._directory / ".my.cnf").write_text(f"[client]\nuser = root\nsocket = {self._socket}\n")
             super().__init__(self._start(host, port))
             wait_until(self._ready, 120, "MariaDB accepts connections")
             self.sql(_SETUP)
@@ -120,6 +122,16 @@ class MariaDB(Process):
         if done.returncode != 0:
             raise TcpwatchError(f"MariaDB: {done.stderr.strip()}")
         return [line.split("\t") for line in done.stdout.splitlines()]
+
+    def type(self, command: str) -> str:
+        """Type a command on its host, as root of both."""
+        done = subprocess.run(
+            command, shell=True, capture_output=True, text=True, start_new_session=True,
+            env={**os.environ, "HOME": str(self._directory)},
+        )  # fmt: skip
+        if done.returncode != 0:
+            raise TcpwatchError(f"{command}: {done.stderr.strip()}")
+        return done.stdout
 
     def sleeping_connections(self) -> int:
         """How many connections of the application the server believes to be idle: `Sleep` in its process list."""

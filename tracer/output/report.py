@@ -15,6 +15,7 @@ from tracer.analysis.middleboxes import matching
 from tracer.analysis.verdicts import WITHOUT_EVIDENCE
 from tracer.counts import Tally, counts_of, counts_of_kernel
 from tracer.events import Event, InvalidEvent, format_time, parse_time, to_json
+from tracer.output.advice import OwnersAdvice
 from tracer.output.brackets import bracket_in_words
 from tracer.output.table import table
 from tracer.output.telling import COMMANDS, wrapped
@@ -44,13 +45,15 @@ class _Service:
     outcomes: Counter[str] = field(default_factory=Counter)
     longest_ms: int = 0
     hosts: set[str] = field(default_factory=set)
-    advice: dict[str, list[str]] = field(default_factory=dict)  # of the newest stall, by verdict; for its host
+    advice: dict[str, OwnersAdvice] = field(default_factory=dict)  # by verdict
 
     @property
     def all_advice(self) -> list[str]:
         """Each sentence once, those for the most frequent verdict first."""
         verdicts = (verdict for verdict, _ in self.verdicts.most_common())
-        return list(dict.fromkeys(line for verdict in verdicts for line in self.advice.get(verdict, ())))
+        return list(
+            dict.fromkeys(line for each in verdicts if each in self.advice for line in self.advice[each].lines())
+        )
 
 
 class Report:
@@ -184,17 +187,20 @@ class Report:
         service.longest_ms = max(service.longest_ms, stall.duration_ms or 0)
         service.hosts.add(host)
         if stall.outcome != "recovered":
-            service.advice[stall.verdict or "?"] = [self._for_host(line, host) for line in stall.advice or ()]
+            lines = [self._for_host(line, host) for line in stall.advice or ()]
+            service.advice.setdefault(stall.verdict or "?", OwnersAdvice()).add(host, stall, lines)
 
     def _for_host(self, line: str, host: str) -> str:
         """The line of advice, with the host that its command is for, where that is not this one.
 
-        `ss -t…` is for the peer, and the line says so.
+        `ss -t…`, and what follows `There`, is for the peer.
         """
         text, colon, command = line.rpartition(": ")
         if host in (self._here, UNKNOWN_HOST) or not (colon and command.startswith(COMMANDS)):
             return line
-        return line if command.startswith("ss -t") else f"{text}, on {host}: {command}"
+        if command.startswith("ss -t") or text.endswith("There"):
+            return line
+        return f"{text}, on {host}: {command}"
 
     def close(self) -> None:
         """Nothing comes any more: the report, unless there was nothing to read."""

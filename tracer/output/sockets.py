@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
+from tracer.analysis.clients import Client, clients_of, filled, if_this_is, server_of
 from tracer.analysis.expiry import lateness
 from tracer.analysis.idle import Bracket
 from tracer.analysis.keepalive import DEFAULT_KEEPALIVE_S, keepalive_for, why_default
@@ -17,10 +19,11 @@ from tracer.sockets import Socket
 
 _HEDGE = (
     "not seen from here: whether such a firewall is on the path, keepalive probes of the peer, "
-    "timeouts of the application"
+    "timeouts and heartbeats of the application"
 )
 _NOTHING = "-"
 _SHOWN_NAMESPACES = 4
+_SHOWN_PROGRAMS = 6
 
 
 def sockets_as_json(sockets: Iterable[Socket]) -> Iterator[str]:
@@ -131,16 +134,40 @@ def _what_helps(sockets: Sequence[Socket], ttl_s: float, hz: int) -> Iterator[st
         )
     if any(_is_late(socket.keepalive_interval_s or 0, ttl_s, hz) for socket in off):
         yield f"The interval must be short, too: TCP_KEEPINTVL={seconds} or net.ipv4.tcp_keepalive_intvl={seconds}."
+    yield from _settings(off, seconds)
     if is_own:
         yield (
             "Where the application set TCP_KEEPIDLE itself, only the application can lower it: "
             f"TCP_KEEPIDLE={seconds} and TCP_KEEPINTVL={seconds} or less."
         )
+        yield from _settings([socket for socket in late if socket.keepalive_idle_own], seconds)
     yield from commands
     if any(not socket.keepalive_idle_own for socket in late):
         yield "An armed timer keeps its expiry. Connections that are open now use a new value when it expires."
     if seconds == DEFAULT_KEEPALIVE_S and (off or is_own or commands):
         yield why_default()
+
+
+def _settings(sockets: Sequence[Socket], seconds: int) -> Iterator[str]:
+    """What the programs that own them call the setting, for those that own most."""
+
+    def setting_of(client: Client) -> str | None:
+        setting = client.probes or client.server_probes or client.heartbeat
+        return filled(setting, seconds) if setting else None
+
+    known: Counter[str] = Counter()
+    for socket in sockets:
+        is_server = bool(socket.accepted)
+        server = server_of(socket.comm, socket.exe)
+        clients = clients_of(socket.comm, socket.exe, socket.rport, socket.keepalive)
+        candidates = ([server] if server else []) if is_server else clients
+        how = if_this_is(candidates, setting_of, is_server=is_server)
+        if how:
+            where = f"from port {socket.lport}" if is_server else f"to port {socket.rport}"
+            known[f"{safe(socket.comm or '?')} {where}, {how}"] += 1
+    yield from (line for line, _ in known.most_common(_SHOWN_PROGRAMS))
+    if len(known) > _SHOWN_PROGRAMS:
+        yield f"… and settings of {plural(len(known) - _SHOWN_PROGRAMS, 'more program')}: select them with --comm."
 
 
 def _sysctls(sockets: Sequence[Socket], seconds: int, ttl_s: float, hz: int) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tracer.analysis.clients import HEARTBEATS
 from tracer.analysis.timeouts import FAR_MS
 from tracer.events import Event, InvalidEvent, parse_time
 from tracer.output.words import clock, duration, endpoint, local_time, plural, safe, size
@@ -103,7 +104,8 @@ def what_it_means(stall: Event) -> str:
 def when_it_ends(stall: Event, utc_offset_s: int) -> str:
     """`Gives up at 12:45:43.204 (in 15m20s) with ETIMEDOUT.`; empty where that is not known."""
     if stall.verdict == "unanswered" and stall.keepalive is False:
-        return "Keepalive is off: the kernel never ends this wait."
+        heartbeat = ", unless the client has a heartbeat of its own" if stall.rport in HEARTBEATS else ""
+        return f"Keepalive is off: the kernel never ends this wait{heartbeat}."
     if stall.gives_up_in_ms is None or not 0 <= stall.gives_up_in_ms + (stall.gives_up_window_ms or 0) < FAR_MS:
         return ""
     error = safe(stall.soft_error or "ETIMEDOUT")

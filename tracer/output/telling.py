@@ -22,16 +22,17 @@ _K = TypeVar("_K")
 _V = TypeVar("_V")
 _SECOND_NS = 1_000_000_000
 _INDENT = "    "
-COMMANDS = ("nsenter ", "ss ", "sysctl ", "ip ", "sudo ")
+_ENDS_IT = "ss -K "
+COMMANDS = ("nsenter ", "ss ", "sysctl ", "ip ", "sudo ", "psql ", "mariadb ", "redis-cli ")
 
 
 class Teller:
-    """Remembers what was told already: of each stall its verdict, of each service its advice."""
+    """Remembers what was printed already: of each stall its verdict, of each process and service its advice."""
 
     def __init__(self, width: int) -> None:
         self._width = width
         self._told: OrderedDict[str, str] = OrderedDict()  # verdict as last told, by id
-        self._advised: OrderedDict[tuple[Service | None, str], tuple[str, ...]] = OrderedDict()
+        self._advised: OrderedDict[tuple[Service | None, str, int | None], tuple[str, ...]] = OrderedDict()
         self._blocks: OrderedDict[tuple[Service | None, str], tuple[int, int]] = OrderedDict()
 
     def lines(self, stall: Event, utc_offset_s: int) -> list[str]:
@@ -80,14 +81,20 @@ class Teller:
         return count <= BLOCKS
 
     def _advice(self, stall: Event) -> list[str]:
-        """The advice, where it is not the one that this service was given last."""
+        """The advice, unless this process got it for this service before.
+
+        Then only the line that ends this very connection: no other line refers to it. Of anything else that is new,
+        all lines are printed, because they refer to each other.
+        """
         if not stall.advice:
             return []
-        key = (service_of(stall), stall.verdict or "")
+        key = (service_of(stall), stall.verdict or "", stall.pid)
         fresh = [safe(line) for line in stall.advice]
         last = self._advised.get(key, ())
         _put(self._advised, key, tuple(fresh))
-        return [f"→ {line}" for line in fresh if line not in last]
+        news = [line for line in fresh if line not in last]
+        shown = news if all(_ENDS_IT in line for line in news) else fresh
+        return [f"→ {line}" for line in shown]
 
 
 def _put(memory: OrderedDict[_K, _V], key: _K, value: _V) -> None:

@@ -77,14 +77,14 @@ class TextSink:
             self._put(f"{time_of_day} {_lost(event)}", "lost")
             return
         self._widen(local, remote)
+        below = self._teller.lines(event, self.utc_offset_s) if event.event == "stall" else []
         self._put(
             f"{time_of_day} {local:<{self._local_width}} {remote:<{self._remote_width}} "
-            f"{self._middle(event, what)} {_owner(event)}{_detail(event)}".rstrip(),
+            f"{self._middle(event, what, explained=bool(below))} {_owner(event)}{_detail(event)}".rstrip(),
             event.event,
         )
-        if event.event == "stall":
-            for line in self._teller.lines(event, self.utc_offset_s):
-                self._put(line)
+        for line in below:
+            self._put(line)
 
     def flush(self, until_ns: int) -> None:
         """Show what was written, and what was folded before that time."""
@@ -117,13 +117,16 @@ class TextSink:
             f"{'EVENT':<{_EVENT_WIDTH}} {'SILENT':>{_SILENT_WIDTH}} {'UNACK':>{_UNACK_WIDTH}} OWNER\n"
         )
 
-    def _middle(self, event: Event, what: str) -> str:
+    def _middle(self, event: Event, what: str, *, explained: bool) -> str:
         if event.event == "state":
             return f"{what:<{_STATE_WIDTH}}"
         if event.event == "stall":
+            width = _STATE_WIDTH - _SILENT_WIDTH - 1
+            if explained and len(what) > width:
+                # No room for both on 80 columns, and the sentences below have the times.
+                return f"{what:<{_STATE_WIDTH}}"
             # How long it lasted, or else how long nothing has been heard.
             ms = event.duration_ms or event.silent_ms
-            width = _STATE_WIDTH - _SILENT_WIDTH - 1
             return f"{what:<{width}} {'-' if ms is None else duration(ms):>{_SILENT_WIDTH}}"
         silent = "-" if event.silent_ms is None else duration(event.silent_ms)
         unacked = "-" if event.unacked_bytes is None else size(event.unacked_bytes)
@@ -161,8 +164,8 @@ def _what(event: Event) -> str:
     if event.event == "error":
         return safe(event.error or "error")
     if event.event == "stall":
-        said = "goes on" if event.phase == "update" else event.outcome if event.phase == "end" else event.verdict
-        return f"STALL {safe(said or '')}".rstrip()
+        more = "goes on" if event.phase == "update" else event.outcome if event.phase == "end" else None
+        return " ".join(["STALL", *(safe(word) for word in (event.verdict, more) if word)])
     return safe(event.event)
 
 

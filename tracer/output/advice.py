@@ -1,0 +1,75 @@
+"""The advice of a report for the stalls of one service: for every owner, each sentence once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from tracer.events import Event
+from tracer.output.words import endpoint, plural
+
+MAX_OWNERS = 16
+"""Owners of one service's stalls, by verdict, whose advice is kept: those that stalled last."""
+MAX_SHOWN_OWNERS = 4
+
+
+class _Owner(NamedTuple):
+    """Whose advice it is: processes of one program in one network namespace of one host get the same."""
+
+    host: str
+    comm: str | None
+    netns: int | None
+
+
+@dataclass(slots=True)
+class OwnersAdvice:
+    """The advice for the owners of a service's stalls with one verdict."""
+
+    by_owner: OrderedDict[_Owner, tuple[str, list[str]]] = field(default_factory=OrderedDict)  # name, newest lines
+    orphans: int = 0
+    without_owner: list[str] = field(default_factory=list)  # for an orphan
+
+    def add(self, host: str, stall: Event, lines: list[str]) -> None:
+        """Keep what is advised for a stall, instead of what its owner got before."""
+        self.orphans += bool(stall.orphan)
+        if stall.orphan:
+            self.without_owner = lines
+            return
+        owner = _Owner(host, stall.comm, stall.netns)
+        is_known = stall.comm is not None and stall.pid is not None
+        name = f"{stall.comm}[{stall.pid}]" if is_known else endpoint(stall.laddr, stall.lport)
+        self.by_owner[owner] = (name, lines)
+        self.by_owner.move_to_end(owner)
+        if len(self.by_owner) > MAX_OWNERS:
+            self.by_owner.popitem(last=False)
+
+    def lines(self) -> list[str]:
+        """Each line once, with the owner's name where it is not for all. Orphans are counted beside known owners."""
+        owners = list(reversed(self.by_owner.values()))[:MAX_SHOWN_OWNERS]
+        if not owners:
+            return self.without_owner
+        lines = merged(owners)
+        if len(self.by_owner) > len(owners):
+            lines.append(f"{plural(len(self.by_owner) - len(owners), 'other owner')} had such stalls, too.")
+        if self.orphans:
+            lines.append(f"{plural(self.orphans, 'connection')} had no process any more.")
+        return lines
+
+
+def merged(owners: Sequence[tuple[str, list[str]]]) -> list[str]:
+    """The lines of all owners (name, lines) in their order; `NAME: ` before one that is not for all of them."""
+    for_all = set(owners[0][1]).intersection(*(lines for _, lines in owners))
+    left = [(name, list(lines)) for name, lines in owners]
+    result: list[str] = []
+    for shared in [line for line in owners[0][1] if line in for_all] + [None]:
+        for name, lines in left:
+            while lines and (shared is None or lines[0] != shared):
+                line = lines.pop(0)
+                if line not in for_all:
+                    result.append(f"{name}: {line}")
+            del lines[:1]
+        if shared is not None:
+            result.append(shared)
+    return result
