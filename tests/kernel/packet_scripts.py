@@ -332,12 +332,14 @@ def two_holes(peer: ScriptedPeer) -> None:
     first = conn.end
     conn.write(10000)
     conn.expect_data(10000)
-    sack = [(first + 5000, first + 10000), (first + 1000, first + 4000)]
+    behind = (first + 5000, first + 10000)
     for _ in range(4):
-        conn.ack(ack=first, sack=sack)
-    seen = set()
-    while not {first, (first + 4000) & 0xFFFFFFFF} <= seen:
-        seen.add(conn.expect().seq)
+        conn.ack(ack=first, sack=[behind, (first + 1000, first + 4000)])
+    while conn.expect().seq != first:
+        pass
+    conn.ack(ack=first + 4000, sack=[behind])
+    while conn.expect().seq != (first + 4000) & 0xFFFFFFFF:
+        pass
     conn.ack()
 
 

@@ -163,6 +163,9 @@ class ScriptedPeer:
 
     def __exit__(self, *_: object) -> None:
         for each in self._kept:
+            if each.fileno() >= 0:
+                # Else the kernel goes on retransmitting for minutes what the script has left unanswered.
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             each.close()
         if self._tun >= 0:
             os.close(self._tun)
