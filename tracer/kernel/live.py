@@ -13,6 +13,7 @@ from tracer.kernel import clocks, host, privileges, probes
 from tracer.kernel.btf import KernelTypes
 from tracer.kernel.compiler import compile_source
 from tracer.kernel.counters import KernelCounters
+from tracer.kernel.holders import look_up
 from tracer.kernel.owners import Owners
 from tracer.kernel.program import RESUME_AFTER_S, RING_BYTES, WAITING_AFTER_S, Program, Suspects, mapped
 from tracer.kernel.source import TRACER, source_for
@@ -26,6 +27,8 @@ BATCH = 128
 """Most events taken before they are handed on: so a storm does not hold us, and they fit into the CPU's own cache."""
 LOST_EVERY_S = 1.0
 COUNTERS_EVERY_S = 60.0
+OWNERS_WAIT_S = 1.0
+"""Longest time that the start waits for the owners of all sockets, of which a host may have very many."""
 SETTLED_NS = 50_000_000
 """An event older than this has been handed over, whichever CPU it happened on."""
 CLOCK_STEP_NS = 1_000_000
@@ -66,6 +69,7 @@ class LiveSource:
                 for name, value in types.enumerators("sk_rst_reason").items()
             }
             source = source_for(TRACER, types, hz=hz)
+            task_file = types.function("bpf_iter_task_file")
         self._program = Program(
             compile_source(source),
             timers=timers,
@@ -75,7 +79,6 @@ class LiveSource:
         )
         try:
             self._decoder = Decoder(hz=hz, reasons=reasons, key=os.urandom(16))
-            self._owners = Owners()
             self._wanted = wanted
             self._stop = stop
             self._clock_offset_ns = clocks.offset_ns()
@@ -86,6 +89,8 @@ class LiveSource:
             self._ring = self._program.open_events()
             self._program.configure(wanted)
             self._program.attach(chosen)
+            self._owners = Owners(look_up(self._program, task_file))
+            self._owners.look_up_all(OWNERS_WAIT_S)
             self._walks = None
             if self._program.iterator is not None:
                 self._walks = Walks(self._program, self._program.iterator, self._decoder, self._owners)
@@ -104,6 +109,7 @@ class LiveSource:
         """Detach every hook."""
         if self._walks is not None:
             self._walks.close()
+        self._owners.close()
         self._program.close()
 
     @property
@@ -114,7 +120,7 @@ class LiveSource:
     @property
     def capabilities(self) -> Sequence[str]:
         """Those that are of use after the constructor has returned."""
-        return (*privileges.TO_NAME_OWNERS, *(self._walks.capabilities if self._walks is not None else ()))
+        return (*privileges.TO_NAME_OWNERS, *self._program.capabilities)
 
     def look_for_others(self, raddr: str, port: int, *, is_local: bool, silent_ms: int) -> None:
         """Find the connections to a service that have been silent for so long: `found` events of kind `idle`.
@@ -176,7 +182,9 @@ class LiveSource:
         if not taken:
             return []
         self._follow_clock()
-        events = self._owners.complete(*self._decoder.decode_all(taken, self._clock_offset_ns))
+        decoded = self._decoder.decode_all(taken, self._clock_offset_ns)
+        # Where a full batch was there to take, more wait in the ring.
+        events = self._owners.complete(*decoded, may_wait=len(decoded) < BATCH)
         self._count_sleeps(events)
         return events
 

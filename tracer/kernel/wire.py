@@ -119,6 +119,7 @@ class Owner(NamedTuple):
     cgroup: int  # cgroup id, 0: unknown
     pid: int  # who connected or closed, 0: not seen
     comm: bytes  # the name of that process, for `text`: hardly any event needs it
+    born_ns: int = 0  # CLOCK_BOOTTIME of connect or accept, 0: not seen
 
 
 class _Condition(NamedTuple):
@@ -192,7 +193,7 @@ class Decoder:
         if ktime_ns > LARGEST:
             raise WireError(f"time {ktime_ns}")
         hz = self.hz
-        connection, sock = _connection(whose, self.key)
+        connection, sock, born_ns = _connection(whose, self.key)
         how = _condition(condition, hz)
         # In the order of Event's fields; what is not known is not there.
         own: Part | Row
@@ -218,7 +219,7 @@ class Decoder:
             own = Part(known)
         time_ns = (ktime_ns + clock_offset_ns) // 1000 * 1000
         event = PartedEvent(time_ns, ktime_ns, name, sock, connection, how.part, own)
-        return event, _owner(Owner, (inode, cgroup, pid, comm))
+        return event, _owner(Owner, (inode, cgroup, pid, comm, born_ns))
 
     def _add_details(
         self, known: dict[str, Any], name: str, how: _Condition, unacked: int, silent: int, details: _Details
@@ -305,9 +306,9 @@ class Decoder:
 
 
 @lru_cache(maxsize=4096)
-def _connection(raw: bytes, key: bytes) -> tuple[Part, str | None]:
-    """And the socket of it."""
-    sk, _, laddr, raddr, netns, lport, rport, family = _CONNECTION_STRUCT.unpack(raw)
+def _connection(raw: bytes, key: bytes) -> tuple[Part, str | None, int]:
+    """And the socket of it, and when that was born."""
+    sk, born_ns, laddr, raddr, netns, lport, rport, family = _CONNECTION_STRUCT.unpack(raw)
     known: dict[str, Any] = {"family": family, "laddr": _address(laddr, family)}
     if lport:
         known["lport"] = lport
@@ -316,11 +317,11 @@ def _connection(raw: bytes, key: bytes) -> tuple[Part, str | None]:
     if netns:
         known["netns"] = netns
     if not sk:
-        return Part(known), None
+        return Part(known), None, born_ns
     digest = _keyed(key).copy()
     digest.update(raw[:_SOCK_BYTES])
     known["sock"] = sock = digest.hexdigest()
-    return Part(known), sock
+    return Part(known), sock, born_ns
 
 
 @lru_cache(maxsize=4)
