@@ -22,13 +22,19 @@ Json = dict[str, Any]
 PATIENCE_S = 60.0
 
 
-_WALKING = "import tracer.kernel.walks as walks; walks.WALK_EVERY_S = {}; from tracer.cli import main; main()"
+_WALKING = "import tracer.kernel.walks as walks; walks.WALK_EVERY_S = {}"
+_PREPARED = "{}; from tracer.cli import main; main()"
+WITHOUT_ITERATOR = (
+    "import tracer.kernel.live as live, tracer.kernel.holders as h; live.look_up = lambda *_: h.InProc()"
+)
+"""As on a kernel that refuses the iterator over open files."""
 
 
 class Watch:
     """`tcpwatch ARGUMENTS --json`, from its ready line to its summary.
 
-    before: a command that runs it. walk_every_s: instead of the time that it takes between two walks.
+    before: a command that runs it. prepared: statements to execute before. walk_every_s: instead of the time that it
+    takes between two walks.
     """
 
     def __init__(
@@ -36,10 +42,13 @@ class Watch:
         *arguments: str | Path,
         text: bool = False,
         before: Sequence[str] = (),
+        prepared: str = "",
         walk_every_s: float | None = None,
     ) -> None:
         output = [] if text else ["--json"]
-        program = ["-m", "tracer.cli"] if walk_every_s is None else ["-c", _WALKING.format(walk_every_s)]
+        if walk_every_s is not None:
+            prepared = _WALKING.format(walk_every_s)
+        program = ["-c", _PREPARED.format(prepared)] if prepared else ["-m", "tracer.cli"]
         self._process = subprocess.Popen(
             [*before, sys.executable, *program, *map(str, arguments), *output],
             stdin=subprocess.DEVNULL,

@@ -266,7 +266,8 @@ class StallTracker:
         ):
             return self._recovered(event.sock, stall, event.ktime_ns, event.ktime_ns)
         if event.new_state in ("FIN_WAIT1", "LAST_ACK") and stall.heard_ns is None:
-            # The application has given it up before the kernel does.
+            # The application has given it up before the kernel does, or it has ended.
+            stall.learn_owner(event)
             self._remember(event.sock).given_up = True
             return self._end(event.sock, stall, event.ktime_ns, "closed", event.ktime_ns)
         return []

@@ -22,6 +22,7 @@ COMM_BYTES = 15
 """The length of a process's name, at most (TASK_COMM_LEN without its NUL)."""
 _HOLDER = struct.Struct("<QI16s36s")  # struct holder in bpf/holder.h
 _NS_PER_TICK = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+_PF_EXITING = 4  # include/linux/sched.h
 _DELETED = b" (deleted)"  # what d_path() adds to the path of a file that was unlinked
 
 
@@ -147,11 +148,12 @@ def _socket_inodes(directory: str) -> Iterator[int]:
 
 
 def started_ns(pid: int, proc: Path = Path("/proc")) -> int | None:
-    """When a process started, CLOCK_BOOTTIME in whole ticks. None once it has ended, even if nobody waited for it."""
+    """When a process started, CLOCK_BOOTTIME in whole ticks. None if it has ended, or is about to."""
     try:
         stat = (proc / str(pid) / "stat").read_bytes()
     except OSError:
         return None
-    # proc(5): the name, which may have any character in it, stands in parentheses; then the state is field 3.
+    # proc(5): the name, which may have any character in it, stands in parentheses; then come the fields from 3 on.
     fields = stat[stat.rindex(b")") + 2 :].split()
-    return None if fields[0] in (b"Z", b"X") else int(fields[19]) * _NS_PER_TICK
+    has_ended = fields[0] in (b"Z", b"X") or int(fields[6]) & _PF_EXITING
+    return None if has_ended else int(fields[19]) * _NS_PER_TICK

@@ -25,11 +25,13 @@ from tracer.kernel.wire import Owner, text
 from tracer.parts import Part, PartedEvent
 
 FRESH_NS = 1_000_000_000
-"""What was found is not looked up again for so long."""
+"""What was found is not looked up again for so long, and a process not checked again."""
+CLOSED_NS = 10_000_000
+"""The same of a process that closes a socket: it may be ending."""
 SHARE_OF_CPU, BURST_S = 0.05, 0.2
 """Most of one core that looking up may take; and what it may take at once after it was not needed for a while."""
 UNKNOWN_WAIT_S, OLD_WAIT_S = 0.05, 0.01
-"""Longest time that events wait for an owner that is not known, and for one that may have changed."""
+"""Longest time that events wait for an owner that is not known or has ended, and for one that may have changed."""
 REMEMBERED_SOCKETS = 65536
 """Whose last holders are remembered. So many that were found one by one are, too, until all are found anew."""
 MOST_CGROUPS = 64
@@ -193,12 +195,13 @@ class Owners:
             event.known().update(part.fields)
 
     def _holders_of(self, sock: str | None, owner: Owner, now_ns: int) -> Holders:
-        inode, _, pid, comm, born_ns = owner
+        inode, _, pid, comm, born_ns, is_closing = owner
+        fresh_ns = CLOSED_NS if is_closing else FRESH_NS
         found = self._found.get(inode) if inode else None
         if found is not None and found.holders is not _NOBODY:
             holders = found.holders
-            if now_ns - found.at_ns > FRESH_NS:
-                holders = self._living(holders, found.at_ns, now_ns)
+            if now_ns - found.at_ns > fresh_ns:
+                holders = self._living(holders, found.at_ns, now_ns, fresh_ns)
             if sock is not None:
                 self._remember(sock, holders)
             return holders
@@ -207,7 +210,7 @@ class Owners:
             holders = self._connected(pid, comm)
             # At connect() it is there. Later it may have handed the socket on.
             if inode and found is None:
-                return self._living(holders, born_ns or now_ns, now_ns)
+                return self._living(holders, born_ns or now_ns, now_ns, fresh_ns)
         return _holders(holders.processes, True)
 
     def _connected(self, pid: int, comm: bytes) -> Holders:
@@ -219,18 +222,18 @@ class Owners:
             holders = self._born[pid, comm] = _holders((named(pid, comm, self._proc),), False)
         return holders
 
-    def _living(self, holders: Holders, known_ns: int, now_ns: int) -> Holders:
+    def _living(self, holders: Holders, known_ns: int, now_ns: int, fresh_ns: int) -> Holders:
         """Without those that have ended since they were known. All of them, but gone, if none is left."""
         processes = holders.processes
-        left = tuple(process for process in processes if self._lives(process.pid, known_ns, now_ns))
+        left = tuple(process for process in processes if self._lives(process.pid, known_ns, now_ns, fresh_ns))
         return holders if left == processes else _holders(left or processes, not left)
 
-    def _lives(self, pid: int, known_ns: int, now_ns: int) -> bool:
+    def _lives(self, pid: int, known_ns: int, now_ns: int, fresh_ns: int) -> bool:
         """Whether it is still the process that had this number then: another one would have started later."""
         if pid == 0:
             return True
         started, seen_ns = self._started.get(pid, (None, 0))
-        if seen_ns == 0 or now_ns - seen_ns > FRESH_NS:
+        if seen_ns == 0 or now_ns - seen_ns > fresh_ns:
             if len(self._started) >= MOST_PROCESSES:
                 self._started.clear()
             started = started_ns(pid, self._proc)
@@ -246,7 +249,7 @@ class Owners:
 
     def _look_for(self, events: Iterable[tuple[Event, Owner]], now_ns: int, *, may_wait: bool) -> None:
         """Begin a look-up if these events need one, and wait for it if that is soon enough."""
-        wanted: dict[int, int] = {}  # what is asked for, by inode
+        wanted: set[int] = set()
         most, is_unknown = _NOTHING, False
         for event, owner in events:
             inode = owner.inode
@@ -254,15 +257,15 @@ class Owners:
                 found = self._found.get(inode)
                 if found is not None and now_ns - found.at_ns <= FRESH_NS:
                     continue
-                what = _TROUBLE
+                wanted.add(inode)
                 if event.event == "state":
-                    what = _REFRESH if owner.pid or found is not None else _STATE
-                wanted[inode] = what
-                most = max(most, what)
-                is_unknown = is_unknown or (found is None and not owner.pid)
+                    most = max(most, _REFRESH if owner.pid or found is not None else _STATE)
+                else:
+                    most = _TROUBLE
+                    is_unknown = is_unknown or self._holders_of(event.sock, owner, now_ns).is_gone
         if not self._may_begin(most, now_ns):
             return
-        limit_s = UNKNOWN_WAIT_S if is_unknown else OLD_WAIT_S
+        limit_s = UNKNOWN_WAIT_S if is_unknown or most == _STATE else OLD_WAIT_S
         is_worth_it = may_wait and most > _REFRESH and self._took_s <= limit_s
         deadline = time.monotonic() + limit_s
         if self._search is not None:
@@ -271,7 +274,7 @@ class Owners:
             self._take_over(wait_s=limit_s)
             if self._search is not None:
                 return
-        self._begin(wanted.keys() if len(self._found) < self._most_found else None)
+        self._begin(wanted if len(self._found) < self._most_found else None)
         if is_worth_it:
             self._take_over(wait_s=max(0.0, deadline - time.monotonic()))
 

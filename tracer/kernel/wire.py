@@ -103,6 +103,7 @@ _USUAL = ("unacked_bytes", "silent_ms", "rto_ms", "srtt_ms", "snd_wnd")
 _DIRECTIONS = {1: "received", 2: "sent", 3: "refused"}
 _CAUSES = {1: "data", 2: "keepalive", 3: "window", 4: "no-progress"}
 _TIMERS = {1: "on", 3: "persist", 5: "on", 6: "on", 100: "keepalive"}
+_CLOSING = frozenset({4, 9})  # new states: FIN_WAIT1, LAST_ACK
 _FULL_SOCK, _KEEPALIVE, _SYNACK, _HAS_REASON, _OWN_IDLE, _ACCEPTED, _AWAITS = 1, 2, 4, 8, 16, 32, 64
 _UNKNOWN = 0xFFFFFFFF
 _owner = tuple.__new__  # without the function that a NamedTuple puts before it
@@ -120,6 +121,7 @@ class Owner(NamedTuple):
     pid: int  # who connected or closed, 0: not seen
     comm: bytes  # the name of that process, for `text`: hardly any event needs it
     born_ns: int = 0  # CLOCK_BOOTTIME of connect or accept, 0: not seen
+    is_closing: bool = False  # this end has just closed it, or shut it down
 
 
 class _Condition(NamedTuple):
@@ -132,6 +134,7 @@ class _Condition(NamedTuple):
     ca_state: int
     retries: int
     syn_linear: int
+    is_closing: bool
 
 
 class _Details(NamedTuple):
@@ -219,7 +222,7 @@ class Decoder:
             own = Part(known)
         time_ns = (ktime_ns + clock_offset_ns) // 1000 * 1000
         event = PartedEvent(time_ns, ktime_ns, name, sock, connection, how.part, own)
-        return event, _owner(Owner, (inode, cgroup, pid, comm, born_ns))
+        return event, _owner(Owner, (inode, cgroup, pid, comm, born_ns, how.is_closing))
 
     def _add_details(
         self, known: dict[str, Any], name: str, how: _Condition, unacked: int, silent: int, details: _Details
@@ -358,7 +361,9 @@ def _condition(raw: bytes, hz: int) -> _Condition:
         if probes:
             known["keepalive_probes"] = probes
         known["user_timeout_ms"] = user_timeout_ms
-    return _Condition(Part(known), bool(flags & _FULL_SOCK), flags, state, ca_state, retries, syn_linear)
+    return _Condition(
+        Part(known), bool(flags & _FULL_SOCK), flags, state, ca_state, retries, syn_linear, new_state in _CLOSING
+    )
 
 
 @lru_cache(maxsize=4096)
