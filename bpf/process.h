@@ -6,36 +6,27 @@
 #include "kernel.h"
 #include "settings.h"
 
-/* include/linux/proc_ns.h: PROC_PID_INIT_INO, the inode of the namespace that has every process. */
+/* include/linux/proc_ns.h: PROC_PID_INIT_INO, the inode of the PID namespace that has every process. */
 #define EVERY_PROCESS 0xEFFFFFFCU
-/* A process has a number in its own PID namespace and in each above: so many are looked at, from the outermost on. */
-#define PID_NAMESPACES 4
 
-/*
- * The number of the process on this CPU, in the PID namespace of the reader; 0 if that namespace does not have it.
- * bpf_get_current_pid_tgid() gives the number in the outermost one.
- */
+/* include/uapi/linux/bpf.h (5.7). It fails unless the process is in that PID namespace, not in one below it. */
+struct numbers {
+    u32 thread;
+    u32 process;
+};
+static long (*current_numbers)(u64 device, u64 inode, struct numbers *numbers, u32 size) = (void *)120;
+
+/* The number of the process on this CPU, in the PID namespace of the reader; 0 where it is not known to have one. */
 static __always_inline u32 current_process(void)
 {
     struct settings *s = current_settings();
-    u32 outermost = bpf_get_current_pid_tgid() >> 32;
-    u64 leader, pid, number;
-    u32 deepest, found = 0;
+    struct numbers numbers = {};
 
-    if (!s || s->pid_namespace == EVERY_PROCESS || outermost == 0)
-        return outermost;
-    leader = READ(task_struct, group_leader, bpf_get_current_task());
-    pid = READ(task_struct, thread_pid, leader);
-    deepest = READ(pid, level, pid);
-#pragma unroll
-    for (u32 level = 0; level < PID_NAMESPACES; level++) {
-        if (level > deepest)
-            break;
-        number = pid + OFFSET(pid, numbers) + level * SIZEOF(upid);
-        if (READ(pid_namespace, ns__inum, READ(upid, ns, number)) == s->pid_namespace)
-            found = READ(upid, nr, number);
-    }
-    return found;
+    if (!s || s->pid_namespace == EVERY_PROCESS)
+        return bpf_get_current_pid_tgid() >> 32;
+    if (current_numbers(s->pid_device, s->pid_namespace, &numbers, sizeof(numbers)) != 0)
+        return 0;
+    return numbers.process;
 }
 
 /*

@@ -18,7 +18,9 @@ struct settings {
     u32 company;         /* so many changes of state wake the reader (submit.h) */
     u32 waiting_jiffies; /* a socket that has waited for an answer in such a silence is an event (walk.h) */
     u32 pid_namespace;   /* inode of the reader's, in which processes are numbered */
-    u32 reader;          /* the reader's own number in it */
+    u32 pid_device;      /* device of that inode */
+    u32 reader;          /* the reader's own number in that namespace */
+    u32 reserved;
 };
 
 BPF_ARRAY(settings, struct settings, 1);

@@ -39,7 +39,7 @@ _KINDS = {
 # enum filter_flags in bpf/filter.h
 _PORT, _LPORT, _RPORT, _HOST, _NETNS, _IPV4, _IPV6 = 1, 2, 4, 8, 16, 32, 64
 
-_SETTINGS = struct.Struct("<QQIIIIII")  # struct settings in bpf/settings.h
+_SETTINGS = struct.Struct("<QQIIIIIIIxxxx")  # struct settings in bpf/settings.h
 
 _WALK, _WALK_OFFSET = struct.Struct("<II16sHH"), 24  # from the flags on: struct walk in bpf/walk.h
 _TROUBLE, _ALL, _SERVICE = 1, 2, 4  # enum walk_flags
@@ -161,9 +161,10 @@ class Program:
         elif wanted.family == 6:
             flags |= _IPV6
         company = min(COMPANY, self._ring_bytes // (HEADER_BYTES + SIZE) // 2)
+        namespace = Path("/proc/self/ns/pid").stat()
         settings = _SETTINGS.pack(
             self._timers.keepalive, self._timers.write, self._resume_jiffies, flags, company, self._waiting_jiffies,
-            Path("/proc/self/ns/pid").stat().st_ino, os.getpid(),
+            namespace.st_ino, namespace.st_dev, os.getpid(),
         )  # fmt: skip
         self._set("settings", bytes(4), settings)
 
