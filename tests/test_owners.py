@@ -105,8 +105,20 @@ def test_after_the_last_process_has_gone_its_name_stays_and_its_number_is_no_hol
     host.end(WORKER)
     host.pass_ms(60_000)
     assert named(host.see(0)) == (None, 3, "php-fpm", None), "an orphan"
-    assert named(host.see(7)) == (None, 3, "php-fpm", None), "in the kernel's hands"
+    assert named(host.see(7)) == (None, 3, "php-fpm", None), "not yet noticed by the kernel"
     assert named(host.see(0, sock="bb")) == (None, None, None, None)
+
+
+def test_who_has_closed_it_before_it_was_looked_up_held_it(host: Host) -> None:
+    """An error wakes the process, which closes the socket before the event is here. It lives on."""
+    host.begin(PHP, SHELL)
+    host.held = {7: (PHP,)}
+    host.see(7)
+    host.held = {}
+    host.pass_ms(2_000)
+    assert named(host.see(7, "error")) == ([3], 3, "php-fpm", None)
+    assert named(host.see(0, "state")) == (None, 3, "php-fpm", None)
+    assert named(host.see(8, "error", sock="bb", connected=SHELL)) == ([50], 50, "sh", "busybox")
 
 
 def test_the_holders_that_are_left(host: Host) -> None:

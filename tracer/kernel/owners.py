@@ -85,10 +85,11 @@ _NOBODY = _holders((), True)
 
 
 class _Found(NamedTuple):
-    """Who held a socket at some time, CLOCK_BOOTTIME."""
+    """Who holds a socket, or held it when that was last seen. at_ns, seen_ns: of the look-up, and of that one."""
 
     holders: Holders
     at_ns: int
+    seen_ns: int
 
 
 class _Search(threading.Thread):
@@ -180,7 +181,8 @@ class Owners:
         processes = tuple(named(pid, names[pid], self._proc) for pid in sorted(names) if pid)
         holders = _holders(processes, not processes)
         if processes and owner.inode:
-            self._found[owner.inode] = _Found(holders, self._clock_ns())
+            now_ns = self._clock_ns()
+            self._found[owner.inode] = _Found(holders, now_ns, now_ns)
         self._fill(event, holders, owner.cgroup)
 
     def _fill(self, event: Event, holders: Holders, cgroup: int) -> None:
@@ -200,16 +202,16 @@ class Owners:
         found = self._found.get(inode) if inode else None
         if found is not None and found.holders is not _NOBODY:
             holders = found.holders
-            if now_ns - found.at_ns > fresh_ns:
-                holders = self._living(holders, found.at_ns, now_ns, fresh_ns)
+            # Who has let go of it meanwhile held it still when the event was: its inode was there.
+            if now_ns - found.at_ns > fresh_ns or found.seen_ns != found.at_ns:
+                holders = self._living(holders, found.seen_ns, now_ns, fresh_ns)
             if sock is not None:
                 self._remember(sock, holders)
             return holders
         holders = self._last.get(sock, _NOBODY)
         if holders is _NOBODY and (pid or comm.strip(b"\0")):
             holders = self._connected(pid, comm)
-            # At connect() it is there. Later it may have handed the socket on.
-            if inode and found is None:
+            if inode:
                 return self._living(holders, born_ns or now_ns, now_ns, fresh_ns)
         return _holders(holders.processes, True)
 
@@ -311,14 +313,16 @@ class Owners:
         self._took_s = search.took_s
         if search.found is None:
             return
-        found_by = {each: _Found(_holders(each, False), search.ended_ns) for each in set(search.found.values())}
+        at_ns = search.ended_ns
+        found_by = {each: _Found(_holders(each, False), at_ns, at_ns) for each in set(search.found.values())}
         new = {inode: found_by[processes] for inode, processes in search.found.items()}
         if search.inodes is None:
             self._found = new
             self._most_found = 2 * len(new) + REMEMBERED_SOCKETS
         else:
-            self._found.update(dict.fromkeys(search.inodes, _Found(_NOBODY, search.ended_ns)))
-            self._found.update(new)
+            nobody = _Found(_NOBODY, at_ns, at_ns)
+            for inode in search.inodes:
+                self._found[inode] = new.get(inode) or self._found.get(inode, nobody)._replace(at_ns=at_ns)
 
 
 # include/linux/exportfs.h: a file handle that is a kernfs id, which is the cgroup id.
