@@ -506,7 +506,7 @@ def test_without_a_capability_to_trace_it_says_which(lacking: str) -> None:
 
 @pytest.mark.parametrize("lacking", ["nothing", *sorted(capabilities.TO_NAME_OWNERS)])
 def test_with_the_least_capabilities_and_one_less(lab: Lab, lacking: str) -> None:
-    """The owner of a socket from before is known anyway, not the program of who just connected, and not the cgroup."""
+    """The owner of a socket from before is known anyway; the program of who just connected is not, nor the cgroup."""
     options = ("--uid", str(NOBODY), *EVERY_SECOND)
     kept = capabilities.least() - {lacking}
     with embedded_client(lab.client, SERVER, 3306, *options) as client:
