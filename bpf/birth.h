@@ -5,6 +5,7 @@
 
 #include "event.h"
 #include "kernel.h"
+#include "process.h"
 
 /* When a socket's present life began, and who began it: at connect() the process is still on the CPU. */
 struct birth {
@@ -21,7 +22,7 @@ static __always_inline void remember_birth(u64 sk, bool by_process)
     struct birth b = {.born = bpf_ktime_get_boot_ns()};
 
     if (by_process) {
-        b.pid = bpf_get_current_pid_tgid() >> 32;
+        b.pid = current_process();
         bpf_get_current_comm(b.comm, sizeof(b.comm));
     }
     births.update(&sk, &b);
@@ -68,10 +69,12 @@ static __always_inline void remember_end(u64 sk)
 static __always_inline void remember_closer(u64 sk)
 {
     struct birth *b = births.lookup(&sk);
-    u32 pid = bpf_get_current_pid_tgid() >> 32;
+    struct settings *s = current_settings();
+    u32 pid = current_process();
     struct birth fresh = {};
 
-    if (pid == 0)
+    /* Not the reader, either: a walk over open files holds each for a moment, and may be the last to let go of it. */
+    if (pid == 0 || (s && pid == s->reader))
         return;
     if (b && !b->is_over) {
         b->pid = pid;

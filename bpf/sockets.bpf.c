@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
  * Every TCP connection of one network namespace, as it is now: an iterator (BPF_TRACE_ITER, bpf_iter__tcp, 5.9) that
- * writes a struct event a socket. Reading the iterator runs it; nothing is attached to anything.
+ * writes a struct event a socket, and who holds it (holder.h). Reading an iterator runs it; nothing is attached to
+ * anything.
  */
 #include "event.h"
 #include "kernel.h"
@@ -10,6 +11,7 @@
 #include "exchange.h"
 #include "timer.h"
 #include "iterator.h"
+#include "holder.h"
 
 /* net/ipv4/tcp_ipv4.c, each member 8 bytes wide. */
 struct bpf_iter__tcp {

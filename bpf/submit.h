@@ -11,7 +11,6 @@
 #include "birth.h"
 
 BPF_RINGBUF_OUTPUT(events, 1); /* pages; Python makes it as large as is asked for */
-#define MMAPABLE (1U << 10)    /* BPF_F_MMAPABLE, include/uapi/linux/bpf.h (5.5) */
 
 /*
  * Waking the reader takes an interrupt, and all that Python needs has to come into the processor's cache anew. So a

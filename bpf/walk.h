@@ -11,19 +11,9 @@
 #include "submit.h"
 #include "probe.h"
 #include "exchange.h"
-#include "iterator.h"
+#include "files.h"
+#include "process.h"
 #include "timer.h"
-
-/* include/uapi/linux/magic.h */
-#define SOCKFS_MAGIC 0x534F434B
-
-/* kernel/bpf/task_iter.c, each member 8 bytes wide. */
-struct bpf_iter__task_file {
-    struct bpf_iter_meta *meta;
-    void *task;
-    u64 fd;
-    void *file;
-};
 
 enum walk_flags {
     WALK_TROUBLE = 1, /* report trouble */
@@ -62,19 +52,14 @@ static __always_inline struct walk *current_walk(u64 session_id)
     return w;
 }
 
-/* The TCP socket behind an open file, or 0. All members are read by the verifier's knowledge of struct file. */
+/* The TCP socket behind an open file, or 0. */
 static __always_inline u64 tcp_socket_of(const u8 *file)
 {
-    const u8 *inode = (const u8 *)LOAD(file, f_inode, file);
-    const u8 *filesystem;
     u64 sk;
 
-    if (!inode)
+    if (!inode_of_socket(file))
         return 0;
-    filesystem = (const u8 *)LOAD(inode, i_sb, inode);
-    if (!filesystem || LOAD(super_block, s_magic, filesystem) != SOCKFS_MAGIC)
-        return 0;
-    sk = READ(socket, sk, LOAD(file, private_data, file));
+    sk = sock_of(file);
     return READ(sock, sk_protocol, sk) == IPPROTO_TCP ? sk : 0;
 }
 
@@ -218,17 +203,6 @@ static __always_inline bool waits(struct event *e, struct sock_copy *s)
            COPIED(inet_connection_sock, icsk_probes_out, s->sock) == 0 && is_waited_for(s);
 }
 
-/* The process whose file it is: its number as our reader knows processes, and its name. */
-static __always_inline void fill_holder(struct event *e, u64 task)
-{
-    u64 reader = READ(task_struct, thread_pid, bpf_get_current_task());
-    u64 leader = READ(task_struct, group_leader, task);
-    u64 number = READ(task_struct, thread_pid, leader) + OFFSET(pid, numbers) + READ(pid, level, reader) * SIZEOF(upid);
-
-    e->pid = READ(upid, nr, number);
-    bpf_probe_read_kernel(e->comm, sizeof(e->comm), (void *)(leader + OFFSET(task_struct, comm)));
-}
-
 /* Whether the socket is worth an event, which is then filled. */
 static __always_inline bool found(struct event *e, u64 sk, struct sock_copy *s, struct walk *w, bool suspect)
 {
@@ -285,7 +259,8 @@ int bpf_iter__task_file(struct bpf_iter__task_file *ctx)
     is_found = found(e, sk, s, w, suspect);
     give_back(s);
     if (is_found) {
-        fill_holder(e, task);
+        e->pid = number_for_reader(task);
+        copy_comm(e->comm, task);
         bpf_seq_write(seq, e, sizeof(*e));
     }
     return 0;

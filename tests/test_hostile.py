@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from builders import event, record, socket
-from test_owners import Proc
+from test_holders import Proc
 from test_stalls import close, freeze, heard
 from test_storage import HEADER, write
 
@@ -29,6 +29,7 @@ from tracer.events import EVENTS, Event
 from tracer.filters import Filter
 from tracer.findings import Finding
 from tracer.kernel import host
+from tracer.kernel.holders import InProc
 from tracer.kernel.owners import Owners
 from tracer.kernel.wire import Decoder, Owner, text
 from tracer.options import parse_comm
@@ -272,7 +273,7 @@ def test_in_a_process_of_this_host(tmp_path: Path, raw: bytes) -> None:
     proc = Proc(tmp_path)
     proc.add(3, "", 7)
     (tmp_path / "3/comm").write_bytes(raw + b"\n")
-    owners = Owners(tmp_path, lambda: 100.0, lambda _: None)
+    owners = Owners(InProc(tmp_path), proc=tmp_path)
     found = event()
     owners.complete((found, Owner(7, 0, 0, b"")))
     assert found.comm == text(owner.comm) == raw.decode("utf-8", "backslashreplace")

@@ -18,7 +18,7 @@ DECODER = Decoder(hz=250, reasons={}, key=b"k" * 16)
 
 def line_of(pid: int = 7, cgroup: int = 9, comm: bytes = b"php", **members: int) -> bytes:
     event, _ = DECODER.decode(record(**members), 1_800_000_000_000_000_000)
-    Owners(cgroup_path=lambda _: '/a"ä').complete((event, Owner(0, cgroup, pid, comm)))
+    Owners(lambda _: {}, cgroup_path=lambda _: '/a"ä').complete((event, Owner(0, cgroup, pid, comm)))
     return to_line(event).encode()
 
 

@@ -84,7 +84,7 @@ def members() -> Iterator[tuple[str, st.SearchStrategy[int | bytes]]]:
 def test_an_event_says_the_same_in_parts_and_put_together(known: dict[str, int], pid: int, comm: bytes) -> None:
     def made() -> Event:
         event, _ = DECODER.decode(record(**known), 0)
-        Owners(cgroup_path=lambda _: "/ä").complete((event, Owner(0, pid, pid, comm)))
+        Owners(lambda _: {}, cgroup_path=lambda _: "/ä").complete((event, Owner(0, pid, pid, comm)))
         return event
 
     line = to_line(made())

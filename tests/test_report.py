@@ -330,6 +330,7 @@ def owned_by(number: int, comm: str | None, pid: int | None, **fields: object) -
     """A stall that timed out, of a connection of that process to PostgreSQL."""
     name: dict[str, object] = {
         "sock": f"s{number}", "lport": 40000 + number, "rport": 5432, "pid": pid, "comm": comm, "keepalive": True,
+        "pids": None if pid is None else [pid],
         "keepalive_idle_s": 7200, "keepalive_interval_s": 75, "keepalive_idle_own": False, **fields,
     }  # fmt: skip
     return [*freeze(start=number * 20, **name), *close(number * 20 + 13.4, **name)]

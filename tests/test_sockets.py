@@ -131,7 +131,7 @@ def test_the_table() -> None:
             socket(silent_ms=3_720_000, timer_ms=3_480_000),
             socket(timer="on", timer_ms=3032, attempt=4, unacked_bytes=527, soft_error="EHOSTUNREACH"),
             socket(timer="persist", timer_ms=5200, attempt=0, unsent_bytes=717_656, unread_bytes=3),
-            socket(**OFF, state="CLOSE_WAIT", waiting=True, waiting_ms=5800, silent_ms=None, pid=None),
+            socket(**OFF, state="CLOSE_WAIT", waiting=True, waiting_ms=5800, silent_ms=None, pid=None, comm=None),
             socket(family=6, laddr="fd66:1::2", raddr="fd66:2::2", comm="a\x1bb", pids=[8506, 8507]),
             socket(keepalive_idle_s=90, keepalive_interval_s=5400, keepalive_probes=3),
         ]
@@ -186,7 +186,9 @@ def test_each_kind_of_risk_has_its_sentence_and_its_table() -> None:
 
 
 def test_what_helps_can_be_typed() -> None:
-    helps = shown(socket(), socket(netns=4026532001, pid=None), socket(**OFF), socket(keepalive_idle_own=True))
+    helps = shown(
+        socket(), socket(netns=4026532001, pids=None, pid=None), socket(**OFF), socket(keepalive_idle_own=True)
+    )
     assert "In network namespace 4026532000: nsenter -t 8506 -n sysctl -w net.ipv4.tcp_keepalive_time=60\n" in helps
     assert "In network namespace 4026532001: sysctl -w net.ipv4.tcp_keepalive_time=60\n" in helps
     assert (

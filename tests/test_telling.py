@@ -74,8 +74,8 @@ def test_how_long_a_stall_lasted_is_on_its_line_or_below_it() -> None:
 
 def test_the_advice_for_a_second_process_is_whole() -> None:
     """`To make it permanent, set it` needs the command before it."""
-    first = {"sock": "a", "pid": 8506, "comm": "php", "keepalive": True}
-    second = {"sock": "b", "lport": 40001, "pid": 9100, "comm": "php", "keepalive": True}
+    first = {"sock": "a", "pid": 8506, "pids": [8506], "comm": "php", "keepalive": True}
+    second = {"sock": "b", "lport": 40001, "pid": 9100, "pids": [9100], "comm": "php", "keepalive": True}
     settings = {"keepalive_idle_s": 7200, "keepalive_interval_s": 75, "keepalive_idle_own": False}
     text = shown(*freeze(3, **first, **settings), *freeze(3, start=2, **second, **settings), until=4)
     for pid in (8506, 9100):

@@ -49,7 +49,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
 def begin(kernel: Kernel) -> Callable[..., list[Event]]:
     """The function that hands over what was found at a time, nanoseconds, with events of the ring."""
     program: Any = kernel
-    made = Walks(program, 0, Decoder(hz=250, reasons={}, key=b"k"), Owners(cgroup_path=lambda _: None))
+    made = Walks(program, 0, Decoder(hz=250, reasons={}, key=b"k"), Owners(lambda _: {}, cgroup_path=lambda _: None))
 
     def look(now_ns: int = 9 * SECOND, *events: Event, is_drained: bool = True) -> list[Event]:
         if made._thread is not None and kernel.may_go_on.is_set():

@@ -21,7 +21,7 @@ def decode(**members: object) -> tuple[Event, Owner]:
 def test_what_is_unpacked_by_place_is_in_the_order_of_the_layout() -> None:
     assert wire._Details._fields == tuple(name for name, _ in wire._DETAILS)
     condition = wire._condition(record(flags=1, state=1, ca_state=4, backoff=2, retries=15, syn_linear=3)[PLACE], 250)
-    assert condition[1:] == (True, 1, 1, 4, 2, 15, 3)
+    assert condition[1:] == (True, 1, 1, 4, 2, 15, 3, False)
 
 
 def test_tail_loss_probe_after_eight_seconds() -> None:

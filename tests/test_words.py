@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from builders import event, socket
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.output.words import duration, endpoint, plural, safe, size
+from tracer.output.words import duration, endpoint, owner, plural, safe, size
 
 
 @pytest.mark.parametrize(
@@ -73,3 +76,24 @@ def test_safe(text: str, shown: str) -> None:
 
 def test_plural() -> None:
     assert (plural(1, "event"), plural(1234, "event")) == ("1 event", "1,234 events")
+
+
+@pytest.mark.parametrize(
+    ("known", "shown"),
+    [
+        ({"pids": [7], "pid": 7, "comm": "php"}, "php[7]"),
+        ({"pids": [7, 8, 9], "pid": 7, "comm": "php"}, "php[7] +2"),
+        ({"pid": 7, "comm": "php"}, "php[7]"),
+        ({"pids": [7], "pid": 7, "comm": "gunicorn", "exe": "python3.11"}, "gunicorn[7]"),
+        ({"pids": [7], "pid": 7, "comm": "MainThread", "exe": "node"}, "node[7]"),
+        ({"pids": [7], "pid": 7, "comm": "MainThread"}, "MainThread[7]"),
+        ({"pids": [7], "pid": 7, "exe": "node"}, "node[7]"),
+        ({"pids": [7], "pid": 7}, "?[7]"),
+        ({"comm": "sh", "exe": "busybox"}, "sh"),
+        ({"pid": 7, "comm": "MainThread", "exe": "\x1b[2J"}, "\\x1b[2J[7]"),
+        ({}, "-"),
+    ],
+)
+def test_owner(known: dict[str, Any], shown: str) -> None:
+    nobody: dict[str, Any] = {"pids": None, "pid": None, "comm": None}
+    assert owner(event(**known)) == owner(socket(**{**nobody, **known})) == shown

@@ -21,7 +21,8 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 class Filter:
     """Options combine with and, the values of one option with or. An empty option wants everything.
 
-    What an event does not know cannot match: an event without an owner does not pass --pid.
+    What an event does not know cannot match: an event without an owner does not pass --pid. Of a socket that nobody
+    holds any more, who held it last counts. A name is that of a process or of its program's file.
     `lost` always passes: whatever the filter, it may have been among the lost.
     """
 
@@ -36,10 +37,12 @@ class Filter:
     events: frozenset[str] = frozenset()
     min_idle_ms: int | None = None
     _chooses_connections: bool = field(init=False, repr=False, compare=False)
+    _comms: frozenset[str] = field(init=False, repr=False, compare=False)  # also as the kernel shortens them
 
     def __post_init__(self) -> None:
         asked = (self.ports, self.lports, self.rports, self.hosts, self.family, self.netns)
         object.__setattr__(self, "_chooses_connections", any(asked))
+        object.__setattr__(self, "_comms", self.comms | {_shortened(comm) for comm in self.comms})
 
     def wants(self, event: Event) -> bool:
         """Whether this event is wanted."""
@@ -98,7 +101,7 @@ class Filter:
     def _wants_owner(self, event: Event) -> bool:
         if self.pids and self.pids.isdisjoint(event.pids or ([event.pid] if event.pid else [])):
             return False
-        return not self.comms or event.comm in self.comms
+        return not self.comms or event.comm in self._comms or event.exe in self._comms
 
     def _wants_kind(self, event: Event) -> bool:
         if self.events and event.event not in self.events:
@@ -109,3 +112,8 @@ class Filter:
         is_idle_known = event.event == "stall" and event.verdict != "unanswered"
         silent_ms = event.idle_ms if is_idle_known else event.silent_ms
         return silent_ms is not None and silent_ms >= self.min_idle_ms
+
+
+def _shortened(name: str) -> str:
+    """What the kernel keeps of the name of a process: 15 bytes (TASK_COMM_LEN without its NUL)."""
+    return name.encode("utf-8", "backslashreplace")[:15].decode("utf-8", "backslashreplace")

@@ -143,7 +143,7 @@ _FILTERS = (
     click.option("--pid", "pids", multiple=True, metavar="PID[,…]", callback=_listed(parse_pid),
                  help="Sockets that this process holds."),
     click.option("--comm", "comms", multiple=True, metavar="NAME[,…]", callback=_listed(parse_comm),
-                 help="Sockets of processes of this name."),
+                 help="Sockets of processes, or of programs, of this name."),
     click.option("--netns", multiple=True, metavar="NETNS[,…]", callback=_listed(parse_netns),
                  help="Network namespace: inode, name or path."),
     click.option("-e", "--event", "events", multiple=True, metavar="EVENT[,…]", callback=_listed(parse_event),

@@ -48,6 +48,7 @@ def main(rows: tuple[str, ...], quick: bool, output: Path | None, write: bool) -
       replay     recordings: events a second, memory
       sockets    `tcpwatch sockets` beside `ss -tinop`
       walk       the walks over all sockets, for `found` and `waiting`
+      owners     who holds a socket
       connections, events  how it grows with the number of them
     Without one, all of them. Nothing else should run meanwhile. The picture of the growth is drawn where both its
     rows are measured at once.

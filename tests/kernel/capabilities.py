@@ -10,7 +10,7 @@ from tracer.kernel.probes import kprobes_available
 
 TO_TRACE = {"bpf", "perfmon"}
 TO_NAME_OWNERS = {"sys_ptrace", "dac_read_search"}
-"""Another user's /proc/PID/fd: to look into it, and to be let into the directory."""
+"""Another user's /proc/PID/exe and /proc/PID/ns/net, and the path of a cgroup by its number."""
 TO_SEE_KEEPALIVES = {"syslog"}
 """The address of a timer's function, from /proc/kallsyms. For kprobes a kernel with Debian's default of
 kernel.perf_event_paranoid=3 wants CAP_SYS_ADMIN; with 2, kprobes do without either."""

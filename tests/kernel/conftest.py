@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from blindness import hidden_process
@@ -37,8 +38,8 @@ def watch() -> Iterator[Start]:
     """Start tcpwatch; whatever was started is gone after the test."""
     started: list[Watch] = []
 
-    def start(*arguments: str | Path, text: bool = False, walk_every_s: float | None = None) -> Watch:
-        started.append(Watch(*arguments, text=text, walk_every_s=walk_every_s))
+    def start(*arguments: str | Path, **options: Any) -> Watch:
+        started.append(Watch(*arguments, **options))
         return started[-1]
 
     yield start

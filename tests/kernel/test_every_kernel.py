@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import capabilities
@@ -505,13 +506,15 @@ def test_without_a_capability_to_trace_it_says_which(lacking: str) -> None:
 
 @pytest.mark.parametrize("lacking", ["nothing", *sorted(capabilities.TO_NAME_OWNERS)])
 def test_with_the_least_capabilities_and_one_less(lab: Lab, lacking: str) -> None:
-    """Without one of those that look into processes, the owner of a socket from before stays unknown."""
+    """The owner of a socket from before is known anyway; the program of who just connected is not, nor the cgroup."""
     options = ("--uid", str(NOBODY), *EVERY_SECOND)
     kept = capabilities.least() - {lacking}
     with embedded_client(lab.client, SERVER, 3306, *options) as client:
         watch = Watch("--netns", both_ends(lab), before=capabilities.with_only(kept))
         try:
             watch.wait_for(event="keepalive", **own(client))
+            with embedded_client(lab.client, SERVER, 3306, *options):
+                connecting = watch.wait_for(event="state", new_state="SYN_SENT")[0]
             lab.drop_everything()
             client.send("query")
             first = watch.wait_for(event="retransmit", **own(client))[0]
@@ -519,7 +522,11 @@ def test_with_the_least_capabilities_and_one_less(lab: Lab, lacking: str) -> Non
         finally:
             watch.kill()
             lab.restore()
-    assert (first.get("pid"), first.get("comm")) == ((client.pid, "worker") if lacking == "nothing" else (None, None))
+    exe = Path(sys.executable).resolve().name
+    assert (first.get("pid"), first.get("comm"), first.get("exe")) == (client.pid, "worker", exe)
+    assert (connecting["comm"], connecting.get("exe")) == ("worker", exe if lacking != "sys_ptrace" else None)
+    if lacking == "dac_read_search":
+        assert "cgroup" not in first
 
 
 def test_without_the_others_it_says_what_is_missing() -> None:

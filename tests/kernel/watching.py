@@ -25,6 +25,10 @@ PATIENCE_S = 60.0
 _WALKING = "import tracer.kernel.walks as walks; walks.WALK_EVERY_S = {}; "
 WITHOUT_KPROBES = "import tracer.kernel.probes as probes; probes.kprobes_available = lambda: False; "
 """A prelude: as on a kernel that has none."""
+WITHOUT_ITERATOR = (
+    "import tracer.kernel.live as live, tracer.kernel.holders as h; live.look_up = lambda *_: h.InProc(); "
+)
+"""A prelude: as on a kernel that refuses the iterator over open files."""
 
 
 class Watch:

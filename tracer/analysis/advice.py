@@ -535,8 +535,12 @@ def _bounded(client: Client) -> str | None:
 
 
 def _inside(event: Event) -> str:
-    """What a command needs in front to run in the connection's network namespace."""
-    return f"nsenter -t {event.pid} -n " if event.pid is not None and event.pid > 0 else ""
+    """What a command needs in front to run in the connection's network namespace.
+
+    Only a process that holds the socket leads there: the number of one that has ended may be another's by now.
+    """
+    pid = event.pids[0] if event.pids and not event.orphan else 0
+    return f"nsenter -t {pid} -n " if pid > 0 else ""
 
 
 def _namespace(event: Event) -> str:

@@ -57,7 +57,7 @@ class Episode:
 
     def learn_owner(self, event: Event) -> None:
         """A newer event that may know the owner."""
-        if event.pid is not None or self.owner.pid is None:
+        if event.pid is not None or event.comm is not None or self.owner.comm is None:
             self.owner = event
 
 

@@ -295,7 +295,8 @@ class StallTracker:
         ):
             return self._recovered(event.sock, stall, event.ktime_ns, event.ktime_ns)
         if event.new_state in ("FIN_WAIT1", "LAST_ACK") and stall.heard_ns is None:
-            # The application has given it up before the kernel does.
+            # The application has given it up before the kernel does, or it has ended.
+            stall.learn_owner(event)
             self._remember(event.sock).given_up = True
             return self._end(event.sock, stall, event.ktime_ns, "closed", event.ktime_ns)
         return []
@@ -335,6 +336,9 @@ class StallTracker:
         assert event.sock is not None
         revoked: list[Event] = []
         stall = self._open.get(event.sock)
+        # An error that is reported to a living socket is ICMP news (sk_err_soft is not yet what it dies of).
+        if event.state != "CLOSE" and (stall is None or stall.closed_ns is None):
+            return []
         if stall is None:
             stall = self._died_after_all(event)
             if stall is not None:
@@ -343,9 +347,6 @@ class StallTracker:
                 stall = self._died_unseen(event)
             if stall is None:
                 return []
-        # An error that is reported to a living socket is ICMP news (sk_err_soft is not yet what it dies of).
-        if event.state != "CLOSE" and stall.closed_ns is None:
-            return []
         stall.learn_owner(event)
         outcome = "closed"
         if event.error == "ETIMEDOUT":
@@ -510,7 +511,7 @@ class StallTracker:
         if now.sign == WAITING:
             next_ns: int | None = event.ktime_ns + (event.silent_ms or 0) * MS + WALKS_NS
         elif now.sign == WINDOW_PROBE and event.event != "found" and event.probes_out is None:
-            rto_ms = (event.rto_ms or 1000) << min(event.attempt or 0, 16)
+            rto_ms = (event.rto_ms or 1000) << max(0, min(event.attempt or 0, 16))
             next_ns = event.ktime_ns + min(rto_ms, 120_000) * MS
         else:
             next_ns = next_expiry_ns(event, self.hz)

@@ -13,6 +13,7 @@ from tracer.kernel import clocks, host, privileges, probes, resets
 from tracer.kernel.btf import KernelTypes
 from tracer.kernel.compiler import compile_source
 from tracer.kernel.counters import KernelCounters
+from tracer.kernel.holders import look_up
 from tracer.kernel.owners import Owners
 from tracer.kernel.program import RESUME_AFTER_S, RING_BYTES, WAITING_AFTER_S, Program, Suspects, mapped
 from tracer.kernel.source import TRACER, source_for
@@ -28,6 +29,8 @@ CALM = 0.01
 """Of the ring in use: while there is less, an event may wait some milliseconds for the next."""
 LOST_EVERY_S = 1.0
 COUNTERS_EVERY_S = 60.0
+OWNERS_WAIT_S = 1.0
+"""Longest time that the start waits for the owners of all sockets, of which a host may have very many."""
 SETTLED_NS = 50_000_000
 """An event older than this has been handed over, whichever CPU it happened on."""
 CLOCK_STEP_NS = 1_000_000
@@ -68,6 +71,7 @@ class LiveSource:
                 for name, value in types.enumerators("sk_rst_reason").items()
             }
             source = source_for(TRACER, types, hz=hz)
+            task_file = types.function("bpf_iter_task_file")
         self._program = Program(
             compile_source(source),
             timers=timers,
@@ -77,7 +81,6 @@ class LiveSource:
         )
         try:
             self._decoder = Decoder(hz=hz, reasons=reasons, key=os.urandom(16))
-            self._owners = Owners()
             self._wanted = wanted
             self._stop = stop
             self._clock_offset_ns = clocks.offset_ns()
@@ -88,6 +91,8 @@ class LiveSource:
             self._ring = self._program.open_events()
             self._program.configure(wanted)
             self._program.attach(chosen)
+            self._owners = Owners(look_up(self._program, task_file))
+            self._owners.look_up_all(OWNERS_WAIT_S)
             self._walks = None
             if self._program.iterator is not None:
                 self._walks = Walks(self._program, self._program.iterator, self._decoder, self._owners)
@@ -106,6 +111,7 @@ class LiveSource:
         """Detach every hook."""
         if self._walks is not None:
             self._walks.close()
+        self._owners.close()
         self._program.close()
 
     @property
@@ -116,7 +122,7 @@ class LiveSource:
     @property
     def capabilities(self) -> Sequence[str]:
         """Those that are of use after the constructor has returned."""
-        return (*privileges.TO_NAME_OWNERS, *(self._walks.capabilities if self._walks is not None else ()))
+        return (*privileges.TO_NAME_OWNERS, *self._program.capabilities)
 
     def look_for_others(self, raddr: str, port: int, *, is_local: bool, silent_ms: int) -> None:
         """Find the connections to a service that have been silent for so long: `found` events of kind `idle`.
@@ -183,7 +189,8 @@ class LiveSource:
             time.sleep(0.001)
             taken += self._ring.take(BATCH)
             decoded = self._decoder.decode_all(taken, self._clock_offset_ns)
-        events = resets.without_false(self._owners.complete(*decoded))
+        # Where a full batch was there to take, more wait in the ring.
+        events = resets.without_false(self._owners.complete(*decoded, may_wait=len(decoded) < BATCH))
         self._count_sleeps(events)
         return events
 

@@ -1,8 +1,8 @@
-"""Exact socket → processes and cgroup.
+"""The owners of sockets, and the cgroup of each: what events say of processes.
 
-A retransmission happens in softirq, on whatever process was interrupted: the pid on the CPU
-says nothing. What says it is the socket's inode, found again among the open files of all
-processes; and where no process holds it any more, who held it last.
+A retransmission happens in softirq, on whatever process was interrupted: the pid on the CPU says nothing. The inode
+of the socket leads to the processes that have it among their open files (holders.py), and where none has it any more,
+to who had it last. What was found is remembered, and looked up again when an event needs it and it is old.
 """
 
 from __future__ import annotations
@@ -10,103 +10,180 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tracer.events import MOST_TEXT, Event
+from tracer.kernel import clocks
+from tracer.kernel.holders import Held, LookUp, Process, named, started_ns
 from tracer.kernel.wire import Owner, text
 from tracer.parts import Part, PartedEvent
 
-SHARE_OF_CPU = 0.05
-"""Most of one core that walking through /proc may take."""
-SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 1.0
-"""Between two walks, however quick they are; and where no socket is unknown."""
+FRESH_NS = 1_000_000_000
+"""What was found is not looked up again for so long, and a process not checked again."""
+CLOSED_NS = 10_000_000
+"""The same of a process that closes a socket: it may be ending."""
+SHARE_OF_CPU, BURST_S = 0.05, 0.2
+"""Most of one core that looking up may take; and what it may take at once after it was not needed for a while."""
+UNKNOWN_WAIT_S, OLD_WAIT_S = 0.05, 0.01
+"""Longest time that events wait for an owner that is not known or has ended, and for one that may have changed."""
 REMEMBERED_SOCKETS = 65536
+"""Whose last holders are remembered. So many that were found one by one are, too, until all are found anew."""
 MOST_CGROUPS = 64
 """Of the sockets of a process, usually one."""
+MOST_PROCESSES = 4096
+"""Whose start is remembered for FRESH_NS."""
+# What an event asks for.
+_NOTHING, _REFRESH, _STATE, _TROUBLE = range(4)
 
 
 class Holders:
-    """The processes that hold a socket, lowest pid first, and the name of that first one.
+    """The processes that hold a socket, or that held it last: what an event says of them.
 
-    parts: what that says in an event, by the id of the socket's cgroup.
+    is_gone: they do not hold it, or have ended. parts: their fields of an event, by the id of the socket's cgroup.
     """
 
-    __slots__ = ("comm", "parts", "pids")
+    __slots__ = ("is_gone", "parts", "processes")
 
-    def __init__(self, pids: tuple[int, ...], comm: str | None) -> None:
-        self.pids = pids
-        self.comm = comm
+    def __init__(self, processes: tuple[Process, ...], is_gone: bool) -> None:
+        self.processes = processes
+        self.is_gone = is_gone
         self.parts: dict[int, Part] = {}
 
     def part(self, cgroup: str | None) -> Part:
         """The fields of an event whose socket is in that cgroup."""
-        fields: dict[str, Any] = {"pids": list(self.pids), "pid": self.pids[0]} if self.pids else {}
-        if self.comm is not None:
-            fields["comm"] = self.comm
+        fields: dict[str, Any] = {}
+        if self.processes:
+            # A process of another PID namespace may have no number in ours.
+            pids = [process.pid for process in self.processes if process.pid]
+            pid, comm, exe = self.processes[0]
+            if pids and not self.is_gone:
+                fields["pids"] = pids
+            if pid:
+                fields["pid"] = pid
+            if comm:
+                fields["comm"] = comm
+            if exe is not None:
+                fields["exe"] = exe
         if cgroup is not None:
             fields["cgroup"] = cgroup
         return Part(fields)
 
 
-_NOBODY = Holders((), None)
+@lru_cache(maxsize=4096)
+def _holders(processes: tuple[Process, ...], is_gone: bool) -> Holders:
+    """The same for the same processes."""
+    return Holders(processes, is_gone)
+
+
+_NOBODY = _holders((), True)
+
+
+class _Found(NamedTuple):
+    """Who holds a socket, or held it when that was last seen. at_ns, seen_ns: of the look-up, and of that one."""
+
+    holders: Holders
+    at_ns: int
+    seen_ns: int
+
+
+class _Search(threading.Thread):
+    """A look-up that is under way.
+
+    found: what it brought, None where it failed. ended_ns: when that was so. used_s, took_s: of CPU, and in all.
+    """
+
+    def __init__(self, look_up: LookUp, inodes: Collection[int] | None, clock_ns: Callable[[], int]) -> None:
+        super().__init__(name="owners", daemon=True)
+        self._look_up = look_up
+        self._clock_ns = clock_ns
+        self.inodes = inodes
+        self.found: Held | None = None
+        self.ended_ns = 0
+        self.used_s = self.took_s = 0.0
+
+    def run(self) -> None:
+        """Look up."""
+        began = time.monotonic()
+        try:
+            self.found = self._look_up(self.inodes)
+        except OSError:  # no memory: the next one may have more
+            self.found = None
+        self.ended_ns = self._clock_ns()
+        self.used_s = time.thread_time()
+        self.took_s = time.monotonic() - began
 
 
 class Owners:
-    """Names the owners of events. One walk through /proc answers for every socket at once.
+    """Names the owners of events.
 
-    A walk is made when an unknown socket turns up, or when what is known is older than LONGEST_PAUSE_S,
-    and never so often that it takes more than SHARE_OF_CPU. Until the next one an event gets what
-    the kernel side saw at connect or close.
+    look_up: how to find holders; it is called in threads of their own, so that no more than UNKNOWN_WAIT_S passes
+    before events are handed on. Use everything else in one thread. proc: where to see whether a process still lives.
     """
 
     def __init__(
         self,
+        look_up: LookUp,
+        *,
         proc: Path = Path("/proc"),
-        clock: Callable[[], float] = time.monotonic,
+        clock_ns: Callable[[], int] = clocks.boottime_ns,
         cgroup_path: Callable[[int], str | None] | None = None,
     ) -> None:
+        self._look_up = look_up
         self._proc = proc
-        self._clock = clock
+        self._clock_ns = clock_ns
         self._cgroup_path = cgroup_path or cgroup_path_of
-        self._holders: dict[int, Holders] = {}
-        self._walked_at = float("-inf")
-        self._walk_took = 0.0
+        self._found: dict[int, _Found] = {}  # by inode
+        self._most_found = REMEMBERED_SOCKETS
         self._last: OrderedDict[str | None, Holders] = OrderedDict()  # by Event.sock
+        self._started: dict[int, tuple[int | None, int]] = {}  # of processes: when each began, and when that was seen
+        self._born: dict[tuple[int, bytes], Holders] = {}
+        self._search: _Search | None = None
+        self._searched_ns = 0  # when the last one began
+        self._took_s = 0.0  # the last one
+        self._allowance_s = BURST_S
+        self._counted_ns = clock_ns()  # up to then
 
-    def complete(self, *events: tuple[Event, Owner]) -> list[Event]:
-        """Fill pid, comm, pids and cgroup of events, as far as they can be known."""
-        age = self._clock() - self._walked_at
-        may_walk = age >= max(SHORTEST_PAUSE_S, self._walk_took / SHARE_OF_CPU)
-        if may_walk and age >= LONGEST_PAUSE_S:
-            self._walk()
-            may_walk = False
-        completed = []
-        for event, (inode, cgroup, pid, comm) in events:
-            sock = event.sock
-            holders = self._holders.get(inode) if inode else None
-            if holders is None and inode and may_walk:
-                self._walk()
-                may_walk = False
-                holders = self._holders.get(inode)
-            if holders is None:
-                # Who held it last, or else who connected or closed it.
-                holders = self._last.get(sock) or (_seen(pid, comm) if pid else _NOBODY)
-            elif sock is not None:
-                self._remember(sock, holders)
-            self._fill(event, holders, cgroup)
-            completed.append(event)
-        return completed
+    def look_up_all(self, wait_s: float | None = None) -> None:
+        """Look up all sockets that there are. If it takes longer than that it goes on in the background."""
+        self._begin(None)
+        self._take_over(wait_s)
 
-    def name(self, event: Event, cgroup: int, names: Mapping[int, bytes]) -> None:
-        """Fill the same fields of an event whose holders are known already: their names, by pid."""
-        pids = tuple(sorted(pid for pid in names if pid))
-        holders = _holders(pids, text(names[pids[0]]) or None) if pids else _NOBODY
-        self._fill(event, holders, cgroup)
+    def close(self) -> None:
+        """Wait for a look-up that is under way."""
+        if self._search is not None:
+            self._search.join()
+
+    def complete(self, *events: tuple[Event, Owner], may_wait: bool = True) -> list[Event]:
+        """Fill pids, pid, comm, exe and cgroup of events, as far as they can be known.
+
+        may_wait: whether there is time to look up what is not known. Without it the events say what is known, and a
+        look-up for those that follow begins.
+        """
+        now_ns = self._clock_ns()
+        self._take_over(wait_s=0)
+        self._look_for(events, now_ns, may_wait=may_wait)
+        return [self.fill(event, owner, now_ns) for event, owner in events]
+
+    def fill(self, event: Event, owner: Owner, now_ns: int | None = None) -> Event:
+        """The same of one event, without a look-up."""
+        holders = self._holders_of(event.sock, owner, self._clock_ns() if now_ns is None else now_ns)
+        self._fill(event, holders, owner.cgroup)
+        return event
+
+    def name(self, event: Event, owner: Owner, names: Mapping[int, bytes]) -> None:
+        """The same of an event whose holders were found together with it: their names, by pid."""
+        processes = tuple(named(pid, names[pid], self._proc) for pid in sorted(names) if pid)
+        holders = _holders(processes, not processes)
+        if processes and owner.inode:
+            now_ns = self._clock_ns()
+            self._found[owner.inode] = _Found(holders, now_ns, now_ns)
+        self._fill(event, holders, owner.cgroup)
 
     def _fill(self, event: Event, holders: Holders, cgroup: int) -> None:
         part = holders.parts.get(cgroup)
@@ -119,6 +196,52 @@ class Owners:
         else:
             event.known().update(part.fields)
 
+    def _holders_of(self, sock: str | None, owner: Owner, now_ns: int) -> Holders:
+        inode, _, pid, comm, born_ns, is_closing = owner
+        fresh_ns = CLOSED_NS if is_closing else FRESH_NS
+        found = self._found.get(inode) if inode else None
+        if found is not None and found.holders is not _NOBODY:
+            holders = found.holders
+            # Who has let go of it meanwhile held it still when the event was: its inode was there.
+            if now_ns - found.at_ns > fresh_ns or found.seen_ns != found.at_ns:
+                holders = self._living(holders, found.seen_ns, now_ns, fresh_ns)
+            if sock is not None:
+                self._remember(sock, holders)
+            return holders
+        holders = self._last.get(sock, _NOBODY)
+        if holders is _NOBODY and (pid or comm.strip(b"\0")):
+            holders = self._connected(pid, comm)
+            if inode:
+                return self._living(holders, born_ns or now_ns, now_ns, fresh_ns)
+        return _holders(holders.processes, True)
+
+    def _connected(self, pid: int, comm: bytes) -> Holders:
+        """Of the process that connects or closes, whose exe is read while it is there."""
+        holders = self._born.get((pid, comm))
+        if holders is None:
+            if len(self._born) >= MOST_PROCESSES:
+                self._born.clear()
+            holders = self._born[pid, comm] = _holders((named(pid, comm, self._proc),), False)
+        return holders
+
+    def _living(self, holders: Holders, known_ns: int, now_ns: int, fresh_ns: int) -> Holders:
+        """Without those that have ended since they were known. All of them, but gone, if none is left."""
+        processes = holders.processes
+        left = tuple(process for process in processes if self._lives(process.pid, known_ns, now_ns, fresh_ns))
+        return holders if left == processes else _holders(left or processes, not left)
+
+    def _lives(self, pid: int, known_ns: int, now_ns: int, fresh_ns: int) -> bool:
+        """Whether it is still the process that had this number then: another one would have started later."""
+        if pid == 0:
+            return True
+        started, seen_ns = self._started.get(pid, (None, 0))
+        if seen_ns == 0 or now_ns - seen_ns > fresh_ns:
+            if len(self._started) >= MOST_PROCESSES:
+                self._started.clear()
+            started = started_ns(pid, self._proc)
+            self._started[pid] = started, now_ns
+        return started is not None and started <= known_ns
+
     def _remember(self, sock: str, holders: Holders) -> None:
         last = self._last
         last[sock] = holders
@@ -126,59 +249,80 @@ class Owners:
         if len(last) > REMEMBERED_SOCKETS:
             last.popitem(last=False)
 
-    def _walk(self) -> None:
-        began = self._clock()
-        holders = socket_holders(self._proc)
-        comms = {pid: _comm(self._proc, pid) for pid in {pids[0] for pids in holders.values()}}
-        self._holders = {inode: _holders(tuple(pids), comms[pids[0]]) for inode, pids in holders.items()}
-        self._walked_at = self._clock()
-        self._walk_took = self._walked_at - began
+    def _look_for(self, events: Iterable[tuple[Event, Owner]], now_ns: int, *, may_wait: bool) -> None:
+        """Begin a look-up if these events need one, and wait for it if that is soon enough."""
+        wanted: set[int] = set()
+        most, is_unknown = _NOTHING, False
+        for event, owner in events:
+            inode = owner.inode
+            if inode:
+                found = self._found.get(inode)
+                if found is not None and now_ns - found.at_ns <= FRESH_NS:
+                    continue
+                wanted.add(inode)
+                if event.event == "state":
+                    most = max(most, _REFRESH if owner.pid or found is not None else _STATE)
+                else:
+                    most = _TROUBLE
+                    is_unknown = is_unknown or self._holders_of(event.sock, owner, now_ns).is_gone
+        if not self._may_begin(most, now_ns):
+            return
+        limit_s = UNKNOWN_WAIT_S if is_unknown or most == _STATE else OLD_WAIT_S
+        is_worth_it = may_wait and most > _REFRESH and self._took_s <= limit_s
+        deadline = time.monotonic() + limit_s
+        if self._search is not None:
+            if not is_worth_it:
+                return
+            self._take_over(wait_s=limit_s)
+            if self._search is not None:
+                return
+        self._begin(wanted if len(self._found) < self._most_found else None)
+        if is_worth_it:
+            self._take_over(wait_s=max(0.0, deadline - time.monotonic()))
 
+    def _may_begin(self, what: int, now_ns: int) -> bool:
+        """Whether it may be looked up now. What shows trouble comes first, and half of the burst is kept for it."""
+        self._allowance_s = min(BURST_S, self._allowance_s + (now_ns - self._counted_ns) / 1e9 * SHARE_OF_CPU)
+        self._counted_ns = now_ns
+        if what == _TROUBLE:
+            return self._allowance_s > 0
+        if what == _REFRESH and now_ns - self._searched_ns < FRESH_NS:
+            return False
+        return what != _NOTHING and self._allowance_s > BURST_S / 2
 
-@lru_cache(maxsize=4096)
-def _holders(pids: tuple[int, ...], comm: str | None) -> Holders:
-    """The same for the same processes, from one walk to the next."""
-    return Holders(pids, comm)
-
-
-@lru_cache(maxsize=4096)
-def _seen(pid: int, comm: bytes) -> Holders:
-    return Holders((pid,), text(comm) or None)
-
-
-def socket_holders(proc: Path = Path("/proc")) -> dict[int, list[int]]:
-    """Every open socket's inode with the pids that hold it, ascending. Processes that end meanwhile are left out."""
-    holders: dict[int, list[int]] = {}
-    for pid in sorted(int(name) for name in os.listdir(proc) if name.isdecimal()):
-        for inode in _socket_inodes(f"{proc}/{pid}/fd"):
-            pids = holders.setdefault(inode, [])
-            if not pids or pids[-1] != pid:
-                pids.append(pid)
-    return holders
-
-
-def _socket_inodes(directory: str) -> Sequence[int]:
-    inodes = []
-    try:
-        descriptors = os.listdir(directory)
-    except OSError:  # ended, or not ours to see
-        return ()
-    for descriptor in descriptors:
+    def _begin(self, inodes: Collection[int] | None) -> None:
+        search = _Search(self._look_up, None if inodes is None else frozenset(inodes), self._clock_ns)
         try:
-            target = os.readlink(f"{directory}/{descriptor}")
-        except OSError:
-            continue
-        if target.startswith("socket:["):
-            inodes.append(int(target[8:-1]))
-    return inodes
+            search.start()
+        except RuntimeError:  # as many threads as this process may have
+            return
+        self._search = search
+        self._searched_ns = self._clock_ns()
 
-
-def _comm(proc: Path, pid: int) -> str | None:
-    try:
-        # It may end with a newline of its own, before the file's.
-        return text((proc / str(pid) / "comm").read_bytes().removesuffix(b"\n"))
-    except OSError:
-        return None
+    def _take_over(self, wait_s: float | None) -> None:
+        """What a look-up has found, if it ends within that time."""
+        search = self._search
+        if search is None:
+            return
+        if wait_s != 0:
+            search.join(wait_s)
+        if search.is_alive():
+            return
+        self._search = None
+        self._allowance_s -= search.used_s
+        self._took_s = search.took_s
+        if search.found is None:
+            return
+        at_ns = search.ended_ns
+        found_by = {each: _Found(_holders(each, False), at_ns, at_ns) for each in set(search.found.values())}
+        new = {inode: found_by[processes] for inode, processes in search.found.items()}
+        if search.inodes is None:
+            self._found = new
+            self._most_found = 2 * len(new) + REMEMBERED_SOCKETS
+        else:
+            nobody = _Found(_NOBODY, at_ns, at_ns)
+            for inode in search.inodes:
+                self._found[inode] = new.get(inode) or self._found.get(inode, nobody)._replace(at_ns=at_ns)
 
 
 # include/linux/exportfs.h: a file handle that is a kernfs id, which is the cgroup id.

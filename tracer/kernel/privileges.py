@@ -19,7 +19,7 @@ _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 
 TO_NAME_OWNERS = ("CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH")
-"""To look into the open files of other users' processes, and to find a cgroup by its number."""
+"""To see the program and the network namespace of other users' processes, and to find a cgroup by its number."""
 TO_BEGIN_FILES = ("CAP_DAC_OVERRIDE",)
 """To go on in a further file in somebody else's directory."""
 TO_WALK = ("CAP_BPF",)

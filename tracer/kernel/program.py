@@ -6,12 +6,13 @@ import ipaddress
 import mmap
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 from tracer.filters import Filter
-from tracer.kernel import bpf
+from tracer.kernel import bpf, privileges
 from tracer.kernel.compiled import Compiled
 from tracer.kernel.compiler import ProgramError
 from tracer.kernel.probes import LOST_HOOKS, Attachment, Probe, TimerFunctions
@@ -38,10 +39,11 @@ _KINDS = {
 # enum filter_flags in bpf/filter.h
 _PORT, _LPORT, _RPORT, _HOST, _NETNS, _IPV4, _IPV6 = 1, 2, 4, 8, 16, 32, 64
 
-_SETTINGS = struct.Struct("<QQIIII")  # struct settings in bpf/settings.h
+_SETTINGS = struct.Struct("<QQIIIIIIIxxxx")  # struct settings in bpf/settings.h
 
 _WALK, _WALK_OFFSET = struct.Struct("<II16sHH"), 24  # from the flags on: struct walk in bpf/walk.h
 _TROUBLE, _ALL, _SERVICE = 1, 2, 4  # enum walk_flags
+_ASKED_BYTES = 8 * 1024  # of the map `asked` in bpf/holder.h, a bit for each inode modulo their number
 
 RESUME_AFTER_S = 60.0
 """A peer that is heard again after a longer silence is an event, whatever the connection did before."""
@@ -91,6 +93,7 @@ class Program:
         self._ring: Ring | None = None
         self._lost: mmap.mmap | None = None
         self._walks: mmap.mmap | None = None
+        self._asked: mmap.mmap | None = None
         self._most_lost: dict[str, int] = {}
         self._maps: dict[str, int] = {}
         self._functions: dict[str, int] = {}
@@ -98,6 +101,7 @@ class Program:
         self._misses: dict[str, int] = {}  # by hook, where the kernel says how often its program did not run
         self.attached: list[Probe] = []
         self.iterator: int | None = None  # the link that walks over all sockets are made of
+        self._iterates: int | None = None  # that one, or another's
         bpf.allow_memory()
         try:
             for name, wanted in compiled.maps.items():
@@ -117,7 +121,7 @@ class Program:
         """Detach everything and give the maps back."""
         if self._ring is not None:
             self._ring.close()
-        for shared in (self._lost, self._walks):
+        for shared in (self._lost, self._walks, self._asked):
             if shared is not None:
                 shared.close()
         for descriptor in (
@@ -157,9 +161,11 @@ class Program:
         elif wanted.family == 6:
             flags |= _IPV6
         company = min(COMPANY, self._ring_bytes // (HEADER_BYTES + SIZE) // 2)
+        namespace = Path("/proc/self/ns/pid").stat()
         settings = _SETTINGS.pack(
-            self._timers.keepalive, self._timers.write, self._resume_jiffies, flags, company, self._waiting_jiffies
-        )
+            self._timers.keepalive, self._timers.write, self._resume_jiffies, flags, company, self._waiting_jiffies,
+            namespace.st_ino, namespace.st_dev, os.getpid(),
+        )  # fmt: skip
         self._set("settings", bytes(4), settings)
 
     def _set(self, name: str, key: bytes, value: bytes) -> None:
@@ -193,7 +199,7 @@ class Program:
             function = self._load(attachment.function, kind, **types)
             self._links.append(opened(attachment.hook, function))
             if is_iterator:
-                self.iterator = self._links[-1]
+                self.iterator = self._iterates = self._links[-1]
         except OSError as error:
             log = error.log if isinstance(error, bpf.Refused) else ""
             raise ProgramError(f"the kernel refused the {attachment}: {error.strerror}", log=log) from error
@@ -215,7 +221,8 @@ class Program:
         except OSError as error:
             log = error.log if isinstance(error, bpf.Refused) else ""
             raise ProgramError(f"the kernel refused {function}: {error.strerror}", log=log) from error
-        return self._links[-1]
+        self._iterates = self._links[-1]
+        return self._iterates
 
     def open_events(self) -> Ring:
         """The ring that the events come in. It is closed with the program."""
@@ -234,6 +241,23 @@ class Program:
         flags = _TROUBLE * trouble | _ALL * all_waiting | _SERVICE * (suspects is not None)
         silent, raddr, port, is_local = suspects or (0, b"", 0, False)
         _WALK.pack_into(self._walks, _WALK_OFFSET, flags, silent, raddr, port, is_local)
+
+    def ask_for_holders(self, inodes: Collection[int] | None) -> None:
+        """Which sockets report_holder looks for (bpf/holder.h): these, or all. Written in place, too."""
+        if self._asked is None:
+            self._asked = mmap.mmap(self._maps["asked"], _ASKED_BYTES)
+        bits = bytearray(_ASKED_BYTES if inodes is not None else b"\xff" * _ASKED_BYTES)
+        for inode in inodes or ():
+            bits[inode // 8 % _ASKED_BYTES] |= 1 << inode % 8
+        self._asked[:] = bytes(bits)
+
+    @property
+    def capabilities(self) -> Sequence[str]:
+        """Those that reading its iterators still needs: none on a kernel that makes an iterator for anybody."""
+        link = self._iterates
+        if link is None or privileges.is_free(lambda: os.close(bpf.create_iterator(link))):
+            return ()
+        return privileges.TO_WALK
 
     def lost(self) -> dict[str, int]:
         """Events that found no room in the ring buffer so far, or went by unseen, by hook; only hooks that lost any.

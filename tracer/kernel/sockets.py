@@ -19,6 +19,7 @@ from tracer.filters import Filter
 from tracer.kernel import bpf, clocks, host
 from tracer.kernel.btf import KernelTypes
 from tracer.kernel.compiler import compile_source
+from tracer.kernel.holders import look_up
 from tracer.kernel.owners import Owners
 from tracer.kernel.program import Program
 from tracer.kernel.source import SOCKETS, source_for
@@ -48,18 +49,20 @@ def read_sockets(wanted: Filter) -> list[Socket]:
                 hint="uname -r; without it, ss -tino shows timers and silence (lastrcv, lastack), not the settings",
             )
         source = source_for(SOCKETS, types, hz=hz)
+        task_file = types.function("bpf_iter_task_file")
     with Program(compile_source(source)) as program:
         program.configure(wanted)
         data = _walk(program.link_iterator("bpf_iter__tcp", iterates), wanted.netns)
+        # After the sockets: those that are new since then are not asked for.
+        owners = Owners(look_up(program, task_file))
+        owners.look_up_all()
     clock_offset_ns = clocks.offset_ns()
     decoder = Decoder(hz=hz, reasons={}, key=b"")
-    # A clock that stands still: one walk through /proc, after that through the sockets, answers for all of them.
-    owners = Owners(clock=lambda: 0.0)
     sockets = []
     for start in range(0, len(data), SIZE):
         record = data[start : start + SIZE]
         event, owner = decoder.decode(record, clock_offset_ns)
-        owners.complete((event, owner))
+        owners.fill(event, owner)
         if wanted.wants(event):
             sockets.append(decoder.socket(record, event))
     return sockets

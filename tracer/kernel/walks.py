@@ -7,15 +7,13 @@ Those after it run in threads of their own, so that the ring's reader never wait
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Sequence
 from contextlib import suppress
 
 from tracer.events import Event
-from tracer.kernel import bpf, privileges
+from tracer.kernel import bpf
 from tracer.kernel.owners import Owners
 from tracer.kernel.program import Program, Suspects
 from tracer.kernel.wire import SIZE, Decoder, Owner
@@ -57,12 +55,6 @@ class Walks:
         """Wait for the walk that is under way."""
         if self._thread is not None:
             self._thread.join()
-
-    @property
-    def capabilities(self) -> Sequence[str]:
-        """Those that later walks still need: none on a kernel that makes an iterator for anybody."""
-        free = privileges.is_free(lambda: os.close(bpf.create_iterator(self._link)))
-        return () if free else privileges.TO_WALK
 
     def look_for_trouble(self) -> None:
         """Have the next walk look for trouble again: events that told of it were lost."""
@@ -160,7 +152,7 @@ class Walks:
             event, owner = self._decoder.decode(data[start : start + SIZE], clock_offset_ns)
             folded.setdefault(event.sock, (event, owner, {}))[2][owner.pid] = owner.comm
         for event, owner, names in folded.values():
-            self._owners.name(event, owner.cgroup, names)
+            self._owners.name(event, owner, names)
         return sorted((event for event, _, _ in folded.values()), key=lambda event: event.ktime_ns)
 
 

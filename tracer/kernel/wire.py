@@ -103,6 +103,7 @@ _USUAL = ("unacked_bytes", "silent_ms", "rto_ms", "srtt_ms", "snd_wnd")
 _DIRECTIONS = {1: "received", 2: "sent", 3: "refused"}
 _CAUSES = {1: "data", 2: "keepalive", 3: "window", 4: "no-progress"}
 _TIMERS = {1: "on", 3: "persist", 5: "on", 6: "on", 100: "keepalive"}
+_CLOSING = frozenset({4, 9})  # new states: FIN_WAIT1, LAST_ACK
 _FULL_SOCK, _KEEPALIVE, _SYNACK, _HAS_REASON, _OWN_IDLE, _ACCEPTED, _AWAITS = 1, 2, 4, 8, 16, 32, 64
 _MPTCP, _THIN = 128, 256
 _SEND_RESULTS = {1: "NET_XMIT_DROP"}
@@ -122,6 +123,8 @@ class Owner(NamedTuple):
     cgroup: int  # cgroup id, 0: unknown
     pid: int  # who connected or closed, 0: not seen
     comm: bytes  # the name of that process, for `text`: hardly any event needs it
+    born_ns: int = 0  # CLOCK_BOOTTIME of connect or accept, 0: not seen
+    is_closing: bool = False  # this end has just closed it, or shut it down
 
 
 class _Condition(NamedTuple):
@@ -135,6 +138,7 @@ class _Condition(NamedTuple):
     backoff: int
     retries: int
     syn_linear: int
+    is_closing: bool
 
 
 class _Details(NamedTuple):
@@ -197,7 +201,7 @@ class Decoder:
         if ktime_ns > LARGEST:
             raise WireError(f"time {ktime_ns}")
         hz = self.hz
-        connection, sock = _connection(whose, self.key)
+        connection, sock, born_ns = _connection(whose, self.key)
         how = _condition(condition, hz)
         # In the order of Event's fields; what is not known is not there.
         own: Part | Row
@@ -223,7 +227,7 @@ class Decoder:
             own = Part(known)
         time_ns = (ktime_ns + clock_offset_ns) // 1000 * 1000
         event = PartedEvent(time_ns, ktime_ns, name, sock, connection, how.part, own)
-        return event, _owner(Owner, (inode, cgroup, pid, comm))
+        return event, _owner(Owner, (inode, cgroup, pid, comm, born_ns, how.is_closing))
 
     def _add_details(
         self, known: dict[str, Any], name: str, how: _Condition, unacked: int, silent: int, details: _Details
@@ -319,9 +323,9 @@ class Decoder:
 
 
 @lru_cache(maxsize=4096)
-def _connection(raw: bytes, key: bytes) -> tuple[Part, str | None]:
-    """And the socket of it."""
-    sk, _, laddr, raddr, netns, lport, rport, family = _CONNECTION_STRUCT.unpack(raw)
+def _connection(raw: bytes, key: bytes) -> tuple[Part, str | None, int]:
+    """And the socket of it, and when that was born."""
+    sk, born_ns, laddr, raddr, netns, lport, rport, family = _CONNECTION_STRUCT.unpack(raw)
     known: dict[str, Any] = {"family": family, "laddr": _address(laddr, family)}
     if lport:
         known["lport"] = lport
@@ -330,11 +334,11 @@ def _connection(raw: bytes, key: bytes) -> tuple[Part, str | None]:
     if netns:
         known["netns"] = netns
     if not sk:
-        return Part(known), None
+        return Part(known), None, born_ns
     digest = _keyed(key).copy()
     digest.update(raw[:_SOCK_BYTES])
     known["sock"] = sock = digest.hexdigest()
-    return Part(known), sock
+    return Part(known), sock, born_ns
 
 
 @lru_cache(maxsize=4)
@@ -373,7 +377,9 @@ def _condition(raw: bytes, hz: int) -> _Condition:
         if probes:
             known["keepalive_probes"] = probes
         known["user_timeout_ms"] = user_timeout_ms
-    return _Condition(Part(known), bool(flags & _FULL_SOCK), flags, state, ca_state, backoff, retries, syn_linear)
+    is_closing = new_state in _CLOSING
+    is_full = bool(flags & _FULL_SOCK)
+    return _Condition(Part(known), is_full, flags, state, ca_state, backoff, retries, syn_linear, is_closing)
 
 
 @lru_cache(maxsize=4096)

@@ -20,7 +20,7 @@ from tracer.output.brackets import bracket_in_words
 from tracer.output.table import table
 from tracer.output.telling import COMMANDS, wrapped
 from tracer.output.truth import beside_the_kernel, what_was_missed
-from tracer.output.words import duration, endpoint, local_time, plural, safe
+from tracer.output.words import duration, endpoint, local_time, plural, process, safe
 
 LONGEST_STALLS = 50
 """Stalls in the text report: the longest. The JSON has all."""
@@ -315,7 +315,7 @@ class Report:
         several = len(self._hosts) > 1
         in_order = sorted((_began_ns(stall), number, host, stall) for _, number, host, stall in self._stalls)
         for began_ns, _, host, stall in in_order:
-            owner = _owner(stall)
+            owner = process(stall)
             rows.append(
                 (
                     self._when(began_ns)[0 if self._spans_days() else 11 :],
@@ -372,7 +372,7 @@ class Report:
         if not suspects:
             return []
         shown = [
-            f"{endpoint(each.laddr, each.lport)} {_owner(each)} ({duration(each.silent_ms or 0)})"
+            f"{endpoint(each.laddr, each.lport)} {process(each)} ({duration(each.silent_ms or 0)})"
             for each in suspects[:SHOWN_SUSPECTS]
         ]
         more = [f"{len(suspects) - SHOWN_SUSPECTS:,} more"] if len(suspects) > SHOWN_SUSPECTS else []
@@ -390,10 +390,6 @@ class Report:
             return ""
         lines = [line for sentence in (*sentences, *advice) for line in wrapped(sentence, self._width)]
         return "\n".join([f"{_named(name)}", *lines]) + "\n"
-
-
-def _owner(event: Event) -> str:
-    return f"{event.comm or '?'}[{event.pid}]" if event.pid is not None else "-"
 
 
 def _began_ns(stall: Event) -> int:

@@ -14,7 +14,7 @@ from tracer.analysis.risk import KEEPALIVE_LATE, KEEPALIVE_OFF, STRANDED, WAITIN
 from tracer.durations import setting
 from tracer.encoding import socket_to_line
 from tracer.output.table import table
-from tracer.output.words import duration, endpoint, plural, safe, size
+from tracer.output.words import duration, endpoint, owner, plural, safe, size
 from tracer.sockets import Socket
 
 _HEDGE = (
@@ -43,7 +43,7 @@ def sockets_as_text(sockets: Sequence[Socket]) -> str:
                 _duration(socket.silent_ms),
                 _timer(socket),
                 _keepalive(socket),
-                _owner(socket) + _detail(socket),
+                owner(socket) + _detail(socket),
             )
             for socket in sockets
         ],
@@ -113,7 +113,7 @@ def _table_at_risk(reasons: Sequence[str], rows: Sequence[Socket], hz: int) -> s
             "KEEPALIVE": _keepalive(socket),
             "PROBE": _seconds(first_probe_s(socket, hz)),
             "GIVES UP": _seconds(gives_up_s(socket, hz)),
-            "OWNER": _owner(socket),
+            "OWNER": owner(socket),
         }
         cells.append((*_ends(socket), *(row[heading] for heading in headings[2:])))
     return table(headings, cells)
@@ -177,7 +177,7 @@ def _sysctls(sockets: Sequence[Socket], seconds: int, ttl_s: float, hz: int) -> 
         times = {"time": socket.keepalive_idle_s or 0, "intvl": socket.keepalive_interval_s or 0}
         settings = [f"net.ipv4.tcp_keepalive_{name}={seconds}" for name, s in times.items() if _is_late(s, ttl_s, hz)]
         if settings:
-            inside = f"nsenter -t {socket.pid} -n " if socket.pid is not None else ""
+            inside = f"nsenter -t {socket.pids[0]} -n " if socket.pids else by_netns.get(socket.netns or 0, ("",))[0]
             by_netns[socket.netns or 0] = inside, " ".join(settings)
     for netns, (inside, settings_there) in sorted(by_netns.items())[:_SHOWN_NAMESPACES]:
         yield f"In network namespace {netns}: {inside}sysctl -w {settings_there}"
@@ -222,13 +222,6 @@ def _keepalive(socket: Socket) -> str:
 
 def _ttl(seconds: float) -> str:
     return setting(int(seconds)) if seconds == int(seconds) else f"{seconds:g}s"
-
-
-def _owner(socket: Socket) -> str:
-    if socket.pid is None:
-        return _NOTHING
-    others = len(socket.pids or ()) - 1
-    return f"{safe(socket.comm or '?')}[{socket.pid}]" + (f" +{others}" if others > 0 else "")
 
 
 def _detail(socket: Socket) -> str:

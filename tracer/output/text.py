@@ -8,7 +8,7 @@ from tracer.events import SUSPEND, Event
 from tracer.output.folding import Folding
 from tracer.output.outlet import OUTPUT, Stream
 from tracer.output.telling import Teller
-from tracer.output.words import duration, endpoint, in_plain, local_time, safe, size
+from tracer.output.words import duration, endpoint, in_plain, local_time, owner, safe, size
 
 WIDTH = 80
 
@@ -80,7 +80,7 @@ class TextSink:
         below = self._teller.lines(event, self.utc_offset_s) if event.event == "stall" else []
         self._put(
             f"{time_of_day} {local:<{self._local_width}} {remote:<{self._remote_width}} "
-            f"{self._middle(event, what, explained=bool(below))} {_owner(event)}{_detail(event)}".rstrip(),
+            f"{self._middle(event, what, explained=bool(below))} {owner(event)}{_detail(event)}".rstrip(),
             event.event,
         )
         for line in below:
@@ -178,13 +178,6 @@ def _found(event: Event) -> str:
         is_fin = event.state in ("FIN_WAIT1", "CLOSING", "LAST_ACK") and event.unacked_bytes == 0
         name = "syn" if event.state == "SYN_SENT" else "fin" if is_fin else "rto"
     return f"{name} {event.attempt}"
-
-
-def _owner(event: Event) -> str:
-    if event.pid is None:
-        return "-"
-    others = len(event.pids or ()) - 1
-    return f"{safe(event.comm or '?')}[{event.pid}]" + (f" +{others}" if others > 0 else "")
 
 
 def _detail(event: Event) -> str:

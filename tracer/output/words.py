@@ -8,6 +8,8 @@ import time
 from functools import lru_cache
 
 from tracer.durations import duration as duration
+from tracer.events import Event
+from tracer.sockets import Socket
 
 
 def size(count: int) -> str:
@@ -28,6 +30,28 @@ def endpoint(address: str | None, port: int | None) -> str:
     if ":" in host:
         host = f"[{host}]"
     return f"{host}:{'*' if port is None else port}"
+
+
+_NAMES_OF_THREADS = frozenset({"", "MainThread"})
+"""Names that say nothing of a process: Node.js gives the second to its first thread since version 24."""
+
+
+def process(of: Event | Socket) -> str:
+    """`php[8506]`; the name alone of a process that has no number here; `-` where none is known.
+
+    Its own name tells more than that of its program, `gunicorn` more than `python3.11`, unless it is a mere thread's.
+    """
+    comm = of.comm or ""
+    name = of.exe or comm if comm in _NAMES_OF_THREADS else comm
+    if of.pid is None:
+        return safe(name) or "-"
+    return f"{safe(name) or '?'}[{of.pid}]"
+
+
+def owner(of: Event | Socket) -> str:
+    """The same with how many more processes share the socket: `php[8506] +2`."""
+    others = len(of.pids or ()) - 1
+    return f"{process(of)} +{others}" if others > 0 else process(of)
 
 
 # Printable to Python, and nothing to the eye: of Unicode's Default_Ignorable_Code_Point those that isprintable() lets

@@ -55,8 +55,9 @@ _match_head = re.compile(
     rf',"ktime_ns":({_NUMBER}),"event":"([a-z-]+)"({_mostly(CONNECTION[:-1])},"sock":"({_TEXT})")'.encode()
 ).match
 _OF_ALL = _OWN.index(_LAST_OF_ALL) + 1
+_OWNER_OR_END = rf'(?=,"(?:{"|".join(OWNER)})"|\}})'
 _match_own = re.compile(
-    rf'{_mostly(_OWN[:_OF_ALL], ["unsent_bytes"])}(?:(?=,"(?:pids|cgroup)|\}})|{_members(_OWN[_OF_ALL:])})'.encode()
+    rf"{_mostly(_OWN[:_OF_ALL], ['unsent_bytes'])}(?:{_OWNER_OR_END}|{_members(_OWN[_OF_ALL:])})".encode()
 ).match
 _OWN_BEGINS = f',"{_FIRST_OWN}":'.encode()
 _KINDS = {kind.encode(): kind for kind in EVENTS}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmarks.results import Result
-from benchmarks.rows import capacity, cpu, delay, growth, hooks, replay, slowdown, sockets, start, walk
+from benchmarks.rows import capacity, cpu, delay, growth, hooks, owners, replay, slowdown, sockets, start, walk
 from benchmarks.scale import Scale
 
 ROWS: dict[str, Callable[[Scale], Result]] = {
@@ -21,6 +21,7 @@ ROWS: dict[str, Callable[[Scale], Result]] = {
     "replay": replay.replay,
     "sockets": sockets.sockets,
     "walk": walk.walk,
+    "owners": owners.owners,
     "connections": growth.connections,
     "events": growth.events,
 }
