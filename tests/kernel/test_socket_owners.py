@@ -71,9 +71,9 @@ def test_the_first_line_of_a_stall_has_the_holder(
     known = ([pid], pid, "MainThread", EXE)
     if not prelude:  # a walk through /proc may take too long to be waited for
         assert owner(first) == owner(begin) == known
+        assert f"nsenter -t {pid} " in commands([begin])
     seen.wait_for(3, event="retransmit")
     assert owner(seen.of(event="retransmit")[-1]) == known
-    assert f"nsenter -t {pid} " in commands(seen.of(event="stall"))
     if pid != opener:
         assert f"-t {opener} " not in commands(seen.of(event="stall"))
 

@@ -37,7 +37,7 @@ REMEMBERED_SOCKETS = 65536
 MOST_CGROUPS = 64
 """Of the sockets of a process, usually one."""
 MOST_PROCESSES = 4096
-"""Whose start is remembered for FRESH_NS."""
+"""Whose names and start are remembered."""
 # What an event asks for.
 _NOTHING, _REFRESH, _STATE, _TROUBLE = range(4)
 
@@ -92,6 +92,17 @@ class _Found(NamedTuple):
     seen_ns: int
 
 
+class _Connector:
+    """Who connected or closed, as the kernel side saw it. started_ns: when the process began, as of checked_ns."""
+
+    __slots__ = ("checked_ns", "gone", "holders", "started_ns")
+
+    def __init__(self, process: Process) -> None:
+        self.holders, self.gone = _holders((process,), False), _holders((process,), True)
+        self.started_ns: int | None = None
+        self.checked_ns = float("-inf")
+
+
 class _Search(threading.Thread):
     """A look-up that is under way.
 
@@ -142,7 +153,7 @@ class Owners:
         self._most_found = REMEMBERED_SOCKETS
         self._last: OrderedDict[str | None, Holders] = OrderedDict()  # by Event.sock
         self._started: dict[int, tuple[int | None, int]] = {}  # of processes: when each began, and when that was seen
-        self._born: dict[tuple[int, bytes], Holders] = {}
+        self._connectors: dict[tuple[int, bytes], _Connector] = {}  # by what the kernel side says
         self._search: _Search | None = None
         self._searched_ns = 0  # when the last one began
         self._took_s = 0.0  # the last one
@@ -168,13 +179,15 @@ class Owners:
         now_ns = self._clock_ns()
         self._take_over(wait_s=0)
         self._look_for(events, now_ns, may_wait=may_wait)
-        return [self.fill(event, owner, now_ns) for event, owner in events]
+        completed = []
+        for event, owner in events:
+            self._fill(event, self._holders_of(event.sock, owner, now_ns), owner.cgroup)
+            completed.append(event)
+        return completed
 
-    def fill(self, event: Event, owner: Owner, now_ns: int | None = None) -> Event:
+    def fill(self, event: Event, owner: Owner) -> None:
         """The same of one event, without a look-up."""
-        holders = self._holders_of(event.sock, owner, self._clock_ns() if now_ns is None else now_ns)
-        self._fill(event, holders, owner.cgroup)
-        return event
+        self._fill(event, self._holders_of(event.sock, owner, self._clock_ns()), owner.cgroup)
 
     def name(self, event: Event, owner: Owner, names: Mapping[int, bytes]) -> None:
         """The same of an event whose holders were found together with it: their names, by pid."""
@@ -208,21 +221,23 @@ class Owners:
             if sock is not None:
                 self._remember(sock, holders)
             return holders
+        # Who held it last if that is known, or else who connected or closed it.
         holders = self._last.get(sock, _NOBODY)
-        if holders is _NOBODY and (pid or comm.strip(b"\0")):
-            holders = self._connected(pid, comm)
-            if inode:
-                return self._living(holders, born_ns or now_ns, now_ns, fresh_ns)
-        return _holders(holders.processes, True)
-
-    def _connected(self, pid: int, comm: bytes) -> Holders:
-        """Of the process that connects or closes, whose exe is read while it is there."""
-        holders = self._born.get((pid, comm))
-        if holders is None:
-            if len(self._born) >= MOST_PROCESSES:
-                self._born.clear()
-            holders = self._born[pid, comm] = _holders((named(pid, comm, self._proc),), False)
-        return holders
+        if holders is not _NOBODY:
+            return _holders(holders.processes, True)
+        if not pid and not comm.strip(b"\0"):
+            return _NOBODY
+        connector = self._connectors.get((pid, comm))
+        if connector is None:
+            if len(self._connectors) >= MOST_PROCESSES:
+                self._connectors.clear()
+            connector = self._connectors[pid, comm] = _Connector(named(pid, comm, self._proc))
+        if not inode:
+            return connector.gone
+        if now_ns - connector.checked_ns > fresh_ns:
+            connector.started_ns, connector.checked_ns = started_ns(pid, self._proc), now_ns
+        lives = connector.started_ns is not None and connector.started_ns <= (born_ns or now_ns)
+        return connector.holders if lives or not pid else connector.gone
 
     def _living(self, holders: Holders, known_ns: int, now_ns: int, fresh_ns: int) -> Holders:
         """Without those that have ended since they were known. All of them, but gone, if none is left."""
