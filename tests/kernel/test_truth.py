@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from scripted import PATIENCE_S, PORT, Connection, ScriptedPeer
+from scripted import PORT, Connection, ScriptedPeer
 from watching import ROOT, Start, both_ends
 
 from tracer.counts import Counts
 from tracer.kernel.counters import KernelCounters
-from tracer.lab.namespace import wait_until
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Server, embedded_client
 
@@ -78,8 +80,6 @@ def test_the_inode_of_a_dead_namespace_is_given_to_another() -> None:
             if peer.netns == first.netns:
                 break
             assert len(others) < 200, "it was not given to another"
-            # One that is left has its own for as long as something holds it.
-            wait_until(lambda: True, PATIENCE_S, "never")
         lose_once(peer)
         assert counters.newly()[peer.netns] == Counts(segments=1)
         assert peer.netns not in counters.from_start
@@ -99,3 +99,53 @@ def test_a_reset_of_a_listener_is_of_its_namespace(watch: Start, family: int) ->
         (told,) = seen.wait_for(event="reset", rport=50000)
     assert (told["direction"], told["netns"], told["lport"]) == ("sent", peer.netns, PORT)
     assert "sock" not in told
+
+
+def test_on_a_host_that_is_scanned_has_health_checks_and_a_firewall_of_its_own(watch: Start) -> None:
+    """What was seen is what the kernel counts; no error that no call returns, no reset that nobody sent."""
+    with ScriptedPeer(4, tcp_retries2=3, tcp_synack_retries=2) as peer:
+        seen = watch("--netns", str(peer.netns))
+        before = peer.counters()
+        listener = peer.listening()
+        for number in range(8):  # a scan: a port that is open, and one that is not
+            peer.syn(listener).expect("SA")
+            closed = Connection(peer, lport=PORT + 1, rport=60000 + number, window=1000)
+            closed.send("S")
+            closed.expect("RA")
+        for number in range(8):  # health checks, which either end breaks off
+            checked = peer.accepted(listener)
+            if number % 2:
+                checked.reset()
+            else:
+                checked.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                checked.socket.close()
+        late, flying = peer.accepted(listener), peer.accepted(listener)
+        flying.write(100)
+        flying.expect(length=100)
+        late.socket.close()  # and data comes that nobody reads any more
+        late.expect("FA")
+        late.send("PA", ack=late.end - 1, data=b"x" * 10)
+        late.expect("R")
+        unsent = peer.accepted(listener)
+        peer.run(
+            "nft", "add table inet own; add chain inet own output { type filter hook output priority 0; };"
+            f"add rule inet own output tcp dport {{ {flying.rport}, {unsent.rport} }} drop",
+        )  # fmt: skip
+        unsent.write(100)
+        for conn in (flying, unsent):
+            assert conn.error() == errno.ETIMEDOUT
+        peer.until(peer.is_over)
+        seen.wait_for(2, event="error", error="ETIMEDOUT")
+        counted = {name: count - before[name] for name, count in peer.counters().items()}
+        said = seen.stop()
+    segments = sum(each["segments"] for each in seen.of(event="retransmit"))
+    assert counted["TcpRetransSegs"] == segments >= 16, "each SYN/ACK of the scan was sent twice more"
+    assert "had no event" not in said
+    assert f"{segments} retransmitted segments ({segments} seen)" in said
+    assert len(seen.of(event="reset", direction="sent")) == counted["TcpOutRsts"]
+    errors = seen.of(event="error")
+    assert sorted(each["error"] for each in errors) == ["ECONNRESET"] * 4 + ["ETIMEDOUT"] * 2
+    assert all(each["rport"] for each in errors)
+    assert len(seen.of(event="reset", direction="received")) == 4
+    verdicts = {each["rport"]: each["verdict"] for each in seen.of(event="stall", phase="end")}
+    assert verdicts[unsent.rport] == "local-drop"
