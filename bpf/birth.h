@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The one thing that is remembered about sockets: when their present life began, and whose it was. */
+/* What is remembered about sockets: when their present life began, whose it was, and what was an event already. */
 #ifndef TCPWATCH_BIRTH_H
 #define TCPWATCH_BIRTH_H
 
@@ -12,7 +12,8 @@ struct birth {
     u64 born;
     u32 pid;
     u8 comm[16];
-    u32 is_over; /* closed: what comes after that is of the same life, until the socket or another one begins anew */
+    u16 is_over; /* closed: what comes after that is of the same life, until the socket or another one begins anew */
+    u16 seen;    /* icsk_retransmits at the latest retransmission that was an event */
 };
 
 BPF_TABLE("lru_hash", u64, struct birth, births, 65536);
@@ -63,6 +64,29 @@ static __always_inline void remember_end(u64 sk)
 
     if (b)
         b->is_over = 1;
+}
+
+/* So many retransmissions of what is in flight are known. born stays 0 where the beginning of its life was not seen. */
+static __always_inline void remember_retransmissions(u64 sk, u16 count)
+{
+    struct birth *b = births.lookup(&sk);
+    struct birth fresh = {.seen = count};
+
+    if (b)
+        b->seen = count;
+    else if (count)
+        births.update(&sk, &fresh);
+}
+
+/* Whether the kernel has retransmitted what is in flight more often than there were events. */
+static __always_inline bool is_retransmitted_unseen(u64 sk, u8 count)
+{
+    struct birth *b;
+
+    if (count == 0)
+        return false;
+    b = births.lookup(&sk);
+    return !b || count > b->seen;
 }
 
 /* A process closes: remember which, for when its table of files is gone before Python can look. */

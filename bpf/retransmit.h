@@ -5,6 +5,8 @@
 
 #include "submit.h"
 
+#define EAGAIN 11 /* include/uapi/asm-generic/errno-base.h */
+
 /*
  * Whether a segment got as far as the transmission, which stamps it with the present time at the earliest
  * (__tcp_transmit_skb()). Before that __tcp_retransmit_skb() may find no route, a window that is too small or no
@@ -34,12 +36,18 @@ int on_tcp_retransmit_skb(struct bpf_raw_tracepoint_args *ctx)
     struct tuple t = {};
     struct event *e;
 
+#if ARGS(tcp_retransmit_skb) > 2
+    /* Nothing had to be sent: the window that a fast retransmission needs is not there. */
+    if ((s32)ctx->args[2] == -EAGAIN)
+        return 0;
+#endif
     if (!tuple_of_sock(sk, &t, false))
         return 0;
     e = new_event(EVENT_RETRANSMIT, HOOK_RETRANSMIT, &t);
     if (!e)
         return 0;
     describe(e, sk, HOOK_RETRANSMIT);
+    remember_retransmissions(sk, e->attempt);
     e->segments = READ(tcp_skb_cb, tcp_gso_segs, ctx->args[1] + OFFSET(sk_buff, cb));
     if (e->pending == TIMER_LOSS_PROBE && !has_write_timer_expired(sk))
         e->pending = TIMER_RETRANSMIT;

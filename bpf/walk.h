@@ -203,15 +203,16 @@ static __always_inline bool waits(struct event *e, struct sock_copy *s)
            COPIED(inet_connection_sock, icsk_probes_out, s->sock) == 0 && is_waited_for(s);
 }
 
-/* Whether the socket is worth an event, which is then filled. */
-static __always_inline bool found(struct event *e, u64 sk, struct sock_copy *s, struct walk *w, bool suspect)
+/* Whether the socket is worth an event, which is then filled. troubled: trouble is one. */
+static __always_inline bool found(struct event *e, u64 sk, struct sock_copy *s, struct walk *w, bool troubled,
+                                  bool suspect)
 {
     u8 like = 0;
 
     describe_copy(e, sk, s);
     fill_exchange(e, s);
     fill_timer(e, s);
-    if (w->flags & WALK_TROUBLE)
+    if (troubled)
         like = trouble(e, s);
     fill_timer_call(e, s);
     if (like) {
@@ -240,7 +241,7 @@ int bpf_iter__task_file(struct bpf_iter__task_file *ctx)
     struct event *e = walked.lookup(&zero);
     struct tuple t = {};
     struct sock_copy *s;
-    bool suspect, is_found;
+    bool troubled, suspect, is_found;
     u64 sk;
 
     if (!file || !task || !w || !e)
@@ -248,17 +249,24 @@ int bpf_iter__task_file(struct bpf_iter__task_file *ctx)
     sk = tcp_socket_of(file);
     if (sk == 0 || !is_connection(READ(sock_common, skc_state, sk)) || !tuple_of_sock(sk, &t, false))
         return 0;
+    /*
+     * Later on trouble has its events, unless they are lost, or are none: before Linux 6.17 those of retransmissions
+     * that this host itself drops.
+     */
+    troubled = w->flags & WALK_TROUBLE ? may_be_in_trouble(sk)
+                                       : is_retransmitted_unseen(sk, READ(inet_connection_sock, icsk_retransmits, sk));
     suspect = is_suspect(w, &t, sk, bpf_jiffies64());
-    if (!suspect && !((w->flags & WALK_TROUBLE) && may_be_in_trouble(sk)) &&
-        !may_be_waiting(sk, t.state, bpf_jiffies64()))
+    if (!suspect && !troubled && !may_be_waiting(sk, t.state, bpf_jiffies64()))
         return 0;
     s = copy_sock(sk, COPY_OF_WALK);
     if (!s)
         return 0;
     start_event(e, EVENT_FOUND, &t);
-    is_found = found(e, sk, s, w, suspect);
+    is_found = found(e, sk, s, w, troubled, suspect);
     give_back(s);
     if (is_found) {
+        if (w->flags & WALK_TROUBLE && e->found_like == EVENT_RETRANSMIT)
+            remember_retransmissions(sk, e->attempt);
         e->pid = number_for_reader(task);
         copy_comm(e->comm, task);
         bpf_seq_write(seq, e, sizeof(*e));

@@ -451,6 +451,14 @@ def test_a_fin_that_a_reset_answers_was_lost() -> None:
     assert words(seen)[-1] == "end packet-loss reset"
 
 
+def test_a_walk_that_comes_by_within_a_retransmission_is_no_answer() -> None:
+    """The kernel has counted it already, and its event comes a moment later."""
+    first, second, third = freeze(3)[1:]
+    found = Event(**{**vars(third), "event": "found", "kind": "retransmit", "timer_ms": 0})
+    found.time_ns, found.ktime_ns = third.time_ns - 10_000, third.ktime_ns - 10_000
+    assert words(told(first, second, found, third)) == ["begin idle-drop", "end idle-drop ongoing"]
+
+
 def test_an_end_of_which_nothing_was_seen_before() -> None:
     """A retransmission that this host drops is no event before Linux 6.17; and any event may be missing."""
     facts: dict[str, Any] = {"unacked_bytes": 527, "stuck_ms": 13_600, "attempt": 5, "silent_ms": HOUR_MS + 13_600}

@@ -50,6 +50,7 @@ with KernelTypes() as types:
         # Both came with 6.10.
         "the reason of a reset": types.hook_arguments("tcp_send_reset") >= 3,
         "resets that no socket sends": types.hook_arguments("tcp_send_reset") >= 3,
+        "retransmissions that fail": types.hook_arguments("tcp_retransmit_skb") >= 3,
         "cgroup": types.member("sock", "sk_cgrp_data.cgroup") is not None,
     }
 """What this kernel offers; a version would not tell, because stable releases gain members, too."""
@@ -421,6 +422,38 @@ def test_a_syn_and_a_syn_ack_into_nothing(lab: Lab, seen: Watch) -> None:
     assert (syn["attempt"], syn["state"], syn["comm"], syn["unacked_bytes"]) == (1, "SYN_SENT", "worker", 0)
     assert "silent_ms" not in syn, "never heard, so never silent"
     assert (synack["attempt"], synack["laddr"], synack["comm"]) == (1, SERVER, "server")
+
+
+def drop_here(lab: Lab, port: int) -> None:
+    """The client's own firewall drops what it sends to that port."""
+    lab.client.run(
+        "nft", "add table inet own; add chain inet own output { type filter hook output priority 0; };"
+        f"add rule inet own output tcp dport {port} drop",
+    )  # fmt: skip
+
+
+def test_what_this_host_itself_drops(lab: Lab, seen: Watch) -> None:
+    """Of retransmissions that do not leave the host there are events since Linux 6.17, and else a walk finds them."""
+    watch = Watch("--netns", str(lab.client.netns), walk_every_s=1)
+    try:
+        with embedded_client(lab.client, SERVER, 3306) as client:
+            assert client.ask("query")["ok"]
+            drop_here(lab, 3306)
+            client.send("query")
+            begin = watch.wait_for(event="stall", phase="begin", **own(client))[0]
+            with embedded_client(lab.client, SERVER, 3306, "--bind-port", "40001", wait=False):
+                syn = watch.wait_for(event="stall", phase="begin", lport=40001)[0]
+            error = watch.wait_for(event="error", error="ETIMEDOUT", **own(client))[0]
+        watch.stop()
+    finally:
+        watch.kill()
+        lab.client.run("nft", "delete table inet own")
+    assert (begin["verdict"], begin["unacked_bytes"], begin["pid"]) == ("local-drop", 0, client.pid)
+    late_ms = (error["ktime_ns"] - begin["ktime_ns"]) // 1_000_000 - begin["gives_up_in_ms"]
+    assert abs(late_ms) <= TICKS * 1000 / host.hz() + MARGIN_NS / 1e6
+    assert syn["verdict"] == ("local-drop" if HAS["retransmissions that fail"] else "handshake")
+    if not HAS["retransmissions that fail"]:
+        assert watch.of(event="found", lport=40001)[0]["kind"] == "retransmit"
 
 
 def test_sockets_as_ss_shows_them() -> None:

@@ -42,9 +42,18 @@ def progressed(stall: Episode, event: Event, now: Outstanding) -> bool:
     if event.snd_wnd == 0 and sign in OF_DATA:
         # Retransmissions into a closed window are not counted (tcp_retransmit_timer(), net/ipv4/tcp_timer.c).
         return now.since_ns > stall.since_ns + slack_ns(event)
+    if _is_the_one_found(stall, event):
+        return False
     if event.kind == TLP or (attempt < before if event.event == "found" else attempt <= before):
         return True
     return sign in OF_DATA and now.since_ns > stall.since_ns + slack_ns(event)
+
+
+def _is_the_one_found(stall: Episode, event: Event) -> bool:
+    """Whether a walk came by between the kernel's counting of this retransmission and its event."""
+    found = stall.facts
+    is_counted = found.event == "found" and event.event == "retransmit" and event.attempt == found.attempt
+    return is_counted and event.ktime_ns - found.ktime_ns < (event.rto_ms or 0) * MS // 2
 
 
 def is_same_kind(sign: str, other: str) -> bool:
