@@ -65,7 +65,7 @@ WAYS = {"alone": connect, "daemon": as_daemon, "passed": passed, "crowded": crow
 
 def main() -> None:
     host, port, how, name = sys.argv[1:]
-    if how in ("alone", "crowded"):
+    if how != "daemon":
         be_called(name)
     connection, opener = WAYS[how]((host, int(port)))
     be_called(name)
