@@ -1,8 +1,8 @@
 """How a process comes to hold a connection: `holding.py HOST PORT HOW NAME`. It lives as long as stdin is open.
 
 HOW: `alone`, the process connects by itself. `daemon`, it forks after connecting and ends, its child goes on.
-`passed`, another process connects, hands the socket over and ends. `crowded`, it has 5,000 other sockets. NAME: of
-the process that goes on; the one that ends is called `opener`.
+`passed`, another process, called `opener`, connects, hands the socket over and ends. `crowded`, it has 5,000 other
+sockets. NAME: what the process is called.
 
 Prints a JSON object with both numbers and the local port, then sends each line that it reads to the server.
 """
@@ -31,7 +31,6 @@ def connect(address: tuple[str, int]) -> tuple[socket.socket, int]:
 
 
 def as_daemon(address: tuple[str, int]) -> tuple[socket.socket, int]:
-    be_called("opener")
     opened = connect(address)
     if os.fork() != 0:
         os._exit(0)
@@ -65,10 +64,8 @@ WAYS = {"alone": connect, "daemon": as_daemon, "passed": passed, "crowded": crow
 
 def main() -> None:
     host, port, how, name = sys.argv[1:]
-    if how in ("alone", "crowded"):
-        be_called(name)
-    connection, opener = WAYS[how]((host, int(port)))
     be_called(name)
+    connection, opener = WAYS[how]((host, int(port)))
     print(json.dumps({"pid": os.getpid(), "opener": opener, "lport": connection.getsockname()[1]}), flush=True)
     for line in sys.stdin:
         connection.sendall(line.encode())
