@@ -42,6 +42,7 @@ def advised(client: Client, verdict: str = "idle-drop", *, idle_ms: int | None =
     where = {name: value for name, value in client.connected.items() if name in ("pid", "laddr", "lport", "rport")}
     ordinary: dict[str, Any] = {
         "raddr": client.connected.get("raddr"),
+        "pids": [client.pid],
         "keepalive": True,
         "keepalive_idle_s": TWO_HOURS_S,
         "keepalive_idle_own": False,
@@ -209,3 +210,22 @@ def test_the_settings_of_mysqlnd_and_mariadb(lab: Lab) -> None:
                 failed = later.answer()
                 assert not failed["ok"]
                 assert 0.9 < failed["seconds"] < 10, "the timeout, not the 13 s that the kernel tries on"
+
+
+def test_where_this_host_drops_is_what_the_commands_show(lab: Lab) -> None:
+    with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
+        lab.client.run(
+            "nft", "add table inet own; add chain inet own out { type filter hook output priority 0; };"
+            "add rule inet own out tcp dport 3306 counter drop",
+        )  # fmt: skip
+        client.send("query")
+        lines = advised(client, "local-drop")
+        rules = partial(run, command(lines, "nft list ruleset"))
+        wait_until(lambda: "counter packets 0" not in rules(), 60, "the counter of the rule grows")
+        assert "tcp dport 3306 counter" in rules() and "drop" in rules()
+        assert "qdisc" in run(command(lines, "tc -s qdisc"))
+        assert "dev eth0" in run(command(lines, "ip route get"))
+        assert command(advised(client, "local-drop", send_error="EPERM"), "nft list ruleset")
+        assert command(advised(client, "local-drop", send_error="NET_XMIT_DROP"), "tc -s qdisc")
+        run(command(lines, "ss -K"))
+        assert client.answer()["error"] == "ECONNABORTED"

@@ -82,9 +82,8 @@ def advice(case: Case) -> list[str]:
     Text from outside the kernel (process names, a recording's addresses) is in none of them unless it was parsed.
     """
     if case.event.mptcp:
-        return [
-            f"An MPTCP connection goes on while one of its subflows works. To see them: {_inside(case.event)}ss -tiM"
-        ]
+        goes_on = "An MPTCP connection goes on while one of its subflows works. To see them"
+        return [f"{goes_on}{_there(case.event)}ss -tiM"]
     say = _BY_VERDICT.get(case.verdict)
     return say(case) if say else []
 
@@ -135,16 +134,16 @@ def _unreachable(case: Case) -> list[str]:
         else f"This host cannot send to the peer{told}: it has no route or no neighbour for it"
     )
     peer = _address(event.raddr)
-    return [f"{what}: {_inside(event)}ip route get {peer}" if peer else f"{what}.", *_relief(case), *_bound(case)]
+    return [f"{what}{_there(event)}ip route get {peer}" if peer else f"{what}.", *_relief(case), *_bound(case)]
 
 
 def _local_drop(case: Case) -> list[str]:
     """Only two of the errors tell the firewall from the queue."""
     event = case.event
-    inside, peer = _inside(event), _address(event.raddr)
-    rules = f"Look for a rule that drops it, in chains with the hook output or postrouting: {inside}nft list ruleset"
-    queue = f"Look for drops in the queue of its interface: {inside}tc -s qdisc"
-    route = [f"Look whether there is a route to the peer: {inside}ip route get {peer}"] if peer else []
+    there, peer = _there(event), _address(event.raddr)
+    rules = f"Look for a rule that drops it, in chains with the hook output or postrouting{there}nft list ruleset"
+    queue = f"Look for drops in the queue of its interface{there}tc -s qdisc"
+    route = [f"Look whether there is a route to the peer{there}ip route get {peer}"] if peer else []
     if event.send_error in ("EPERM", "EACCES"):
         looks = [rules]
     elif event.send_error is not None:
@@ -205,7 +204,7 @@ def _own_heartbeat(event: Event) -> list[str]:
 def _packet_loss(case: Case) -> list[str]:
     return [
         "Packets are lost now and then: nothing to change for this one.",
-        f"If it goes on, look for errors and drops along the path, here first: {_inside(case.event)}ip -s -s link",
+        f"If it goes on, look for errors and drops along the path, here first{_there(case.event)}ip -s -s link",
     ]
 
 
@@ -226,8 +225,8 @@ def _handshake(case: Case) -> list[str]:
     return [
         "Nobody answers the SYN: a firewall drops it, the address or port is wrong, or the host is down.",
         *_relief(case),
-        "To give up sooner set the client's connect timeout, or in this namespace (2: some 7 s): "
-        f"{_inside(case.event)}sysctl -w net.ipv4.tcp_syn_retries=2",
+        "To give up sooner set the client's connect timeout, or this (2: some 7 s)"
+        f"{_there(case.event)}sysctl -w net.ipv4.tcp_syn_retries=2",
     ]
 
 
@@ -400,7 +399,7 @@ def _by(case: Case, seconds: int) -> str:
     # Only what is too long: the other must not grow.
     too_long = {"time": _idle_is_long(case), "intvl": _interval_is_long(case)}
     settings = " ".join(f"net.ipv4.tcp_keepalive_{name}={seconds}" for name in too_long if too_long[name])
-    return f"{_namespace(event)}: {_inside(event)}sysctl -w {settings}"
+    return f"{_there(event)}sysctl -w {settings}"
 
 
 def _idle_is_long(case: Case) -> bool:
@@ -441,10 +440,10 @@ def _relief(case: Case) -> list[str]:
     local, remote = _address(event.laddr), _address(event.raddr)
     if case.over or event.orphan or not (local and remote and event.lport and event.rport):
         return []
-    ours = f"{_inside(event)}ss -K -t -n src {_quoted(local)} sport = :{event.lport}"
+    ends = f"src {_quoted(local)} sport = :{event.lport} dst {_quoted(remote)} dport = :{event.rport}"
     return [
-        f"To end it now, with ECONNABORTED for the application (root, CONFIG_INET_DIAG_DESTROY){_namespace(event)}: "
-        f"{ours} dst {_quoted(remote)} dport = :{event.rport}"
+        "To end it now, with ECONNABORTED for the application (root, CONFIG_INET_DIAG_DESTROY)"
+        f"{_there(event)}ss -K -t -n {ends}"
     ]
 
 
@@ -541,6 +540,11 @@ def _inside(event: Event) -> str:
     """
     pid = event.pids[0] if event.pids and not event.orphan else 0
     return f"nsenter -t {pid} -n " if pid > 0 else ""
+
+
+def _there(event: Event) -> str:
+    """What stands between a sentence and its command: a colon, and where the command has to run."""
+    return f"{_namespace(event)}: {_inside(event)}"
 
 
 def _namespace(event: Event) -> str:

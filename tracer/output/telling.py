@@ -23,7 +23,7 @@ _V = TypeVar("_V")
 _SECOND_NS = 1_000_000_000
 _INDENT = "    "
 _ENDS_IT = "ss -K "
-COMMANDS = ("nsenter ", "ss ", "sysctl ", "ip ", "sudo ", "psql ", "mariadb ", "redis-cli ")
+COMMANDS = ("nsenter ", "ss ", "sysctl ", "ip ", "nft ", "tc ", "sudo ", "psql ", "mariadb ", "redis-cli ")
 
 
 class Teller:
