@@ -5,10 +5,13 @@ from builders import SECOND, mapped, record
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tracer.encoding import to_line
 from tracer.errors import TcpwatchError
 from tracer.events import Event, to_json
 from tracer.kernel import wire
+from tracer.kernel.owners import Owners
 from tracer.kernel.wire import OFFSETS, SIZE, Decoder, Owner, WireError, text
+from tracer.storage.lines import line_event
 
 DECODER = Decoder(hz=250, reasons={1: "NO_SOCKET"}, key=b"k" * 16)
 PLACE = slice(OFFSETS["flags"], OFFSETS["silent"])  # of how the socket is
@@ -179,3 +182,17 @@ def test_only_the_end_that_asked_has_asked(flags: int, asked_ms: int | None) -> 
 
 def test_a_change_of_state_does_not_say_since_when_it_is_stuck() -> None:
     assert [decode(type=kind, stuck_ms=7)[0].stuck_ms for kind in (1, 3, 4, 5, 6, 7)] == [7, None, 7, 7, 7, 7]
+
+
+@pytest.mark.parametrize("kind", [number for number, name in wire._EVENTS.items() if name != "socket"])
+def test_fields_are_in_the_order_that_lines_are_read_quickly_in(kind: int) -> None:
+    """Each event, with all that it may have to say."""
+    everything = {
+        "unsent": 7, "soft_error": 113, "retrying_ms": 9, "stuck_ms": 8, "syn_linear": 4, "attempt": 2, "error": 110,
+        "flags": 1 | 2 | 8 | 64 | 128 | 256, "direction": 1, "cause": 1, "timer_in": 5, "probes_out": 3, "cgroup": 1,
+    }  # fmt: skip
+    for found_like in (1, 2, 7, 11):
+        decoded, owner = decode(type=kind, **{**everything, "found_like": found_like})
+        Owners(lambda _: {}, cgroup_path=lambda _: "/x").fill(decoded, owner)
+        line = to_line(decoded)
+        assert line_event(line.encode()) is not None, line

@@ -243,13 +243,12 @@ class Decoder:
                 if details.retrying_ms != _UNKNOWN:
                     known["retrying_ms"] = details.retrying_ms
                 known["retries"] = how.retries
-            if like == "retransmit":
-                if how.syn_linear:
-                    known["syn_linear_timeouts"] = how.syn_linear
-                if how.flags & _THIN:
-                    known["thin"] = True
+            if like == "retransmit" and how.flags & _THIN:
+                known["thin"] = True
             if like in _OF_PROBE0:
                 known["probes_out"] = details.probes_out
+            if like == "retransmit" and how.syn_linear:
+                known["syn_linear_timeouts"] = how.syn_linear
             if name in _MAY_BE_STUCK and details.stuck_ms != _UNKNOWN:
                 known["stuck_ms"] = details.stuck_ms
             if name in _MAY_HAVE_ASKED and how.flags & (_ACCEPTED | _AWAITS) == _AWAITS:
@@ -290,10 +289,10 @@ class Decoder:
             if how.flags & _HAS_REASON:
                 known["reason"] = self.reasons.get(details.reason, f"reason {details.reason}")
         elif name == "error" and error > 0:
-            known["errno"] = error
-            known["error"] = error_name(error)
             if attempt:
                 known["attempt"] = attempt
+            known["errno"] = error
+            known["error"] = error_name(error)
 
     def socket(self, record: bytes, event: Event) -> Socket:
         """The socket of a record of a walk over all sockets, of which `decode` made the event."""
