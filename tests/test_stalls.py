@@ -388,6 +388,8 @@ def test_retransmissions_into_a_closed_window_are_counted_though_the_kernel_does
     answered = told(*(into_closed_window(0.2 * 2**n, 100) for n in range(8)), until=26)
     assert words(answered) == ["begin zero-window", "end zero-window ongoing"] and answered[-1].retransmits == 8
     assert all(each.gives_up_in_ms is None for each in answered)
+    at_once = told(*(into_closed_window(0.2 * 2**n, round(100 * 2**n) + 3) for n in range(8)), until=26)
+    assert words(at_once) == words(answered), "an answer within the same jiffy is one"
     alone = told(*(into_closed_window(0.2 * 2**n, round(200 * 2**n)) for n in range(5)), until=4)
     assert words(alone)[-1] == "end path-loss ongoing" and alone[-1].probes_out == 4
 

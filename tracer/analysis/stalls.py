@@ -231,8 +231,8 @@ class StallTracker:
         elif now.sign == WINDOW_PROBE:
             seen.unanswered = event.probes_out or 0
         else:
-            # Whether the peer was heard since the retransmission before.
-            heard_ns = event.ktime_ns - (event.silent_ms or 0) * MS
+            # Whether the peer was heard since the retransmission before, by stamps in jiffies.
+            heard_ns = event.ktime_ns - (event.silent_ms or 0) * MS + 2 * SECOND // self.hz
             is_first = stall.facts is event
             seen.unanswered = 0 if is_first or heard_ns >= stall.facts.ktime_ns else seen.unanswered + 1
 
