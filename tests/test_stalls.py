@@ -371,7 +371,7 @@ def test_a_window_whose_probes_nobody_answers_any_more_is_a_path_or_a_peer_that_
     probes = [closed_window(1.4, 3, 0), closed_window(3.1, 4, 1), closed_window(6.4, 5, 2), closed_window(13.0, 6, 3)]
     seen = told(*probes, *close(28), until=29)
     assert [each.verdict for each in seen] == ["zero-window", "zero-window", "path-loss", "path-loss"]
-    assert [each.probes_out for each in seen] == [0, 1, 3, 3]
+    assert [each.probes_out for each in seen] == [0, 2, 3, 3], "a peer may leave one without an answer"
     assert [each.gives_up_in_ms is None for each in seen] == [True, False, False, True]
     answered = told(*probes, closed_window(26, 7, 0), until=27)
     assert words(answered)[-2:] == ["update zero-window", "end zero-window ongoing"], "it was there after all"

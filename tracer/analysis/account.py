@@ -33,7 +33,7 @@ def account(stall: Episode, phase: str, now_ns: int, *, hz: int, bracket: Bracke
         "ktime_ns": now_ns,
         "event": "stall",
         **_taken(facts, _CARRIED),
-        **_present(probes_out=seen.unanswered if seen.window_closed else None),
+        **_present(probes_out=seen.in_vain if seen.window_closed else None),
         **_taken(facts, ("asked_ms", "send_error")),
         **_present(errno=stall.errno, error=stall.error),
         "phase": phase,

@@ -26,6 +26,9 @@ KINDS = frozenset({"window-probe", "unsent"})
 """Events, and kinds of `found`, that are about this timer."""
 BASE_MS = 200
 """The first timeout is the RTO, and no less than this: tcp_probe0_base(), include/net/tcp.h."""
+IN_VAIN = 2
+"""So many probes in a row without an answer say something. A peer answers no more often than each 500 ms, so that the
+second probe may go without one (tcp_oow_rate_limited(), net/ipv4/tcp_input.c; net.ipv4.tcp_invalid_ratelimit)."""
 _MOST_BACKOFF = 10  # tcp_probe0_when(): ilog2(TCP_RTO_MAX / TCP_RTO_MIN) + 1
 _ORPHAN_RETRIES = 8  # tcp_orphan_retries(): in place of 0, until the doubled RTO has come to its maximum
 
@@ -35,8 +38,8 @@ class ProbeTimer:
     """The PROBE0 timer as a probe leaves it, in jiffies where the name does not say ms.
 
     probes: without an answer, the one of the event included. limit: so many are enough. doubles: up to which backoff
-    the time is doubled. congested: sending fails for lack of room in a queue of this host; the kernel then tries
-    again without doubling the time.
+    the time is doubled. is_unsent: data waits that this host does not let out. congested: it is for lack of room in
+    a queue; the kernel then tries again without doubling the time.
     """
 
     event: Event
@@ -48,6 +51,7 @@ class ProbeTimer:
     backoff: int
     limit: int
     doubles: int
+    is_unsent: bool
     congested: bool
     next_expiry: int | None  # of a connection that was found
 
@@ -104,7 +108,8 @@ def probe_timer(event: Event, hz: int) -> ProbeTimer | None:
     backoff, sent = event.backoff or 0, event.probes_out
     # A probe counts towards both, unless it could not be sent for lack of room, or the backoff has come to
     # tcp_retries2 (tcp_send_probe0()). Of an orphan that is not known before, and usually more than its own limit.
-    congested = sent > backoff and "unsent" in (event.event, event.kind)
+    is_unsent = "unsent" in (event.event, event.kind)
+    congested = sent > backoff and is_unsent
     doubles = event.retries if not event.orphan else backoff if sent > backoff else MAX_EXPIRIES
     return ProbeTimer(
         event=event,
@@ -116,6 +121,7 @@ def probe_timer(event: Event, hz: int) -> ProbeTimer | None:
         backoff=backoff if is_found or congested else min(backoff + 1, max(backoff, doubles)),
         limit=event.retries,
         doubles=doubles,
+        is_unsent=is_unsent,
         congested=congested,
         next_expiry=event.jiffies + round((event.timer_ms or 0) * hz / 1000) if is_found else None,
     )
@@ -124,13 +130,13 @@ def probe_timer(event: Event, hz: int) -> ProbeTimer | None:
 def gives_up(event: Event, hz: int) -> GiveUp | None:
     """When the kernel gives up if nothing is received from the event on, CLOCK_BOOTTIME nanoseconds.
 
-    None where the peer has answered the latest probe and only its silence would end it: it is there.
+    None for a closed window whose probes the peer answers, unless its silence is not all that would end it.
     """
     timer = probe_timer(event, hz)
     if timer is None:
         return None
-    ends_anyway = event.user_timeout_ms or event.orphan
-    return timer.gives_up() if event.probes_out or ends_anyway else None
+    is_answered = (event.probes_out or 0) < IN_VAIN and not timer.is_unsent
+    return None if is_answered and not (event.user_timeout_ms or event.orphan) else timer.gives_up()
 
 
 def next_expiry_ns(event: Event, hz: int) -> int | None:

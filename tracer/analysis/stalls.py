@@ -206,7 +206,7 @@ class StallTracker:
         self._learn_window(stall, event, now)
         if not self.ends_only and not as_foretold(stall, event):
             stall.give_up = gives_up(event, self.hz)
-        if stall.seen.window_closed and not stall.seen.unanswered and not (event.user_timeout_ms or event.orphan):
+        if stall.seen.window_closed and not stall.seen.in_vain and not (event.user_timeout_ms or event.orphan):
             stall.give_up = None  # only the peer's silence would end it
         counted = stall.seen.retransmits
         stall.learn(event, now)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tracer.analysis.probing import IN_VAIN
+
 VERDICTS = (
     "idle-drop",
     "idle-reset",
@@ -52,6 +54,11 @@ class Evidence:
     reset: bool = False  # a RST was received
     outcome: str | None = None
     duration_ns: int = 0
+
+    @property
+    def in_vain(self) -> int:
+        """The probes of a closed window that nobody answered, where they are enough to say something."""
+        return self.unanswered if self.unanswered >= IN_VAIN else 0
 
 
 def verdict(seen: Evidence, min_idle_ms: int) -> str:
