@@ -495,10 +495,10 @@ def test_a_typed_program_hears_the_same(lab: Lab, seen: Watch, monkeypatch: pyte
         assert client.answer()["ok"]
         # The answer after a silence and its acknowledgement; the acknowledgement of what was sent again.
         told = [each.wait_for(client, 3, event="resume")[:3] for each in (typed, other)]
-    assert [(each.cause, each.lport, each.pid) for each in told[0]] == [
-        (each.cause, each.lport, each.pid) for each in told[1]
-    ]
+    assert [(each.cause, each.lport) for each in told[0]] == [(each.cause, each.lport) for each in told[1]]
     for one, same in zip(*told, strict=True):
+        # On a slow machine an event does not wait until its owner is found.
+        assert one.pid == same.pid or None in (one.pid, same.pid)
         assert abs((one.silent_ms or 0) - (same.silent_ms or 0)) <= TICKS * 1000 / host.hz()
 
 
