@@ -6,7 +6,7 @@ for a timer that is armed by its own handler.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -55,6 +55,20 @@ def slot_shift(ahead: int) -> int:
     The least multiple of 3 for which `ahead` is below 63 times so many jiffies.
     """
     return ((max(0, ahead) // 63).bit_length() + 2) // 3 * 3
+
+
+def when_over(expiries: Iterable[tuple[int, bool, bool]]) -> tuple[int, int] | None:
+    """The expiry at which the kernel may give up, and the one at which it must; None if the row ends before.
+
+    expiries: the jiffy of each, and whether the kernel may give up then, and must.
+    """
+    first = None
+    for expiry, may, must in expiries:
+        if may and first is None:
+            first = expiry
+        if first is not None and must:
+            return first, expiry
+    return None
 
 
 def give_up_at(event: Event, hz: int, candidates: Sequence[tuple[int, int]]) -> GiveUp:

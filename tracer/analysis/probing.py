@@ -19,6 +19,7 @@ from tracer.analysis.expiry import (
     max_lag,
     time_ns,
     to_jiffies,
+    when_over,
 )
 from tracer.events import Event
 
@@ -70,14 +71,10 @@ class ProbeTimer:
         """If nothing is received; None where that takes more than MAX_EXPIRIES."""
         candidates = []
         for lag in (0, max_lag(self.hz)):
-            first = None
-            for expiry, may, must in self._expiries(lag):
-                first = expiry if may and first is None else first
-                if first is not None and must:
-                    candidates.append((first, expiry))
-                    break
-            else:
+            over = when_over(self._expiries(lag))
+            if over is None:
                 return None
+            candidates.append(over)
         return give_up_at(self.event, self.hz, candidates)
 
     def _expiries(self, lag: int) -> Iterator[tuple[int, bool, bool]]:

@@ -25,6 +25,7 @@ from tracer.analysis.expiry import (
     slot_shift,
     time_ns,
     to_jiffies,
+    when_over,
 )
 from tracer.events import Event
 
@@ -161,15 +162,10 @@ class _RetransmissionTimer:
             return None
         candidates = []
         for lag, (now, attempt, elapsed_ms) in product((0, max_lag(self.hz)), self._starts()):
-            first = None
-            for expiry, may, must in self._expiries(now, attempt, elapsed_ms, lag):
-                if may and first is None:
-                    first = expiry
-                if first is not None and must:
-                    candidates.append((first, expiry))
-                    break
-            else:
+            over = when_over(self._expiries(now, attempt, elapsed_ms, lag))
+            if over is None:
                 return None
+            candidates.append(over)
         return give_up_at(self.event, self.hz, candidates)
 
     def _starts(self) -> Iterator[tuple[int, int, float]]:
