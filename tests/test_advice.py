@@ -180,7 +180,7 @@ def test_two_libraries_are_named_in_one_sentence() -> None:
     assert "if this is psycopg: options=" in line and "; if pg8000: startup_params=" in line
     line = one(advised(comm="python3"), "To bound")
     assert line == (
-        "To bound the wait next time, if this is PyMySQL or mysqlclient or mysql-connector-python: "
+        "To bound the wait next time, if this is PyMySQL, mysqlclient or mysql-connector-python: "
         "read_timeout=N (N: seconds, more than its slowest answer takes)"
     )
     line = advised(keepalive=False, comm="python3")[0]

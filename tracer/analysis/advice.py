@@ -24,6 +24,7 @@ from tracer.analysis.clients import (
     clients_of,
     filled,
     if_this_is,
+    one_of,
     server_of,
 )
 from tracer.analysis.expiry import lateness
@@ -519,7 +520,7 @@ def _if_this_is(event: Event, setting_of: Callable[[Client], str | None]) -> str
 
 
 def _names(candidates: Sequence[Client]) -> str:
-    return " or ".join(each.name for each in candidates)
+    return one_of(each.name for each in candidates)
 
 
 def _times(event: Event, seconds: int) -> str:

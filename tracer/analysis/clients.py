@@ -7,7 +7,7 @@ interpreter loads many libraries. tests/kernel/test_knobs.py types in each setti
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -422,9 +422,15 @@ def if_this_is(candidates: Sequence[Client], setting_of: Callable[[Client], str 
             names.setdefault(text, []).append(each.name)
     start = "for {} alone: {}" if is_server else "if this is {}: {}"
     return "; ".join(
-        ("if {}: {}" if number else start).format(" or ".join(those), text)
+        ("if {}: {}" if number else start).format(one_of(those), text)
         for number, (text, those) in enumerate(names.items())
     )
+
+
+def one_of(names: Iterable[str]) -> str:
+    """`PyMySQL, mysqlclient or asyncpg`. A name may stand for two libraries itself."""
+    parts = [part for name in names for part in name.split(" or ")]
+    return " or ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else "".join(parts)
 
 
 def _of_program(rows: Sequence[Client], name: str | None) -> list[Client]:
