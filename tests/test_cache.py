@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -105,26 +107,61 @@ def test_the_directory_is_no_link_either(directory: Path, tmp_path: Path) -> Non
     assert cache.kept(SOURCE) is None
 
 
-def test_where_nothing_can_be_kept_nothing_happens(directory: Path) -> None:
-    directory.write_text("a file in its way")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+@pytest.mark.parametrize(
+    ("damage", "complaint", "hint"),
+    [
+        (lambda place: place.write_text("a file in its way"), "is not a directory", "sudo rm"),
+        (lambda place: place.symlink_to(place.parent), "is not a directory", "sudo rm"),
+        (lambda place: (place.mkdir(), place.chmod(0o777)), "other users can write", "sudo chmod go-w"),
+        (lambda place: (place.mkdir(), place.chmod(0o775)), "mode 0775", "sudo chmod go-w"),
+        (lambda place: (place.mkdir(), os.chown(place, 65534, -1)), "another user (uid 65534)", "sudo chown root:"),
+    ],
+)
+def test_where_nothing_can_be_kept_it_says_why(
+    directory: Path, damage: Callable[[Path], object], complaint: str, hint: str
+) -> None:
+    damage(directory)
+    with pytest.raises(cache.NotKept, match=re.escape(complaint)) as caught:
+        cache.keep(SOURCE, "{}")
+    assert hint in caught.value.hint and str(directory) in caught.value.hint
+    assert cache.kept(SOURCE) is None
+
+
+def test_a_directory_that_cannot_be_made_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CACHE_DIRECTORY", "/nowhere/cache")
+    with pytest.raises(cache.NotKept, match="cannot write to /nowhere/cache: No such file") as caught:
+        cache.keep(SOURCE, "{}")
+    assert "CACHE_DIRECTORY" in caught.value.hint
+
+
+def test_of_several_directories_the_first_is_taken(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CACHE_DIRECTORY", f"{directory}:/nowhere")
     cache.keep(SOURCE, "{}")
+    assert cache.kept(SOURCE) == b"{}"
+
+
+def test_what_was_dropped_is_gone() -> None:
+    cache.drop(SOURCE)
+    cache.keep(SOURCE, "{}")
+    cache.drop(SOURCE)
     assert cache.kept(SOURCE) is None
 
 
 def test_only_the_latest_are_kept(directory: Path) -> None:
-    for number in range(cache.MOST_FILES + 4):
+    for number in range(cache.MAX_FILES + 4):
         source = Source(SOURCE.text, (f"-DNUMBER={number}",), SOURCE.directory)
         cache.keep(source, "{}")
         newest = max(directory.iterdir(), key=lambda path: path.stat().st_mtime_ns)
         os.utime(newest, (number, number))
-    assert len(list(directory.iterdir())) == cache.MOST_FILES
+    assert len(list(directory.iterdir())) == cache.MAX_FILES
     assert cache.kept(source) == b"{}"
     assert cache.kept(Source(SOURCE.text, ("-DNUMBER=0",), SOURCE.directory)) is None
 
 
 def test_where_no_process_can_be_started_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "/nowhere/python")
-    with pytest.raises(TcpwatchError, match="no process could be started") as caught:
+    with pytest.raises(TcpwatchError, match="cannot start /nowhere/python") as caught:
         compiler.compile_source(SOURCE)
     assert not isinstance(caught.value, compiler.ProgramError) and "ulimit" in caught.value.hint
 
@@ -154,8 +191,14 @@ def test_what_was_compiled_can_be_read() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", "{}", '{"maps":{}}', '{"maps":[],"functions":{}}', '{"maps":{"a":{}},"functions":{}}',
-     '{"maps":{},"functions":{"f":"?"}}', '{"maps":{},"functions":{"f":1}}', '{"error":"no"}'],
+    [
+        "", "{", "[]", "null", "{}", '{"maps":{}}', '{"maps":[],"functions":{}}', '{"maps":{"a":{}},"functions":{}}',
+        '{"maps":{},"functions":{"f":"?"}}', '{"maps":{},"functions":{"f":1}}', '{"error":"no"}', "[" * 100_000,
+        '{"maps":{},"functions":{"f":"lQAA"}}',  # three bytes
+        '{"maps":{},"functions":{"f":"GBEAAAEAAAAAAAAAAAAAAA=="}}',  # the second of no maps
+        '{"maps":{"a":{"map_type":2,"key_size":-1,"value_size":8,"max_entries":1,"map_flags":0}},"functions":{}}',
+        '{"maps":{},"functions":{},"refused":[[]]}',
+    ],
 )  # fmt: skip
 def test_what_is_no_program_says_so(text: str) -> None:
     with pytest.raises(compiled.InvalidProgram):

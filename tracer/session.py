@@ -74,6 +74,7 @@ def watch(
         resume_after_s=resume_after_s(wanted),
         waiting_after_s=waiting_after_s(wanted),
         ring_bytes=tracing.ring_bytes,
+        say=say,
     ) as source:
         writer = _begin(recording, wanted) if recording is not None else None
         try:

@@ -2,7 +2,8 @@
 
 Run as a file and isolated (python -I), it imports nothing of tracer. On stdin one JSON object, {"text", "cflags"}; on
 stdout another: {"bcc"}, its version, and if there was a text what tracer/kernel/compiled.py reads; or {"missing"} or
-{"foreign"} without the right bcc, or {"error"} where it does not compile. What the compiler says goes to stderr.
+{"foreign"} without the right bcc, {"memory"} without enough memory, {"error"} where it does not compile. The
+compiler's own messages go to stderr.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ _INSTRUCTION = struct.Struct("<BBhi")  # struct bpf_insn, include/uapi/linux/bpf
 _LD_IMM64 = 0x18  # BPF_LD | BPF_IMM | BPF_DW
 _PSEUDO_MAP_FD = 1  # as the source register: the immediate is a map's descriptor
 
+# How the dynamic loader names a lack of memory (elf/dl-load.c in glibc).
+_LOADER_MEMORY = ("failed to map segment", "cannot allocate memory", "cannot create shared object descriptor")
+
 
 def main() -> None:
     """Answer once."""
@@ -38,16 +42,21 @@ def main() -> None:
 def _answer(text: str, cflags: Sequence[str]) -> dict[str, Any]:
     try:
         import bcc
+    except MemoryError:
+        return {"memory": "while Python loaded bcc"}
     except (ImportError, OSError) as error:  # OSError: its libraries cannot be loaded
-        return {"missing": str(error)}
+        is_memory = any(words in str(error) for words in _LOADER_MEMORY)
+        return {"memory" if is_memory else "missing": str(error)}
     if not hasattr(bcc, "BPF"):
         place = getattr(bcc, "__file__", None)
         return {"foreign": place} if place else {"missing": "there is only a directory of that name"}
-    version = {"bcc": str(getattr(bcc, "__version__", "version not told"))}
+    version = {"bcc": str(getattr(bcc, "__version__", "unknown version"))}
     if not text:
         return version
     try:
         return {**version, **_parts(bcc, bcc.BPF(text=text.encode(), cflags=cflags))}
+    except MemoryError:
+        return {"memory": "while bcc compiled"}
     except Exception as error:
         return {"error": str(error)}
 

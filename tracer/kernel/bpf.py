@@ -6,6 +6,7 @@ Descriptors are close-on-exec; what they stand for ends with the last of them. F
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import platform
@@ -22,6 +23,10 @@ _MAP_CREATE, _MAP_UPDATE_ELEM, _PROG_LOAD, _RAW_TRACEPOINT_OPEN = 0, 2, 5, 17
 _LINK_CREATE, _ITER_CREATE = 28, 33
 KPROBE, RAW_TRACEPOINT, TRACING = 2, 17, 26
 """enum bpf_prog_type."""
+RINGBUF = 27
+"""enum bpf_map_type."""
+MIN_FILES = 1024
+"""Descriptors that a run may need: a program has sixty, and /proc and recordings take some more."""
 _TRACE_RAW_TP, _TRACE_ITER = 23, 28  # enum bpf_attach_type
 
 _SYSCALLS = {"x86_64": (321, 298), "aarch64": (280, 241)}  # bpf, perf_event_open
@@ -30,6 +35,9 @@ _MOST_NAME = 15  # BPF_OBJ_NAME_LEN without its NUL
 _LOG_BYTES = (1 << 24) - 1  # the most that every kernel takes; in a smaller one the end is lost, which says why
 # An iterator hands over what its buffer of 8 pages holds (bpf_seq_read(), kernel/bpf/bpf_iter.c).
 _ITERATOR_BYTES = 8 * mmap.PAGESIZE
+# What the verifier answers where an instruction, a map or a kernel function is not what it takes (bpf_check()).
+_CODE_ERRORS = {errno.EACCES, errno.EINVAL, errno.E2BIG, errno.EBADF, errno.EFAULT, errno.ENOENT, errno.ERANGE}
+_RETURN_0 = bytes.fromhex("b7000000000000009500000000000000")  # r0 = 0; exit
 _TRIES = 5  # the verifier gives up with EAGAIN where a signal comes (bpf_check(), kernel/bpf/verifier.c)
 
 _KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe/type")
@@ -40,9 +48,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Refused(OSError):
-    """The verifier turned a function down; `log` is what it said."""
+    """The kernel refused a function; `log` is what its verifier printed."""
 
     log = ""
+
+    @property
+    def is_for_its_code(self) -> bool:
+        """Whether it was the function itself, and not a privilege or a resource that is missing."""
+        return self.errno in _CODE_ERRORS
 
 
 def create_map(name: str, wanted: Map) -> int:
@@ -157,10 +170,24 @@ def read_iterator(link: int) -> bytes:
         os.close(iterator)
 
 
-def allow_memory() -> None:
-    """Until 5.11 maps and programs are counted against RLIMIT_MEMLOCK, which is 64 KiB where nobody raised it."""
-    with suppress(OSError, ValueError):  # not ours to raise: then the kernel says what it thinks of that
+def try_load() -> None:
+    """Load a program that does nothing. Raises OSError where the kernel lets us load none."""
+    os.close(_load("try_load", RAW_TRACEPOINT, _RETURN_0, (0, 0), None))
+
+
+def raise_limits() -> None:
+    """Raise the limits of this process that BPF exceeds.
+
+    Until 5.11 maps and programs are counted against RLIMIT_MEMLOCK, which is 64 KiB by default.
+    """
+    with suppress(OSError, ValueError):  # without CAP_SYS_RESOURCE: then the kernel refuses what is too much
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for limit in (max(hard, MIN_FILES), hard):
+        if soft < MIN_FILES:
+            with suppress(OSError, ValueError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (min(limit, MIN_FILES), limit))
+                return
 
 
 def _bpf(command: int, attr: bytes) -> int:

@@ -8,6 +8,8 @@ the BTF; it is a dependency of libbcc, so it is there where bcc is.
 from __future__ import annotations
 
 import ctypes
+import errno
+import os
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +18,13 @@ from pathlib import Path
 from tracer.errors import TcpwatchError
 
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
+_SYSFS = Path("/sys/kernel")
+_HINTS = {
+    errno.EACCES: "run it as root",
+    errno.EPERM: "run it as root",
+    errno.ENOMEM: "free -m; ulimit -v",
+    errno.EMFILE: "ulimit -n 1024",
+}
 
 # enum in include/uapi/linux/btf.h
 _KIND_PTR, _KIND_ARRAY, _KIND_STRUCT, _KIND_UNION, _KIND_ENUM = 2, 3, 4, 5, 6
@@ -91,6 +100,8 @@ class KernelTypes:
     """
 
     def __init__(self) -> None:
+        if not _SYSFS.exists():
+            raise TcpwatchError("/sys is not mounted", hint="mount -t sysfs sysfs /sys")
         if not VMLINUX.exists():
             raise TcpwatchError(
                 f"this kernel has no BTF ({VMLINUX} is missing)",
@@ -100,9 +111,10 @@ class KernelTypes:
         handle = self._lib.btf__load_vmlinux_btf()
         # libbpf before 1.0 returns an error as a pointer into the last page.
         if not handle or handle > 2**64 - 4096:
+            number = -ctypes.c_int64(handle).value if handle else ctypes.get_errno()
             raise TcpwatchError(
-                f"{VMLINUX} cannot be read",
-                hint="run it as root; if that is so already, update libbpf (sudo apt-get install libbpf1)",
+                f"{VMLINUX} cannot be read: {os.strerror(number)}",
+                hint=_HINTS.get(number, "update libbpf (sudo apt-get install libbpf1)"),
             )
         self._handle = handle
         self._found: dict[tuple[str, int], int] = {}  # types, by name and kind

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
 
 from tracer.errors import TcpwatchError
 from tracer.filters import Filter
 from tracer.findings import Finding
-from tracer.kernel import host, probes
+from tracer.kernel import cache, host, probes
 from tracer.kernel.btf import VMLINUX, KernelTypes
 from tracer.kernel.compiler import ProgramError, bcc_version, compile_afresh
 from tracer.kernel.program import Program
@@ -17,7 +18,9 @@ from tracer.kernel.source import TRACER, absent_members, source_for
 
 def check_host() -> list[Finding]:
     """Every finding, requirements first. Raises nothing: what fails is a finding."""
-    findings = [_kernel(), _lockdown(), _privilege(), _python(), _bcc(), _btf()]
+    findings = [_kernel(), _lockdown(), _proc(), _privilege(), _python(), _bcc(), _btf()]
+    if not any(finding.status == "missing" for finding in findings):
+        findings.append(_bpf())
     if any(finding.status == "missing" for finding in findings):
         return findings
     return [*findings, *_hooks()]
@@ -37,7 +40,7 @@ def _lockdown() -> Finding:
             "lockdown", "missing", "confidentiality: BPF may not read kernel memory",
             hint="boot with lockdown=integrity", needed=True,
         )  # fmt: skip
-    return Finding("lockdown", "ok", mode or "none, or not told", needed=True)
+    return Finding("lockdown", "ok", mode or "none, or unknown", needed=True)
 
 
 def _privilege() -> Finding:
@@ -45,6 +48,22 @@ def _privilege() -> Finding:
         detail = f"uid {os.geteuid()} without {' and '.join(missing)}"
         return Finding("privilege", "missing", detail, hint="sudo tcpwatch check", needed=True)
     return Finding("privilege", "ok", f"uid {os.geteuid()}", needed=True)
+
+
+def _proc() -> Finding:
+    return _required("/proc", host.require_proc)
+
+
+def _bpf() -> Finding:
+    return _required("bpf(2)", host.require_bpf)
+
+
+def _required(what: str, require: Callable[[], None]) -> Finding:
+    try:
+        require()
+    except TcpwatchError as error:
+        return Finding(what, "missing", str(error), hint=error.hint, needed=True)
+    return Finding(what, "ok", needed=True)
 
 
 def _python() -> Finding:
@@ -75,26 +94,33 @@ def _hooks() -> list[Finding]:
     with KernelTypes() as types:
         chosen = probes.choose(types, kprobes=probes.kprobes_available(), timers=timers)
         source = source_for(TRACER, types, hz=host.hz())
+    notes: list[str] = []
     try:
-        program = Program(compile_afresh(source), timers=timers)
-    except ProgramError as error:
-        return [Finding("BPF program", "missing", str(error), hint=_last_line(error.log), needed=True)]
+        program = Program(compile_afresh(source, notes.append), timers=timers)
+    except TcpwatchError as error:
+        return [Finding("BPF program", "missing", str(error), hint=_hint(error), needed=True)]
+    kept = Finding("cache", "fallback" if notes else "ok", "; ".join(notes) or str(cache.directory()))
     with program:
-        program.configure(Filter())
-        return [_hook(program, probe) for probe in chosen]
+        try:
+            program.configure(Filter())
+        except TcpwatchError as error:
+            return [Finding("BPF program", "missing", str(error), hint=_hint(error), needed=True)]
+        return [kept, *(_hook(program, probe) for probe in chosen)]
 
 
 def _hook(program: Program, probe: probes.Probe) -> Finding:
     needed = probe.event in ("retransmit", "state")
     try:
         program.attach([probe])
-    except ProgramError as error:
-        return Finding(probe.event, "missing", str(error), hint=_last_line(error.log), needed=needed)
+    except TcpwatchError as error:
+        return Finding(probe.event, "missing", str(error), hint=_hint(error), needed=needed)
     used = program.attached[-1]
     detail = ": ".join(part for part in (str(used.attachment or ""), used.note) if part)
     return Finding(probe.event, used.status, detail, needed=needed)
 
 
-def _last_line(log: str) -> str:
+def _hint(error: TcpwatchError) -> str:
+    """The last line of what the compiler or the verifier printed, or else the error's own hint."""
+    log = error.log if isinstance(error, ProgramError) else ""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+    return lines[-1] if lines else error.hint

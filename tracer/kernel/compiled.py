@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+_MAP = struct.Struct("<5I")
 _IMMEDIATE = struct.Struct("<i")
 _INSTRUCTION_BYTES = 8  # struct bpf_insn, include/uapi/linux/bpf.h
 _LD_MAP = b"\x18"  # BPF_LD | BPF_IMM | BPF_DW
@@ -18,7 +19,11 @@ _PSEUDO_KFUNC_CALL = 2
 
 
 class InvalidProgram(ValueError):
-    """It is not what bcc_process.py writes."""
+    """The text is not what bcc_process.py writes."""
+
+
+class Outdated(Exception):
+    """A kept program does not suit this kernel or this tcpwatch: it has to be compiled again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +39,20 @@ class Map:
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """maps in the order that the instructions number them in; functions by name, each its instructions."""
+    """maps in the order that the instructions number them in; functions by name, each its instructions.
+
+    is_kept: it was not compiled now. refused: functions that the kernel refused when it had just been compiled.
+    """
 
     maps: Mapping[str, Map]
     functions: Mapping[str, bytes]
+    is_kept: bool = False
+    refused: frozenset[str] = frozenset()
 
     def linked(self, function: str, descriptors: Sequence[int]) -> bytes:
-        """Its instructions, with the maps' descriptors in place of their numbers.
+        """The instructions of a function, with the maps' descriptors in place of their numbers.
 
-        bcc knows no call of the kernel's functions (5.13): a helper below zero stands for one, by its BTF type.
+        bcc cannot compile a call of a kernel function (5.13): a negative helper stands for one, by its BTF type.
         """
         code = bytearray(self.functions[function])
         for start in range(0, len(code), _INSTRUCTION_BYTES):
@@ -56,13 +66,25 @@ class Compiled:
         return bytes(code)
 
 
-def of_json(text: str | bytes) -> Compiled:
+def of_json(text: str | bytes, *, is_kept: bool = False) -> Compiled:
     """What bcc_process.py wrote. Raises InvalidProgram."""
     try:
         answer: dict[str, Any] = json.loads(text)
-        return Compiled(
+        program = Compiled(
             maps={name: Map(**members) for name, members in answer["maps"].items()},
             functions={name: base64.b64decode(code, validate=True) for name, code in answer["functions"].items()},
+            is_kept=is_kept,
+            refused=frozenset(answer.get("refused", ())),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        for each in program.maps.values():
+            _MAP.pack(*(getattr(each, member) for member in Map.__slots__))
+        for function in program.functions:
+            program.linked(function, [0] * len(program.maps))
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, struct.error) as error:
         raise InvalidProgram(str(error)) from error
+    return program
+
+
+def with_refused(text: str | bytes, functions: Collection[str]) -> str:
+    """The same text of a program, with the functions that the kernel refused."""
+    return json.dumps({**json.loads(text), "refused": sorted(functions)})

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import time
 from pathlib import Path
 
 from tracer.errors import TcpwatchError
+from tracer.kernel import bpf, privileges
 from tracer.kernel.wire import text
 
 _CLOCK_MONOTONIC_COARSE = 6  # include/uapi/linux/time.h; Python has no name for it
@@ -72,29 +74,83 @@ def lockdown() -> str:
 
 
 def missing_capabilities() -> list[str]:
-    """Of those without which no tracing program can be loaded (5.8; capabilities(7)), as `CAP_BPF`. Root has them."""
-    effective = _effective_capabilities()
+    """The capabilities that tracing needs (5.8; capabilities(7)) and we lack, as `CAP_BPF`. Root has all."""
+    try:
+        effective = privileges.effective()
+    except OSError:  # a seccomp filter refuses capget(2): the kernel's answer to bpf(2) decides
+        return []
     if effective >> _SYS_ADMIN & 1:
         return []
     return [name for name, bit in _NEEDED.items() if not effective >> bit & 1]
 
 
-def _effective_capabilities() -> int:
-    for line in (_PROC / "self/status").read_text(encoding="utf-8", errors="replace").splitlines():
-        if line.startswith("CapEff:"):
-            return int(line.split()[1], 16)
-    return 0
-
-
 def require_privilege() -> None:
-    """Raise unless we may load BPF programs."""
+    """Raise TcpwatchError unless we may load BPF programs, and may read of processes what tracing needs."""
     if missing := missing_capabilities():
         what = f"tracing the kernel needs root, or {' and '.join(_NEEDED)}"
         if len(missing) < len(_NEEDED):
-            what += f", of which {missing[0]} is missing"
+            what += f"; {missing[0]} is missing"
         raise TcpwatchError(what, hint="run it again with sudo")
     if lockdown() == "confidentiality":
         raise TcpwatchError(
             "the kernel is locked down (lockdown=confidentiality): no BPF program may read its memory",
             hint="boot with lockdown=integrity or without lockdown; cat /sys/kernel/security/lockdown",
         )
+    require_proc()
+    require_bpf()
+
+
+def require_proc() -> None:
+    """Raise TcpwatchError where /proc is missing or another PID namespace's."""
+    if (_PROC / "self/ns/pid").exists():
+        return
+    if (_PROC / "version").exists():
+        raise TcpwatchError(
+            "/proc does not show this process: it was mounted for another PID namespace",
+            hint="mount -t proc proc /proc; in a container: docker run --pid=host, or hostPID: true",
+        )
+    raise TcpwatchError("/proc is not mounted", hint="mount -t proc proc /proc")
+
+
+def require_bpf() -> None:
+    """Raise TcpwatchError where the kernel refuses to load even an empty program."""
+    bpf.raise_limits()
+    try:
+        bpf.try_load()
+    except OSError as error:
+        what = f"the kernel refuses to load BPF programs: {error.strerror}"
+        if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOSYS):
+            raise TcpwatchError(what, hint="free -m; ulimit -n; ulimit -l") from error
+        if _is_in_user_namespace():
+            raise TcpwatchError(
+                f"{what} (this is a user namespace, as in a rootless container)",
+                hint="run tcpwatch on the host, or in a container that root starts",
+            ) from error
+        if _is_under_seccomp():
+            raise TcpwatchError(
+                f"{what} (a seccomp filter is active)",
+                hint="docker run --security-opt seccomp=unconfined --cap-add BPF --cap-add PERFMON; "
+                "systemd: SystemCallFilter=bpf perf_event_open",
+            ) from error
+        hint = "grep CONFIG_BPF_SYSCALL /boot/config-$(uname -r)" if error.errno == errno.ENOSYS else "dmesg | tail"
+        raise TcpwatchError(what, hint=hint) from error
+
+
+def _is_in_user_namespace() -> bool:
+    """Whether not all user ids are the host's: the initial namespace maps each of them to itself."""
+    return _first_words(_PROC / "self/uid_map") not in ([], ["0", "0", "4294967295"])
+
+
+def _is_under_seccomp() -> bool:
+    try:
+        lines = (_PROC / "self/status").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(line.split() == ["Seccomp:", "2"] for line in lines)  # SECCOMP_MODE_FILTER
+
+
+def _first_words(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="ascii").partition("\n")[0].split()
+    except OSError:
+        return []

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from tracer.events import SUSPEND, Batch, Event
 from tracer.filters import Filter
 from tracer.kernel import clocks, host, privileges, probes, resets
 from tracer.kernel.btf import KernelTypes
-from tracer.kernel.compiler import compile_source
 from tracer.kernel.counters import KernelCounters
-from tracer.kernel.holders import look_up
+from tracer.kernel.holders import LookUp, look_up
+from tracer.kernel.loading import load
 from tracer.kernel.owners import Owners
+from tracer.kernel.presence import absent
 from tracer.kernel.program import RESUME_AFTER_S, RING_BYTES, WAITING_AFTER_S, Program, Suspects, mapped
+from tracer.kernel.ring import Ring
 from tracer.kernel.source import TRACER, source_for
 from tracer.kernel.walks import Walks
 from tracer.kernel.wire import Decoder
@@ -46,8 +49,8 @@ class LiveSource:
     wanted: of which connections; what events say is for others to choose by.
     stop: asked between looks, at most IDLE_MS apart. resume: whether each received segment is looked at, to see
     peers heard again; resume_after_s: after which silence that is an event of its own. waiting_after_s: after which
-    silence it is one that an answer is outstanding. Raises TcpwatchError from the constructor for whatever is missing
-    on this host.
+    silence it is one that an answer is outstanding. say: takes a line for the user. Raises TcpwatchError from the
+    constructor for whatever is missing on this host.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class LiveSource:
         resume_after_s: float = RESUME_AFTER_S,
         waiting_after_s: float = WAITING_AFTER_S,
         ring_bytes: int = RING_BYTES,
+        say: Callable[[str], None] = lambda _: None,
     ) -> None:
         host.require_privilege()
         hz = host.hz()
@@ -72,13 +76,23 @@ class LiveSource:
             }
             source = source_for(TRACER, types, hz=hz)
             task_file = types.function("bpf_iter_task_file")
-        self._program = Program(
-            compile_source(source),
+
+        def prepare(program: Program) -> tuple[Ring, LookUp]:
+            ring = program.open_events()
+            program.configure(wanted)
+            program.attach(chosen)
+            return ring, look_up(program, task_file)
+
+        make = partial(
+            Program,
             timers=timers,
             resume_jiffies=round(resume_after_s * hz),
             waiting_jiffies=round(waiting_after_s * hz),
             ring_bytes=ring_bytes,
         )
+        self._program, (self._ring, holders) = load(source, make, prepare, say)
+        for line in absent(wanted):
+            say(line)
         try:
             self._decoder = Decoder(hz=hz, reasons=reasons, key=os.urandom(16))
             self._wanted = wanted
@@ -88,10 +102,7 @@ class LiveSource:
             self._until_ns = 0  # of the last look: what is said of our own in between brings nobody further
             self._lost: dict[str, int] = {}
             self._lost_checked = self._counters_checked = time.monotonic()
-            self._ring = self._program.open_events()
-            self._program.configure(wanted)
-            self._program.attach(chosen)
-            self._owners = Owners(look_up(self._program, task_file))
+            self._owners = Owners(holders)
             self._owners.look_up_all(OWNERS_WAIT_S)
             self._walks = None
             if self._program.iterator is not None:

@@ -35,6 +35,13 @@ class _Sets(ctypes.Structure):
     _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
 
 
+def effective() -> int:
+    """The effective capabilities of this thread, a bit for each. capget(2). Raises OSError."""
+    header, sets = _Header(_VERSION_3, 0), (_Sets * 2)()
+    _call(ctypes.CDLL(None, use_errno=True).capget(ctypes.byref(header), sets))
+    return int(sets[0].effective | sets[1].effective << 32)
+
+
 def keep_only(capabilities: Iterable[str]) -> None:
     """Drop every other capability of this thread, and of those that it starts, for good. capset(2), prctl(2).
 

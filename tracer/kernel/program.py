@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import mmap
 import os
@@ -11,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from tracer.errors import TcpwatchError
 from tracer.filters import Filter
 from tracer.kernel import bpf, privileges
-from tracer.kernel.compiled import Compiled
-from tracer.kernel.compiler import ProgramError
+from tracer.kernel.compiled import Compiled, Outdated
+from tracer.kernel.compiler import MEMORY_HINT, ProgramError
 from tracer.kernel.probes import LOST_HOOKS, Attachment, Probe, TimerFunctions
 from tracer.kernel.ring import HEADER_BYTES, Ring
 from tracer.kernel.wire import SIZE
@@ -39,6 +41,9 @@ _KINDS = {
 # enum filter_flags in bpf/filter.h
 _PORT, _LPORT, _RPORT, _HOST, _NETNS, _IPV4, _IPV6 = 1, 2, 4, 8, 16, 32, 64
 
+_PORT_KEY, _HOST_KEY, _NETNS_KEY = struct.Struct("<H"), struct.Struct("<I16s"), struct.Struct("<I")
+
+_MAX_JIFFIES = (1 << 31) - 1  # jiffies are compared in 32 bits, as the kernel's own TCP times are
 _SETTINGS = struct.Struct("<QQIIIIIIIxxxx")  # struct settings in bpf/settings.h
 
 _WALK, _WALK_OFFSET = struct.Struct("<II16sHH"), 24  # from the flags on: struct walk in bpf/walk.h
@@ -73,7 +78,7 @@ class Program:
 
     Functions are loaded when they are attached. timers: the kernel's functions that a timer is known by.
     resume_jiffies, waiting_jiffies: RESUME_AFTER_S and WAITING_AFTER_S in them. Raises ProgramError where the kernel
-    refuses a map.
+    refuses something, and Outdated instead where that is the fault of a program that was kept.
     """
 
     def __init__(
@@ -100,16 +105,16 @@ class Program:
         self._links: list[int] = []
         self._misses: dict[str, int] = {}  # by hook, where the kernel says how often its program did not run
         self.attached: list[Probe] = []
+        self.refused: set[str] = set()  # functions that the kernel refused
         self.iterator: int | None = None  # the link that walks over all sockets are made of
         self._iterates: int | None = None  # that one, or another's
-        bpf.allow_memory()
+        bpf.raise_limits()
         try:
-            for name, wanted in compiled.maps.items():
-                entries = ring_bytes if name == "events" else wanted.max_entries
-                self._maps[name] = bpf.create_map(name, replace(wanted, max_entries=entries))
-        except OSError as error:
+            for name in compiled.maps:
+                self._create_map(name, ring_bytes if name == "events" else None)
+        except BaseException:
             self.close()
-            raise ProgramError(f"the kernel refused the map {name}: {error.strerror}", log="") from error
+            raise
 
     def __enter__(self) -> Program:
         return self
@@ -137,39 +142,77 @@ class Program:
         self._maps.clear()
 
     def configure(self, wanted: Filter) -> None:
-        """Hand over the settings, and of the filter what the kernel can decide. Call it before `attach`."""
+        """Hand over the settings, and of the filter what the kernel can decide. Call it before `attach`.
+
+        A filter may have any number of values: its map is made as large.
+        """
         flags = 0
-        ports: dict[int, int] = {}
+        ports: dict[bytes, int] = {}
         for bit, option in ((_PORT, wanted.ports), (_LPORT, wanted.lports), (_RPORT, wanted.rports)):
-            if option:
-                flags |= bit
-                for port in option:
-                    ports[port] = ports.get(port, 0) | bit
-        for port, bits in ports.items():
-            self._set("filter_ports", struct.pack("<H", port), bytes([bits]))
-        if wanted.hosts:
-            flags |= _HOST
-            for host in wanted.hosts:
-                prefix, address = _mapped(host)
-                self._set("filter_hosts", struct.pack("<I16s", prefix, address), b"\1")
-        if wanted.netns:
-            flags |= _NETNS
-            for netns in wanted.netns:
-                self._set("filter_netns", struct.pack("<I", netns), b"\1")
-        if wanted.family == 4:
-            flags |= _IPV4
-        elif wanted.family == 6:
-            flags |= _IPV6
+            flags |= bit if option else 0
+            for port in option:
+                key = _PORT_KEY.pack(port)
+                ports[key] = ports.get(key, 0) | bit
+        hosts = {_HOST_KEY.pack(*_mapped(host)): 1 for host in wanted.hosts}
+        namespaces = {_NETNS_KEY.pack(netns): 1 for netns in wanted.netns}
+        flags |= (_HOST if hosts else 0) | (_NETNS if namespaces else 0)
+        flags |= {4: _IPV4, 6: _IPV6}.get(wanted.family or 0, 0)
+        for name, values in (("filter_ports", ports), ("filter_hosts", hosts), ("filter_netns", namespaces)):
+            if values and len(values) > self._compiled.maps[name].max_entries:
+                self._create_map(name, len(values))
+            for key, value in values.items():
+                self._set(name, key, bytes([value]))
         company = min(COMPANY, self._ring_bytes // (HEADER_BYTES + SIZE) // 2)
         namespace = Path("/proc/self/ns/pid").stat()
         settings = _SETTINGS.pack(
-            self._timers.keepalive, self._timers.write, self._resume_jiffies, flags, company, self._waiting_jiffies,
-            namespace.st_ino, namespace.st_dev, os.getpid(),
+            self._timers.keepalive, self._timers.write, min(self._resume_jiffies, _MAX_JIFFIES), flags, company,
+            min(self._waiting_jiffies, _MAX_JIFFIES), namespace.st_ino, namespace.st_dev, os.getpid(),
         )  # fmt: skip
         self._set("settings", bytes(4), settings)
 
+    def _create_map(self, name: str, entries: int | None = None) -> None:
+        """Make a map, in the place of the one that is there. entries: None: as compiled. Raises ProgramError."""
+        wanted = self._compiled.maps[name]
+        try:
+            made = bpf.create_map(name, replace(wanted, max_entries=entries or wanted.max_entries))
+        except OSError as error:
+            if self._compiled.is_kept and error.errno == errno.EINVAL:
+                raise Outdated(f"map {name}: {error.strerror}") from error
+            what = f"an event buffer of {entries} bytes" if name == "events" else f"the map {name}"
+            raise _refusal(what, error) from error
+        if name in self._maps:
+            os.close(self._maps[name])
+        self._maps[name] = made
+
     def _set(self, name: str, key: bytes, value: bytes) -> None:
-        bpf.update_map(self._maps[name], key, value)
+        made = self._compiled.maps.get(name)
+        if made is None or (made.key_size, made.value_size) != (len(key), len(value)):
+            raise self._mismatch(f"map {name}")
+        try:
+            bpf.update_map(self._maps[name], key, value)
+        except OSError as error:
+            raise _refusal(f"an entry of the map {name}", error) from error
+
+    def _shared(self, name: str, size: int, prot: int = mmap.PROT_READ | mmap.PROT_WRITE) -> mmap.mmap:
+        """The memory of a map, shared with the kernel."""
+        if name not in self._maps:
+            raise self._mismatch(f"map {name}")
+        try:
+            return mmap.mmap(self._maps[name], size, prot=prot)
+        except OSError as error:
+            if error.errno == errno.ENOMEM:
+                raise _refusal(f"memory for the map {name}", error) from error
+            raise self._mismatch(f"map {name}") from error
+
+    def _mismatch(self, what: str) -> Exception:
+        """The error for a program that is not what this version of tcpwatch expects."""
+        if self._compiled.is_kept:
+            return Outdated(what)
+        return ProgramError(
+            f"the compiled program does not have the expected {what}: bpf/ and tracer/ are of different versions",
+            log="",
+            hint="install tcpwatch again; tcpwatch --version",
+        )
 
     def attach(self, probes: Sequence[Probe]) -> None:
         """Attach each probe, or what takes its place. Raises ProgramError where the kernel refuses both."""
@@ -188,8 +231,15 @@ class Program:
             if chosen is not None:
                 self.attached.append(chosen)
                 if chosen.attachment is not None and chosen.attachment.hook in _ALWAYS_EVENTS:
-                    function = self._functions[chosen.attachment.function]
-                    self._misses[chosen.attachment.hook] = os.open(f"/proc/self/fdinfo/{function}", os.O_RDONLY)
+                    self._open_misses(chosen.attachment)
+
+    def _open_misses(self, attachment: Attachment) -> None:
+        path = f"/proc/self/fdinfo/{self._functions[attachment.function]}"
+        try:
+            self._misses[attachment.hook] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            hint = _HINTS.get(error.errno or 0, "ls -l /proc/self/fdinfo")
+            raise TcpwatchError(f"cannot open {path}: {error.strerror}", hint=hint) from error
 
     def _attach(self, attachment: Attachment) -> None:
         try:
@@ -201,13 +251,20 @@ class Program:
             if is_iterator:
                 self.iterator = self._iterates = self._links[-1]
         except OSError as error:
-            log = error.log if isinstance(error, bpf.Refused) else ""
-            raise ProgramError(f"the kernel refused the {attachment}: {error.strerror}", log=log) from error
+            raise _refusal(f"the {attachment}", error) from error
 
     def _load(self, name: str, kind: int, *, iterates: int = 0, traces: int = 0) -> int:
         if name not in self._functions:
+            if name not in self._compiled.functions:
+                raise self._mismatch(f"function {name}")
             code = self._compiled.linked(name, list(self._maps.values()))
-            self._functions[name] = bpf.load(name, kind, code, iterates=iterates, traces=traces)
+            try:
+                self._functions[name] = bpf.load(name, kind, code, iterates=iterates, traces=traces)
+            except bpf.Refused as error:
+                if self._compiled.is_kept and error.is_for_its_code and name not in self._compiled.refused:
+                    raise Outdated(f"function {name}: {error.strerror}") from error
+                self.refused.add(name)
+                raise
         return self._functions[name]
 
     def link_iterator(self, function: str, iterates: int) -> int:
@@ -219,15 +276,27 @@ class Program:
         try:
             self._links.append(bpf.link_iterator(self._load(function, bpf.TRACING, iterates=iterates)))
         except OSError as error:
-            log = error.log if isinstance(error, bpf.Refused) else ""
-            raise ProgramError(f"the kernel refused {function}: {error.strerror}", log=log) from error
+            raise _refusal(f"the function {function}", error) from error
         self._iterates = self._links[-1]
         return self._iterates
 
     def open_events(self) -> Ring:
         """The ring that the events come in. It is closed with the program."""
         if self._ring is None:
-            self._ring = Ring(self._maps["events"], self._ring_bytes, SIZE)
+            made = self._compiled.maps.get("events")
+            if made is None or made.map_type != bpf.RINGBUF:
+                raise self._mismatch("map events")
+            try:
+                self._ring = Ring(self._maps["events"], self._ring_bytes, SIZE)
+            except OSError as error:
+                raise _refusal(f"an event buffer of {self._ring_bytes} bytes", error) from error
+        # Now, because a kept program with maps that do not fit is compiled again only at the start.
+        if "lost" in self._maps:
+            self._lost = self._lost or self._shared("lost", mmap.PAGESIZE, mmap.PROT_READ)
+        if "walks" in self._maps:
+            self._walks = self._walks or self._shared("walks", mmap.PAGESIZE)
+        if "asked" in self._maps:
+            self._asked = self._asked or self._shared("asked", _ASKED_BYTES)
         return self._ring
 
     def prepare_walk(self, *, trouble: bool, all_waiting: bool, suspects: Suspects | None = None) -> None:
@@ -237,7 +306,7 @@ class Program:
         to one service. Written in place, without the bpf() that needs CAP_BPF.
         """
         if self._walks is None:
-            self._walks = mmap.mmap(self._maps["walks"], mmap.PAGESIZE)
+            self._walks = self._shared("walks", mmap.PAGESIZE)
         flags = _TROUBLE * trouble | _ALL * all_waiting | _SERVICE * (suspects is not None)
         silent, raddr, port, is_local = suspects or (0, b"", 0, False)
         _WALK.pack_into(self._walks, _WALK_OFFSET, flags, silent, raddr, port, is_local)
@@ -245,7 +314,7 @@ class Program:
     def ask_for_holders(self, inodes: Collection[int] | None) -> None:
         """Which sockets report_holder looks for (bpf/holder.h): these, or all. Written in place, too."""
         if self._asked is None:
-            self._asked = mmap.mmap(self._maps["asked"], _ASKED_BYTES)
+            self._asked = self._shared("asked", _ASKED_BYTES)
         bits = bytearray(_ASKED_BYTES if inodes is not None else b"\xff" * _ASKED_BYTES)
         for inode in inodes or ():
             bits[inode // 8 % _ASKED_BYTES] |= 1 << inode % 8
@@ -267,7 +336,7 @@ class Program:
         has seen instead (bpf/nested.h); hooks of whose calls nearly all are of no interest are left out here.
         """
         if self._lost is None:
-            self._lost = mmap.mmap(self._maps["lost"], mmap.PAGESIZE, prot=mmap.PROT_READ)
+            self._lost = self._shared("lost", mmap.PAGESIZE, mmap.PROT_READ)
         # In this order: what is taken away in between was counted before, or is counted the next time.
         missed = {hook: recursion_misses(os.pread(fd, mmap.PAGESIZE, 0)) for hook, fd in self._misses.items()}
         counts = memoryview(self._lost).cast("q")[: len(LOST_HOOKS)].tolist()
@@ -276,6 +345,21 @@ class Program:
             if count > self._most_lost.get(hook, 0):
                 self._most_lost[hook] = count
         return dict(self._most_lost)
+
+
+_HINTS = {
+    errno.EPERM: "ulimit -l unlimited; tcpwatch check",
+    errno.EMFILE: f"ulimit -n {bpf.MIN_FILES}",
+    errno.ENFILE: "cat /proc/sys/fs/file-nr",
+    errno.ENOMEM: f"--buffer-size {RING_BYTES >> 20}M or less; {MEMORY_HINT}",
+}
+
+
+def _refusal(what: str, error: OSError) -> ProgramError:
+    """The error where the kernel refuses something."""
+    log = error.log if isinstance(error, bpf.Refused) else ""
+    hint = _HINTS.get(error.errno or 0, "tcpwatch check")
+    return ProgramError(f"the kernel refused {what}: {error.strerror}", log=log, hint=hint)
 
 
 def recursion_misses(fdinfo: bytes) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -18,8 +18,8 @@ from tracer.errors import TcpwatchError
 from tracer.filters import Filter
 from tracer.kernel import bpf, clocks, host
 from tracer.kernel.btf import KernelTypes
-from tracer.kernel.compiler import compile_source
-from tracer.kernel.holders import look_up
+from tracer.kernel.holders import LookUp, look_up
+from tracer.kernel.loading import load
 from tracer.kernel.owners import Owners
 from tracer.kernel.program import Program
 from tracer.kernel.source import SOCKETS, source_for
@@ -33,11 +33,11 @@ _MOUNTED = re.compile(r"^\S+ \S+ \S+ net:\[(\d+)\] (\S+) .* - nsfs ", re.MULTILI
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
-def read_sockets(wanted: Filter) -> list[Socket]:
+def read_sockets(wanted: Filter, say: Callable[[str], None] = lambda _: None) -> list[Socket]:
     """The synchronized connections of every namespace, half closed ones and SYN_SENT too, with their processes.
 
     No listeners, no TIME_WAIT. In no order. A namespace is found by a process in it, or by a mount that holds it.
-    Raises TcpwatchError for whatever is missing on this host.
+    say: takes a line for the user. Raises TcpwatchError for whatever is missing on this host.
     """
     host.require_privilege()
     hz = host.hz()
@@ -50,11 +50,16 @@ def read_sockets(wanted: Filter) -> list[Socket]:
             )
         source = source_for(SOCKETS, types, hz=hz)
         task_file = types.function("bpf_iter_task_file")
-    with Program(compile_source(source)) as program:
+
+    def prepare(program: Program) -> tuple[int, LookUp]:
         program.configure(wanted)
-        data = _walk(program.link_iterator("bpf_iter__tcp", iterates), wanted.netns)
+        return program.link_iterator("bpf_iter__tcp", iterates), look_up(program, task_file)
+
+    program, (link, holders) = load(source, Program, prepare, say)
+    with program:
+        data = _walk(link, wanted.netns)
         # After the sockets: those that are new since then are not asked for.
-        owners = Owners(look_up(program, task_file))
+        owners = Owners(holders)
         owners.look_up_all()
     clock_offset_ns = clocks.offset_ns()
     decoder = Decoder(hz=hz, reasons={}, key=b"")

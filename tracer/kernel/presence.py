@@ -1,0 +1,35 @@
+"""Processes and network namespaces that a filter names and this host does not have, so that nothing may match."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tracer.filters import Filter
+
+
+def absent(wanted: Filter, proc: Path = Path("/proc")) -> list[str]:
+    """A line for each one, with what to type. Call it with the privileges that tracing needs."""
+    lines = [line for pid in sorted(wanted.pids) if (line := _about_process(pid, proc))]
+    if wanted.netns:
+        from tracer.kernel.sockets import namespaces
+
+        here = namespaces(proc)
+        lines += [
+            f"no process is in network namespace {netns} now; lsns -t net"
+            for netns in sorted(wanted.netns - here.keys())
+        ]
+    return lines
+
+
+def _about_process(pid: int, proc: Path) -> str:
+    """Nothing for a process that is there."""
+    try:
+        status = (proc / str(pid) / "status").read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return f"no process has the id {pid} now; pgrep -l NAME"
+    except OSError:  # not ours to see
+        return ""
+    process = next((line.split()[1] for line in status.splitlines() if line.startswith("Tgid:")), str(pid))
+    if process == str(pid):
+        return ""
+    return f"{pid} is a thread of process {process}, which has its sockets; --pid {process}"
