@@ -8,7 +8,7 @@ knows: processes, kinds of event, silence.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -37,11 +37,13 @@ class Filter:
     events: frozenset[str] = frozenset()
     min_idle_ms: int | None = None
     _chooses_connections: bool = field(init=False, repr=False, compare=False)
+    _networks: dict[tuple[int, int], set[int]] = field(init=False, repr=False, compare=False)  # of hosts, by prefix
     _comms: frozenset[str] = field(init=False, repr=False, compare=False)  # also as the kernel shortens them
 
     def __post_init__(self) -> None:
         asked = (self.ports, self.lports, self.rports, self.hosts, self.family, self.netns)
         object.__setattr__(self, "_chooses_connections", any(asked))
+        object.__setattr__(self, "_networks", _by_prefix(self.hosts))
         object.__setattr__(self, "_comms", self.comms | {_shortened(comm) for comm in self.comms})
 
     def wants(self, event: Event) -> bool:
@@ -96,7 +98,12 @@ class Filter:
             parsed = ipaddress.ip_address(address)
         except ValueError:
             return False
-        return any(parsed in network for network in self.hosts)
+        number, bits = int(parsed), parsed.max_prefixlen
+        return any(
+            number >> bits - prefix in networks
+            for (version, prefix), networks in self._networks.items()
+            if version == parsed.version
+        )
 
     def _wants_owner(self, event: Event) -> bool:
         if self.pids and self.pids.isdisjoint(event.pids or ([event.pid] if event.pid else [])):
@@ -112,6 +119,15 @@ class Filter:
         is_idle_known = event.event == "stall" and event.verdict != "unanswered"
         silent_ms = event.idle_ms if is_idle_known else event.silent_ms
         return silent_ms is not None and silent_ms >= self.min_idle_ms
+
+
+def _by_prefix(networks: Iterable[Network]) -> dict[tuple[int, int], set[int]]:
+    """The first bits of networks, by version and their number: a thousand of one length are one look-up."""
+    found: dict[tuple[int, int], set[int]] = {}
+    for network in networks:
+        bits = int(network.network_address) >> network.max_prefixlen - network.prefixlen
+        found.setdefault((network.version, network.prefixlen), set()).add(bits)
+    return found
 
 
 def _shortened(name: str) -> str:
