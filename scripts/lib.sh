@@ -94,7 +94,7 @@ make_venv() {
 import signal
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)
-from tracer.cli import main
+from tracer.__main__ import main
 
 main()
 END

@@ -1,16 +1,39 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import re
 from pathlib import Path
 
 import pytest
 
 from tracer.errors import UsageError
-from tracer.options import parse_comm, parse_duration, parse_event, parse_host, parse_netns, parse_pid, parse_port
+from tracer.options import (
+    cli_filter,
+    parse_buffer_size,
+    parse_comm,
+    parse_duration,
+    parse_event,
+    parse_host,
+    parse_netns,
+    parse_pid,
+    parse_port,
+    parse_size,
+)
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90s", 90), ("10m", 600), ("1h30m", 5400), ("2d", 172800), ("1.5s", 1.5), ("1h1s", 3601)]
+    ("text", "seconds"),
+    [
+        ("90s", 90),
+        ("10m", 600),
+        ("1h30m", 5400),
+        ("2d", 172800),
+        ("1.5s", 1.5),
+        ("1h1s", 3601),
+        ("800ms", 0.8),
+        ("1s500ms", 1.5),
+    ],
 )
 def test_duration(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
@@ -20,7 +43,7 @@ def test_duration(text: str, seconds: float) -> None:
 def test_bad_duration_says_how_to_write_it(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_duration(text)
-    assert "1h30m" in caught.value.hint
+    assert "expected 90s, 10m, 1h30m or 2d" in str(caught.value) and caught.value.hint
 
 
 def test_port_by_number_and_name() -> None:
@@ -32,7 +55,7 @@ def test_port_by_number_and_name() -> None:
     "text", ["", "0", "65536", "-1", "99999999999999999999", "no-such-service", "٣", "80-90", "\udcff", "a\0b"]
 )
 def test_bad_port(text: str) -> None:
-    with pytest.raises(UsageError, match="is no port"):
+    with pytest.raises(UsageError, match="invalid port"):
         parse_port(text)
 
 
@@ -52,7 +75,7 @@ def test_host(text: str, network: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "db.example", "10.1.2", "10.1.2.3/33", "fe80::1%eth0/64"])
 def test_bad_host(text: str) -> None:
-    with pytest.raises(UsageError, match="is no address"):
+    with pytest.raises(UsageError, match="invalid address"):
         parse_host(text)
 
 
@@ -62,25 +85,98 @@ def test_a_name_that_is_no_utf8_is_spelled_as_events_have_it() -> None:
 
 
 def test_bad_event_names_the_good_ones() -> None:
-    with pytest.raises(UsageError) as caught:
+    with pytest.raises(UsageError, match=r"expected retransmit, keepalive, .* or lost") as caught:
         parse_event("retransmits")
-    assert "retransmit, keepalive" in caught.value.hint
+    assert caught.value.hint == "--event retransmit"
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "php", "99999999999"])
+@pytest.mark.parametrize("text", ["", "0", "-1", "php", "99999999999", "4194305"])
 def test_bad_pid(text: str) -> None:
-    with pytest.raises(UsageError, match="is no process id"):
+    with pytest.raises(UsageError, match="invalid process id"):
         parse_pid(text)
 
 
-def test_netns_by_inode_and_path(tmp_path: Path) -> None:
-    file = tmp_path / "ns"
-    file.touch()
+def test_netns_by_inode_and_path() -> None:
     assert parse_netns("4026531840") == 4026531840
-    assert parse_netns(str(file)) == file.stat().st_ino
+    assert parse_netns("/proc/self/ns/net") == Path("/proc/self/ns/net").stat().st_ino
 
 
-@pytest.mark.parametrize("text", ["no-such-netns", "/nowhere", "a\0b/"])
-def test_bad_netns(text: str) -> None:
-    with pytest.raises(UsageError, match="there is no network namespace"):
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("no-such-netns", "there is no network namespace 'no-such-netns'"),
+        ("/nowhere", "there is no network namespace '/nowhere'"),
+        ("a\0b/", "cannot open the network namespace"),
+        ("", "'' is not a namespace"),
+        ("0", "invalid network namespace '0'"),
+        ("9999999999", "invalid network namespace '9999999999'"),
+        ("4294967296", "invalid network namespace '4294967296'"),
+        ("/etc/passwd", "'/etc/passwd' is not a namespace"),
+        ("/etc", "'/etc' is not a namespace"),
+        ("/dev/null", "'/dev/null' is not a namespace"),
+        ("/proc/self/ns/mnt", "'/proc/self/ns/mnt' is a namespace of another kind"),
+    ],
+)
+def test_bad_netns(text: str, complaint: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(complaint)) as caught:
         parse_netns(text)
+    assert "ip netns" in caught.value.hint
+
+
+def test_a_pipe_in_the_place_of_a_namespace_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="is not a namespace"):
+        parse_netns(str(tmp_path / "pipe"))
+
+
+def test_an_empty_process_name() -> None:
+    with pytest.raises(UsageError, match="invalid process name ''"):
+        parse_comm("")
+
+
+@pytest.mark.parametrize(("text", "size"), [("4096", 4096), ("4k", 4096), ("100M", 100 << 20), ("1G", 1 << 30)])
+def test_size(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "0", "4095", "3k", "-1", "100MB", "100m", "9999999999", "1.5G"])
+def test_bad_size(text: str) -> None:
+    with pytest.raises(UsageError, match="invalid size"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize("text", ["", "0", "4k", "63k", "2G", "999999999G", "99999999999999"])
+def test_bad_buffer_size(text: str) -> None:
+    with pytest.raises(UsageError, match="invalid buffer size"):
+        parse_buffer_size(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["-4", "-6"], "-4 and -6 are mutually exclusive"),
+        (["-4", "--host", "::1"], "-4 and --host ::1 are mutually exclusive"),
+        (["-6", "--host", "::ffff:10.1.2.3"], "-6 and --host 10.1.2.3 are mutually exclusive"),
+        (["-6", "--host", "10.0.0.0/8,10.1.2.3"], "-6 and --host 10.0.0.0/8 are mutually exclusive"),
+        (["--port", "80", "--lport", "81", "--rport", "82"], "--port matches neither --lport nor --rport"),
+        (["--min-idle", "0s"], "--min-idle must be greater than zero"),
+        (["--min-idle", "0h0m"], "--min-idle must be greater than zero"),
+    ],
+)
+def test_filters_that_nothing_can_pass(arguments: list[str], complaint: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(complaint)):
+        cli_filter(arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-4", "--host", "::1,127.0.0.1"],
+        ["-6", "--host", "::/0"],
+        ["--port", "80", "--lport", "81"],
+        ["--port", "80,82", "--lport", "81", "--rport", "82"],
+        ["--min-idle", "800ms"],
+    ],
+)
+def test_filters_that_something_can_pass(arguments: list[str]) -> None:
+    cli_filter(arguments)

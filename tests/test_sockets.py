@@ -319,10 +319,10 @@ def test_a_kernel_without_the_iterator_is_told(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--at-risk", "soon"], "'soon' is no duration"),
-        (["--at-risk", "0s"], "does not forget at once"),
-        (["-e", "retransmit"], "--event is for events"),
-        (["--port", "0"], "is no port"),
+        (["--at-risk", "soon"], "invalid duration 'soon'"),
+        (["--at-risk", "0s"], "--at-risk must be greater than zero"),
+        (["-e", "retransmit"], "--event cannot be used with sockets"),
+        (["--port", "0"], "invalid port"),
     ],
 )
 def test_wrong_usage(arguments: list[str], complaint: str) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import platform
 import shutil
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,20 @@ from click.core import ParameterSource
 
 from tracer import __version__
 from tracer.errors import TcpwatchError, UsageError
+from tracer.failures import explain, print_traceback, thread_failed
 from tracer.findings import can_trace
-from tracer.options import filter_options, make_filter, parse_buffer_size, parse_duration, parse_size, wants_colour
+from tracer.options import (
+    filter_options,
+    make_filter,
+    parse_buffer_size,
+    parse_size,
+    positive_duration,
+    recording_path,
+    wants_colour,
+)
 from tracer.output.jsonlines import JsonSink
 from tracer.output.outlet import Stream
+from tracer.output.stdout import OutputError, describe, occupy_standard_descriptors, open_stdout
 from tracer.output.talk import complain, say
 from tracer.output.text import WIDTH, TextSink
 from tracer.output.words import PLAIN, plural
@@ -29,6 +41,7 @@ from tracer.pipeline import Sink
 from tracer.stopping import Stop, discard
 from tracer.storage.header import Header
 from tracer.storage.rotation import Rotation
+from tracer.usage import usage_error
 
 _EPILOG = """\b
 Examples:
@@ -60,10 +73,6 @@ What the columns say:
 """
 
 
-def _duration(_context: click.Context, _option: click.Parameter, value: str | None) -> float | None:
-    return None if value is None else parse_duration(value)
-
-
 def _size(_context: click.Context, _option: click.Parameter, value: str | None) -> int | None:
     return None if value is None else parse_size(value)
 
@@ -89,20 +98,33 @@ _buffer_option = click.option(
     help="Kernel memory for events that wait: 64k to 1G.",
 )
 _duration_option = click.option(
-    "--duration", metavar="DURATION", callback=_duration, help="End after 90s, 10m, 1h30m."
+    "--duration", metavar="DURATION", callback=positive_duration, help="End after 90s, 10m, 1h30m."
 )
 
 
 class _Commands(click.Group):
-    """A reader that has seen enough (`| head`) is no failure; click itself would end with 1."""
+    """Keeps errors from click that it would explain away: EOFError as ^D, a closed pipe as a failure."""
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        """Read the options; `--help` is printed here."""
+        with _own_errors():
+            return super().make_context(*args, **options)
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command."""
-        try:
+        with _own_errors():
             return super().invoke(context)
-        except BrokenPipeError:
-            discard(sys.stdout)
-            return None
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:  # a reader that has seen enough (`| head`) is no failure
+        discard(sys.stdout)
+        raise click.exceptions.Exit(0) from None
+    except EOFError as error:
+        raise explain(error, sys.argv[1:]) from error
 
 
 @click.group(
@@ -113,7 +135,7 @@ class _Commands(click.Group):
 )
 @filter_options
 @_json_option
-@click.option("-w", "--write", "recording", type=click.Path(path_type=Path), metavar="FILE", help="Record it, too.")
+@click.option("-w", "--write", "recording", callback=recording_path, metavar="FILE", help="Record it, too.")
 @_duration_option
 @_resume_option
 @_buffer_option
@@ -140,7 +162,7 @@ def cli(
         for name, _ in context.params.items():
             if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
                 command = context.invoked_subcommand
-                raise UsageError(f"options of {command} go after its name", hint=f"tcpwatch {command} [OPTIONS]")
+                raise UsageError(f"options of {command} must follow its name", hint=f"tcpwatch {command} [OPTIONS]")
         return
     stop = Stop(duration, sys.stdout)
     wanted = make_filter(filters)
@@ -157,9 +179,11 @@ def cli(
 
 
 @cli.command()
-@click.option("-o", "--output", "recording", required=True, type=click.Path(path_type=Path), metavar="FILE")
+@click.option("-o", "--output", "recording", required=True, callback=recording_path, metavar="FILE")
 @click.option("--rotate-size", metavar="SIZE", callback=_size, help="Go on in another file after 100M, 1G on disk.")
-@click.option("--rotate-every", metavar="DURATION", callback=_duration, help="Go on in another file after 1h, 24h.")
+@click.option(
+    "--rotate-every", metavar="DURATION", callback=positive_duration, help="Go on in another file after 1h, 24h."
+)
 @click.option("--keep", type=click.IntRange(1), metavar="N", help="Of a rotation's files only the newest stay.")
 @filter_options
 @_duration_option
@@ -184,9 +208,10 @@ def record(
     """
     rotation = Rotation(rotate_size, rotate_every, keep)
     if keep is not None and not rotation.is_wanted:
-        raise UsageError("--keep is for a rotation", hint="tcpwatch record -o FILE --rotate-size 100M --keep 10")
-    if rotate_every == 0:
-        raise UsageError("a file cannot be followed by another at once", hint="--rotate-every 1h")
+        raise UsageError(
+            "--keep needs --rotate-size or --rotate-every",
+            hint="tcpwatch record -o FILE --rotate-size 100M --keep 10",
+        )
     stop = Stop(duration)
     from tracer.session import Recording, Tracing, watch
 
@@ -253,7 +278,7 @@ def report(files: tuple[Path, ...], as_json: bool, **filters: Any) -> None:
     "--at-risk",
     "ttl",
     metavar="TTL",
-    callback=_duration,
+    callback=positive_duration,
     help="Only what a firewall would strand that forgets a session after this much silence: 1h.",
 )
 def sockets(as_json: bool, ttl: float | None, **filters: Any) -> None:
@@ -281,16 +306,15 @@ def sockets(as_json: bool, ttl: float | None, **filters: Any) -> None:
     """
     wanted = make_filter(filters)
     if wanted.events:
-        raise UsageError("--event is for events, and a socket is none", hint="tcpwatch sockets, without -e")
-    if ttl == 0:
-        raise UsageError("a firewall does not forget at once", hint="tcpwatch sockets --at-risk 1h")
+        raise UsageError("--event cannot be used with sockets", hint="tcpwatch sockets, without -e")
     from tracer.analysis.risk import LOOK_AGAIN_S, WAITING, at_risk
     from tracer.kernel import host
+    from tracer.kernel.presence import absent
     from tracer.kernel.sockets import read_sockets
     from tracer.output.sockets import about_sockets, risks_as_text, sockets_as_json, sockets_as_text
     from tracer.sockets import longest_silence_first
 
-    found = read_sockets(wanted)
+    found = read_sockets(wanted, say)
     hz = host.hz()
     shown = longest_silence_first(found) if ttl is None else at_risk(found, ttl, hz)
     waits = sum(WAITING in (each.at_risk or ()) for each in found)
@@ -304,7 +328,7 @@ def sockets(as_json: bool, ttl: float | None, **filters: Any) -> None:
     else:
         sys.stdout.write(sockets_as_text(shown) if ttl is None else risks_as_text(shown, ttl, hz))
     sys.stdout.flush()
-    for line in about_sockets(found, shown, ttl):
+    for line in (*about_sockets(found, shown, ttl), *absent(wanted)):
         say(line)
 
 
@@ -377,33 +401,42 @@ def main() -> None:
     """Run a command and end with its exit status: 0 fine, 1 failed, 2 wrong usage."""
     # Events come and go by the hundred thousand, and in no circles: Python need not look for those all the time.
     gc.set_threshold(20_000)
+    occupy_standard_descriptors()
+    sys.stdout = open_stdout(errors=PLAIN)
+    threading.excepthook = _complain_of_thread
     sys.exit(_run(sys.argv[1:]))
 
 
 def _run(arguments: list[str]) -> int:
-    if sys.stdout is None:  # closed, as nobody wants to read
-        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  as long as we run
-    sys.stdout.reconfigure(errors=PLAIN)  # type: ignore[union-attr]
     try:
         status = cli.main(args=arguments, prog_name="tcpwatch", standalone_mode=False)
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except TcpwatchError as error:
+        print_traceback(error)
         complain(error)
         return error.exit_status
     except click.ClickException as error:
-        complain(UsageError(error.format_message(), hint="tcpwatch --help"))
+        complain(usage_error(error))
         return 2
     except (click.Abort, KeyboardInterrupt):
         return 0
     except BrokenPipeError:
         discard(sys.stdout)
         return 0
-    except OSError as error:
-        # What else can fail is writing to stdout: a full disk behind a redirection.
-        complain(TcpwatchError(f"cannot write the output: {error.strerror or error}", hint="df -h"))
+    except OutputError as error:
+        complain(describe(error))
         discard(sys.stdout)
         return 1
+    except Exception as error:
+        print_traceback(error)
+        complain(explain(error, arguments))
+        return 1
+
+
+def _complain_of_thread(arguments: threading.ExceptHookArgs) -> None:
+    if (error := thread_failed(arguments)) is not None:
+        complain(error)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,10 @@ def _watch_reader(output: TextIO | None) -> Callable[[], bool] | None:
 
 
 def discard(stream: TextIO) -> None:
-    """Point a stream that nobody reads at /dev/null, so that Python's flush at exit does not complain."""
-    sink = os.open(os.devnull, os.O_WRONLY)
+    """Point a stream that cannot be written at /dev/null, so that Python's flush at exit does not complain."""
+    try:
+        sink = os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # a system without /dev/null: memory takes the little that waits in the stream
+        sink = os.memfd_create("discarded")
     os.dup2(sink, stream.fileno())
     os.close(sink)

@@ -28,7 +28,7 @@ def test_there_and_back(tmp_path: Path) -> None:
     assert run(command, "--version", cwd=tmp_path).stdout == "tcpwatch, version 0.1.0\n"
     cache = prefix / "var/cache/tcpwatch"
     cache.parent.mkdir(parents=True)
-    traced = run("env", f"CACHE_DIRECTORY={cache}", command, "--duration", "0s", cwd=tmp_path)
+    traced = run("env", f"CACHE_DIRECTORY={cache}", command, "--duration", "10ms", cwd=tmp_path)
     assert len(list(cache.iterdir())) == 1
     assert traced.returncode == 0 and "tracing every TCP connection" in traced.stderr
 

@@ -163,7 +163,7 @@ def test_stopped_at_any_moment_of_the_start(lab: Lab, delay_s: float, tmp_path: 
 def test_a_kept_program_that_is_damaged_is_compiled_again(tmp_path: Path) -> None:
     for _ in range(2):
         shown = subprocess.run(
-            [*COMMAND, "--duration", "0s", "--port", "9"],  # nobody's
+            [*COMMAND, "--duration", "10ms", "--port", "9"],  # nobody's
             cwd=ROOT, env={**ENVIRONMENT, "CACHE_DIRECTORY": str(tmp_path)},
             capture_output=True, text=True, timeout=PATIENCE_S,
         )  # fmt: skip

@@ -85,7 +85,7 @@ class Outlet:
             try:
                 self._stream.write(text)
                 self._stream.flush()
-            except (OSError, ValueError) as error:
+            except Exception as error:  # a closed pipe, a full disk, no memory: whoever flushes raises it
                 self._error = error
                 return
             self._written += len(text)

@@ -1,0 +1,29 @@
+"""Where a run begins: `tcpwatch`, or `python3 -m tracer`. An import that fails is an error for a person, too."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command. Nothing is imported before errors can be caught."""
+    try:
+        from tracer.cli import main as run
+    except KeyboardInterrupt:
+        sys.exit(0)
+    except Exception as error:
+        _fail(error)
+    else:
+        run()
+
+
+def _fail(error: BaseException) -> None:
+    from tracer.failures import explain, print_traceback
+
+    print_traceback(error)
+    known = explain(error, sys.argv[1:])
+    sys.exit(f"tcpwatch: {known}\nHint: {known.hint}")
+
+
+if __name__ == "__main__":
+    main()
