@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # python3 -m tracer.cli
+    from tracer.__main__ import main as begin
+
+    begin()
+
 import gc
 import json
 import platform
@@ -437,7 +442,3 @@ def _run(arguments: list[str]) -> int:
 def _complain_of_thread(arguments: threading.ExceptHookArgs) -> None:
     if (error := thread_failed(arguments)) is not None:
         complain(error)
-
-
-if __name__ == "__main__":
-    main()

@@ -27,6 +27,8 @@ _LIMITS = {
     errno.EDQUOT: "quota",
     errno.EFBIG: "ulimit -f unlimited",
     errno.EROFS: "mount | grep -w ro",
+    errno.EPERM: "run it as root, outside of a sandbox (container, seccomp, SELinux, AppArmor)",
+    errno.EACCES: "run it as root, outside of a sandbox (container, seccomp, SELinux, AppArmor)",
 }
 # How the dynamic loader and Python name a lack of memory (elf/dl-load.c in glibc; Modules/_threadmodule.c).
 _LOADER_MEMORY = ("failed to map segment", "cannot allocate memory", "cannot create shared object descriptor")
@@ -45,8 +47,8 @@ def explain(error: BaseException, arguments: Sequence[str] = ()) -> TcpwatchErro
         return TcpwatchError(f"not enough memory ({_place(error)})", hint=_MEMORY_HINT)
     if isinstance(error, RuntimeError) and _NO_THREAD in str(error):
         return TcpwatchError(
-            f"cannot start a thread: the limit of processes and threads is reached ({_place(error)})",
-            hint="ulimit -u; cat /sys/fs/cgroup/pids.max; systemctl show -p TasksMax UNIT",
+            f"cannot start a thread: a limit of threads or of memory is reached ({_place(error)})",
+            hint="ulimit -u; ulimit -v; cat /sys/fs/cgroup/pids.max",
         )
     if isinstance(error, ModuleNotFoundError) and error.name is not None and not error.name.startswith("tracer"):
         package = error.name.partition(".")[0]

@@ -30,6 +30,8 @@ from tracer.stopping import Stop, discard
 from tracer.storage.header import Header, describe_filter
 from tracer.storage.rotation import RotatingWriter, Rotation
 
+MAX_VALUES = 12
+"""Values of one filter that are named at the start."""
 ROOM_FOR_TEXT, ROOM_FOR_DATA = 1 << 20, 32 << 20
 """Characters that wait for a slow reader, at most: some screens of lines, half a second of a storm as JSON."""
 
@@ -212,7 +214,8 @@ def describe(wanted: Filter) -> str:
         elif name == "min_idle_ms":
             parts.append(f"idle for {duration(value)}")
         else:
-            parts.append(f"{words[name]} {','.join(map(str, value))}")
+            more = f",… ({len(value):,})" if len(value) > MAX_VALUES else ""
+            parts.append(f"{words[name]} {','.join(map(str, value[:MAX_VALUES]))}{more}")
     return " and ".join(parts) if parts else "every TCP connection"
 
 

@@ -182,11 +182,11 @@ def raise_limits() -> None:
     """
     with suppress(OSError, ValueError):  # without CAP_SYS_RESOURCE: then the kernel refuses what is too much
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for limit in (max(hard, MIN_FILES), hard):
-        if soft < MIN_FILES:
+    with suppress(OSError, ValueError):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        for limit in (max(hard, MIN_FILES), hard):
             with suppress(OSError, ValueError):
-                resource.setrlimit(resource.RLIMIT_NOFILE, (min(limit, MIN_FILES), limit))
+                resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(limit, MIN_FILES)), limit))
                 return
 
 

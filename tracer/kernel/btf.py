@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import os
+import mmap
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +18,7 @@ from pathlib import Path
 from tracer.errors import TcpwatchError
 
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
+_BTF_BYTES = 32 << 20  # what libbpf takes for a kernel's types, at most
 _SYSFS = Path("/sys/kernel")
 _HINTS = {
     errno.EACCES: "run it as root",
@@ -43,6 +44,28 @@ class Member:
     size: int
     shift: int = 0
     bits: int = 0
+
+
+def _unreadable() -> TcpwatchError:
+    """Why the kernel's BTF was not loaded. libbpf, which looks for it in several places, does not say."""
+    try:
+        VMLINUX.read_bytes()
+    except OSError as error:
+        hint = _HINTS.get(error.errno or 0, f"ls -l {VMLINUX}")
+        return TcpwatchError(f"{VMLINUX} cannot be read: {error.strerror}", hint=hint)
+    except MemoryError:
+        return _without_memory(str(VMLINUX))
+    try:
+        mmap.mmap(-1, _BTF_BYTES).close()
+    except OSError:
+        return _without_memory(str(VMLINUX))
+    return TcpwatchError(
+        f"{VMLINUX} is damaged, or newer than this libbpf", hint="sudo apt-get install --only-upgrade libbpf1"
+    )
+
+
+def _without_memory(what: str) -> TcpwatchError:
+    return TcpwatchError(f"not enough memory to load {what}", hint=_HINTS[errno.ENOMEM])
 
 
 class _Type(ctypes.Structure):
@@ -73,8 +96,9 @@ def libbpf() -> ctypes.CDLL:
         try:
             lib = ctypes.CDLL(name, use_errno=True)
             break
-        except OSError:
-            continue
+        except OSError as error:
+            if "failed to map segment" in str(error):  # as the dynamic loader names a lack of memory
+                raise _without_memory(name) from error
     else:
         raise TcpwatchError("libbpf is missing", hint="sudo apt-get install python3-bpfcc")
     lib.btf__load_vmlinux_btf.restype = ctypes.c_void_p
@@ -111,11 +135,7 @@ class KernelTypes:
         handle = self._lib.btf__load_vmlinux_btf()
         # libbpf before 1.0 returns an error as a pointer into the last page.
         if not handle or handle > 2**64 - 4096:
-            number = -ctypes.c_int64(handle).value if handle else ctypes.get_errno()
-            raise TcpwatchError(
-                f"{VMLINUX} cannot be read: {os.strerror(number)}",
-                hint=_HINTS.get(number, "update libbpf (sudo apt-get install libbpf1)"),
-            )
+            raise _unreadable()
         self._handle = handle
         self._found: dict[tuple[str, int], int] = {}  # types, by name and kind
         self._known: dict[int, dict[str, tuple[int, int, int]]] = {}  # members, by the address of their struct

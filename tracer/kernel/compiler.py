@@ -18,7 +18,7 @@ from tracer.kernel.compiled import Compiled, InvalidProgram
 from tracer.kernel.compiled import of_json as compiled_of
 from tracer.kernel.source import Source, bpf_directory
 
-_PROCESS = Path(__file__).with_name("bcc_process.py")
+_PROCESS = Path(__file__).resolve().with_name("bcc_process.py")
 _GET_BCC = (
     "sudo apt-get install python3-bpfcc, and run tcpwatch with /usr/bin/python3 (sudo scripts/install does both)"
 )
@@ -88,13 +88,18 @@ def _ask(source: Source) -> subprocess.CompletedProcess[str]:
             encoding="utf-8",
             errors="replace",
             check=False,
+            cwd="/",  # clang asks for it, and ours may have been removed
             start_new_session=True,  # ^C is ours to answer, when it is done
         )
     except OSError as error:
-        limits = {errno.EAGAIN: "ulimit -u; cat /sys/fs/cgroup/pids.max", errno.ENOMEM: MEMORY_HINT}
+        limits = {
+            errno.EAGAIN: "ulimit -u; cat /sys/fs/cgroup/pids.max",
+            errno.ENOMEM: MEMORY_HINT,
+            errno.EMFILE: "ulimit -n 1024",
+        }
         raise TcpwatchError(
             f"cannot start {sys.executable or 'Python'} to compile the program: {error.strerror}",
-            hint=limits.get(error.errno or 0, f"ls -l {sys.executable}; ulimit -n; ulimit -u"),
+            hint=limits.get(error.errno or 0, f"ls -l {sys.executable or '/usr/bin/python3'}"),
         ) from error
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from tracer.filters import Filter
 
+_MAX_LINES = 4
+
 
 def absent(wanted: Filter, proc: Path = Path("/proc")) -> list[str]:
     """A line for each one, with what to type. Call it with the privileges that tracing needs."""
@@ -18,7 +20,8 @@ def absent(wanted: Filter, proc: Path = Path("/proc")) -> list[str]:
             f"no process is in network namespace {netns} now; lsns -t net"
             for netns in sorted(wanted.netns - here.keys())
         ]
-    return lines
+    more = len(lines) - _MAX_LINES
+    return lines if more <= 0 else [*lines[:_MAX_LINES], f"and {more} more that --pid or --netns names"]
 
 
 def _about_process(pid: int, proc: Path) -> str:

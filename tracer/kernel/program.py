@@ -95,6 +95,7 @@ class Program:
         self._resume_jiffies = resume_jiffies
         self._waiting_jiffies = waiting_jiffies
         self._ring_bytes = ring_bytes
+        self._buffer = f"an event buffer of {_size(ring_bytes)}"
         self._ring: Ring | None = None
         self._lost: mmap.mmap | None = None
         self._walks: mmap.mmap | None = None
@@ -178,8 +179,7 @@ class Program:
         except OSError as error:
             if self._compiled.is_kept and error.errno == errno.EINVAL:
                 raise Outdated(f"map {name}: {error.strerror}") from error
-            what = f"an event buffer of {entries} bytes" if name == "events" else f"the map {name}"
-            raise _refusal(what, error) from error
+            raise _refusal(self._buffer if name == "events" else f"the map {name}", error) from error
         if name in self._maps:
             os.close(self._maps[name])
         self._maps[name] = made
@@ -200,8 +200,8 @@ class Program:
         try:
             return mmap.mmap(self._maps[name], size, prot=prot)
         except OSError as error:
-            if error.errno == errno.ENOMEM:
-                raise _refusal(f"memory for the map {name}", error) from error
+            if error.errno in _RESOURCES:
+                raise _refusal(f"a view of the map {name}", error) from error
             raise self._mismatch(f"map {name}") from error
 
     def _mismatch(self, what: str) -> Exception:
@@ -289,7 +289,7 @@ class Program:
             try:
                 self._ring = Ring(self._maps["events"], self._ring_bytes, SIZE)
             except OSError as error:
-                raise _refusal(f"an event buffer of {self._ring_bytes} bytes", error) from error
+                raise _refusal(self._buffer, error) from error
         # Now, because a kept program with maps that do not fit is compiled again only at the start.
         if "lost" in self._maps:
             self._lost = self._lost or self._shared("lost", mmap.PAGESIZE, mmap.PROT_READ)
@@ -347,11 +347,12 @@ class Program:
         return dict(self._most_lost)
 
 
+_RESOURCES = {errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN}
 _HINTS = {
     errno.EPERM: "ulimit -l unlimited; tcpwatch check",
     errno.EMFILE: f"ulimit -n {bpf.MIN_FILES}",
     errno.ENFILE: "cat /proc/sys/fs/file-nr",
-    errno.ENOMEM: f"--buffer-size {RING_BYTES >> 20}M or less; {MEMORY_HINT}",
+    errno.ENOMEM: f"a smaller --buffer-size, as 1M; {MEMORY_HINT}",
 }
 
 
@@ -360,6 +361,12 @@ def _refusal(what: str, error: OSError) -> ProgramError:
     log = error.log if isinstance(error, bpf.Refused) else ""
     hint = _HINTS.get(error.errno or 0, "tcpwatch check")
     return ProgramError(f"the kernel refused {what}: {error.strerror}", log=log, hint=hint)
+
+
+def _size(count: int) -> str:
+    """Bytes as they are typed: `64k`, `8M`, `1G`."""
+    unit, shift = next((each for each in (("G", 30), ("M", 20), ("k", 10)) if count >> each[1]), ("", 0))
+    return f"{count >> shift}{unit}"
 
 
 def recursion_misses(fdinfo: bytes) -> int:
