@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -163,7 +164,37 @@ def test_where_no_process_can_be_started_it_says_so(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("sys.executable", "/nowhere/python")
     with pytest.raises(TcpwatchError, match="cannot start /nowhere/python") as caught:
         compiler.compile_source(SOURCE)
-    assert not isinstance(caught.value, compiler.ProgramError) and "ulimit" in caught.value.hint
+    assert not isinstance(caught.value, compiler.ProgramError) and caught.value.hint == "ls -l /nowhere/python"
+
+
+@pytest.mark.parametrize(
+    ("status", "stdout", "stderr", "complaint", "hint"),
+    [
+        (0, '{"missing": "no module"}', "", "the Python package bcc is missing (no module)", "apt-get"),
+        (0, '{"memory": "libLLVM"}', "", "not enough memory to compile the program (libLLVM)", "free -m"),
+        (0, '{"foreign": "/x"}', "", "bcc in /x is PyPI's", "pip uninstall bcc"),
+        (0, '{"error": "Failed"}', "", "bcc could not compile the program: Failed", "tcpwatch check"),
+        (
+            0,
+            '{"error": "Failed"}',
+            "x.c:1: error: no such member\n1 error generated.\n",
+            "program: x.c:1: error: no such member",
+            "",
+        ),
+        (-9, "", "", "the compiler was killed by SIGKILL, probably for lack of memory", "free -m"),
+        (-6, "", "LLVM ERROR: out of memory\n", "SIGABRT, probably for lack of memory: LLVM ERROR", "free -m"),
+        (1, "", "Traceback\nMemoryError\n", "the compiler ended with status 1: MemoryError", "free -m"),
+        (1, "", "odd\n", "the compiler ended with status 1: odd", "tcpwatch check"),
+    ],
+)
+def test_why_it_did_not_compile(
+    monkeypatch: pytest.MonkeyPatch, status: int, stdout: str, stderr: str, complaint: str, hint: str
+) -> None:
+    run = subprocess.CompletedProcess([], status, stdout, stderr)
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: run)
+    with pytest.raises(TcpwatchError, match=re.escape(complaint)) as caught:
+        compiler.compile_afresh(SOURCE)
+    assert hint in caught.value.hint
 
 
 ARRAY = {"map_type": 2, "key_size": 4, "value_size": 8, "max_entries": 1, "map_flags": 0}

@@ -19,8 +19,14 @@ ROOT = HERE.parent
 
 
 def tcpwatch(*arguments: str | Path, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[str]:
+    return tcpwatch_from("tracer.cli", *arguments, stdin=stdin, **environment)
+
+
+def tcpwatch_from(
+    module: str, *arguments: str | Path, stdin: bytes = b"", **environment: str
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "tracer.cli", *map(str, arguments)],
+        [sys.executable, "-m", module, *map(str, arguments)],
         input=stdin.decode("latin-1"),
         capture_output=True,
         text=True,
@@ -80,6 +86,20 @@ def test_nothing_of_a_kernel_is_needed_to_replay(tmp_path: Path) -> None:
         (["--pid", "x"], 2, "invalid process id"),
         (["--netns", "no-such-netns"], 2, "there is no network namespace"),
         (["-4", "-6"], 2, "-4 and -6 are mutually exclusive"),
+        (["--duration", "0s"], 2, "--duration must be greater than zero"),
+        (["record", "-o", "x.tw", "--rotate-every", "0s"], 2, "--rotate-every must be greater than zero"),
+        (["record", "-o", "x.tw", "--rotate-size", "1k"], 2, "invalid size '1k' (expected at least 4k)"),
+        (["record", "-o", "x.tw", "--keep", "3"], 2, "--keep needs --rotate-size or --rotate-every"),
+        (["record", "-o", "-"], 2, "cannot record to standard output"),
+        (["-w", ""], 2, "--write needs the name of a file"),
+        (["--comm", ""], 2, "invalid process name ''"),
+        (["--host", ""], 2, "invalid address ''"),
+        (["-e", ""], 2, "invalid event ''"),
+        (["--port", "3306,"], 2, "invalid port ''"),
+        (["--port", "x" * 500], 2, "invalid port 'xxx"),
+        (["--buffer-size", "2G"], 2, "invalid buffer size '2G' (expected 64k to 1G)"),
+        (["--no-resume", "-e", "resume,lost"], 2, "--event resume and --no-resume are mutually exclusive"),
+        (["record", "-o", "x.tw", "--no-resume", "-e", "resume"], 2, "are mutually exclusive"),
         (["--nonsense"], 2, "No such option"),
         (["nonsense"], 2, "No such command"),
         (["replay"], 2, "Missing argument"),
@@ -97,6 +117,78 @@ def test_every_error_says_what_is_wrong_and_what_to_type(arguments: list[str], s
     first, second = shown.stderr.splitlines()
     assert first.startswith("tcpwatch: ") and complaint in first
     assert second.startswith("Hint: ")
+    assert len(first) < 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["port", "3306"], "tcpwatch --port 3306"),
+        (["3306"], "tcpwatch --port 3306, or tcpwatch --pid 3306"),
+        (["-r", "now.tw"], "tcpwatch replay FILE"),
+        (["now.tw"], "tcpwatch replay now.tw"),
+        (["/var/log/a b.tw.gz"], "tcpwatch replay '/var/log/a b.tw.gz'"),
+        (["-i", "any"], "tcpwatch traces every interface: leave -i out, or choose with --host or --netns"),
+        (["-n"], "tcpwatch prints numbers: leave -n out"),
+        (["-V"], "tcpwatch --version"),
+        (["help"], "tcpwatch --help"),
+        (["--nonsense"], "tcpwatch --help"),
+        (["record", "--nonsense"], "tcpwatch record --help"),
+        (["record", "-o", "x.tw", "--keep", "0"], "tcpwatch record --help"),
+    ],
+)
+def test_what_users_of_ss_and_tcpdump_type_has_a_hint(arguments: list[str], hint: str) -> None:
+    shown = tcpwatch(*arguments)
+    assert (shown.returncode, shown.stdout) == (2, "")
+    assert shown.stderr.splitlines()[1] == f"Hint: {hint}"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["replay", "--help"]])
+def test_a_closed_pipe_behind_the_help_is_fine(arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        shown = subprocess.run(
+            [sys.executable, "-m", "tracer.cli", *arguments],
+            stdout=closed, stderr=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60,
+        )  # fmt: skip
+    assert (shown.returncode, shown.stderr) == (0, b"")
+
+
+def test_a_reader_that_made_the_pipe_non_blocking_gets_everything(tmp_path: Path) -> None:
+    """As ssh and Node.js do with a pipe that they share."""
+    write(tmp_path / "x.tw", [event(at=second) for second in range(5000)])
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tracer.cli", "replay", "--json", str(tmp_path / "x.tw")],
+        stdout=writer, stderr=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        assert len(pipe.readlines()) == 5000
+    assert (process.communicate(timeout=60)[1], process.returncode) == (b"", 0)
+
+
+@pytest.mark.parametrize("module", ["tracer", "tracer.cli"])
+@pytest.mark.parametrize(
+    ("error", "complaint", "hint"),
+    [
+        ("ModuleNotFoundError('x', name='click')", "the Python package click is missing", "python3-click"),
+        ("ImportError('x.so: failed to map segment from shared object')", "not enough memory", "free -m"),
+        ("MemoryError", "not enough memory", "free -m"),
+        ("ValueError('odd')", "ValueError: odd", "TCPWATCH_DEBUG=1 tcpwatch report 'a b'"),
+    ],
+)
+def test_what_cannot_be_imported(tmp_path: Path, module: str, error: str, complaint: str, hint: str) -> None:
+    (tmp_path / "click.py").write_text(f"raise {error}\n")
+    shown = tcpwatch_from(module, "report", "a b", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    assert (shown.returncode, shown.stdout) == (1, "")
+    first, second = shown.stderr.splitlines()
+    assert first.startswith(f"tcpwatch: {complaint}")
+    assert second.startswith("Hint: ") and hint in second
+    debugged = tcpwatch_from(module, "report", "a b", PYTHONPATH=f"{tmp_path}:{ROOT}", TCPWATCH_DEBUG="1")
+    assert "Traceback" in debugged.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["record", "--help"], ["replay", "-h"], ["check", "--help"]])
@@ -148,5 +240,5 @@ def test_a_full_disk_behind_stdout(tmp_path: Path) -> None:
             env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60,
         )  # fmt: skip
     assert shown.returncode == 1
-    assert "No space left on device" in shown.stderr
+    assert "cannot write to standard output: No space left on device\nHint: df -h" in shown.stderr
     assert "Traceback" not in shown.stderr

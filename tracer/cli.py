@@ -26,6 +26,7 @@ from click.core import ParameterSource
 from tracer import __version__
 from tracer.errors import TcpwatchError, UsageError
 from tracer.failures import explain, print_traceback, thread_failed
+from tracer.filters import Filter
 from tracer.findings import can_trace
 from tracer.options import (
     filter_options,
@@ -91,7 +92,7 @@ _resume_option = click.option(
     "--resume/--no-resume",
     default=True,
     show_default=True,
-    help="Look at received segments: recoveries are seen at once, and silences that were survived.",
+    help="Trace received segments, to report recoveries at once and idle periods that were survived.",
 )
 _buffer_option = click.option(
     "--buffer-size",
@@ -170,7 +171,7 @@ def cli(
                 raise UsageError(f"options of {command} must follow its name", hint=f"tcpwatch {command} [OPTIONS]")
         return
     stop = Stop(duration, sys.stdout)
-    wanted = make_filter(filters)
+    wanted = _traced(filters, resume=resume)
     from tracer.session import Recording, Tracing, utc_offset_now_s, watch
 
     watch(
@@ -218,10 +219,11 @@ def record(
             hint="tcpwatch record -o FILE --rotate-size 100M --keep 10",
         )
     stop = Stop(duration)
+    wanted = _traced(filters, resume=resume)
     from tracer.session import Recording, Tracing, watch
 
     watch(
-        make_filter(filters),
+        wanted,
         stop,
         Tracing(resume, ring_bytes),
         recording=Recording(recording, rotation, reopens=True),
@@ -284,7 +286,7 @@ def report(files: tuple[Path, ...], as_json: bool, **filters: Any) -> None:
     "ttl",
     metavar="TTL",
     callback=positive_duration,
-    help="Only what a firewall would strand that forgets a session after this much silence: 1h.",
+    help="Only connections that a firewall with this idle timeout would drop: 1h.",
 )
 def sockets(as_json: bool, ttl: float | None, **filters: Any) -> None:
     """Show every TCP connection as it is now, in every network namespace. Needs root.
@@ -383,6 +385,14 @@ def demo(server: str, fix: str | None) -> None:
 
     host.require_privilege()
     show(server, fix, stop, colour=wants_colour(sys.stdout), utc_offset_s=utc_offset_now_s())
+
+
+def _traced(filters: dict[str, Any], *, resume: bool) -> Filter:
+    """The filter of a live run."""
+    wanted = make_filter(filters)
+    if not resume and "resume" in wanted.events:
+        raise UsageError("--event resume and --no-resume are mutually exclusive", hint="leave --no-resume out")
+    return wanted
 
 
 def _sink(stream: Stream, *, as_json: bool, utc_offset_s: int) -> Sink:

@@ -22,6 +22,7 @@ _MEMORY_HINT = "free -m; ulimit -v; a memory limit of the container or of the sy
 _LIMITS = {
     errno.ENOMEM: _MEMORY_HINT,
     errno.EMFILE: "ulimit -n 1024",
+    errno.EAGAIN: "ulimit -u; cat /sys/fs/cgroup/pids.max",
     errno.ENFILE: "cat /proc/sys/fs/file-nr",
     errno.ENOSPC: "df -h",
     errno.EDQUOT: "quota",

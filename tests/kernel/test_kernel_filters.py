@@ -82,3 +82,24 @@ def test_process_event_and_silence(watch: Start) -> None:
         # The first probe goes out after a second of silence: too soon for --min-idle.
         assert [each.get("attempt", each["event"]) for each in seen.events] == [2, 3, "error"]
         assert {each["pid"] for each in seen.events} == {client.pid}
+
+
+def test_a_filter_may_have_any_number_of_values(watch: Start) -> None:
+    """More than the maps of the compiled program have room for."""
+    blocks = ",".join(f"10.{100 + number // 256}.{number % 256}.0/24" for number in range(1200))
+    ports = ",".join(map(str, range(2000, 22000)))
+    namespaces = ",".join(map(str, range(4026530000, 4026530400)))
+    with Lab(ports=(3306, 1999)) as lab:
+        netns = f"{namespaces},{both_ends(lab)}"
+        wanted = watch("--netns", netns, "--port", ports, "--host", f"{blocks},{SERVER}")
+        others = watch("--netns", netns, "--port", ports, "--host", blocks)
+        for port in (1999, 3306):
+            with Server(lab.server, SERVER, port), embedded_client(lab.client, SERVER, port) as client:
+                client.ask("query")
+                client.ask("close")
+        wanted.wait_for(raddr=SERVER, rport=3306, new_state="CLOSE")
+        wanted.stop()
+        others.stop()
+        seen = [each for each in wanted.events if each["event"] == "state"]
+        assert len(seen) >= 4 and {3306} == {each["rport"] for each in seen if each["raddr"] == SERVER}
+        assert others.of(event="state") == []

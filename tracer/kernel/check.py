@@ -29,7 +29,7 @@ def check_host() -> list[Finding]:
 def _kernel() -> Finding:
     detail = f"{host.kernel_release()} {platform.machine()}, HZ {host.hz()}"
     if platform.machine() not in ("x86_64", "aarch64"):
-        return Finding("kernel", "missing", f"{detail}: only x86_64 and aarch64 are known", needed=True)
+        return Finding("kernel", "missing", f"{detail}: only x86_64 and aarch64 are supported", needed=True)
     return Finding("kernel", "ok", detail, needed=True)
 
 
@@ -122,5 +122,6 @@ def _hook(program: Program, probe: probes.Probe) -> Finding:
 def _hint(error: TcpwatchError) -> str:
     """The last line of what the compiler or the verifier printed, or else the error's own hint."""
     log = error.log if isinstance(error, ProgramError) else ""
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    # The verifier ends with a count of instructions.
+    lines = [line.strip() for line in log.splitlines() if line.strip() and not line.startswith("processed ")]
     return lines[-1] if lines else error.hint

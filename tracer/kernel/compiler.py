@@ -119,7 +119,7 @@ def _failure(run: subprocess.CompletedProcess[str]) -> TcpwatchError:
             f"the Python package bcc in {why['foreign']} is PyPI's, which is another project",
             hint=f"{sys.executable} -m pip uninstall bcc; {_GET_BCC}",
         )
-    detail = next((line.strip() for line in reversed(said.splitlines()) if "error" in line.lower()), why.get("error"))
+    detail = next((line.strip() for line in said.splitlines() if "error:" in line), why.get("error"))
     return ProgramError(f"bcc could not compile the program: {detail}", log=said)
 
 
@@ -130,7 +130,7 @@ def _death(run: subprocess.CompletedProcess[str]) -> ProgramError:
     if run.returncode < 0:
         # SIGKILL is the kernel's when memory runs out, SIGABRT is LLVM's.
         name = signal.Signals(-run.returncode).name
-        message = f"the compiler was ended by {name}{words}; it needs about 150 MB of memory"
+        message = f"the compiler was killed by {name}, probably for lack of memory{words}"
         return ProgramError(message, log=run.stderr, hint=MEMORY_HINT)
     is_memory = "MemoryError" in words or "memory" in words.lower()
     hint = MEMORY_HINT if is_memory else "tcpwatch check"

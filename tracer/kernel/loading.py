@@ -32,7 +32,7 @@ def load(
         program, prepared = _started(compiled, make, prepare)
     except Outdated as error:
         cache.drop(source)
-        say(f"the compiled program in {cache.directory()} does not fit this kernel ({error}): compiling it again")
+        say(f"the compiled program in {cache.directory()} does not fit this kernel ({error}); compiling it again")
         compiled = compile_afresh(source, say)
         program, prepared = _started(compiled, make, prepare)
     if compiled.refused != program.refused:

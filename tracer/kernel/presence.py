@@ -17,7 +17,7 @@ def absent(wanted: Filter, proc: Path = Path("/proc")) -> list[str]:
 
         here = namespaces(proc)
         lines += [
-            f"no process is in network namespace {netns} now; lsns -t net"
+            f"no process is in network namespace {netns} now (lsns -t net shows all)"
             for netns in sorted(wanted.netns - here.keys())
         ]
     more = len(lines) - _MAX_LINES
@@ -29,10 +29,10 @@ def _about_process(pid: int, proc: Path) -> str:
     try:
         status = (proc / str(pid) / "status").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
-        return f"no process has the id {pid} now; pgrep -l NAME"
+        return f"no process has the id {pid} now (pgrep -l NAME shows ids)"
     except OSError:  # not ours to see
         return ""
     process = next((line.split()[1] for line in status.splitlines() if line.startswith("Tgid:")), str(pid))
     if process == str(pid):
         return ""
-    return f"{pid} is a thread of process {process}, which has its sockets; --pid {process}"
+    return f"{pid} is a thread of process {process}, which has its sockets (--pid {process})"

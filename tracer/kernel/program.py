@@ -263,7 +263,8 @@ class Program:
             except bpf.Refused as error:
                 if self._compiled.is_kept and error.is_for_its_code and name not in self._compiled.refused:
                     raise Outdated(f"function {name}: {error.strerror}") from error
-                self.refused.add(name)
+                if error.is_for_its_code:
+                    self.refused.add(name)
                 raise
         return self._functions[name]
 
@@ -358,7 +359,7 @@ _HINTS = {
 
 def _refusal(what: str, error: OSError) -> ProgramError:
     """The error where the kernel refuses something."""
-    log = error.log if isinstance(error, bpf.Refused) else ""
+    log = error.log if isinstance(error, bpf.Refused) and error.is_for_its_code else ""
     hint = _HINTS.get(error.errno or 0, "tcpwatch check")
     return ProgramError(f"the kernel refused {what}: {error.strerror}", log=log, hint=hint)
 
