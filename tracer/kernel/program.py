@@ -200,9 +200,9 @@ class Program:
         try:
             return mmap.mmap(self._maps[name], size, prot=prot)
         except OSError as error:
-            if error.errno in _RESOURCES:
-                raise _refusal(f"a view of the map {name}", error) from error
-            raise self._mismatch(f"map {name}") from error
+            if error.errno in (errno.EINVAL, errno.EPERM, errno.EACCES, errno.ENODEV):
+                raise self._mismatch(f"map {name}") from error
+            raise _refusal(f"a view of the map {name}", error) from error
 
     def _mismatch(self, what: str) -> Exception:
         """The error for a program that is not what this version of tcpwatch expects."""
@@ -224,8 +224,8 @@ class Program:
                     if chosen.second is not None:
                         self._attach(chosen.second)
                     break
-                except ProgramError:
-                    if chosen.if_refused is None:
+                except ProgramError as error:
+                    if chosen.if_refused is None or _is_short_of(error):
                         raise
                     chosen = chosen.if_refused
             if chosen is not None:
@@ -348,7 +348,7 @@ class Program:
         return dict(self._most_lost)
 
 
-_RESOURCES = {errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN}
+_RESOURCES = {errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 _HINTS = {
     errno.EPERM: "ulimit -l unlimited; tcpwatch check",
     errno.EMFILE: f"ulimit -n {bpf.MIN_FILES}",
@@ -362,6 +362,11 @@ def _refusal(what: str, error: OSError) -> ProgramError:
     log = error.log if isinstance(error, bpf.Refused) and error.is_for_its_code else ""
     hint = _HINTS.get(error.errno or 0, "tcpwatch check")
     return ProgramError(f"the kernel refused {what}: {error.strerror}", log=log, hint=hint)
+
+
+def _is_short_of(error: ProgramError) -> bool:
+    """Whether files or memory ran out, so that no other way of attaching would do."""
+    return isinstance(error.__cause__, OSError) and error.__cause__.errno in _RESOURCES
 
 
 def _size(count: int) -> str:
