@@ -74,6 +74,9 @@ def test_nothing_of_a_kernel_is_needed_to_replay(tmp_path: Path) -> None:
     assert (shown.returncode, shown.stderr) == (0, "")
 
 
+_MANY = ",".join(map(str, range(1, 2000)))
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "complaint"),
     [
@@ -90,6 +93,7 @@ def test_nothing_of_a_kernel_is_needed_to_replay(tmp_path: Path) -> None:
         (["record", "-o", "x.tw", "--rotate-every", "0s"], 2, "--rotate-every must be greater than zero"),
         (["record", "-o", "x.tw", "--rotate-size", "1k"], 2, "invalid size '1k' (expected at least 4k)"),
         (["record", "-o", "x.tw", "--keep", "3"], 2, "--keep needs --rotate-size or --rotate-every"),
+        (["record", "-o", "x.tw", "--rotate-size", "4k", "--port", _MANY], 2, "--rotate-size is too small"),
         (["record", "-o", "-"], 2, "cannot record to standard output"),
         (["-w", ""], 2, "--write needs the name of a file"),
         (["--comm", ""], 2, "invalid process name ''"),

@@ -45,7 +45,7 @@ from tracer.output.text import WIDTH, TextSink
 from tracer.output.words import PLAIN, plural
 from tracer.pipeline import Sink
 from tracer.stopping import Stop, discard
-from tracer.storage.header import Header
+from tracer.storage.header import Header, describe_filter
 from tracer.storage.rotation import Rotation
 from tracer.usage import usage_error
 
@@ -218,8 +218,14 @@ def record(
             "--keep needs --rotate-size or --rotate-every",
             hint="tcpwatch record -o FILE --rotate-size 100M --keep 10",
         )
-    stop = Stop(duration)
     wanted = _traced(filters, resume=resume)
+    least = 4 * len(json.dumps(describe_filter(wanted)))  # each file's header has the filter
+    if rotate_size is not None and rotate_size < least:
+        raise UsageError(
+            f"--rotate-size is too small for a header with these filters (expected at least {-(-least // 1024)}k)",
+            hint="--rotate-size 100M",
+        )
+    stop = Stop(duration)
     from tracer.session import Recording, Tracing, watch
 
     watch(

@@ -123,7 +123,7 @@ class _Search(threading.Thread):
         began = time.monotonic()
         try:
             self.found = self._look_up(self.inodes)
-        except OSError:  # no memory: the next one may have more
+        except (OSError, MemoryError):  # no memory: the next one may have more
             self.found = None
         self.ended_ns = self._clock_ns()
         self.used_s = time.thread_time()

@@ -117,7 +117,7 @@ class Walks:
             self._thread = thread
 
     def _run(self) -> None:
-        with suppress(OSError):  # no memory: the next one may have more
+        with suppress(OSError, MemoryError):  # no memory: the next one may have more
             self._records = bpf.read_iterator(self._link)
 
     def _of_the_first(self, until_ns: int | None, clock_offset_ns: int) -> list[Event]:
