@@ -60,7 +60,8 @@ def _unreadable() -> TcpwatchError:
     except OSError:
         return _without_memory(str(VMLINUX))
     return TcpwatchError(
-        f"{VMLINUX} is damaged, or newer than this libbpf", hint="sudo apt-get install --only-upgrade libbpf1"
+        f"{VMLINUX} cannot be read: it is damaged, or newer than libbpf",
+        hint="sudo apt-get install --only-upgrade libbpf1",
     )
 
 

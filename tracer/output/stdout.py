@@ -92,4 +92,5 @@ def occupy_standard_descriptors() -> None:
         except OSError:
             with suppress(OSError):
                 has_null = Path(os.devnull).exists()
-                os.open(os.devnull if has_null else "/", os.O_RDWR if has_null and number else os.O_RDONLY)
+                # Write-only, so that to read standard input is the error that it would be.
+                os.open(os.devnull if has_null else "/", os.O_WRONLY if has_null else os.O_RDONLY)
