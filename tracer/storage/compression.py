@@ -1,45 +1,17 @@
-"""Recordings that are packed while they are written and unpacked while they are read: .gz and .zst."""
+"""Decompress a recording while it is read. compressors.py is the other direction."""
 
 from __future__ import annotations
 
 import gzip
 import io
 import zlib
-from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, cast
 
 from tracer.errors import TcpwatchError
 
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 DAMAGED: tuple[type[Exception], ...] = (zlib.error, gzip.BadGzipFile)
 """What reading packed data raises that is not what was written; EOFError where it ends too early."""
-
-
-class Stream(Protocol):
-    """What a recording is written to."""
-
-    def write(self, data: bytes, /) -> Any:
-        """Take bytes."""
-
-    def flush(self) -> Any:
-        """Let a reader, too, see all that was written so far."""
-
-    def close(self) -> Any:
-        """End the packed data. The file below stays open."""
-
-
-def is_packed(path: Path) -> bool:
-    """Whether a recording of this name is packed."""
-    return path.suffix in (".gz", ".zst")
-
-
-def packed(path: Path, file: BinaryIO) -> Stream:
-    """What to write to so that `file` gets what its suffix promises. Raises TcpwatchError without the library."""
-    if path.suffix == ".gz":
-        return gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=6)
-    if path.suffix == ".zst":
-        return _Zstd(file, str(path))
-    return file
 
 
 def unpacked(name: str, file: BinaryIO) -> tuple[BinaryIO, str]:
@@ -52,24 +24,8 @@ def unpacked(name: str, file: BinaryIO) -> tuple[BinaryIO, str]:
     if start.startswith(GZIP):
         return cast(BinaryIO, gzip.GzipFile(fileobj=whole, mode="rb")), "zcat"
     if start == ZSTD:
-        return cast(BinaryIO, io.BufferedReader(_Unzstd(whole, _zstandard(name)))), "zstdcat"
+        return cast(BinaryIO, io.BufferedReader(_Unzstd(whole, zstandard_library(name)))), "zstdcat"
     return whole, ""
-
-
-class _Zstd:
-    def __init__(self, file: BinaryIO, name: str) -> None:
-        self._file = file
-        self._writer = _zstandard(name).ZstdCompressor(level=3).stream_writer(file, closefd=False)
-
-    def write(self, data: bytes, /) -> None:
-        self._writer.write(data)
-
-    def flush(self) -> None:
-        self._writer.flush()
-        self._file.flush()
-
-    def close(self) -> None:
-        self._writer.close()
 
 
 class _Rewound(io.RawIOBase):
@@ -108,7 +64,8 @@ class _Unzstd(io.RawIOBase):
             raise zlib.error(str(error)) from None
 
 
-def _zstandard(name: str) -> Any:
+def zstandard_library(name: str) -> Any:
+    """The module zstandard, for the file of that name. Raises TcpwatchError if it is not installed."""
     try:
         import zstandard
     except ImportError:
