@@ -13,6 +13,9 @@ GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 DAMAGED: tuple[type[Exception], ...] = (zlib.error, gzip.BadGzipFile)
 """What reading packed data raises that is not what was written; EOFError where it ends too early."""
 
+_ZSTD_PIECE = 256
+"""Compressed bytes that are decompressed at once: each four of them may become 128 KiB (RFC 8878, RLE_Block)."""
+
 
 def unpacked(name: str, file: BinaryIO) -> tuple[BinaryIO, str]:
     """The plain bytes of a file, and the command that unpacks it; empty where it is plain.
@@ -47,21 +50,37 @@ class _Rewound(io.RawIOBase):
 
 
 class _Unzstd(io.RawIOBase):
-    """The library's reader as the raw stream that io.BufferedReader wants; its errors as zlib's."""
+    """Zstandard frames as the raw stream that io.BufferedReader wants; the library's errors as zlib's.
+
+    All that was flushed comes out, also of a frame that has no end.
+    """
 
     def __init__(self, file: BinaryIO, library: Any) -> None:
-        self._reader = library.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+        self._file = file
+        self._decompressor = library.ZstdDecompressor()
+        self._frame: Any = None
         self._error = library.ZstdError
+        self._ready = self._rest = b""
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        try:
-            # As much as there is: readinto() would go on into what is damaged, and return nothing.
-            return int(self._reader.readinto1(buffer))
-        except self._error as error:
-            raise zlib.error(str(error)) from None
+        while not self._ready:
+            data = self._rest or self._file.read(_ZSTD_PIECE)
+            if not data:
+                return 0
+            if self._frame is None:
+                self._frame = self._decompressor.decompressobj()
+            try:
+                self._ready, self._rest = self._frame.decompress(data), b""
+            except self._error as error:
+                raise zlib.error(str(error)) from None
+            if self._frame.eof:
+                self._frame, self._rest = None, self._frame.unused_data
+        part, self._ready = self._ready[: len(buffer)], self._ready[len(buffer) :]
+        buffer[: len(part)] = part
+        return len(part)
 
 
 def zstandard_library(name: str) -> Any:

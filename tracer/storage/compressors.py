@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from tracer.storage.compression import zstandard_library
 
 _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"  # RFC 1952: deflate, no name, no time, unknown system
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _LAST_DEFLATE_BLOCK = b"\x03\x00"  # RFC 1951: final, fixed codes, empty
 _LAST_ZSTD_BLOCK = b"\x01\x00\x00"  # RFC 8878, 3.1.1.2: last, raw, of size 0
 
@@ -44,6 +45,24 @@ def compressor_for(path: Path) -> Compressor:
     if path.suffix == ".zst":
         return _Zstd(str(path))
     return _Plain()
+
+
+def decompressed(data: bytes, name: str) -> tuple[bytes, bool]:
+    """What the first bytes of a file decompress to, and whether that is all of them.
+
+    Raises ValueError for damaged data, or TcpwatchError if the compressor's library is missing.
+    """
+    frame: Any
+    if data.startswith(_GZIP_HEADER[:2]):
+        frame = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    elif data.startswith(_ZSTD_MAGIC):
+        frame = zstandard_library(name).ZstdDecompressor().decompressobj()
+    else:
+        return data, True
+    try:
+        return frame.decompress(data), not frame.unused_data
+    except Exception as error:  # each library has its own, and zstandard may not be installed
+        raise ValueError(str(error)) from None
 
 
 class _Plain:

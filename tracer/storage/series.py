@@ -22,21 +22,19 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from tracer.errors import TcpwatchError
-from tracer.storage.compression import DAMAGED, unpacked
-from tracer.storage.compressors import is_packed
-from tracer.storage.header import Header, InvalidHeader, header_from_line
+from tracer.storage.compressors import decompressed, is_packed
+from tracer.storage.header import Header, header_from_line
 from tracer.storage.writer import RecordingFile, create
 
 _STAMP = "%Y%m%dT%H%M%S"
 _STAMPED = r"-\d{8}T\d{6}\.\d{3}Z"
-_LONGEST_LINE = 1 << 20
+_BEGINNING = 1 << 16
+"""Bytes that are read of a file: a header and an event fit in easily."""
 _NAMES = 1000
 """Milliseconds that are tried for the name of a new file."""
 _WAIT_S = 2.0
 """How long to wait for another tcpwatch that starts in the same directory; anybody may hold the lock on that."""
 
-_UNREADABLE: tuple[type[Exception], ...] = (OSError, *DAMAGED)
-_NO_RECORDING: tuple[type[Exception], ...] = (*_UNREADABLE, EOFError, InvalidHeader, TcpwatchError)
 
 wall_ns = time.time_ns
 
@@ -166,12 +164,12 @@ class Series:
             fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return None
-        with os.fdopen(fd, "rb") as file:
+        try:
             opened = os.fstat(fd)
             if not os.path.samestat(status, opened):
                 return None
             is_busy = _is_locked(fd)
-            found = _beginning(path, file)
+            found = _beginning(str(path), fd)
             if found is None and not (is_busy and opened.st_size == 0):
                 return None
             if found is not None:
@@ -183,6 +181,8 @@ class Series:
                     f"another tcpwatch is recording to {self.path}: it is writing {path}",
                     hint=f"fuser -v {path}; or choose another name for -o",
                 )
+        finally:
+            os.close(fd)
         return Member(path, header.number, (status.st_dev, status.st_ino), opened.st_size, holds_events)
 
     def _named_after(self, ms: int) -> Path:
@@ -195,19 +195,17 @@ def _may_be_ours(status: os.stat_result) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink == 1
 
 
-def _beginning(path: Path, file: object) -> tuple[Header, bool] | None:
-    """The header of a recording, and whether a line follows it. None if it is not a recording that can be read."""
+def _beginning(name: str, fd: int) -> tuple[Header, bool] | None:
+    """The header of a recording, and whether anything whole follows it; None if it is not one that can be read."""
     try:
-        stream, _ = unpacked(str(path), file)  # type: ignore[arg-type]
-        header = header_from_line(stream.readline(_LONGEST_LINE))
-    except _NO_RECORDING:
+        data = os.read(fd, _BEGINNING)
+        plain, is_all = decompressed(data, name)
+        line, _, rest = plain.partition(b"\n")
+        header = header_from_line(line)
+    except (OSError, ValueError, TcpwatchError):
         return None
-    try:
-        return header, stream.readline(_LONGEST_LINE).endswith(b"\n")
-    except EOFError:
-        return header, False
-    except _UNREADABLE:
-        return header, True  # in doubt it is history
+    # In doubt it is history.
+    return header, b"\n" in rest or not is_all or len(data) == _BEGINNING
 
 
 def _is_locked(fd: int) -> bool:
