@@ -144,7 +144,8 @@ def cli(
         return
     stop = Stop(duration, sys.stdout)
     wanted = make_filter(filters)
-    from tracer.session import Recording, Tracing, utc_offset_now_s, watch
+    from tracer.recording import Recording
+    from tracer.session import Tracing, utc_offset_now_s, watch
 
     watch(
         wanted,
@@ -158,9 +159,10 @@ def cli(
 
 @cli.command()
 @click.option("-o", "--output", "recording", required=True, type=click.Path(path_type=Path), metavar="FILE")
-@click.option("--rotate-size", metavar="SIZE", callback=_size, help="Go on in another file after 100M, 1G on disk.")
-@click.option("--rotate-every", metavar="DURATION", callback=_duration, help="Go on in another file after 1h, 24h.")
-@click.option("--keep", type=click.IntRange(1), metavar="N", help="Of a rotation's files only the newest stay.")
+@click.option("--rotate-size", metavar="SIZE", callback=_size, help="Start a new file at SIZE (100M, 1G) on disk.")
+@click.option("--rotate-every", metavar="DURATION", callback=_duration, help="Start a new file after 1h, 24h.")
+@click.option("--keep", type=click.IntRange(1), metavar="N", help="Keep only the newest N files that hold events.")
+@click.option("--keep-size", metavar="SIZE", callback=_size, help="Keep only the newest files, of SIZE together.")
 @filter_options
 @_duration_option
 @_resume_option
@@ -170,6 +172,7 @@ def record(
     rotate_size: int | None,
     rotate_every: float | None,
     keep: int | None,
+    keep_size: int | None,
     duration: float | None,
     resume: bool,
     ring_bytes: int,
@@ -178,17 +181,17 @@ def record(
     """Record events to a file and show nothing. Needs root.
 
     The file is JSON lines behind a header (docs/recording-format.md), readable while it grows and by its owner
-    only; packed where FILE ends in .gz or .zst. With a rotation each file has the time of its beginning in its
-    name: x.tw.gz becomes x-20261125T020000.123Z.tw.gz. SIGHUP begins another file at once, or, without a
-    rotation, when FILE was moved away.
+    only; compressed where FILE ends in .gz or .zst. FILE may be a FIFO.
+
+    With --rotate-size, --rotate-every or --keep-size each file has the time of its beginning in its name: x.tw.gz
+    becomes x-20261125T020000.123Z.tw.gz. --keep-size alone starts a new file at an eighth of SIZE. A full disk costs
+    the oldest of these files, and the run goes on. SIGHUP starts a new file at once or, without a rotation, when
+    FILE was moved away.
     """
-    rotation = Rotation(rotate_size, rotate_every, keep)
-    if keep is not None and not rotation.is_wanted:
-        raise UsageError("--keep is for a rotation", hint="tcpwatch record -o FILE --rotate-size 100M --keep 10")
-    if rotate_every == 0:
-        raise UsageError("a file cannot be followed by another at once", hint="--rotate-every 1h")
-    stop = Stop(duration)
-    from tracer.session import Recording, Tracing, watch
+    rotation = _rotation(rotate_size, rotate_every, keep, keep_size)
+    stop = Stop(duration, reopens=True)
+    from tracer.recording import Recording
+    from tracer.session import Tracing, watch
 
     watch(
         make_filter(filters),
@@ -196,6 +199,25 @@ def record(
         Tracing(resume, ring_bytes),
         recording=Recording(recording, rotation, reopens=True),
     )
+
+
+def _rotation(size: int | None, every_s: float | None, keep: int | None, keep_size: int | None) -> Rotation:
+    """Raises UsageError for options that contradict each other."""
+    rotation = Rotation(size, every_s, keep, keep_size)
+    if keep is not None and not rotation.is_wanted:
+        raise UsageError(
+            "--keep needs --rotate-size, --rotate-every or --keep-size",
+            hint="tcpwatch record -o FILE --rotate-size 100M --keep 10",
+        )
+    if every_s == 0:
+        raise UsageError("--rotate-every must be greater than zero", hint="--rotate-every 1h")
+    if keep_size is not None and rotation.file_size is not None and 2 * rotation.file_size > keep_size:
+        largest = keep_size // 2
+        raise UsageError(
+            f"--keep-size must be at least twice --rotate-size, and is {keep_size:,} bytes",
+            hint=f"--rotate-size {largest}" if size is not None and largest >= 4096 else "--keep-size 10G",
+        )
+    return rotation
 
 
 @cli.command()
