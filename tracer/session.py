@@ -127,7 +127,7 @@ def _trace(
             say(f"not seen on this kernel: {probe.event} ({probe.note})")
     if kept is not None and kept.error is not None:
         raise TcpwatchError(f"the recording is incomplete: {kept.error}", hint=kept.error.hint)
-    if seen is not None and seen.error is not None:
+    if seen is not None and seen.error is not None and not stop.terminal_is_gone:
         raise seen.error
 
 

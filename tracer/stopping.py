@@ -59,6 +59,11 @@ class Stop:
         if self._reopen_asked:
             reopen()
 
+    @property
+    def terminal_is_gone(self) -> bool:
+        """Whether the controlling terminal has just hung up."""
+        return self._terminal.is_gone()
+
     def request(self) -> None:
         """End the run."""
         self._requested = True

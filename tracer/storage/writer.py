@@ -220,6 +220,7 @@ class RecordingFile:
         self._drain()
 
     def _drain(self) -> None:
+        self._pass_marks()
         if self._out:
             self._before_write(len(self._out))
         while self._out:
@@ -231,8 +232,12 @@ class RecordingFile:
                 raise
             self._written += written
             self._out = self._out[written:]
-            while self._marks and self._marks[0].length <= self._written:
-                self._whole = self._marks.popleft()
+            self._pass_marks()
+
+
+    def _pass_marks(self) -> None:
+        while self._marks and self._marks[0].length <= self._written:
+            self._whole = self._marks.popleft()
 
 
 class RecordingWriter:
