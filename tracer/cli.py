@@ -113,7 +113,9 @@ class _Commands(click.Group):
 )
 @filter_options
 @_json_option
-@click.option("-w", "--write", "recording", type=click.Path(path_type=Path), metavar="FILE", help="Record it, too.")
+@click.option(
+    "-w", "--write", "recording", type=click.Path(path_type=Path), metavar="FILE", help="Record to FILE as well."
+)
 @_duration_option
 @_resume_option
 @_buffer_option
@@ -211,12 +213,10 @@ def _rotation(size: int | None, every_s: float | None, keep: int | None, keep_si
         )
     if every_s == 0:
         raise UsageError("--rotate-every must be greater than zero", hint="--rotate-every 1h")
-    if keep_size is not None and rotation.file_size is not None and 2 * rotation.file_size > keep_size:
-        largest = keep_size // 2
-        raise UsageError(
-            f"--keep-size must be at least twice --rotate-size, and is {keep_size:,} bytes",
-            hint=f"--rotate-size {largest}" if size is not None and largest >= 4096 else "--keep-size 10G",
-        )
+    if keep_size is not None and 2 * (rotation.file_size or 0) > keep_size:
+        if size is None:
+            raise UsageError("--keep-size must be at least 8k", hint="--keep-size 10G")
+        raise UsageError("--keep-size must be at least twice --rotate-size", hint=f"--rotate-size {keep_size // 8}")
     return rotation
 
 

@@ -30,10 +30,10 @@ def is_stream(path: Path) -> bool:
     mode = status.st_mode
     if stat.S_ISREG(mode):
         return False
-    quoted = shlex.quote(str(path))
     for name, matches in _UNFIT.items():
         if matches(mode):
-            raise TcpwatchError(f"cannot write to {path}: it is a {name}", hint=f"a new file: {quoted}.tw")
+            new = shlex.quote(str(path / "x.tw")) if stat.S_ISDIR(mode) else "x.tw"
+            raise TcpwatchError(f"cannot write to {path}: it is a {name}", hint=f"name a new file: {new}")
     _require_trust(path, status)
     return True
 

@@ -234,7 +234,6 @@ class RecordingFile:
             self._out = self._out[written:]
             self._pass_marks()
 
-
     def _pass_marks(self) -> None:
         while self._marks and self._marks[0].length <= self._written:
             self._whole = self._marks.popleft()
