@@ -303,7 +303,8 @@ def cannot_create(path: Path, error: OSError) -> TcpwatchError:
         return TcpwatchError(
             f"{path} exists already, and is not overwritten", hint="choose another name, or remove it first"
         )
-    return TcpwatchError(f"cannot create {path}: {error.strerror}", hint=f"ls -ld {shlex.quote(str(path.parent))}")
+    look = "df -h" if error.errno in FULL else "ls -ld"
+    return TcpwatchError(f"cannot create {path}: {error.strerror}", hint=f"{look} {shlex.quote(str(path.parent))}")
 
 
 def cannot_write(path: Path, error: OSError) -> TcpwatchError:
