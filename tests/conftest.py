@@ -15,7 +15,9 @@ _KERNEL = Path(__file__).parent / "kernel"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--require-kernel", action="store_true", help="fail if a test of tests/kernel did not run")
-    parser.addoption("--soak", type=float, default=40.0, metavar="SECONDS", help="how long test_soak.py takes")
+    parser.addoption(
+        "--soak", type=float, metavar="SECONDS", help="how long test_soak.py and test_recorder_model.py take"
+    )
     parser.addoption(
         "--write-golden", action="store_true", help="keep what is shown of tests/recordings as it is now"
     )

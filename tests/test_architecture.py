@@ -36,8 +36,20 @@ ALLOWED: dict[str, set[str]] = {
     "sockets": {"events"},
     "lab": BASE | {"analysis", "kernel", "output", "pipeline", "stopping"},
     "playback": BASE | {"analysis", "pipeline", "storage"},
+    "recording": BASE | {"durations", "stopping", "storage"},
     "session": BASE
-    | {"analysis", "counts", "kernel", "notify", "output", "pipeline", "shedding", "stopping", "storage"},
+    | {
+        "analysis",
+        "counts",
+        "kernel",
+        "notify",
+        "output",
+        "pipeline",
+        "recording",
+        "shedding",
+        "stopping",
+        "storage",
+    },
 }
 
 # Who alone may import it, by path under tracer/.

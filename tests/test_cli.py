@@ -92,7 +92,7 @@ _MANY = ",".join(map(str, range(1, 2000)))
         (["--duration", "0s"], 2, "--duration must be greater than zero"),
         (["record", "-o", "x.tw", "--rotate-every", "0s"], 2, "--rotate-every must be greater than zero"),
         (["record", "-o", "x.tw", "--rotate-size", "1k"], 2, "invalid size '1k' (expected at least 4k)"),
-        (["record", "-o", "x.tw", "--keep", "3"], 2, "--keep needs --rotate-size or --rotate-every"),
+        (["record", "-o", "x.tw", "--keep", "3"], 2, "--keep needs --rotate-size, --rotate-every or --keep-size"),
         (["record", "-o", "x.tw", "--rotate-size", "4k", "--port", _MANY], 2, "--rotate-size is too small"),
         (["record", "-o", "-"], 2, "cannot record to standard output"),
         (["-w", ""], 2, "--write needs the name of a file"),

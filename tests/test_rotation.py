@@ -167,7 +167,8 @@ def test_only_the_newest_are_kept_and_nothing_else_is_touched(tmp_path: Path) ->
     for other in others:
         other.touch()
     older = tmp_path / "x-20260101T000000.000Z.tw"
-    older.touch()
+    with RecordingWriter(older, replace(HEADER, host="db0")) as writer:
+        writer.write(*EVENTS)
     files = set(rotated(tmp_path / "x.tw", Rotation(size=4096, keep=2), MANY))
     ours = sorted(files - set(others))
     assert set(others) <= files and len(ours) == 2 and older not in ours

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from tracer.cli import _rotation, cli
 
 ROOT = Path(__file__).resolve().parent.parent
 UNIT = ROOT / "scripts/tcpwatch.service"
@@ -43,3 +46,12 @@ def test_it_has_the_capabilities_that_are_documented() -> None:
     names = set(re.findall(r"CAP_\w+", documented)) - {"CAP_SYS_ADMIN", "CAP_SYS_RESOURCE"}
     assert set(granted[1].split()) == names
     assert "LimitMEMLOCK=infinity" in UNIT.read_text(), "in place of CAP_SYS_RESOURCE"
+
+
+def test_it_does_not_fill_the_disk() -> None:
+    """The command is one that is understood, and bounds what it keeps."""
+    started = re.search(r"^ExecStart=\S+ record (.*)$", UNIT.read_text(), re.MULTILINE)
+    assert started is not None
+    given = cli.commands["record"].make_context("record", shlex.split(started[1])).params
+    assert given["keep_size"] == 10 << 30
+    _rotation(given["rotate_size"], given["rotate_every"], given["keep"], given["keep_size"])

@@ -46,7 +46,7 @@ from tracer.output.words import PLAIN, plural
 from tracer.pipeline import Sink
 from tracer.stopping import Stop, discard
 from tracer.storage.header import Header, describe_filter
-from tracer.storage.rotation import Rotation
+from tracer.storage.rotation import PARTS, Rotation
 from tracer.usage import usage_error
 
 _EPILOG = """\b
@@ -141,7 +141,7 @@ def _own_errors() -> Iterator[None]:
 )
 @filter_options
 @_json_option
-@click.option("-w", "--write", "recording", callback=recording_path, metavar="FILE", help="Record it, too.")
+@click.option("-w", "--write", "recording", callback=recording_path, metavar="FILE", help="Record to FILE as well.")
 @_duration_option
 @_resume_option
 @_buffer_option
@@ -172,7 +172,8 @@ def cli(
         return
     stop = Stop(duration, sys.stdout)
     wanted = _traced(filters, resume=resume)
-    from tracer.session import Recording, Tracing, utc_offset_now_s, watch
+    from tracer.recording import Recording
+    from tracer.session import Tracing, utc_offset_now_s, watch
 
     watch(
         wanted,
@@ -186,11 +187,12 @@ def cli(
 
 @cli.command()
 @click.option("-o", "--output", "recording", required=True, callback=recording_path, metavar="FILE")
-@click.option("--rotate-size", metavar="SIZE", callback=_size, help="Go on in another file after 100M, 1G on disk.")
+@click.option("--rotate-size", metavar="SIZE", callback=_size, help="Start a new file at SIZE (100M, 1G) on disk.")
 @click.option(
-    "--rotate-every", metavar="DURATION", callback=positive_duration, help="Go on in another file after 1h, 24h."
+    "--rotate-every", metavar="DURATION", callback=positive_duration, help="Start a new file after 1h, 24h."
 )
-@click.option("--keep", type=click.IntRange(1), metavar="N", help="Of a rotation's files only the newest stay.")
+@click.option("--keep", type=click.IntRange(1), metavar="N", help="Keep only the newest N files that hold events.")
+@click.option("--keep-size", metavar="SIZE", callback=_size, help="Keep only the newest files, of SIZE together.")
 @filter_options
 @_duration_option
 @_resume_option
@@ -200,6 +202,7 @@ def record(
     rotate_size: int | None,
     rotate_every: float | None,
     keep: int | None,
+    keep_size: int | None,
     duration: float | None,
     resume: bool,
     ring_bytes: int,
@@ -208,25 +211,19 @@ def record(
     """Record events to a file and show nothing. Needs root.
 
     The file is JSON lines behind a header (docs/recording-format.md), readable while it grows and by its owner
-    only; packed where FILE ends in .gz or .zst. With a rotation each file has the time of its beginning in its
-    name: x.tw.gz becomes x-20261125T020000.123Z.tw.gz. SIGHUP begins another file at once, or, without a
-    rotation, when FILE was moved away.
+    only; compressed where FILE ends in .gz or .zst. FILE may be a FIFO.
+
+    With --rotate-size, --rotate-every or --keep-size each file has the time of its beginning in its name: x.tw.gz
+    becomes x-20261125T020000.123Z.tw.gz. --keep-size alone starts a new file at an eighth of SIZE. A full disk costs
+    the oldest of these files, and the run goes on. SIGHUP starts a new file at once or, without a rotation, when
+    FILE was moved away.
     """
-    rotation = Rotation(rotate_size, rotate_every, keep)
-    if keep is not None and not rotation.is_wanted:
-        raise UsageError(
-            "--keep needs --rotate-size or --rotate-every",
-            hint="tcpwatch record -o FILE --rotate-size 100M --keep 10",
-        )
+    rotation = _rotation(rotate_size, rotate_every, keep, keep_size)
     wanted = _traced(filters, resume=resume)
-    least = 4 * len(json.dumps(describe_filter(wanted)))  # each file's header has the filter
-    if rotate_size is not None and rotate_size < least:
-        raise UsageError(
-            f"--rotate-size is too small for a header with these filters (expected at least {-(-least // 1024)}k)",
-            hint="--rotate-size 100M",
-        )
-    stop = Stop(duration)
-    from tracer.session import Recording, Tracing, watch
+    _require_room_for_header(rotation, wanted)
+    stop = Stop(duration, reopens=True)
+    from tracer.recording import Recording
+    from tracer.session import Tracing, watch
 
     watch(
         wanted,
@@ -234,6 +231,33 @@ def record(
         Tracing(resume, ring_bytes),
         recording=Recording(recording, rotation, reopens=True),
     )
+
+
+def _rotation(size: int | None, every_s: float | None, keep: int | None, keep_size: int | None) -> Rotation:
+    """Raises UsageError for options that contradict each other."""
+    rotation = Rotation(size, every_s, keep, keep_size)
+    if keep is not None and not rotation.is_wanted:
+        raise UsageError(
+            "--keep needs --rotate-size, --rotate-every or --keep-size",
+            hint="tcpwatch record -o FILE --rotate-size 100M --keep 10",
+        )
+    if keep_size is not None and 2 * (rotation.file_size or 0) > keep_size:
+        if size is None:
+            raise UsageError("--keep-size must be at least 8k", hint="--keep-size 10G")
+        raise UsageError("--keep-size must be at least twice --rotate-size", hint=f"--rotate-size {keep_size // 8}")
+    return rotation
+
+
+def _require_room_for_header(rotation: Rotation, wanted: Filter) -> None:
+    """Raises UsageError for files that are full before the first event: each header has the filter."""
+    least = 4 * len(json.dumps(describe_filter(wanted)))
+    if rotation.file_size is not None and rotation.file_size < least:
+        option = "--rotate-size" if rotation.size is not None else "--keep-size"
+        least_kb = -(-least * (1 if rotation.size is not None else PARTS) // 1024)
+        raise UsageError(
+            f"{option} is too small for a header with these filters (expected at least {least_kb}k)",
+            hint=f"{option} 100M",
+        )
 
 
 @cli.command()

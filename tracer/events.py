@@ -24,6 +24,8 @@ EVENTS = (
 
 SUSPEND = "suspend"
 """The hook of a `lost` event that says that the host slept, for duration_ms: timers stood still, nothing was lost."""
+RECORDING = "recording"
+"""The hook of a `lost` event that counts events which the recording lacks: no space, or its reader was too slow."""
 
 STATES = {
     1: "ESTABLISHED",

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import secrets
-import signal
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from contextlib import ExitStack
+from dataclasses import dataclass
 
 import tracer
 from tracer import notify
 from tracer.analysis.stalls import MIN_IDLE_MS, StallTracker
 from tracer.counts import Counts, Tally
-from tracer.events import Batch, format_time
+from tracer.errors import TcpwatchError
+from tracer.events import Batch, Event, format_time
 from tracer.filters import Filter
 from tracer.kernel import clocks, host, privileges
 from tracer.kernel.counters import KernelCounters
@@ -25,10 +25,10 @@ from tracer.output.talk import say
 from tracer.output.truth import beside_the_kernel, what_was_missed
 from tracer.output.words import duration, plural
 from tracer.pipeline import Sink, Totals, finish, run
+from tracer.recording import Destination, Recording, Writer
 from tracer.shedding import Shedding
 from tracer.stopping import Stop, discard
 from tracer.storage.header import Header, describe_filter
-from tracer.storage.rotation import RotatingWriter, Rotation
 
 MAX_VALUES = 12
 """Values of one filter that are named at the start."""
@@ -42,15 +42,6 @@ class Tracing:
 
     resume: bool = True
     ring_bytes: int = RING_BYTES
-
-
-@dataclass(frozen=True, slots=True)
-class Recording:
-    """Where to. rotation: when it goes on in another file. reopens: SIGHUP asks for one."""
-
-    path: Path
-    rotation: Rotation = field(default_factory=Rotation)
-    reopens: bool = False
 
 
 def watch(
@@ -67,6 +58,28 @@ def watch(
     show: makes what writes to standard output. sheds: where there is too much, it leaves lines out before the kernel
     has to lose events.
     """
+    host.require_privilege()
+    with ExitStack() as stack:
+        destination = None
+        if recording is not None:
+            stop.start_clock()
+            destination = stack.enter_context(
+                Destination(recording, stop, host.name(), shows=show is not None, say=say)
+            )
+            if not destination.is_ready:
+                return
+        _trace(wanted, stop, tracing, show, sheds, recording, destination)
+
+
+def _trace(
+    wanted: Filter,
+    stop: Stop,
+    tracing: Tracing,
+    show: Callable[[Stream], Sink] | None,
+    sheds: bool,
+    recording: Recording | None,
+    destination: Destination | None,
+) -> None:
     totals = Totals()
     tracker = StallTracker(hz=host.hz(), min_idle_ms=wanted.min_idle_ms or MIN_IDLE_MS)
     with LiveSource(
@@ -78,31 +91,32 @@ def watch(
         ring_bytes=tracing.ring_bytes,
         say=say,
     ) as source:
-        writer = _begin(recording, wanted) if recording is not None else None
+        run_id = secrets.token_hex(4)
+        writer = destination.begin(lambda: make_header(wanted, run_id)) if destination is not None else None
         try:
             privileges.keep_only((*source.capabilities, *_needed(recording)))
         except OSError as error:  # a sandbox may forbid even that, and is no reason not to trace
             say(f"the capabilities that are not needed any more could not be dropped: {error.strerror}")
         began, used = time.monotonic(), host.cpu_seconds()
         shown = _shown(show, source.is_behind if sheds else None)
+        kept = _Kept(writer, beside=shown is not None) if writer is not None else None
+        seen = _Seen(shown, stop) if shown is not None else None
         try:
             stop.start_clock()
             say(f"tracing {describe(wanted)}" + (f", recording to {writer.path}" if writer else ""))
             notify.ready()
             # The recording first: what is shown has been kept.
-            sinks = [sink for sink in (writer, shown) if sink is not None]
+            sinks: list[Sink] = [sink for sink in (kept, seen) if sink is not None]
             try:
                 of_events = wanted.of_any_connection()
                 run(_asking(source, tracker), of_events, tracker, sinks, totals)
                 finish(tracker, of_events, sinks, totals)
             finally:
                 # Before anybody waits for a reader of standard output.
-                if writer is not None:
-                    writer.close()
-            if shown is not None:
-                shown.close()
-        except BrokenPipeError:
-            discard(sys.stdout)
+                if kept is not None:
+                    kept.close()
+            if seen is not None:
+                seen.close()
         finally:
             seconds = time.monotonic() - began
             say(summary(totals, seconds, shown.left_out if shown is not None else 0))
@@ -114,6 +128,73 @@ def watch(
     for probe in source.attached:
         if probe.status == "missing":
             say(f"not seen on this kernel: {probe.event} ({probe.note})")
+    if kept is not None and kept.error is not None:
+        raise TcpwatchError(f"the recording is incomplete: {kept.error}", hint=kept.error.hint)
+    if seen is not None and seen.error is not None and not stop.terminal_is_gone:
+        raise seen.error
+
+
+class _Kept:
+    """A recording. Beside a live view its failure ends the recording, and not the run."""
+
+    def __init__(self, writer: Writer, *, beside: bool) -> None:
+        self.error: TcpwatchError | None = None
+        self._writer = writer
+        self._beside = beside
+
+    def write(self, *events: Event) -> None:
+        """Take some events."""
+        self._do(lambda: self._writer.write(*events))
+
+    def flush(self, until_ns: int) -> None:
+        """Hand everything over."""
+        self._do(lambda: self._writer.flush(until_ns))
+
+    def close(self) -> None:
+        """Nothing comes any more."""
+        self._do(self._writer.close)
+
+    def _do(self, action: Callable[[], None]) -> None:
+        if self.error is not None:
+            return
+        try:
+            action()
+        except TcpwatchError as error:
+            if not self._beside:
+                raise
+            self.error = error
+            say(f"the recording ends here: {error}")
+
+
+class _Seen:
+    """What is shown. Once standard output is broken, the run ends in order: the recording gets everything."""
+
+    def __init__(self, shown: Sink, stop: Stop) -> None:
+        self.error: Exception | None = None
+        self._shown = shown
+        self._stop = stop
+
+    def write(self, *events: Event) -> None:
+        """Take some events."""
+        self._do(lambda: self._shown.write(*events))
+
+    def flush(self, until_ns: int) -> None:
+        """Let everything be seen."""
+        self._do(lambda: self._shown.flush(until_ns))
+
+    def close(self) -> None:
+        """Nothing comes any more."""
+        self._do(self._shown.close)
+
+    def _do(self, action: Callable[[], None]) -> None:
+        if self.error is not None:
+            return
+        try:
+            action()
+        except (OSError, ValueError) as error:
+            self.error = error
+            self._stop.request()
+            discard(sys.stdout)
 
 
 def _asking(source: LiveSource, tracker: StallTracker) -> Iterator[Batch]:
@@ -135,14 +216,6 @@ def _shown(show: Callable[[Stream], Sink] | None, is_behind: Callable[[], bool] 
         return None
     outlet = Outlet(sys.stdout, ROOM_FOR_DATA if is_behind is None else ROOM_FOR_TEXT)
     return Shedding(show(outlet), outlet, is_behind)
-
-
-def _begin(recording: Recording, wanted: Filter) -> RotatingWriter:
-    run = secrets.token_hex(4)
-    writer = RotatingWriter(recording.path, lambda: make_header(wanted, run), recording.rotation, say=say)
-    if recording.reopens:
-        signal.signal(signal.SIGHUP, lambda _number, _frame: writer.hang_up())
-    return writer
 
 
 def resume_after_s(wanted: Filter) -> float:

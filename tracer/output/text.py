@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from tracer.events import SUSPEND, Event
+from tracer.events import RECORDING, SUSPEND, Event
 from tracer.output.folding import Folding
 from tracer.output.outlet import OUTPUT, Stream
 from tracer.output.telling import Teller
@@ -139,6 +139,8 @@ def _lost(event: Event) -> str:
         return f"{count:,} lines left out: too many to be shown; with -w they are recorded"
     if event.hook == SUSPEND:
         return f"this host was suspended for {duration(event.duration_ms or 0)}: TCP's timers stood still"
+    if event.hook == RECORDING:
+        return f"{count:,} events are missing from the recording: no space, or a reader that was too slow"
     return f"{count:,} events lost at {safe(event.hook or 'an unknown hook')}: too many at once; see --buffer-size"
 
 

@@ -1,12 +1,11 @@
-"""Recordings that are packed while they are written and unpacked while they are read: .gz and .zst."""
+"""Decompress a recording while it is read. compressors.py is the other direction."""
 
 from __future__ import annotations
 
 import gzip
 import io
 import zlib
-from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, cast
 
 from tracer.errors import TcpwatchError
 
@@ -14,32 +13,8 @@ GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 DAMAGED: tuple[type[Exception], ...] = (zlib.error, gzip.BadGzipFile)
 """What reading packed data raises that is not what was written; EOFError where it ends too early."""
 
-
-class Stream(Protocol):
-    """What a recording is written to."""
-
-    def write(self, data: bytes, /) -> Any:
-        """Take bytes."""
-
-    def flush(self) -> Any:
-        """Let a reader, too, see all that was written so far."""
-
-    def close(self) -> Any:
-        """End the packed data. The file below stays open."""
-
-
-def is_packed(path: Path) -> bool:
-    """Whether a recording of this name is packed."""
-    return path.suffix in (".gz", ".zst")
-
-
-def packed(path: Path, file: BinaryIO) -> Stream:
-    """What to write to so that `file` gets what its suffix promises. Raises TcpwatchError without the library."""
-    if path.suffix == ".gz":
-        return gzip.GzipFile(filename="", fileobj=file, mode="wb", compresslevel=6)
-    if path.suffix == ".zst":
-        return _Zstd(file, str(path))
-    return file
+_ZSTD_PIECE = 256
+"""Compressed bytes that are decompressed at once: each four of them may become 128 KiB (RFC 8878, RLE_Block)."""
 
 
 def unpacked(name: str, file: BinaryIO) -> tuple[BinaryIO, str]:
@@ -52,24 +27,8 @@ def unpacked(name: str, file: BinaryIO) -> tuple[BinaryIO, str]:
     if start.startswith(GZIP):
         return cast(BinaryIO, gzip.GzipFile(fileobj=whole, mode="rb")), "zcat"
     if start == ZSTD:
-        return cast(BinaryIO, io.BufferedReader(_Unzstd(whole, _zstandard(name)))), "zstdcat"
+        return cast(BinaryIO, io.BufferedReader(_Unzstd(whole, zstandard_library(name)))), "zstdcat"
     return whole, ""
-
-
-class _Zstd:
-    def __init__(self, file: BinaryIO, name: str) -> None:
-        self._file = file
-        self._writer = _zstandard(name).ZstdCompressor(level=3).stream_writer(file, closefd=False)
-
-    def write(self, data: bytes, /) -> None:
-        self._writer.write(data)
-
-    def flush(self) -> None:
-        self._writer.flush()
-        self._file.flush()
-
-    def close(self) -> None:
-        self._writer.close()
 
 
 class _Rewound(io.RawIOBase):
@@ -91,24 +50,41 @@ class _Rewound(io.RawIOBase):
 
 
 class _Unzstd(io.RawIOBase):
-    """The library's reader as the raw stream that io.BufferedReader wants; its errors as zlib's."""
+    """Zstandard frames as the raw stream that io.BufferedReader wants; the library's errors as zlib's.
+
+    All that was flushed comes out, also of a frame that has no end.
+    """
 
     def __init__(self, file: BinaryIO, library: Any) -> None:
-        self._reader = library.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+        self._file = file
+        self._decompressor = library.ZstdDecompressor()
+        self._frame: Any = None
         self._error = library.ZstdError
+        self._ready = self._rest = b""
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        try:
-            # As much as there is: readinto() would go on into what is damaged, and return nothing.
-            return int(self._reader.readinto1(buffer))
-        except self._error as error:
-            raise zlib.error(str(error)) from None
+        while not self._ready:
+            data = self._rest or self._file.read(_ZSTD_PIECE)
+            if not data:
+                return 0
+            if self._frame is None:
+                self._frame = self._decompressor.decompressobj()
+            try:
+                self._ready, self._rest = self._frame.decompress(data), b""
+            except self._error as error:
+                raise zlib.error(str(error)) from None
+            if self._frame.eof:
+                self._frame, self._rest = None, self._frame.unused_data
+        part, self._ready = self._ready[: len(buffer)], self._ready[len(buffer) :]
+        buffer[: len(part)] = part
+        return len(part)
 
 
-def _zstandard(name: str) -> Any:
+def zstandard_library(name: str) -> Any:
+    """The module zstandard, for the file of that name. Raises TcpwatchError if it is not installed."""
     try:
         import zstandard
     except ImportError:

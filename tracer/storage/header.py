@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tracer.events import InvalidEvent, parse_time
+from tracer.events import LARGEST, InvalidEvent, parse_time
 from tracer.filters import Filter
 
 FORMAT = "tcpwatch"
@@ -44,6 +44,8 @@ class Header:
     run: str = ""  # random; the same in all files of one run of tcpwatch
     filters: Mapping[str, Any] = field(default_factory=dict)
     sysctls: Mapping[str, int] = field(default_factory=dict)  # of the host's own network namespace
+    series: str = ""  # with a rotation: the file name that was given, which the names of all its files derive from
+    number: int = 0  # its place in the series, from 1 on: the order of the files, whatever the clock did; 0: unknown
 
     @property
     def started_ns(self) -> int:
@@ -72,6 +74,8 @@ class Header:
     def to_line(self) -> str:
         """One line of JSON, with its newline."""
         record = {"format": FORMAT, "version": VERSION, **asdict(self)}
+        if not self.number:
+            del record["series"], record["number"]
         return json.dumps(record, separators=(",", ":")) + "\n"
 
 
@@ -100,6 +104,8 @@ def header_from_line(line: bytes) -> Header:
         run=_text(record, "run"),
         filters=_mapping(record, "filters"),
         sysctls=_mapping(record, "sysctls"),
+        series=_text(record, "series"),
+        number=max(0, min(LARGEST, _number(record, "number"))),
     )
 
 

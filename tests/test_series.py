@@ -1,0 +1,308 @@
+"""The files of a rotation: which are its own, in which order they go, and who may write to them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from builders import event
+from test_storage import HEADER, read
+
+from tracer.cli import _rotation
+from tracer.errors import TcpwatchError, UsageError
+from tracer.storage import rotation, series, writer
+from tracer.storage.header import Header, header_from_line
+from tracer.storage.rotation import RotatingWriter, Rotation
+from tracer.storage.writer import RecordingWriter
+
+ROOT = Path(__file__).resolve().parent.parent
+STAMP = "20300101T00000{}.000Z"
+
+
+def recorded(directory: Path, second: int, header: Header = HEADER, events: int = 1) -> Path:
+    """A file of the series r.tw, stamped in the future."""
+    path = directory / f"r-{STAMP.format(second)}.tw"
+    with RecordingWriter(path, header) as made:
+        made.write(*(event(attempt=number, kind="rto") for number in range(events)))
+    return path
+
+
+def numbered(number: int) -> Header:
+    return replace(HEADER, series="r.tw", number=number)
+
+
+def run(directory: Path, chosen: Rotation, events: int = 1, said: list[str] | None = None) -> Path:
+    """One run that records so many events; the file that it used last."""
+    recorder = RotatingWriter(
+        directory / "r.tw", lambda: HEADER, chosen, say=(said if said is not None else []).append
+    )
+    for number in range(events):
+        recorder.write(event(at=number, attempt=number, kind="rto"))
+        recorder.flush()
+    recorder.close()
+    return recorder.path
+
+
+def test_the_order_is_that_of_the_numbers_and_not_of_the_clock(tmp_path: Path) -> None:
+    first, second, third = (
+        recorded(tmp_path, 9, numbered(1)),
+        recorded(tmp_path, 5, numbered(2)),
+        recorded(tmp_path, 1, numbered(3)),
+    )
+    last = run(tmp_path, Rotation(every_s=3600, keep=3))
+    assert set(tmp_path.iterdir()) == {second, third, last} and not first.exists()
+    assert header_from_line(last.read_bytes().splitlines()[0]).number == 4
+
+
+def test_files_without_a_number_are_older_than_all_with_one(tmp_path: Path) -> None:
+    one, unnumbered, later = recorded(tmp_path, 1, numbered(1)), recorded(tmp_path, 9), recorded(tmp_path, 8)
+    last = run(tmp_path, Rotation(every_s=3600, keep=2))
+    assert set(tmp_path.iterdir()) == {one, last} and not unnumbered.exists() and not later.exists()
+
+
+def test_older_readers_ignore_the_new_fields() -> None:
+    """As version 1 always said: what a reader does not know it ignores."""
+    line = numbered(7).to_line()
+    assert '"series":"r.tw","number":7' in line
+    assert header_from_line(line.replace('"series"', '"x"').replace('"number"', '"y"').encode()) == HEADER
+    assert "series" not in json.loads(HEADER.to_line())
+
+
+@pytest.mark.parametrize("value", [-5, 1 << 70, 2.5, "3", None, True])
+def test_a_number_that_is_none(value: object) -> None:
+    record = {**json.loads(numbered(7).to_line()), "number": value}
+    assert 0 <= header_from_line(json.dumps(record).encode()).number < 1 << 63
+
+
+def of_another_user(path: Path) -> None:
+    os.chown(path, 65534, 65534)
+
+
+FOREIGN: dict[str, Callable[[Path], object]] = {
+    "empty": lambda path: path.write_bytes(b""),
+    "something else": lambda path: path.write_text("hello\n"),
+    "hard link": lambda path: (path.with_name("backup")).hardlink_to(path),
+    "symbolic link": lambda path: (path.rename(path.with_name("backup")), path.symlink_to("backup")),
+    "directory": lambda path: (path.unlink(), path.mkdir()),
+    "FIFO": lambda path: (path.unlink(), os.mkfifo(path)),
+    "another host": lambda path: (path.unlink(), recorded(path.parent, 1, replace(HEADER, host="db2"))),
+    "another series": lambda path: (path.unlink(), recorded(path.parent, 1, replace(numbered(1), series="s.tw"))),
+    "another user": of_another_user,
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_what_it_did_not_write_stays(tmp_path: Path, kind: str) -> None:
+    if kind == "another user" and os.geteuid() != 0:
+        pytest.skip("only root can give files away")
+    path = recorded(tmp_path, 1)
+    FOREIGN[kind](path)
+    before = path.lstat()
+    others = set(tmp_path.iterdir())
+    for _ in range(3):
+        run(tmp_path, Rotation(size=4096, keep=1, keep_size=20_000), events=60)
+    assert path.lstat() == before
+    assert len(set(tmp_path.iterdir()) - others) == 1
+
+
+def test_a_file_that_becomes_somebody_elses_while_it_runs_stays(tmp_path: Path) -> None:
+    recorder = RotatingWriter(tmp_path / "r.tw", lambda: HEADER, Rotation(size=4096, keep=1), say=print)
+    recorder.write(event(kind="rto"))
+    recorder.flush()
+    first = recorder.path
+    first.rename(tmp_path / "mine")
+    first.write_text("not yours\n")
+    for number in range(100):
+        recorder.write(event(attempt=number, kind="rto"))
+        recorder.flush()
+    recorder.close()
+    assert first.read_text() == "not yours\n" and (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize("suffix", ["tw", "tw.gz", "tw.zst"])
+def test_files_without_events_push_nothing_out_and_go(tmp_path: Path, suffix: str) -> None:
+    history = recorded(tmp_path, 1)
+    (tmp_path / f"r.{suffix}").write_bytes(b"")  # not of the pattern
+    program = """
+import os, sys
+from pathlib import Path
+from test_storage import HEADER
+from tracer.storage.rotation import RotatingWriter, Rotation
+RotatingWriter(Path(sys.argv[1]), lambda: HEADER, Rotation(every_s=3600, keep=1), say=print)
+os.kill(os.getpid(), 9)
+"""
+    for _ in range(3):
+        subprocess.run(
+            [sys.executable, "-c", program, tmp_path / f"r.{suffix}"], check=False, timeout=60,
+            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        )  # fmt: skip
+    files = list(tmp_path.glob(f"r-*.{suffix}"))
+    assert history.exists() and len(files) == (2 if suffix == "tw" else 1)
+
+
+def test_a_file_in_doubt_is_history(tmp_path: Path) -> None:
+    """Whatever follows the header, whole or not by much, is not removed as if it were nothing."""
+    path = recorded(tmp_path, 1, numbered(1), events=0)
+    with path.open("ab") as file:
+        file.write(b'{"event":"of a later version"}\n')
+    run(tmp_path, Rotation(every_s=3600))
+    assert path.exists()
+
+
+@pytest.mark.parametrize("number", [28, 122], ids=["ENOSPC", "EDQUOT"])
+def test_a_failed_start_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def full(_fd: int, _data: bytes) -> int:
+        raise OSError(number, os.strerror(number))
+
+    history = recorded(tmp_path, 1, numbered(1))
+    monkeypatch.setattr(writer, "_write", full)
+    for chosen in (Rotation(), Rotation(every_s=60)):
+        with pytest.raises(TcpwatchError, match=r"cannot create .*: (No space left|Disk quota)"):
+            RotatingWriter(tmp_path / "r.tw", lambda: HEADER, chosen, say=print)
+    assert list(tmp_path.iterdir()) == [history]
+
+
+def test_without_a_library_a_rotation_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(TcpwatchError, match="zstandard"):
+        RotatingWriter(tmp_path / "r.tw.zst", lambda: HEADER, Rotation(every_s=60), say=print)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_new_file_is_there_before_an_old_one_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unlink = Path.unlink
+
+    def watched(path: Path) -> None:
+        assert sum(bool(read(each)[0]) for each in tmp_path.iterdir()) > 2
+        unlink(path)
+
+    monkeypatch.setattr(Path, "unlink", watched)
+    run(tmp_path, Rotation(size=4096, keep=2), events=100)
+    assert len(list(tmp_path.iterdir())) <= 3
+
+
+@pytest.mark.parametrize("suffix", ["tw", "tw.gz"])
+@pytest.mark.parametrize("size", [None, 20_000])
+def test_keep_size_bounds_all_files_at_any_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, size: int | None
+) -> None:
+    monkeypatch.setattr(writer, "PACKED_FLUSH_S", 0.0)
+    most = 0
+    written = os.write
+
+    def watched(fd: int, data: bytes) -> int:
+        nonlocal most
+        done = written(fd, data)
+        most = max(most, sum(each.stat().st_size for each in tmp_path.iterdir()))
+        return done
+
+    monkeypatch.setattr(writer, "_write", watched)
+    recorder = RotatingWriter(
+        tmp_path / f"r.{suffix}", lambda: HEADER, Rotation(size=size, keep_size=50_000), say=print
+    )
+    for start in range(0, 2000, 50):
+        recorder.write(
+            *(event(attempt=number, kind="rto", sock=os.urandom(8).hex()) for number in range(start, start + 50))
+        )
+        recorder.flush()
+    recorder.close()
+    assert 25_000 < most <= 50_000
+
+
+def test_two_that_start_at_once(tmp_path: Path) -> None:
+    program = """
+import sys, time
+from pathlib import Path
+from test_storage import HEADER
+from tracer.storage.rotation import RotatingWriter, Rotation
+while time.time() < float(sys.argv[2]):
+    pass
+RotatingWriter(Path(sys.argv[1]), lambda: HEADER, Rotation(every_s=3600), say=print)
+print("mine", flush=True)
+time.sleep(2)
+"""
+    at = str(time.time() + 2)
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, tmp_path / "r.tw", at], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        )
+        for _ in range(4)
+    ]  # fmt: skip
+    shown = [each.communicate(timeout=60) for each in started]
+    assert sum("mine" in out for out, _ in shown) == 1, shown
+    assert sum("another tcpwatch is recording" in said for _, said in shown) == 3, shown
+
+
+def test_a_lock_of_another_user_is_none(tmp_path: Path) -> None:
+    """He cannot open our files, and whatever he locks is none of ours."""
+    squatted = tmp_path / f"r-{STAMP.format(1)}.tw"
+    with squatted.open("w") as file:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if os.geteuid() == 0:
+            of_another_user(squatted)
+        else:
+            file.write("something else\n")
+            file.flush()
+        run(tmp_path, Rotation(every_s=60))
+
+
+def test_the_directory_locked_by_somebody_delays_a_start_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    monkeypatch.setattr(series, "_WAIT_S", 0.1)
+    fd = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    run(tmp_path, Rotation(every_s=60))
+    os.close(fd)
+
+
+def test_hang_ups_without_events_make_no_file(tmp_path: Path) -> None:
+    recorder = RotatingWriter(tmp_path / "r.tw", lambda: HEADER, Rotation(every_s=60), say=print)
+    for _ in range(50):
+        recorder.hang_up()
+        recorder.flush()
+    recorder.close()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_that_would_fill_the_disk_alone_is_followed_by_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else there is no older one that could go when it is full."""
+    monkeypatch.setattr(rotation, "LEAST_SHARE", 10_000)
+    monkeypatch.setattr(rotation, "_space_left", lambda _: 12_000)
+    run(tmp_path, Rotation(every_s=3600), events=100)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("size", "every_s", "keep", "keep_size", "complaint"),
+    [
+        (None, None, 3, None, "--keep needs"),
+        (None, 0.0, None, None, "greater than zero"),
+        (1 << 20, None, None, 1 << 20, "at least twice --rotate-size"),
+        (None, None, None, 4096, "at least 8k"),
+    ],
+)
+def test_limits_that_cannot_be_meant(
+    size: int | None, every_s: float | None, keep: int | None, keep_size: int | None, complaint: str
+) -> None:
+    with pytest.raises(UsageError, match=complaint) as caught:
+        _rotation(size, every_s, keep, keep_size)
+    assert caught.value.hint
+
+
+def test_keep_size_alone_is_a_rotation() -> None:
+    assert _rotation(None, None, 3, 1 << 30).file_size == 1 << 27
