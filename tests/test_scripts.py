@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -171,15 +170,10 @@ def test_no_network(tree: Path, tmp_path: Path) -> None:
         shown = run(tree / "scripts" / name, before=before)
         assert_in_words(shown, "apt-get could not install", "is Debian's archive in reach?")
         assert "E: Could not resolve the mirror" in shown.stderr
-    pip = program(tmp_path / "python", 'case "$*" in *pip*) exit 1;; esac; exec /usr/bin/python3 "$@"')
-    shown = run(tree / "scripts/tcpwatch", "--version")
-    (tree / ".venv/bin/python").unlink()
-    shutil.copy(pip, tree / ".venv/bin/python")
-    shown = run(*AS_ROOT_WITHOUT_CHECKS, tree / "scripts/test", before=packages(tmp_path, HAS_PACKAGES))
+    assert run(tree / "scripts/tcpwatch", "--version").returncode == 0
+    without_index = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), "PIP_CONFIG_FILE": os.devnull}
+    shown = run(tree / "scripts/test", before=packages(tmp_path, HAS_PACKAGES), **without_index)
     assert_in_words(shown, "pip could not install what the tests need", "is PyPI in reach?")
-
-
-AS_ROOT_WITHOUT_CHECKS = ("env", "HOME=/root")
 
 
 @needs_root

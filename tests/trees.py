@@ -22,9 +22,11 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="makes mount namespace
 
 
 def copy_tree(target: Path) -> Path:
-    """What a clone has, without what runs have left in this one."""
+    """What a clone has, without what runs have left in this one, and with the modes of an ordinary umask."""
     ignored = shutil.ignore_patterns(".git", ".venv*", ".clients*", "*_cache", "__pycache__", ".hypothesis")
     shutil.copytree(ROOT, target, ignore=ignored)
+    for path in (target, *target.rglob("*")):
+        path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
     return target
 
 
