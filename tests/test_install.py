@@ -85,6 +85,16 @@ def test_the_umask_changes_nothing(tree: Path, public: Path, umask: int) -> None
     assert shown.returncode == 0 and "stall" in shown.stdout.lower(), shown.stderr
 
 
+def test_a_new_version_of_python_does_not_break_it(tree: Path, tmp_path: Path) -> None:
+    """Nothing but the compiled modules, which Python does without, is of the version that installed it."""
+    assert install(tree, tmp_path).returncode == 0
+    for compiled in (tmp_path / "opt/tcpwatch").rglob("__pycache__"):
+        shutil.rmtree(compiled)
+    assert [path for path in tmp_path.rglob("*") if "python3" in path.name] == []
+    assert (tmp_path / "opt/tcpwatch/bin/tcpwatch").read_text().startswith("#!/usr/bin/python3 -I\n")
+    assert version(tmp_path) == VERSION
+
+
 _ACL_USER, _ACL_GROUP, _ACL_MASK, _ACL_OTHER = 0x02, 0x04, 0x10, 0x20  # include/uapi/linux/posix_acl.h
 
 
