@@ -1,12 +1,20 @@
 # shellcheck shell=bash
-# What the scripts share: talk, apt packages, the virtual environment. Sourced, not run.
+# What the scripts share: messages, apt packages, the virtual environment. Sourced, not run.
+# The scripts set PATH themselves, before they find this file.
 
 root=$(dirname -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")")
 venv=$root/.venv
+# How the environment is made: a new number makes it anew.
+environment=2
 # The interpreter that the distribution's bcc belongs to, whatever other python3 is on the PATH.
 python=/usr/bin/python3
 
-runtime_packages=(python3-bpfcc python3-venv python3-click python3-tabulate)
+# What the caller's environment would change in bash, in Python and in the tools that run here.
+unset CDPATH GLOBIGNORE POSIXLY_CORRECT "${!PYTHON@}"
+script_arguments=("$@")
+[ -d "${TMPDIR:-/tmp}" ] || unset TMPDIR
+
+runtime_packages=(python3-bpfcc python3-click python3-tabulate)
 lab_packages=(nftables conntrack iproute2)
 test_packages=(mariadb-server php-cli php-mysql beanstalkd strace shellcheck bpftool systemd)
 # The servers, proxies and programs of tests/kernel/test_knobs.py.
@@ -26,8 +34,19 @@ fail() {
     exit 1
 }
 
+# need_root WHAT ARGUMENT...
 need_root() {
-    [ "$(id -u)" = 0 ] || fail "$1 needs root" "sudo $0 $2"
+    local what=$1
+    shift
+    [ "$(id -u)" = 0 ] || fail "$what needs root" "sudo $0${*:+ $*}"
+}
+
+# Root is about to run or to install code that any user can change.
+warn_if_open() {
+    local open
+    [ "$(id -u)" = 0 ] || return 0
+    open=$(find "$root" "$root/scripts" "$root/tracer" "$root/bpf" -maxdepth 1 -perm -o=w ! -type l -print -quit)
+    [ -z "$open" ] || say "warning: every user can write to $open, and so change what root runs: chmod -R o-w $root"
 }
 
 # Those of the packages that are not installed.
@@ -42,87 +61,144 @@ missing_packages() {
 need_packages() {
     local why=$1 missing
     shift
-    if ! command -v apt-get >/dev/null; then
+    if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
         say "no apt-get here: taking for granted what Debian calls $*"
         return
     fi
     mapfile -t missing < <(missing_packages "$@")
     [ ${#missing[@]} -gt 0 ] || return 0
-    need_root "installing ${missing[*]}" ""
+    need_root "installing ${missing[*]}" "${script_arguments[@]}"
     say "installing ${missing[*]} ($why)"
     install_packages "${missing[@]}"
 }
 
-# A subshell, so that what it puts in place is taken away again whatever ends it.
+# need_modules MODULE...: what python must be able to import, wherever it came from.
+need_modules() {
+    local module
+    [ -x "$python" ] || fail "there is no $python" "install Python 3.10 or newer with the packages of your distribution"
+    for module in "$@"; do
+        "$python" -I -c "import $module" 2>/dev/null ||
+            fail "$python has no module $module" "install it with the packages of your distribution; Debian's: sudo apt-get install python3-$module"
+    done
+}
+
+# A subshell, so that its locks and its trap end with it. Two at a time wait for each other.
 install_packages() (
+    umask 022
+    exec 9</usr/sbin
+    flock 9
     log=$(mktemp)
-    policy=/usr/sbin/policy-rc.d
-    trap 'rm -f "$log"' EXIT
-    if [ ! -e "$policy" ]; then
-        # Packages such as mariadb-server would start a service on this host, which nobody asked for.
-        trap 'rm -f "$log" "$policy"' EXIT
-        printf '#!/bin/sh\nexit 101\n' >"$policy"
-        chmod 755 "$policy"
-    fi
+    trap 'rm -f "$log"; allow_services' EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM HUP
+    forbid_services
     export DEBIAN_FRONTEND=noninteractive
-    if ! { apt-get -q update && apt-get -q install --yes --no-install-recommends "$@"; } >"$log" 2>&1 </dev/null; then
+    apt=(apt-get -q -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300)
+    # What an old list of packages or another cached package has may do, where the archive is not in reach.
+    if ! { { "${apt[@]}" update || true; } &&
+        env "$policy_variable=yes" "${apt[@]}" install --yes --no-install-recommends "$@"; } >"$log" 2>&1 </dev/null 9<&-; then
         tail -n 20 "$log" >&2
-        fail "apt-get could not install $*" "sudo apt-get update; sudo apt-get install $*"
+        fail "apt-get could not install $*" "is Debian's archive in reach? sudo apt-get update; sudo apt-get install $*"
     fi
 )
 
+# Packages such as mariadb-server start a service when they are installed. invoke-rc.d(8) and deb-systemd-invoke(1) ask
+# this program whether they may.
+policy=/usr/sbin/policy-rc.d
+policy_mark="# Made by tcpwatch's scripts while they install packages."
+policy_variable=TCPWATCH_INSTALLS_PACKAGES
+
+# It forbids only what our own apt-get starts, so that one which a kill leaves behind changes nothing on the host.
+forbid_services() {
+    local fresh
+    [ ! -e "$policy" ] || is_our_policy || return 0
+    fresh=$(mktemp "$policy.XXXXXX")
+    printf '#!/bin/sh\n%s\n[ -z "$%s" ] || exit 101\nexit 0\n' "$policy_mark" "$policy_variable" >"$fresh"
+    chmod 755 "$fresh"
+    mv -f "$fresh" "$policy"
+}
+
+allow_services() {
+    ! is_our_policy || rm -f "$policy"
+}
+
+is_our_policy() {
+    [ -f "$policy" ] && grep -qsxF "$policy_mark" "$policy"
+}
+
 # What the environment was made from: another interpreter or other requirements make it anew.
 stamp() {
-    "$python" --version
+    "$python" -I --version
     sha256sum <"$root/pyproject.toml"
-    printf '%s\n' "$root" "$*"
+    printf '%s\n' "$environment" "$root" "$*"
 }
 
-# is_ready KIND: whether the environment has been made for that already.
+# is_ready KIND: whether the environment has been made for that already, and nobody else can change it.
 is_ready() {
-    [ -f "$venv/stamp.$1" ] && [ "$(stamp "$1")" = "$(<"$venv/stamp.$1")" ]
+    [ -f "$venv/stamp.$1" ] && [ "$(stamp "$1")" = "$(<"$venv/stamp.$1")" ] &&
+        [ -z "$(find "$venv" -maxdepth 2 -perm -o=w ! -type l -print -quit)" ]
 }
 
-# make_venv DIRECTORY LIBRARY: an environment that sees the distribution's packages and imports tracer from LIBRARY.
+# make_venv DIRECTORY: an environment that sees the distribution's packages and imports tracer from the tree.
 make_venv() {
-    local directory=$1 library=$2 site
-    "$python" -m venv --system-site-packages --without-pip "$directory"
+    local directory=$1 site
+    "$python" -I -m venv --system-site-packages --without-pip "$directory" ||
+        fail "$python could not make a virtual environment" "sudo apt-get install python3-venv; df -h $root"
     site=$(echo "$directory"/lib/python3*/site-packages)
-    printf '%s\n' "$library" >"$site/tcpwatch.pth"
-    # Until tcpwatch itself listens to ^C, it ends at once and without Python's traceback.
+    printf '%s\n' "$root" >"$site/tcpwatch.pth"
+    # Until tcpwatch itself listens to ^C, it ends at once and without Python's traceback. With a umask that lets others
+    # write, Python would make directories for compiled modules in which they could put theirs.
     cat >"$directory/bin/tcpwatch.py" <<'END'
+import os
 import signal
+import sys
 
 signal.signal(signal.SIGINT, signal.SIG_DFL)
+umask = os.umask(0o022)
+os.umask(umask)
+if ~umask & 0o022:
+    sys.dont_write_bytecode = True
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 from tracer.__main__ import main
 
 main()
 END
+    "$python" -I -m compileall -q "$root/tracer"
+}
+
+need_writable_tree() {
+    [ -w "$root" ] && return
+    [ "$(id -u)" = 0 ] || need_root "the first run, which makes $venv," "${script_arguments[@]}"
+    fail "cannot write to $root (a read-only file system?)" "cp -R $root /var/tmp/tcpwatch; sudo /var/tmp/tcpwatch/scripts/tcpwatch"
 }
 
 # The environment that runs tcpwatch from the tree. Two at a time wait for each other; a failure leaves nothing half made.
 ensure_runtime() {
     is_ready runtime && return
-    need_root "the first run, which sets up $venv," "$*"
-    need_packages "to run at all" "${runtime_packages[@]}"
+    need_packages "to run at all" "${runtime_packages[@]}" python3-venv
+    need_modules venv click tabulate
+    need_writable_tree
     (
+        umask 022
+        exec 9<"$root"
         flock 9
         is_ready runtime && exit
         say "making $venv"
         fresh=$(mktemp --directory "$root/.venv.XXXXXX")
         trap 'rm -rf "$fresh"' EXIT
-        chmod 755 "$fresh"
-        make_venv "$fresh" "$root"
+        make_venv "$fresh"
         stamp runtime >"$fresh/stamp.runtime"
+        # A default ACL of the tree goes before the umask.
+        chmod -R u=rwX,go=rX "$fresh"
         rm -rf "$venv"
         mv "$fresh" "$venv"
-    ) 9>"$root/.venv.lock"
-    is_ready runtime || fail "the environment $venv could not be made" "sudo rm -rf $venv; sudo $0 $*"
+    )
+    is_ready runtime || fail "the environment $venv could not be made" "sudo rm -rf $venv; sudo $0"
 }
 
 # The same with what the tests need; as root also the packages of the tests on the kernel.
 ensure_tests() {
-    ensure_runtime "$@"
+    ensure_runtime
     if [ "$(id -u)" = 0 ]; then
         need_packages "for the tests" "${lab_packages[@]}" "${test_packages[@]}" "${knob_packages[@]}"
         # Not by package: other sources of Node.js have both in one.
@@ -138,38 +214,45 @@ ensure_tests() {
 
 ensure_test_environment() {
     is_ready test && return
+    need_writable_tree
+    [ -w "$venv" ] || need_root "installing what the tests need into $venv" "${script_arguments[@]}"
+    [[ ",$(findmnt -n -o OPTIONS --target "$root")," != *,noexec,* ]] ||
+        fail "$root is mounted noexec, and the tests run programs from $venv" "cp -R $root /var/tmp/tcpwatch; sudo /var/tmp/tcpwatch/scripts/test"
     say "installing what the tests need into $venv (pyproject.toml, extra: test)"
-    "$python" -m venv --system-site-packages --upgrade "$venv"
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable "${root}[test]" ||
-        fail "pip could not install what the tests need" "is PyPI in reach? $venv/bin/python -m pip install -e '.[test]'"
-    stamp test >"$venv/stamp.test"
+    (
+        umask 022
+        "$python" -I -m venv --system-site-packages --upgrade "$venv" &&
+            "$venv/bin/python" -I -m pip install --quiet --disable-pip-version-check --editable "${root}[test]"
+    ) || fail "pip could not install what the tests need" "is PyPI in reach? $venv/bin/python -m pip install -e '${root}[test]'"
+    (umask 022 && stamp test >"$venv/stamp.test")
 }
 
 clients_stamp() {
-    "$python" --version
+    "$python" -I --version
     node --version
     (cd "$root/tests/kernel/clients" && sha256sum -- *)
 }
 
 # The client libraries, at fixed versions and apart from what the tests themselves use.
 ensure_clients() {
-    local listed=$root/tests/kernel/clients fresh
+    local listed=$root/tests/kernel/clients
     [ -f "$clients/stamp" ] && [ "$(clients_stamp)" = "$(<"$clients/stamp")" ] && return
     say "installing the client libraries of tests/kernel/test_knobs.py into $clients"
-    fresh=$(mktemp --directory "$root/.clients.XXXXXX")
-    # shellcheck disable=SC2064  # the name as it is now
-    trap "rm -rf '$fresh'" EXIT
-    chmod 755 "$fresh"
-    "$python" -m venv --without-pip "$fresh/python"
-    "$venv/bin/python" -m pip --python "$fresh/python/bin/python" install --quiet --disable-pip-version-check \
-        --requirement "$listed/requirements.txt" ||
-        fail "pip could not install the client libraries" "is PyPI in reach? see $listed/requirements.txt"
-    mkdir "$fresh/node"
-    cp "$listed/package.json" "$listed/package-lock.json" "$fresh/node/"
-    (cd "$fresh/node" && npm ci --silent --ignore-scripts --no-audit --no-fund) ||
-        fail "npm could not install the client libraries" "is the npm registry in reach? see $listed/package.json"
-    clients_stamp >"$fresh/stamp"
-    rm -rf "$clients"
-    mv "$fresh" "$clients"
-    trap - EXIT
+    (
+        umask 022
+        fresh=$(mktemp --directory "$root/.clients.XXXXXX")
+        trap 'rm -rf "$fresh"' EXIT
+        chmod 755 "$fresh"
+        "$python" -I -m venv --without-pip "$fresh/python"
+        "$venv/bin/python" -I -m pip --python "$fresh/python/bin/python" install --quiet --disable-pip-version-check \
+            --requirement "$listed/requirements.txt" ||
+            fail "pip could not install the client libraries" "is PyPI in reach? see $listed/requirements.txt"
+        mkdir "$fresh/node"
+        cp "$listed/package.json" "$listed/package-lock.json" "$fresh/node/"
+        (cd "$fresh/node" && npm ci --silent --ignore-scripts --no-audit --no-fund) ||
+            fail "npm could not install the client libraries" "is the npm registry in reach? see $listed/package.json"
+        clients_stamp >"$fresh/stamp"
+        rm -rf "$clients"
+        mv "$fresh" "$clients"
+    )
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import subprocess
 import sys
@@ -21,8 +22,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(
         ROOT, tree, ignore=shutil.ignore_patterns(".git", ".venv*", "*_cache", "__pycache__", "*.egg-info")
     )
+    # Where setuptools is a package of the distribution, PyPI is not needed.
+    has_tools = all(importlib.util.find_spec(name) for name in ("setuptools", "wheel"))
+    isolation = ["--no-isolation"] if has_tools else []
     subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--outdir", str(directory), str(tree)],
+        [sys.executable, "-m", "build", "--wheel", *isolation, "--outdir", str(directory), str(tree)],
         check=True,
         capture_output=True,
     )

@@ -84,7 +84,7 @@ FILTERS = [
 ]
 
 
-@pytest.mark.parametrize("wanted", FILTERS, ids=str)
+@pytest.mark.parametrize("wanted", FILTERS)
 def test_a_filtered_recording_gives_the_range_of_a_whole_one(wanted: Filter, tmp_path: Path) -> None:
     connections = Filter(rports=wanted.rports)
     whole = ranges(record(tmp_path / "whole.tw", everything(), connections), min_idle_ms=wanted.min_idle_ms)

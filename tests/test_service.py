@@ -35,8 +35,17 @@ def test_it_is_a_good_unit(unit: Path) -> None:
 
 
 def test_it_is_confined(unit: Path) -> None:
-    judged = analyze("security", "--offline=true", "--threshold=35", unit)
+    judged = analyze("security", "--offline=true", "--threshold=30", unit)
     assert judged.returncode == 0, judged.stdout[-300:]
+
+
+def test_a_crash_loop_ends() -> None:
+    """Failures at once, each followed by RestartSec, reach the limit before its interval is over."""
+    settings = dict(re.findall(r"^(\w+)=(\d+)", UNIT.read_text(), re.MULTILINE))
+    assert re.search(
+        r"^\[Unit\].*^StartLimitIntervalSec=1h$.*^\[Service\]", UNIT.read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert int(settings["StartLimitBurst"]) * int(settings["RestartSec"]) < 3600
 
 
 def test_it_has_the_capabilities_that_are_documented() -> None:

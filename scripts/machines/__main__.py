@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from machines import kernels, matrix, roots, table
+from machines import kernels, matrix, releases, roots, table
 from machines.errors import MachineError
 from machines.machine import Machine
 
@@ -26,7 +26,10 @@ _cache_option = click.option(
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 def main() -> None:
-    """Run commands and the kernel tests on real Debian kernels, in virtual machines without KVM."""
+    """Run commands and the kernel tests on real Debian kernels, in virtual machines without KVM.
+
+    `debian` runs the other tests on other Debian releases, without a machine.
+    """
 
 
 @main.command()
@@ -57,6 +60,18 @@ def test(targets: tuple[str, ...], jobs: int, write: bool, cache: Path) -> None:
         sys.exit(1)
     if not any(outcome.passed for outcome in outcomes):
         raise MachineError("no test ran on any kernel")
+
+
+@main.command()
+@click.argument("names", metavar="RELEASE…", nargs=-1, required=True)
+@_cache_option
+def debian(names: tuple[str, ...], cache: Path) -> None:
+    """Run all tests but tests/kernel with the Python and the packages of each RELEASE: bookworm, trixie, sid.
+
+    Fails unless they ran and passed on each. Needs root, and Debian's archive.
+    """
+    if not releases.run(names, cache):
+        sys.exit(1)
 
 
 @main.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})

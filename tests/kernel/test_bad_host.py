@@ -11,7 +11,7 @@ from pathlib import Path
 
 import bcc
 import pytest
-from watching import ROOT
+from watching import AS_NOBODY, ROOT
 
 from tracer.lab.namespace import wait_until
 
@@ -72,10 +72,8 @@ def assert_refused(shown: subprocess.CompletedProcess[str], complaint: str, hint
 
 
 def as_nobody(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Drop root inside Python, because nobody may not be able to read the tree or the interpreter."""
-    program = "import os, tracer.cli, tracer.session, tracer.lab.demo; os.setuid(65534); tracer.cli.main()"
     return subprocess.run(
-        [sys.executable, "-c", program, *arguments],
+        [*AS_NOBODY, *arguments],
         capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60,
     )  # fmt: skip
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from watching import PATIENCE_S, ROOT, Json, both_ends
+from watching import AS_NOBODY, PATIENCE_S, ROOT, Json, both_ends
 
 from tracer.analysis.risk import gives_up_s
 from tracer.filters import Filter
@@ -444,9 +444,8 @@ def test_loopback_is_at_no_risk() -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["--at-risk", "1h"]])
 def test_not_root(arguments: list[str]) -> None:
-    program = "import os, tracer.cli, tracer.kernel.sockets; os.setuid(65534); tracer.cli.main()"
     done = subprocess.run(
-        [sys.executable, "-c", program, "sockets", *arguments],
+        [*AS_NOBODY, "sockets", *arguments],
         capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=PATIENCE_S,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (1, "")

@@ -21,6 +21,15 @@ Json = dict[str, Any]
 # Everything that a loaded machine may take to do something that is due at once.
 PATIENCE_S = 60.0
 
+_IMPORT_EVERYTHING = (
+    "import importlib, os, pkgutil, tracer, tracer.lab.demo\n"
+    "for each in pkgutil.walk_packages(tracer.__path__, 'tracer.'):\n"
+    "    each.name.startswith('tracer.lab.') or importlib.import_module(each.name)\n"
+)
+AS_NOBODY = (sys.executable, "-c", f"{_IMPORT_EVERYTHING}os.setuid(65534); tracer.cli.main()")
+"""`tcpwatch` as a user other than root. It drops root inside Python when everything is imported, because that user
+may be unable to enter the directory of the tree or of the interpreter."""
+
 
 _WALKING = "import tracer.kernel.walks as walks; walks.WALK_EVERY_S = {}; "
 WITHOUT_KPROBES = "import tracer.kernel.probes as probes; probes.kprobes_available = lambda: False; "

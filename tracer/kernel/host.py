@@ -43,7 +43,13 @@ _SYSCTLS = (
 
 
 def tcp_sysctls() -> dict[str, int]:
-    """The net.ipv4 settings that decide when TCP gives up, of our own network namespace; absent ones left out."""
+    """The net.ipv4 settings that decide when TCP gives up, of the host's network namespace; absent ones left out.
+
+    /proc/sys/net shows the namespace of the process that reads it (net_ctl_header_lookup(), net/sysctl_net.c). So
+    there are none where we are in another network namespace than PID 1, as with systemd's PrivateNetwork=.
+    """
+    if not _shares_network_with_init():
+        return {}
     values = {}
     for sysctl in _SYSCTLS:
         try:
@@ -51,6 +57,14 @@ def tcp_sysctls() -> dict[str, int]:
         except (OSError, ValueError):
             continue
     return values
+
+
+def _shares_network_with_init() -> bool:
+    """True also where the kernel does not let us look."""
+    try:
+        return (_PROC / "1/ns/net").stat().st_ino == (_PROC / "self/ns/net").stat().st_ino
+    except OSError:
+        return True
 
 
 def cpu_seconds() -> float:

@@ -1,0 +1,136 @@
+"""Install or remove: main.py [--remove] -- TREE ROOT."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from installation import copy, files, unit
+from installation.errors import InstallError
+from installation.places import Places, check_directories, refuse_foreign
+
+
+def install(tree: Path, places: Places) -> None:
+    """Make everything beside what is there, then put all of it in place at once."""
+    refuse_foreign(places)
+    for warning in check_directories(places):
+        _say(warning)
+    for directory in places.parents():
+        files.make_directories(directory)
+    with _alone(places), ExitStack() as leftovers:
+        fresh = Path(tempfile.mkdtemp(prefix=files.STAGED, dir=places.home.parent))
+        leftovers.callback(shutil.rmtree, fresh, ignore_errors=True)
+        shipped = (tree / "scripts/tcpwatch.service").read_bytes()
+        unit.record(fresh).write_text(f"{unit.digest(shipped)}\n", encoding="ascii")
+        copy.fill(fresh, tree, places)
+        version = copy.try_out(fresh)
+        keeps = unit.is_edited(places, shipped)
+        unit_target = unit.shipped_copy(places) if keeps else places.unit
+        staged = {
+            places.manual: files.stage_file(places.manual, (tree / "docs/tcpwatch.8").read_bytes()),
+            unit_target: files.stage_file(unit_target, shipped),
+            places.command: files.stage_link(places.command, places.home / "bin/tcpwatch"),
+        }
+        for path in staged.values():
+            leftovers.callback(path.unlink, missing_ok=True)
+        with files.uninterrupted():
+            files.put_in_place(fresh, places.home)
+            for target, path in staged.items():
+                path.replace(target)
+            if not keeps:
+                unit.shipped_copy(places).unlink(missing_ok=True)
+    if keeps:
+        _say(f"kept {places.unit}, which was edited; the new one is {unit_target}")
+    for done in unit.renew(places):
+        _say(done)
+    _say(f"installed {version}: sudo tcpwatch (to remove it: sudo scripts/install --remove)")
+
+
+def remove(tree: Path, places: Places) -> None:
+    """Stop what runs, then remove what `install` has put there. Recordings and the administrator's settings stay."""
+    refuse_foreign(places)
+    if not places.home.parent.is_dir():
+        _say(f"nothing is installed in {places.root}")
+        return
+    with _alone(places):
+        for done in unit.stop(places):
+            _say(done)
+        shipped = (tree / "scripts/tcpwatch.service").read_bytes()
+        edited = unit.is_edited(places, shipped)
+        with files.uninterrupted():
+            gone = list(_take_away(places, edited))
+        unit.forget(places)
+    _say(f"removed {', '.join(map(str, gone))}" if gone else f"nothing was installed in {places.root}")
+    for path in places.overrides:
+        if os.path.lexists(path):
+            _say(f"left {path}, which is yours")
+    if places.recordings.is_dir() and any(places.recordings.iterdir()):
+        _say(f"left the recordings in {places.recordings}")
+
+
+def _take_away(places: Places, edited: bool) -> Iterator[Path]:
+    if edited:
+        kept = places.unit.with_name(f"{places.unit.name}.edited")
+        places.unit.replace(kept)
+        _say(f"kept your edited {places.unit} as {kept}")
+    for path in (places.command, places.manual, places.unit, unit.shipped_copy(places)):
+        if os.path.lexists(path):
+            path.unlink()
+            yield path
+    for directory in (places.home, places.cache):
+        if directory.is_dir() and not directory.is_symlink():
+            if old := files.set_aside(directory):
+                shutil.rmtree(old)
+            yield directory
+
+
+@contextmanager
+def _alone(places: Places) -> Iterator[None]:
+    """While no other installation works there. What one that was killed has left is removed."""
+    with files.locked(places.home.parent):
+        refuse_foreign(places)
+        for directory in (*places.parents(), places.cache.parent):
+            files.sweep(directory)
+        yield
+
+
+def _say(message: str) -> None:
+    print(f"tcpwatch: {message}", file=sys.stderr, flush=True)
+
+
+def _interrupted(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """Exit status: 0, 1 if it failed, 130 if it was interrupted."""
+    *options, tree, root = sys.argv[1:]
+    os.umask(0o022)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupted)
+    try:
+        (remove if "--remove" in options else install)(Path(tree), Places(Path(root)))
+    except InstallError as error:
+        _say(str(error))
+        print(f"Hint: {error.hint}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        _say(f"{error.filename or 'a file'}: {error.strerror}")
+        print(f"Hint: df -h {root}; ls -ld {error.filename or root}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        _say("interrupted")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

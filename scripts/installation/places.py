@@ -1,0 +1,120 @@
+"""Where the parts of an installation are, and whether it is safe to put them there."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from installation.errors import InstallError
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Paths below root, which is `/` or the directory of --prefix."""
+
+    root: Path
+
+    @property
+    def is_system(self) -> bool:
+        """Whether this is the running system, whose systemd is to be asked."""
+        return self.root == Path("/")
+
+    @property
+    def home(self) -> Path:
+        """The copy."""
+        return self.root / "opt/tcpwatch"
+
+    @property
+    def command(self) -> Path:
+        """A link into the copy."""
+        return self.root / "usr/local/bin/tcpwatch"
+
+    @property
+    def manual(self) -> Path:
+        """The manual page."""
+        return self.root / "usr/local/share/man/man8/tcpwatch.8"
+
+    @property
+    def unit(self) -> Path:
+        """The systemd unit."""
+        return self.root / "usr/local/lib/systemd/system/tcpwatch.service"
+
+    @property
+    def cache(self) -> Path:
+        """Compiled programs, which tcpwatch itself makes."""
+        return self.root / "var/cache/tcpwatch"
+
+    @property
+    def recordings(self) -> Path:
+        """What the unit has recorded. It is never removed."""
+        return self.root / "var/log/tcpwatch"
+
+    @property
+    def overrides(self) -> tuple[Path, Path]:
+        """What `systemctl edit` and `systemctl edit --full` write."""
+        admin = self.root / "etc/systemd/system"
+        return admin / "tcpwatch.service.d", admin / "tcpwatch.service"
+
+    def parents(self) -> list[Path]:
+        """The directories that the parts are put into."""
+        return [path.parent for path in (self.home, self.command, self.manual, self.unit)]
+
+
+def refuse_foreign(places: Places) -> None:
+    """Raise InstallError where something else has one of the names."""
+    home, command = places.home, places.command
+    wanted = str(home / "bin/tcpwatch")
+    if os.path.lexists(command) and not (command.is_symlink() and str(command.readlink()) == wanted):
+        raise InstallError(f"{command} is not ours, and is left alone", f"ls -l {command}")
+    if home.is_symlink():
+        raise InstallError(f"{home} is a symbolic link, and is left alone", f"ls -l {home}")
+    if os.path.lexists(home) and not (home / "bin/tcpwatch").is_file():
+        raise InstallError(f"{home} is not ours, and is left alone", f"ls -l {home}")
+
+
+def check_directories(places: Places) -> Iterator[str]:
+    """Look at every directory above the parts that is there already.
+
+    Yields warnings. Raises InstallError where any user could replace what root is going to run.
+    """
+    is_reachable = True
+    for directory in _existing(places.parents()):
+        status = directory.stat()
+        mode, owner = stat.S_IMODE(status.st_mode), status.st_uid
+        sticky = mode & stat.S_ISVTX
+        if mode & stat.S_IWOTH and not sticky:
+            raise InstallError(
+                f"every user can write to {directory} (mode {mode:04o}), and could replace tcpwatch there",
+                f"sudo chmod o-w {directory}",
+            )
+        if owner not in (0, os.geteuid()):
+            what = f"{directory} belongs to {_user(owner)}, who can replace tcpwatch there"
+            if places.is_system:
+                raise InstallError(what, f"sudo chown root: {directory}")
+            yield f"warning: {what}"
+        if mode & stat.S_IWGRP and status.st_gid != 0 and not sticky:
+            yield f"warning: the group of {directory} can write to it, and replace tcpwatch there"
+        if is_reachable and not mode & stat.S_IXOTH:
+            is_reachable = False
+            yield f"warning: other users cannot enter {directory} (mode {mode:04o}), so they cannot run tcpwatch"
+
+
+def _existing(directories: Iterable[Path]) -> list[Path]:
+    found: dict[Path, None] = {}
+    for directory in directories:
+        for each in (directory, *directory.parents):
+            if each.exists():
+                found[each.resolve()] = None
+                found.update(dict.fromkeys(each.resolve().parents))
+    return sorted(found)
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"user {uid}"

@@ -1,0 +1,37 @@
+"""What tracer/kernel/host.py reads of this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tracer.kernel import host
+
+
+@pytest.fixture
+def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """In place of /proc, with PID 1 and this process in one network namespace, and one setting of it."""
+    for name in ("1/ns", "self/ns", "sys/net/ipv4"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "1/ns/net").write_text("")
+    (tmp_path / "self/ns/net").hardlink_to(tmp_path / "1/ns/net")
+    (tmp_path / "sys/net/ipv4/tcp_retries2").write_text("15\n")
+    monkeypatch.setattr(host, "_PROC", tmp_path)
+    return tmp_path
+
+
+def test_the_settings_of_the_hosts_own_namespace(proc: Path) -> None:
+    assert host.tcp_sysctls() == {"net.ipv4.tcp_retries2": 15}
+
+
+def test_in_another_namespace_there_are_none(proc: Path) -> None:
+    """As in a unit with PrivateNetwork=yes: what /proc/sys/net shows there is not the host's."""
+    (proc / "self/ns/net").unlink()
+    (proc / "self/ns/net").write_text("")
+    assert host.tcp_sysctls() == {}
+
+
+def test_where_the_namespace_of_pid_1_is_hidden_ours_is_taken_for_it(proc: Path) -> None:
+    (proc / "1/ns/net").unlink()
+    assert host.tcp_sysctls() == {"net.ipv4.tcp_retries2": 15}
