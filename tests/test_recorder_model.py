@@ -122,6 +122,7 @@ class Recorder(RuleBasedStateMachine):
         self.flushed = 0  # of these: must be on disk or be counted
         self.forgotten = 0  # events below are of files that were removed, with a reason
         self.gaps: set[int] = set()  # of a run that was killed while it could not write; it had said so
+        self.killed: set[Path] = set()  # in use then
         self.said: list[str] = []
         self.has_to_say: list[str] = []
         self.foreign: dict[Path, tuple[object, ...]] = {}
@@ -192,6 +193,28 @@ class Recorder(RuleBasedStateMachine):
         assert len(list(self.directory.iterdir())) <= before + rotation.AT_ONCE
 
     @precondition(lambda self: self.recorder is not None)
+    @rule(files=st.integers(1, 6), days=st.sampled_from([-30, -0.01, 0, 30]), restarts=st.booleans())
+    def fill_files(self, files: int, days: float, restarts: bool) -> None:
+        """Several files, while the clock goes one way or the other."""
+        for _ in range(files):
+            self.write(30, flushes=True)
+            self.set_clock(days)
+            self.wait(11.0)
+            self.hang_up(1)
+        if restarts:
+            self.stop()
+            self.start()
+
+    @precondition(lambda self: self.recorder is not None)
+    @rule(spare=st.sampled_from([0, 400, 3000]))
+    def fill_disk_behind_a_new_file(self, spare: int) -> None:
+        self.write(5, flushes=True)
+        self.wait(11.0)
+        self.hang_up(1)
+        self.fill_disk(spare)
+        self.write(30, flushes=True)
+
+    @precondition(lambda self: self.recorder is not None)
     @rule()
     def stop(self) -> None:
         assert self.recorder is not None
@@ -212,6 +235,7 @@ class Recorder(RuleBasedStateMachine):
         if self.recorder is None:
             return
         recorder, self.recorder = self.recorder, None
+        self.killed.add(recorder.path)
         os.close(recorder._in_use._fd)
         recorder._in_use._is_open = False
         # What was not flushed may be there or not.
@@ -363,7 +387,8 @@ class Recorder(RuleBasedStateMachine):
         pieces: list[range] = []
         told: list[range] = []
         try:
-            reader = RecordingReader(path, lambda text: None)
+            warnings: list[str] = []
+            reader = RecordingReader(path, warnings.append)
         except TcpwatchError:
             assert being_begun
             return None
@@ -378,7 +403,15 @@ class Recorder(RuleBasedStateMachine):
                     pieces[-1] = range(pieces[-1].start, number + 1)
                 else:
                     pieces.append(range(number, number + 1))
-            return Contents(path, reader.header.number, pieces, told, path.stat().st_size)
+            found = Contents(path, reader.header.number, pieces, told, path.stat().st_size)
+        assert not warnings or self.may_be_cut(path) or being_begun, f"{path} is whole: {warnings} {self.said}"
+        return found
+
+    def may_be_cut(self, path: Path) -> bool:
+        """One in use, or that was when the recorder was killed; a compressed one that could not be completed."""
+        is_in_use = self.recorder is not None and self.recorder.path == path and not self.recorder._is_starved
+        could_not = self.packed and any("cannot write" in text or "cannot finish" in text for text in self.said)
+        return path in self.killed or is_in_use or could_not or (self.packed and self.world.writing is not None)
 
     @staticmethod
     def events(reader: RecordingReader) -> Iterator[object]:

@@ -85,7 +85,7 @@ class RotatingWriter:
         self._series = Series(path, say) if rotation.is_wanted else None
         self._missing = Missing()
         self._limit = _Limit()
-        self._complaint = ""  # what was said last about a failure that lasts
+        self._complaint = (False, "")  # what was said last about a failure that lasts
         self._not_before = float("-inf")  # when to try again to begin a file, CLOCK_MONOTONIC
         self._hung_up = self._is_starved = self._is_closed = False
         self._file: RecordingFile | None = None
@@ -126,6 +126,7 @@ class RotatingWriter:
         """Hand everything to the kernel, and go on in a new file where it is time."""
         if self._is_starved:
             self._try_to_go_on()
+            self._forget()
             return
         try:
             self._in_use.flush()
@@ -150,7 +151,7 @@ class RotatingWriter:
         self._forget()
         if self._missing.count:
             raise TcpwatchError(
-                f"the recording lacks its last {self._missing.count:,} events: {self._complaint}",
+                f"the recording lacks its last {self._missing.count:,} events: {self._complaint[1]}",
                 hint=f"the files are intact up to this point; df -h {shlex.quote(str(self._path.parent))}",
             )
 
@@ -229,7 +230,7 @@ class RotatingWriter:
         except (OSError, TcpwatchError) as error:
             self._complain("cannot begin another file", error, f"{self.path} stays in use" if missing is None else "")
             return None
-        self._complaint = ""
+        self._complaint = (self._is_starved, "")
         return file
 
     def _begin(self, header: Header, missing: Missing | None = None) -> RecordingFile:
@@ -305,8 +306,8 @@ class RotatingWriter:
         is_full = isinstance(error, OSError) and error.errno in FULL
         self._not_before = time.monotonic() + (FULL_AGAIN_S if is_full else FAILED_AGAIN_S)
         why = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        if why != self._complaint:
-            self._complaint = why
+        if (self._is_starved, why) != self._complaint:
+            self._complaint = (self._is_starved, why)
             self._say(f"{what}: {why}" + (f"; {so}" if so else ""))
 
 
