@@ -7,6 +7,7 @@ one stays in use.
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import time
@@ -246,7 +247,7 @@ class RotatingWriter:
                     raise
         return RecordingFile.begin(
             path, fd, series.next_header(header), missing=missing,
-            before_write=self._keep_below, make_room=self._make_room,
+            before_write=lambda size: self._keep_below(size, path), make_room=self._make_room,
         )  # fmt: skip
 
     def _make_room(self) -> bool:
@@ -262,14 +263,20 @@ class RotatingWriter:
         """Whether the file in use does: else the youngest of the others is worth more."""
         return self._file is not None and self._file.kept > 0
 
-    def _keep_below(self, size: int) -> None:
-        """--keep-size: a file is about to grow by so many bytes."""
+    def _keep_below(self, size: int, path: Path) -> None:
+        """--keep-size: the file is about to grow by so many bytes. Raises OSError if it may not.
+
+        That is so when nothing is left to remove but the file in use, because no other could be started for long.
+        """
         limit, series = self._rotation.keep_size, self._series
         if limit is None or series is None:
             return
         in_use = self._file.size if self._file is not None else 0
         while series.size + in_use + size > limit:
             if series.remove_oldest(spare_last=not self._holds_events) is None:
+                is_in_use = self._file is not None and self._file.path == path
+                if is_in_use and self._holds_events:
+                    raise OSError(errno.EDQUOT, "--keep-size is reached, and another file cannot be started")
                 return
 
     def _forget(self) -> None:
