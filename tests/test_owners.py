@@ -314,9 +314,7 @@ def test_the_share_of_a_look_up_is_processor_time(
     assert host.owners._took_s >= 0.1
 
 
-def test_what_was_found_is_sorted_out_in_the_thread(
-    host: Host, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_found_is_sorted_out_in_the_thread(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever takes longer with more sockets is done in the thread of the look-up."""
     threads: set[threading.Thread] = set()
     real = module._found_by_inode

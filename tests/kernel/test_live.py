@@ -190,6 +190,11 @@ def test_what_finds_no_room_is_counted(lab: Lab) -> None:
     # Ten connections have at least eight changes of state each, of which a page holds some twenty.
     assert 0 < kept < 30
     assert sum(event.count or 0 for event in lost) >= 80 - kept
+    assert {event.cause for event in lost} == {"full"}
+    for event in lost:
+        # A page holds no whole number of records.
+        assert event.ring_percent == 0 and 90 <= (event.ring_peak_percent or 0) <= 100
+        assert event.duration_ms is not None and 0 <= (event.unread_ms or 0) <= event.duration_ms + 1
 
 
 def test_a_long_recording_rotates_reopens_and_survives_being_killed(lab: Lab, watch: Start, tmp_path: Path) -> None:
