@@ -125,7 +125,7 @@ enum socket_timer {
     TIMER_KEEPALIVE = 100,
 };
 
-/* Index into the map of lost events; tracer/kernel/probes.py has the names. */
+/* Index into the map of lost events; tracer/kernel/probes.py has the names, tracer/kernel/program.py reads it. */
 enum hook {
     HOOK_RETRANSMIT = 0,
     HOOK_SYNACK = 1,
@@ -138,6 +138,8 @@ enum hook {
     HOOK_RESUME = 8,
     HOOK_WINDOW_PROBE = 9,
     HOOKS = 10,
+    SEEN_BY_SECOND = HOOKS, /* no loss: changes of state that the kernel counts as missed by the first program */
+    LOST_COUNTERS,
 };
 
 #endif

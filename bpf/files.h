@@ -35,4 +35,15 @@ static __always_inline u64 sock_of(const u8 *file)
     return READ(socket, sk, LOAD(file, private_data, file));
 }
 
+/* The TCP socket behind an open file, or 0. */
+static __always_inline u64 tcp_socket_of(const u8 *file)
+{
+    u64 sk;
+
+    if (!inode_of_socket(file))
+        return 0;
+    sk = sock_of(file);
+    return READ(sock, sk_protocol, sk) == IPPROTO_TCP ? sk : 0;
+}
+
 #endif

@@ -128,8 +128,7 @@ int second_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
     if (!n || !is_not_noted(n, change_of_state(ctx)))
         return 0;
     state_hook(ctx);
-    /* The kernel counts it as missed. */
-    lost.atomic_increment(HOOK_STATE, -1);
+    lost.atomic_increment(SEEN_BY_SECOND);
     return 0;
 }
 

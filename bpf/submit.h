@@ -27,8 +27,8 @@ struct wakeup {
 
 BPF_ARRAY(wakeups, struct wakeup, 1);
 
-/* By hook. Python reads them in place, without the bpf() that needs CAP_BPF. */
-BPF_F_TABLE("array", int, u64, lost, HOOKS, MMAPABLE);
+/* That found no room in the ring, by hook. Python reads them in place, without the bpf() that needs CAP_BPF. */
+BPF_F_TABLE("array", int, u64, lost, LOST_COUNTERS, MMAPABLE);
 
 static __always_inline struct wakeup *last_wakeup(void)
 {

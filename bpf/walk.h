@@ -52,17 +52,6 @@ static __always_inline struct walk *current_walk(u64 session_id)
     return w;
 }
 
-/* The TCP socket behind an open file, or 0. */
-static __always_inline u64 tcp_socket_of(const u8 *file)
-{
-    u64 sk;
-
-    if (!inode_of_socket(file))
-        return 0;
-    sk = sock_of(file);
-    return READ(sock, sk_protocol, sk) == IPPROTO_TCP ? sk : 0;
-}
-
 /* A connection, of which there may be more to tell. */
 static __always_inline bool is_connection(u8 state)
 {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from builders import event
 from tracer import counts
 from tracer.counts import NOTHING, Counts, Tally, counts_of
 from tracer.kernel.counters import KernelCounters
+from tracer.kernel.namespaces import Members
 
 
 @pytest.mark.parametrize(
@@ -92,7 +95,7 @@ def proc(tmp_path: Path) -> Proc:
 
 def test_what_each_namespace_counts_from_now_on(proc: Proc) -> None:
     first, second = proc.count(1, 100, 10, 5), proc.count(2, 7)
-    counters = KernelCounters(proc.path)
+    counters = KernelCounters(proc=proc.path)
     proc.count(1, 103, 11, 6)
     assert counters.newly() == {first: Counts(3, 1, 1)}
     proc.count(1, 104, 11, 6)
@@ -111,16 +114,72 @@ def test_another_namespace_with_the_same_inode_begins_with_nothing(
     proc: Proc, before: int | None, after: int | None, segments: int
 ) -> None:
     netns = proc.count(1, 100, 10, identity=before)
-    counters = KernelCounters(proc.path)
+    counters = KernelCounters(proc=proc.path)
     assert counters.from_start == {netns}
     proc.count(1, segments, 10, identity=after)
     assert counters.newly() == {netns: Counts(segments, 10)}
     assert counters.from_start == frozenset()
 
 
+def test_namespaces_are_asked_in_a_thread_and_taken_in_slices(proc: Proc) -> None:
+    found = {proc.count(pid, 100): pid for pid in range(1, 6)}
+    counters = KernelCounters(proc=proc.path)
+    may_go_on = threading.Event()
+    real = counters._find_members
+
+    def find_members() -> dict[int, Members]:
+        may_go_on.wait()
+        return real()
+
+    counters._find_members = find_members
+    for pid in found.values():
+        proc.count(pid, 100 + pid)
+    counters.begin()
+    assert counters.is_counting and counters.take(2) == []
+    may_go_on.set()
+    counters.close()
+    slices = [counters.take(2) for _ in range(4)]
+    assert [len(each) for each in slices] == [2, 2, 1, 0]
+    assert dict(itertools.chain(*slices)) == {netns: Counts(pid) for netns, pid in found.items()}
+
+
+def test_a_number_that_is_another_process_by_now_does_not_tell_of_its_old_namespace(proc: Proc) -> None:
+    netns, other = proc.count(1, 100), proc.count(2, 7)
+    counters = KernelCounters(lambda: {netns: Members([2, 1], 5), other: Members([2], 6)}, proc.path)
+    proc.count(1, 101)
+    assert counters.newly() == {netns: Counts(1)}
+
+
+def test_a_cookie_tells_two_namespaces_with_the_same_inode_apart(proc: Proc) -> None:
+    netns = proc.count(1, 100)
+    cookies = iter([5, 5, 6, 6])
+    counters = KernelCounters(lambda: {netns: Members([1], next(cookies))}, proc.path)
+    proc.count(1, 101, identity=18)
+    assert counters.newly() == {netns: Counts(1)}, "which need not be asked for its rtnetlink socket"
+    assert counters.newly() == {netns: Counts(101)} and not counters.is_from_start(netns)
+    assert counters.newly() == {}
+
+
+def test_namespaces_that_cannot_be_found_now_are_as_they_were(proc: Proc) -> None:
+    netns = proc.count(1, 100)
+    members = [Members([1])]
+
+    def find_members() -> dict[int, Members]:
+        if not members:
+            raise OSError(12, "Cannot allocate memory")
+        return {netns: members[0]}
+
+    counters = KernelCounters(find_members, proc.path)
+    known = members.pop()
+    proc.count(1, 103)
+    assert counters.newly() == {}
+    members.append(known)
+    assert counters.newly() == {netns: Counts(3)}
+
+
 def test_a_namespace_that_ends_is_left_out(proc: Proc) -> None:
     netns = proc.count(1, 100)
-    counters = KernelCounters(proc.path)
+    counters = KernelCounters(proc=proc.path)
     proc.count(1, 103)
     assert counters.newly() == {netns: Counts(3)}
     (proc.path / "1/net/snmp").unlink()
@@ -131,7 +190,7 @@ def test_a_namespace_that_ends_is_left_out(proc: Proc) -> None:
 def test_a_namespace_that_is_out_of_sight_for_a_while_is_not_counted_twice(proc: Proc) -> None:
     """Between two processes nobody lives in it, and a name or a descriptor keeps it."""
     netns = proc.count(1, 100)
-    counters = KernelCounters(proc.path)
+    counters = KernelCounters(proc=proc.path)
     (proc.path / "1/net/snmp").unlink()
     assert counters.newly() == {}
     proc.count(1, 102)
@@ -141,7 +200,7 @@ def test_a_namespace_that_is_out_of_sight_for_a_while_is_not_counted_twice(proc:
 def test_a_kernel_that_does_not_count_is_none_the_worse(proc: Proc) -> None:
     proc.count(1, 5)
     (proc.path / "1/net/netstat").write_text("IpExt: A\nIpExt: 1\n")
-    counters = KernelCounters(proc.path)
+    counters = KernelCounters(proc=proc.path)
     proc.count(1, 6)
     (proc.path / "1/net/netstat").write_text("IpExt: A\nIpExt: 1\n")
     assert list(counters.newly().values()) == [Counts(1)]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import struct
+import time
 from pathlib import Path
 
 import pytest
@@ -95,3 +96,12 @@ def test_when_a_process_started() -> None:
     assert started_ns(child) is None, "a zombie"
     os.waitpid(child, 0)
     assert started_ns(child) is None
+
+
+def test_a_listener_of_thousands_of_processes_is_folded_in_a_moment() -> None:
+    """As often as there are processes it was sorted anew: of 5,000 that took two seconds."""
+    records = b"".join(_HOLDER.pack(7, pid, b"worker", b"worker") for pid in reversed(range(1, 5001)))
+    began = time.thread_time()
+    held = _held(_HOLDER.iter_unpack(records))
+    assert time.thread_time() - began < 0.5
+    assert [process.pid for process in held[7]] == list(range(1, 5001))

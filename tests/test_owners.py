@@ -4,14 +4,16 @@ import threading
 import time
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import pytest
 from builders import event
 
 from tracer.events import Event
+from tracer.kernel import holders
 from tracer.kernel import owners as module
 from tracer.kernel.holders import Held, Process
-from tracer.kernel.owners import BURST_S, FRESH_NS, Owners
+from tracer.kernel.owners import BURST_S, FRESH_NS, MOST_CHECKED, Owners
 from tracer.kernel.wire import Owner
 
 MS = 1_000_000
@@ -263,3 +265,66 @@ def test_a_look_up_that_fails_is_made_again(host: Host, monkeypatch: pytest.Monk
     assert host.see(7).pid is None
     monkeypatch.undo()
     assert host.see(7).pid == 3
+
+
+def test_a_socket_of_a_thousand_workers_costs_an_event_no_more_than_one_of_a_few(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = tuple(Process(pid, "gunicorn", None) for pid in range(100, 1100))
+    host.begin(*workers)
+    host.held = {7: workers}
+    host.see(7)
+    asked: list[int] = []
+
+    def started_ns(pid: int, proc: Path) -> int | None:
+        asked.append(pid)
+        return holders.started_ns(pid, proc)
+
+    monkeypatch.setattr(module, "started_ns", started_ns)
+    host.pass_ms(1_001)
+    host.is_ready.clear()
+    assert host.see(7, may_wait=False).pids == [each.pid for each in workers], "all of the first ones live"
+    assert len(asked) <= MOST_CHECKED
+    host.end(workers[1])
+    host.pass_ms(1_001)
+    assert host.see(7, may_wait=False).pids == [100, *range(102, 100 + MOST_CHECKED)], "no other is known to live"
+    assert len(asked) <= 2 * MOST_CHECKED
+    host.is_ready.set()
+
+
+@pytest.mark.parametrize("uses_cpu", [True, False])
+def test_the_share_of_a_look_up_is_processor_time(
+    host: Host, monkeypatch: pytest.MonkeyPatch, uses_cpu: bool
+) -> None:
+    """A host that is busy with something else makes a look-up longer, not dearer."""
+
+    def look_up(_inodes: Collection[int] | None) -> Held:
+        if uses_cpu:
+            while time.thread_time() < 0.1:
+                pass
+        else:
+            time.sleep(0.1)
+        return {7: (PHP,)}
+
+    host.begin(PHP)
+    monkeypatch.setattr(host.owners, "_look_up", look_up)
+    host.owners.look_up_all()
+    used_s = BURST_S - host.owners._allowance_s
+    assert (used_s >= 0.1) == uses_cpu and (used_s < 0.05) != uses_cpu
+    assert host.owners._took_s >= 0.1
+
+
+def test_what_was_found_is_sorted_out_in_the_thread(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever takes longer with more sockets is done in the thread of the look-up."""
+    threads: set[threading.Thread] = set()
+    real = module._found_by_inode
+
+    def found_by_inode(*arguments: Any) -> Any:
+        threads.add(threading.current_thread())
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "_found_by_inode", found_by_inode)
+    host.held = dict.fromkeys(range(1, 1000), (PHP,))
+    host.owners.look_up_all()
+    host.see(7)
+    assert threads and threading.current_thread() not in threads

@@ -337,3 +337,24 @@ def test_help_has_room_on_eighty_columns() -> None:
     shown = tcpwatch("sockets", "--help", COLUMNS="80")
     assert shown.returncode == 0
     assert max(len(line) for line in shown.stdout.splitlines()) <= 80
+
+
+@pytest.mark.parametrize(
+    ("files", "count"),
+    [
+        (
+            {
+                "sockstat": "sockets: used 9\nTCP: inuse 5 orphan 1 tw 2\nUDP: inuse 7\n",
+                "sockstat6": "TCP6: inuse 3\n",
+            },
+            8,
+        ),
+        ({"sockstat": "TCP: inuse 5 orphan 1\n"}, 5),
+        ({}, None),
+    ],
+    ids=["both", "without IPv6", "not to be read"],
+)
+def test_how_many_sockets_the_kernel_counts(tmp_path: Path, files: dict[str, str], count: int | None) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert walk._sockets_in_use(tmp_path) == count

@@ -70,6 +70,22 @@ def test_shared_sockets_unknown_owners_and_details() -> None:
     assert shown[5] == "08:00:00.000 12 events lost at tcp_retransmit_skb: too many at once; see --buffer-size"
 
 
+def test_lost_events_have_a_time_a_place_and_a_cause() -> None:
+    circumstances = {"duration_ms": 2504, "count": 1268, "hook": "inet_sock_set_state", "ring_percent": 2}
+    shown = lines(
+        event("lost", cause="full", **circumstances, ring_peak_percent=100, unread_ms=2310),
+        event("lost", cause="reentered", **circumstances, ring_peak_percent=3, unread_ms=12),
+        event("lost", cause="of a later version", **circumstances),
+    )
+    lost = "08:00:00.000 1,268 events lost at inet_sock_set_state"
+    assert shown[1:] == [
+        f"{lost} in the last 2.5s: the ring buffer was full, and was not read for up to 2.3s; see --buffer-size",
+        f"{lost} in the last 2.5s: they came while the hook was at work on the same CPU; "
+        "the ring buffer was at most 3% full",
+        f"{lost}: too many at once; see --buffer-size",
+    ]
+
+
 def test_colour_only_where_wanted() -> None:
     assert "\x1b[" not in "".join(lines(event("error", error="ETIMEDOUT")))
     assert "\x1b[31m" in lines(event("error", error="ETIMEDOUT"), colour=True)[1]

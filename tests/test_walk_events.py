@@ -134,7 +134,7 @@ def test_all_clocks_of_an_event_go_on() -> None:
     move(found, 200_000_999, 250)
     changed = {name: value for name, value in found.known().items() if value != before[name]}
     assert changed == {
-        "time_ns": before["time_ns"] + 200_000_000, "ktime_ns": before["ktime_ns"] + 200_000_999,
+        "ktime_ns": before["ktime_ns"] + 200_000_999,
         "silent_ms": 1200, "retrying_ms": 1100, "stuck_ms": 1150, "asked_ms": 1190, "jiffies": 49, "timer_ms": 100,
     }  # fmt: skip
     move(found, SECOND, 250)
@@ -160,3 +160,38 @@ def test_a_service_is_asked_about_at_once_and_not_again_and_again(
     assert [each and each.port for each in kernel.suspects] == [None, 3306]
     assert look() == [] and look() == []
     assert [each and each.port for each in kernel.suspects] == [None, 3306, 5432]
+
+
+def test_what_a_walk_found_is_handed_over_in_slices(kernel: Kernel) -> None:
+    """And of a socket that had an event between two slices nothing older is told."""
+    kernel.finds = [b"", b"".join(record(**WAITING, sk=number) for number in range(1, 301))]
+    look = begin(kernel)
+    made: Walks = look.walks  # type: ignore[attr-defined]
+    look()
+    first = look(9 * SECOND)
+    assert len(first) == walks.SLICE and made.has_more
+    last = Decoder(hz=250, reasons={}, key=b"k").decode(record(sk=300), 0)[0].sock
+    second = look(10 * SECOND, event("resume", sock=last, at=9))
+    third = look(11 * SECOND)
+    assert not made.has_more
+    assert [each.event for each in second].count("waiting") == walks.SLICE
+    assert {each.ktime_ns for each in third} == {11 * SECOND}
+    socks = [each.sock for each in (*first, *second, *third) if each.event == "waiting"]
+    assert len(socks) == len(set(socks)) == 299 and last not in socks
+    assert len(kernel.prepared) == 2, "no walk begins before all of the one before it is handed over"
+
+
+def test_the_reader_does_not_decode_what_a_walk_found(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+    real = Decoder.decode
+
+    def decode(self: Decoder, *arguments: Any) -> Any:
+        threads.append(threading.current_thread())
+        return real(self, *arguments)
+
+    monkeypatch.setattr(Decoder, "decode", decode)
+    kernel.finds = [b"", record(**WAITING)]
+    look = begin(kernel)
+    look()
+    assert len(look()) == 1
+    assert threads and threading.current_thread() not in threads

@@ -102,7 +102,7 @@ class Event:
     reason: str | None = None  # reset: the kernel's
     errno: int | None = None
     error: str | None = None
-    cause: str | None = None  # resume: what the peer was heard by
+    cause: str | None = None  # resume: what the peer was heard by; lost: why
     phase: str | None = None  # stall: begin, update, end
     id: str | None = None  # stall: the same for its begin, updates and end
     since: str | None = None  # stall: when what is unanswered was first sent, RFC 3339 in UTC
@@ -115,7 +115,9 @@ class Event:
     one_way: bool | None = None  # stall: the peer is heard meanwhile, and acknowledges nothing
     outcome: str | None = None  # stall: how it ended
     revoked: bool | None = None  # stall, update: the outcome that it was presumed to have was wrong
-    duration_ms: int | None = None  # stall: from `since` to its end; lost: how long the host slept
+    duration_ms: int | None = (
+        None  # stall: from `since` to its end; lost: since the look before, or how long the host slept
+    )
     advice: list[str] | None = None  # stall
     retrans_segs: int | None = None  # counters: of the kernel's, since the last such event: TcpRetransSegs
     keepalives: int | None = None  # counters: TCPKeepAlive
@@ -123,6 +125,9 @@ class Event:
     late: bool | None = None  # counters: first seen after the start, so that its first counts may be from before
     count: int | None = None  # lost
     hook: str | None = None  # lost
+    ring_percent: int | None = None  # lost: how full the ring buffer is
+    ring_peak_percent: int | None = None  # lost: at most, within duration_ms
+    unread_ms: int | None = None  # lost: the longest time that the ring buffer was not looked into
     pids: list[int] | None = None  # the processes that hold the socket
     pid: int | None = None  # the first of them
     comm: str | None = None

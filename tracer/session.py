@@ -98,6 +98,7 @@ def _trace(
         except OSError as error:  # a sandbox may forbid even that, and is no reason not to trace
             say(f"the capabilities that are not needed any more could not be dropped: {error.strerror}")
         began, used = time.monotonic(), host.cpu_seconds()
+        has_seen_all = False
         shown = _shown(show, source.is_behind if sheds else None)
         kept = _Kept(writer, beside=shown is not None) if writer is not None else None
         seen = _Seen(shown, stop) if shown is not None else None
@@ -110,6 +111,7 @@ def _trace(
             try:
                 of_events = wanted.of_any_connection()
                 run(_asking(source, tracker), of_events, tracker, sinks, totals)
+                has_seen_all = True
                 finish(tracker, of_events, sinks, totals)
             finally:
                 # Before anybody waits for a reader of standard output.
@@ -119,8 +121,11 @@ def _trace(
                 seen.close()
         finally:
             seconds = time.monotonic() - began
+            if not has_seen_all:
+                totals.lost += source.lost_since()
             say(summary(totals, seconds, shown.left_out if shown is not None else 0))
-            if wanted.keeps_counts:
+            # After an error events are left in the ring buffer that the kernel has counted.
+            if wanted.keeps_counts and has_seen_all:
                 say(truth(totals, source.counters.since_start, wanted.netns))
                 if missed := missing(totals, source.counters, wanted.netns):
                     say(missed)

@@ -45,6 +45,7 @@ def main(rows: tuple[str, ...], quick: bool, output: Path | None, write: bool) -
       memory     after the start
       capacity   events a second without loss
       delay      from the kernel's stamp to the line
+      crowd      the same on a host with thousands of processes, sockets and network namespaces
       replay     recordings: events a second, memory
       sockets    `tcpwatch sockets` beside `ss -tinop`
       walk       the walks over all sockets, for `found` and `waiting`

@@ -82,6 +82,12 @@ TCPWATCH_COMPILING = Peer(
 )
 TCPWATCH_NO_RESUME = Peer("tcpwatch --port --no-resume", _tcpwatch("--no-resume"), "tcpwatch: tracing")
 TCPWATCH_JSON = Peer("tcpwatch --port --json", _tcpwatch("--json"), "tcpwatch: tracing")
+TCPWATCH_EVERYTHING = Peer("tcpwatch --json", lambda _: [*TCPWATCH, "--json"], "tcpwatch: tracing")
+TCPWATCH_SMALL_RING = Peer(
+    "tcpwatch --json --buffer-size 1M",
+    lambda _: [*TCPWATCH, "--json", "--buffer-size", "1M"],
+    "tcpwatch: tracing",
+)
 TCPWATCH_RECORD = Peer(
     "tcpwatch record --port",
     lambda target: [*TCPWATCH, "record", "-o", "/dev/null", "--port", str(target.port)],

@@ -21,6 +21,7 @@ from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Client, Process, Server
 
 _LOAD = Path(__file__).with_name("load.py")
+_POPULATION = Path(__file__).with_name("population.py")
 PORT = 17306
 """Not one that something else on this host is likely to use: a filter by port is one for every namespace."""
 VOID = "10.66.9.2"
@@ -52,6 +53,16 @@ class Storm:
 def load(namespace: Namespace, role: str, *arguments: object, before: Sequence[str] = ()) -> Client:
     """A process of load.py that is ready. before: a command that runs it."""
     return Client(namespace, [*before, sys.executable, _LOAD, role, *map(str, arguments)])
+
+
+@contextmanager
+def population(namespace: Namespace, processes: int, sockets: int, namespaces: int = 0) -> Iterator[None]:
+    """Processes with this odd number of idle sockets each, the first of them in network namespaces of their own."""
+    command = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, str(_POPULATION)]
+    arguments = map(str, (processes, sockets, namespaces))
+    with Client(namespace, [*command, *arguments], connect_timeout_s=None) as client:
+        client.answer(timeout_s=600)
+        yield
 
 
 def _rate(client: Client, seconds: float) -> float:
@@ -167,19 +178,25 @@ def short_connections(count: int, rate: float) -> Iterator[Storm]:
 @contextmanager
 def trickle() -> Iterator[Target]:
     """Every few milliseconds a short connection and a SYN that is sent again, until the block ends."""
-    with loopback() as namespace:
-        # Every second and for two minutes, instead of doubling; Linux 6.5.
-        with suppress(TcpwatchError):
-            namespace.set_sysctl("net.ipv4.tcp_syn_linear_timeouts", 127)
-            namespace.set_sysctl("net.ipv4.tcp_syn_retries", 127)
-        with (
-            load(namespace, "sink", PORT),
-            load(namespace, "short", PORT) as client,
-            load(namespace, "unanswered", VOID, PORT, 200) as caller,
-        ):
-            client.send("for 3600 200")
-            caller.send("for 3600")
-            yield Target(PORT, client.pid)
+    with loopback() as namespace, trickling(namespace) as target:
+        yield target
+
+
+@contextmanager
+def trickling(namespace: Namespace, connections: int = 200) -> Iterator[Target]:
+    """The same in a namespace of `loopback`. connections: short ones, a second."""
+    # Every second and for two minutes, instead of doubling; Linux 6.5.
+    with suppress(TcpwatchError):
+        namespace.set_sysctl("net.ipv4.tcp_syn_linear_timeouts", 127)
+        namespace.set_sysctl("net.ipv4.tcp_syn_retries", 127)
+    with (
+        load(namespace, "sink", PORT),
+        load(namespace, "short", PORT) as client,
+        load(namespace, "unanswered", VOID, PORT, 200) as caller,
+    ):
+        client.send(f"for 3600 {connections}")
+        caller.send("for 3600")
+        yield Target(PORT, client.pid)
 
 
 @contextmanager

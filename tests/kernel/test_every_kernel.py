@@ -27,7 +27,11 @@ from watching import PATIENCE_S, ROOT, Json, Watch, both_ends
 
 from tracer.kernel import clocks, host, live
 from tracer.kernel.btf import KernelTypes
+from tracer.kernel.compiler import compile_source
+from tracer.kernel.namespaces import InKernel, InProc, find_members
 from tracer.kernel.probes import kprobes_available
+from tracer.kernel.program import Program
+from tracer.kernel.source import TRACER, source_for
 from tracer.lab.disasters import Forger
 from tracer.lab.namespace import wait_until
 from tracer.lab.network import CLIENT, CLIENT6, SERVER, SERVER6, Lab
@@ -51,6 +55,8 @@ with KernelTypes() as types:
         "the reason of a reset": types.hook_arguments("tcp_send_reset") >= 3,
         "resets that no socket sends": types.hook_arguments("tcp_send_reset") >= 3,
         "retransmissions that fail": types.hook_arguments("tcp_retransmit_skb") >= 3,
+        # An atomic_t that is 0 until somebody asks, before 5.12.
+        "cookie": types.member("net", "net_cookie") is not None and types.member("net", "net_cookie.counter") is None,
         "cgroup": types.member("sock", "sk_cgrp_data.cgroup") is not None,
     }
 """What this kernel offers; a version would not tell, because stable releases gain members, too."""
@@ -143,6 +149,23 @@ def test_check_names_every_hook() -> None:
     assert found["keepalive"]["status"] == ("ok" if kprobes_available() else "fallback")
     assert found["error"]["status"] == ("ok" if HAS["the report of errors"] else "fallback")
     assert found["resume"]["status"] == found["found, waiting"]["status"] == "ok"
+
+
+def test_the_iterator_over_tasks_finds_the_namespaces_that_proc_shows(lab: Lab) -> None:
+    with KernelTypes() as types:
+        compiled = compile_source(source_for(TRACER, types, hz=host.hz()))
+        task = types.function("bpf_iter_task")
+    with Program(compiled) as program:
+        in_kernel = find_members(program, task)
+        assert isinstance(in_kernel, InKernel)
+        found, in_proc = in_kernel(), InProc()()
+    for each in (lab.client, lab.server):
+        assert each.pid in found[each.netns].pids and each.pid in in_proc[each.netns].pids
+    own = Path("/proc/self/ns/net").stat().st_ino
+    assert [netns for netns, members in found.items() if os.getpid() in members.pids] == [own]
+    assert HAS["cookie"] == all(members.cookie for members in found.values())
+    cookies = [members.cookie for members in found.values() if members.cookie]
+    assert len(cookies) == len(set(cookies))
 
 
 def test_the_incident_and_its_prophecy() -> None:

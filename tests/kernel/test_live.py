@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from watching import PATIENCE_S, ROOT, Start, both_ends
 from tracer.filters import Filter
 from tracer.kernel.clocks import boottime_ns
 from tracer.kernel.live import SETTLED_NS, LiveSource
+from tracer.kernel.namespaces import Members
 from tracer.lab.namespace import wait_until
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Server, embedded_client
@@ -177,6 +179,32 @@ def test_killed_it_leaves_nothing_in_the_kernel(lab: Lab, watch: Start) -> None:
     assert_nothing_left()
 
 
+def test_events_do_not_wait_for_the_counters(lab: Lab) -> None:
+    """Which may take seconds where there are thousands of network namespaces."""
+    may_go_on = threading.Event()
+    with LiveSource(Filter(netns=frozenset({lab.client.netns})), lambda: may_go_on.is_set()) as source:
+        find_members = source.counters._find_members
+
+        def late() -> dict[int, Members]:
+            may_go_on.wait()
+            return find_members()
+
+        source.counters._find_members = late
+        source._counters_checked = float("-inf")
+        batches = iter(source)
+        while not source.counters.is_counting:
+            next(batches)
+        talk(lab)
+        states = 0
+        while states < 4:
+            states += sum(event.event == "state" for event in next(batches).events)
+        assert source.counters.is_counting
+        may_go_on.set()
+        for _ in batches:
+            pass
+        assert lab.client.netns in source.counters.since_start
+
+
 def test_what_finds_no_room_is_counted(lab: Lab) -> None:
     stop = False
     wanted = Filter(netns=frozenset({lab.client.netns, lab.server.netns}))
@@ -190,6 +218,11 @@ def test_what_finds_no_room_is_counted(lab: Lab) -> None:
     # Ten connections have at least eight changes of state each, of which a page holds some twenty.
     assert 0 < kept < 30
     assert sum(event.count or 0 for event in lost) >= 80 - kept
+    assert {event.cause for event in lost} == {"full"}
+    for event in lost:
+        # A page holds no whole number of records.
+        assert event.ring_percent == 0 and 90 <= (event.ring_peak_percent or 0) <= 100
+        assert event.duration_ms is not None and 0 <= (event.unread_ms or 0) <= event.duration_ms + 1
 
 
 def test_a_long_recording_rotates_reopens_and_survives_being_killed(lab: Lab, watch: Start, tmp_path: Path) -> None:

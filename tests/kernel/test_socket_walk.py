@@ -9,7 +9,7 @@ import socket as sockets
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from watching import AS_NOBODY, PATIENCE_S, ROOT, Json, both_ends
 from tracer.analysis.risk import gives_up_s
 from tracer.filters import Filter
 from tracer.kernel import host
+from tracer.kernel import sockets as walk
 from tracer.kernel.sockets import namespaces, read_sockets
 from tracer.lab.namespace import Namespace, wait_until
 from tracer.lab.network import CLIENT, CLIENT6, SERVER, SERVER6, Lab
@@ -212,6 +213,71 @@ def test_half_closed(lab: Lab) -> None:
         wait_until(lambda: {told["state"] for told in ss(lab.server).values()} == {"CLOSE_WAIT"}, 60, "CLOSE_WAIT")
         (row,) = ours("--netns", str(lab.server.netns))
     assert (row["state"], row["unread_bytes"], row["waiting"]) == ("CLOSE_WAIT", 0, False), "a FIN is nobody's data"
+
+
+POPULATION = ROOT / "scripts/benchmarks/population.py"
+NAMESPACES = 250
+"""As many as there are containers on a large host."""
+
+
+@contextmanager
+def populated(namespaces: int) -> Iterator[None]:
+    """A process with both ends of two connections in each of so many namespaces."""
+    command = ["unshare", "--pid", "--fork", "--kill-child", sys.executable, str(POPULATION)]
+    argv = [*command, str(namespaces), "5", str(namespaces)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None and json.loads(process.stdout.readline())["processes"] == namespaces
+            yield
+        finally:
+            process.kill()
+
+
+def ends(found: Sequence[Socket]) -> set[tuple[Any, ...]]:
+    return {(each.netns, each.laddr, each.lport, each.raddr, each.rport, each.state) for each in found}
+
+
+def test_hundreds_of_namespaces_take_one_walk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each walk passes the sockets of all of them."""
+    walks: list[int] = []
+    real = walk.bpf.read_iterator
+
+    def read_iterator(link: int) -> bytes:
+        walks.append(link)
+        return real(link)
+
+    before = set(namespaces())
+    with populated(NAMESPACES):
+        ours = frozenset(namespaces().keys() - before)
+        assert len(ours) >= NAMESPACES
+        monkeypatch.setattr(walk.bpf, "read_iterator", read_iterator)
+        together = read_sockets(Filter(netns=ours))
+        assert len(walks) < NAMESPACES / 10, "one for the sockets, one for their owners, and of what else begins here"
+        monkeypatch.setattr(walk, "FEW", 10**9)
+        one_by_one = read_sockets(Filter(netns=ours))
+    assert len(walks) > NAMESPACES
+    assert ends(together) == ends(one_by_one) and len(together) >= 4 * NAMESPACES
+    assert all(each.pid and each.accepted is not None for each in together)
+
+
+def test_what_no_process_holds_is_found_beside_what_one_does(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walk, "FEW", 0)
+    both = Filter(netns=frozenset([lab.client.netns, lab.server.netns]))
+    with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as staying:
+        with embedded_client(lab.client, SERVER, 3306) as ending:
+            assert staying.ask("query")["ok"] and ending.ask("query")["ok"]
+            assert {each.state for each in read_sockets(both)} == {"ESTABLISHED"}
+            lab.drop_everything()
+        wait_until(
+            lambda: "FIN_WAIT1" in {told["state"] for told in ss(lab.client).values()}, PATIENCE_S, "an orphan"
+        )
+        found = read_sockets(both)
+    of_client = {each.lport: (each.state, each.pid) for each in found if each.netns == lab.client.netns}
+    assert of_client == {
+        staying.connected["lport"]: ("ESTABLISHED", staying.pid),
+        ending.connected["lport"]: ("FIN_WAIT1", None),
+    }
+    assert len(found) == 4
 
 
 EXCHANGES = {

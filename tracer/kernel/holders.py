@@ -75,15 +75,16 @@ def _held(records: Iterator[tuple[int, int, bytes, bytes]]) -> Held:
     """What records of the iterator say. A process may hold a socket by several files."""
     alone: dict[int, tuple[Process, ...]] = {}
     held: Held = {}
+    shared: dict[int, set[Process]] = {}
     for inode, pid, comm, exe in records:
         holder = alone.get(pid)
         if holder is None:
             holder = alone[pid] = (Process(pid, *_names(comm, exe)),)
-        before = held.get(inode)
-        if before is None:
-            held[inode] = holder
-        elif holder[0] not in before:
-            held[inode] = tuple(sorted(before + holder))
+        before = held.setdefault(inode, holder)
+        if before is not holder:
+            shared.setdefault(inode, {*before}).update(holder)
+    for inode, processes in shared.items():
+        held[inode] = tuple(sorted(processes))
     return held
 
 

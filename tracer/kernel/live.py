@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from tracer.counts import Counts
 from tracer.events import SUSPEND, Batch, Event
 from tracer.filters import Filter
 from tracer.kernel import clocks, host, privileges, probes, resets
@@ -15,9 +16,10 @@ from tracer.kernel.btf import KernelTypes
 from tracer.kernel.counters import KernelCounters
 from tracer.kernel.holders import LookUp, look_up
 from tracer.kernel.loading import load
+from tracer.kernel.namespaces import FindMembers, find_members
 from tracer.kernel.owners import Owners
 from tracer.kernel.presence import absent
-from tracer.kernel.program import RESUME_AFTER_S, RING_BYTES, WAITING_AFTER_S, Program, Suspects, mapped
+from tracer.kernel.program import RESUME_AFTER_S, RING_BYTES, WAITING_AFTER_S, Loss, Program, Suspects, mapped
 from tracer.kernel.ring import Ring
 from tracer.kernel.source import TRACER, source_for
 from tracer.kernel.walks import Walks
@@ -32,6 +34,8 @@ CALM = 0.01
 """Of the ring in use: while there is less, an event may wait some milliseconds for the next."""
 LOST_EVERY_S = 1.0
 COUNTERS_EVERY_S = 60.0
+COUNTING_MS = 10
+"""Longest wait for an event while the end waits for the counters."""
 OWNERS_WAIT_S = 1.0
 """Longest time that the start waits for the owners of all sockets, of which a host may have very many."""
 SETTLED_NS = 50_000_000
@@ -75,13 +79,13 @@ class LiveSource:
                 for name, value in types.enumerators("sk_rst_reason").items()
             }
             source = source_for(TRACER, types, hz=hz)
-            task_file = types.function("bpf_iter_task_file")
+            task_file, task = types.function("bpf_iter_task_file"), types.function("bpf_iter_task")
 
-        def prepare(program: Program) -> tuple[Ring, LookUp]:
+        def prepare(program: Program) -> tuple[Ring, LookUp, FindMembers]:
             ring = program.open_events()
             program.configure(wanted)
             program.attach(chosen)
-            return ring, look_up(program, task_file)
+            return ring, look_up(program, task_file), find_members(program, task)
 
         make = partial(
             Program,
@@ -90,7 +94,7 @@ class LiveSource:
             waiting_jiffies=round(waiting_after_s * hz),
             ring_bytes=ring_bytes,
         )
-        self._program, (self._ring, holders) = load(source, make, prepare, say)
+        self._program, (self._ring, holders, members) = load(source, make, prepare, say)
         for line in absent(wanted):
             say(line)
         try:
@@ -100,14 +104,16 @@ class LiveSource:
             self._clock_offset_ns = clocks.offset_ns()
             self._sleeps = clocks.Sleeps()
             self._until_ns = 0  # of the last look: what is said of our own in between brings nobody further
-            self._lost: dict[str, int] = {}
+            self._lost: dict[Loss, int] = {}
             self._lost_checked = self._counters_checked = time.monotonic()
+            self._looked_ns = self._lost_checked_ns = clocks.boottime_ns()
+            self._unread_ns, self._most_used = 0, 0.0  # since the last look at what was lost
             self._owners = Owners(holders)
             self._owners.look_up_all(OWNERS_WAIT_S)
             self._walks = None
             if self._program.iterator is not None:
                 self._walks = Walks(self._program, self._program.iterator, self._decoder, self._owners)
-            self.counters = KernelCounters()
+            self.counters = KernelCounters(members)
         except BaseException:
             self._program.close()
             raise
@@ -123,6 +129,7 @@ class LiveSource:
         if self._walks is not None:
             self._walks.close()
         self._owners.close()
+        self.counters.close()
         self._program.close()
 
     @property
@@ -151,14 +158,20 @@ class LiveSource:
         patience_ms = 0  # what the first walk has found waits for nothing
         while not self._stop():
             batch = self._look(patience_ms)
-            patience_ms = BUSY_MS if batch.events else IDLE_MS
+            patience_ms = self._patience_ms(batch)
             yield batch
             now = time.monotonic()
             if now - self._lost_checked >= LOST_EVERY_S:
                 yield self._newly_lost()
-            if now - self._counters_checked >= COUNTERS_EVERY_S:
-                yield self._newly_counted()
-        counted = self._newly_counted()
+            if now - self._counters_checked >= COUNTERS_EVERY_S and not self.counters.is_counting:
+                self._counters_checked = now
+                self.counters.begin()
+            if counted := self.counters.take(BATCH):
+                yield self._counted(counted)
+        yield from self._looks_while_counting()
+        # Before the last events, so that none of them is counted and not seen.
+        self.counters.begin()
+        yield from self._looks_while_counting()
         # What the kernel had seen before the end was asked for belongs to the run. A storm goes on, and we do not.
         ended_ns = clocks.boottime_ns()
         more = True
@@ -167,13 +180,26 @@ class LiveSource:
             more = len(batch.events) >= BATCH and batch.events[-1].ktime_ns < ended_ns
             yield batch
         yield self._newly_lost()
-        yield counted
+        while counted := self.counters.take(BATCH):
+            yield self._counted(counted)
+
+    def _looks_while_counting(self) -> Iterator[Batch]:
+        while self.counters.is_counting:
+            yield self._look(COUNTING_MS)
+
+    def _patience_ms(self, batch: Batch) -> int:
+        """How long the next look may wait."""
+        if self._walks is not None and self._walks.has_more:
+            return 0
+        return BUSY_MS if batch.events or self.counters.is_counting else IDLE_MS
 
     def _look(self, timeout_ms: int) -> Batch:
         began_ns = clocks.boottime_ns()
         self._ring.wait(timeout_ms)
         slept = self._sleeps.look(clocks.boottime_ns(), time.monotonic_ns())
         now_ns = clocks.boottime_ns()
+        self._unread_ns, self._looked_ns = max(self._unread_ns, now_ns - self._looked_ns), now_ns
+        self._most_used = max(self._most_used, self._ring.used)
         events = self._take()
         # A full batch left something behind, but nothing from before its last event.
         is_drained = len(events) < BATCH
@@ -215,31 +241,50 @@ class LiveSource:
                 if duration_ms is not None:
                     setattr(event, name, duration_ms + self._sleeps.slept_ms(duration_ms, event.ktime_ns))
 
+    def lost_since(self) -> int:
+        """The number of lost events that no `lost` event has reported: for a run that ends with an error."""
+        return sum(self._program.lost().values()) - sum(self._lost.values())
+
     def _newly_lost(self) -> Batch:
         self._lost_checked = time.monotonic()
         before, self._lost = self._lost, self._program.lost()
+        before_ns, self._lost_checked_ns = self._lost_checked_ns, clocks.boottime_ns()
         if self._walks is not None and self._lost != before:
             self._walks.look_for_trouble()
+        # Only the reader makes room, so that it sees the ring as full as it ever was.
+        used = self._ring.used
+        circumstances = {
+            "ring_percent": round(100 * used),
+            "ring_peak_percent": round(100 * max(self._most_used, used)),
+            "unread_ms": max(self._unread_ns, self._lost_checked_ns - self._looked_ns) // 1_000_000,
+        }
+        self._unread_ns, self._most_used = 0, 0.0
         return self._said_now(
-            {"event": "lost", "count": count - before.get(hook, 0), "hook": hook}
-            for hook, count in self._lost.items()
-            if count > before.get(hook, 0)
+            {
+                "event": "lost",
+                "cause": loss.cause,
+                "duration_ms": (self._lost_checked_ns - before_ns) // 1_000_000,
+                "count": count - before.get(loss, 0),
+                "hook": loss.hook,
+                **circumstances,
+            }
+            for loss, count in self._lost.items()
+            if count > before.get(loss, 0)
         )
 
-    def _newly_counted(self) -> Batch:
-        self._counters_checked = time.monotonic()
-        counted = self._said_now(
+    def _counted(self, counted: Iterable[tuple[int, Counts]]) -> Batch:
+        batch = self._said_now(
             {
                 "event": "counters",
                 "netns": netns,
                 "retrans_segs": counts.segments,
                 "keepalives": counts.keepalives,
                 "timeouts": counts.timeouts,
-                **({} if netns in self.counters.from_start else {"late": True}),
+                **({} if self.counters.is_from_start(netns) else {"late": True}),
             }
-            for netns, counts in self.counters.newly().items()
+            for netns, counts in counted
         )
-        return counted._replace(events=self._wanted.followed(counted.events))
+        return batch._replace(events=self._wanted.followed(batch.events))
 
     def _said_now(self, fields: Iterable[dict[str, Any]]) -> Batch:
         """Events of our own.

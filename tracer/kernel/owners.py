@@ -14,6 +14,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +39,8 @@ MOST_CGROUPS = 64
 """Of the sockets of a process, usually one."""
 MOST_PROCESSES = 4096
 """Whose names and start are remembered."""
+MOST_CHECKED = 16
+"""Holders of one socket that /proc is asked about for an event. A listening process may have a thousand workers."""
 # What an event asks for.
 _NOTHING, _REFRESH, _STATE, _TROUBLE = range(4)
 
@@ -106,7 +109,8 @@ class _Connector:
 class _Search(threading.Thread):
     """A look-up that is under way.
 
-    found: what it brought, None where it failed. ended_ns: when that was so. used_s, took_s: of CPU, and in all.
+    found: who holds each socket, None where it failed. ended_ns: when that was so. used_s: processor time of the
+    thread. took_s: until it ended. Whatever takes longer with more sockets is done here.
     """
 
     def __init__(self, look_up: LookUp, inodes: Collection[int] | None, clock_ns: Callable[[], int]) -> None:
@@ -114,20 +118,31 @@ class _Search(threading.Thread):
         self._look_up = look_up
         self._clock_ns = clock_ns
         self.inodes = inodes
-        self.found: Held | None = None
+        self.found: dict[int, _Found] | None = None
         self.ended_ns = 0
         self.used_s = self.took_s = 0.0
 
     def run(self) -> None:
         """Look up."""
         began = time.monotonic()
-        try:
-            self.found = self._look_up(self.inodes)
-        except (OSError, MemoryError):  # no memory: the next one may have more
-            self.found = None
-        self.ended_ns = self._clock_ns()
+        with suppress(OSError, MemoryError):  # no memory: the next one may have more
+            held = self._look_up(self.inodes)
+            self.ended_ns = self._clock_ns()
+            self.found = _found_by_inode(held, self.ended_ns)
         self.used_s = time.thread_time()
         self.took_s = time.monotonic() - began
+
+
+def _found_by_inode(held: Held, at_ns: int) -> dict[int, _Found]:
+    """Sockets that are held by the same processes share what is said of them."""
+    found: dict[int, _Found] = {}
+    known: dict[tuple[Process, ...], _Found] = {}
+    for inode, processes in held.items():
+        each = known.get(processes)
+        if each is None:
+            each = known[processes] = _Found(_holders(processes, False), at_ns, at_ns)
+        found[inode] = each
+    return found
 
 
 class Owners:
@@ -189,9 +204,12 @@ class Owners:
         """The same of one event, without a look-up."""
         self._fill(event, self._holders_of(event.sock, owner, self._clock_ns()), owner.cgroup)
 
-    def name(self, event: Event, owner: Owner, names: Mapping[int, bytes]) -> None:
-        """The same of an event whose holders were found together with it: their names, by pid."""
-        processes = tuple(named(pid, names[pid], self._proc) for pid in sorted(names) if pid)
+    def processes_of(self, names: Mapping[int, bytes]) -> tuple[Process, ...]:
+        """The processes of these names, by pid. Any thread may ask."""
+        return tuple(named(pid, names[pid], self._proc) for pid in sorted(names) if pid)
+
+    def name(self, event: Event, owner: Owner, processes: tuple[Process, ...]) -> None:
+        """The same of an event whose holders were found together with it."""
         holders = _holders(processes, not processes)
         if processes and owner.inode:
             now_ns = self._clock_ns()
@@ -240,10 +258,17 @@ class Owners:
         return connector.holders if lives or not pid else connector.gone
 
     def _living(self, holders: Holders, known_ns: int, now_ns: int, fresh_ns: int) -> Holders:
-        """Without those that have ended since they were known. All of them, but gone, if none is left."""
+        """Without those that have ended since they were known. All of them, but gone, if none is left.
+
+        Of more than MOST_CHECKED the first are checked: if all of them live, the others are taken to live as well; if
+        one has ended, the others are left out.
+        """
         processes = holders.processes
-        left = tuple(process for process in processes if self._lives(process.pid, known_ns, now_ns, fresh_ns))
-        return holders if left == processes else _holders(left or processes, not left)
+        checked = processes[:MOST_CHECKED]
+        left = tuple(process for process in checked if self._lives(process.pid, known_ns, now_ns, fresh_ns))
+        if left == checked:
+            return holders
+        return _holders(left or processes, not left)
 
     def _lives(self, pid: int, known_ns: int, now_ns: int, fresh_ns: int) -> bool:
         """Whether it is still the process that had this number then: another one would have started later."""
@@ -328,9 +353,7 @@ class Owners:
         self._took_s = search.took_s
         if search.found is None:
             return
-        at_ns = search.ended_ns
-        found_by = {each: _Found(_holders(each, False), at_ns, at_ns) for each in set(search.found.values())}
-        new = {inode: found_by[processes] for inode, processes in search.found.items()}
+        new, at_ns = search.found, search.ended_ns
         if search.inodes is None:
             self._found = new
             self._most_found = 2 * len(new) + REMEMBERED_SOCKETS

@@ -14,10 +14,11 @@ _KALLSYMS = Path("/proc/kallsyms")
 
 Status = Literal["ok", "fallback", "missing"]
 
+STATE_HOOK = "inet_sock_set_state"
 LOST_HOOKS = (
     "tcp_retransmit_skb",
     "tcp_retransmit_synack",
-    "inet_sock_set_state",
+    STATE_HOOK,
     "keepalive",
     "tcp_receive_reset",
     "tcp_send_reset",
@@ -106,7 +107,7 @@ def choose(types: HookArguments, *, kprobes: bool, timers: TimerFunctions, resum
     probes = [
         raw("retransmit", "tcp_retransmit_skb", missing="needs Linux 4.15"),
         raw("retransmit (SYN/ACK)", "tcp_retransmit_synack", missing="needs Linux 4.16"),
-        with_second(raw("state", "inet_sock_set_state", missing="needs Linux 4.16")),
+        with_second(raw("state", STATE_HOOK, missing="needs Linux 4.16")),
         _keepalive(types, kprobes, timers),
         raw("reset (received)", "tcp_receive_reset", missing="needs Linux 4.16"),
         raw("reset (sent)", "tcp_send_reset", missing="needs Linux 4.16"),

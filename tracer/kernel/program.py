@@ -17,7 +17,7 @@ from tracer.filters import Filter
 from tracer.kernel import bpf, privileges
 from tracer.kernel.compiled import Compiled, Outdated
 from tracer.kernel.compiler import MEMORY_HINT, ProgramError
-from tracer.kernel.probes import LOST_HOOKS, Attachment, Probe, TimerFunctions
+from tracer.kernel.probes import LOST_HOOKS, STATE_HOOK, Attachment, Probe, TimerFunctions
 from tracer.kernel.ring import HEADER_BYTES, Ring
 from tracer.kernel.wire import SIZE
 
@@ -64,6 +64,17 @@ COMPANY = 1024
 ring holds. With 128 an event took half as much again of the processor."""
 
 
+FULL, REENTERED = "full", "reentered"
+"""Why events were lost: see `Program.lost`."""
+
+
+class Loss(NamedTuple):
+    """Where events were lost, and why."""
+
+    hook: str
+    cause: str
+
+
 class Suspects(NamedTuple):
     """Connections to a service that have been silent for so long."""
 
@@ -100,7 +111,7 @@ class Program:
         self._lost: mmap.mmap | None = None
         self._walks: mmap.mmap | None = None
         self._asked: mmap.mmap | None = None
-        self._most_lost: dict[str, int] = {}
+        self._most_lost: dict[Loss, int] = {}
         self._maps: dict[str, int] = {}
         self._functions: dict[str, int] = {}
         self._links: list[int] = []
@@ -329,22 +340,26 @@ class Program:
             return ()
         return privileges.TO_WALK
 
-    def lost(self) -> dict[str, int]:
-        """Events that found no room in the ring buffer so far, or went by unseen, by hook; only hooks that lost any.
+    def lost(self) -> dict[Loss, int]:
+        """Events that were lost so far, by hook and cause; only where there were any.
 
-        Unseen: what an interrupt brings to a hook whose program it has interrupted on the same CPU
-        (__bpf_trace_run(), kernel/trace/bpf_trace.c). The kernel counts that, and a second program takes away what it
-        has seen instead (bpf/nested.h); hooks of whose calls nearly all are of no interest are left out here.
+        FULL: there was no room in the ring buffer. REENTERED: an interrupt brought the event to a hook whose program
+        it had interrupted on the same CPU (__bpf_trace_run(), kernel/trace/bpf_trace.c). The kernel counts those, and
+        a second program sees most of them (bpf/nested.h). Hooks of whose calls nearly all are of no interest are left
+        out there.
         """
         if self._lost is None:
             self._lost = self._shared("lost", mmap.PAGESIZE, mmap.PROT_READ)
-        # In this order: what is taken away in between was counted before, or is counted the next time.
+        # In this order: what the second program sees in between was counted before, or is counted the next time.
         missed = {hook: recursion_misses(os.pread(fd, mmap.PAGESIZE, 0)) for hook, fd in self._misses.items()}
-        counts = memoryview(self._lost).cast("q")[: len(LOST_HOOKS)].tolist()
-        for hook, count in zip(LOST_HOOKS, counts, strict=True):
-            count += missed.get(hook, 0)
-            if count > self._most_lost.get(hook, 0):
-                self._most_lost[hook] = count
+        *full, seen_by_second = memoryview(self._lost).cast("Q")[: len(LOST_HOOKS) + 1].tolist()
+        if STATE_HOOK in missed:
+            missed[STATE_HOOK] -= seen_by_second
+        counts = {Loss(hook, FULL): count for hook, count in zip(LOST_HOOKS, full, strict=True)}
+        counts |= {Loss(hook, REENTERED): count for hook, count in missed.items()}
+        for loss, count in counts.items():
+            if count > self._most_lost.get(loss, 0):
+                self._most_lost[loss] = count
         return dict(self._most_lost)
 
 

@@ -2,7 +2,8 @@
 
 An iterator in the kernel reaches the sockets of every namespace by the open files of every process, chooses and fills
 the events, and says who holds the socket (bpf/walk.h). The first walk is made before the first event is handed over.
-Those after it run in threads of their own, so that the ring's reader never waits for one.
+Those after it run in threads of their own, so that the reader of the ring never waits for one. It hands over their
+events in slices.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import threading
 import time
 from collections import OrderedDict, deque
 from contextlib import suppress
+from typing import NamedTuple
 
 from tracer.events import Event
 from tracer.kernel import bpf
+from tracer.kernel.holders import Process
 from tracer.kernel.owners import Owners
 from tracer.kernel.program import Program, Suspects
 from tracer.kernel.wire import SIZE, Decoder, Owner
@@ -22,8 +25,18 @@ WALK_EVERY_S = 30.0
 """From the beginning of one walk to that of the next."""
 ASK_EVERY_S = 300.0
 """How long a service is not asked about again."""
+SLICE = 128
+"""Events of a later walk that are handed over at once, at most: those of the ring wait meanwhile."""
 MOST_ASKED = 1024
 """Services that are remembered to have been asked about."""
+
+
+class _Found(NamedTuple):
+    """What a walk says of a socket, and who holds it. The event's wall clock is not set yet."""
+
+    event: Event
+    owner: Owner
+    processes: tuple[Process, ...]
 
 
 class Walks:
@@ -38,9 +51,8 @@ class Walks:
         self._link = link
         self._decoder = decoder
         self._owners = owners
-        self._first: list[Event] | None = None
         self._thread: threading.Thread | None = None
-        self._records: bytes | None = None  # of the walk that the thread makes; None until it has ended well
+        self._found: deque[_Found] | None = None  # and not handed over; None until the walk has ended well
         self._handed_over: set[str | None] = set()  # sockets, since that walk began
         self._outdated = False  # what that walk sees is no longer so
         self._wants_trouble = True
@@ -49,7 +61,8 @@ class Walks:
         self._asked: OrderedDict[tuple[bytes, int, bool], float] = OrderedDict()  # when, by service
         self._begin()
         self._run()
-        self._wants_trouble = self._wants_all = self._records is None
+        self._wants_trouble = self._wants_all = self._found is None
+        self._first: deque[_Found] = self._found or deque()
 
     def close(self) -> None:
         """Wait for the walk that is under way."""
@@ -84,24 +97,29 @@ class Walks:
         taken. Begins the next walk when it is due.
         """
         found: list[Event] = []
-        if self._thread is not None:
+        if self._first:
+            found = self._of_the_first(None if is_drained else events[-1].ktime_ns, clock_offset_ns)
+        elif self._thread is not None:
             self._handed_over.update(event.sock for event in events)
             if not self._thread.is_alive() and is_drained:
                 found = self._of_a_moment(now_ns, clock_offset_ns)
-        else:
-            found = self._of_the_first(None if is_drained else events[-1].ktime_ns, clock_offset_ns)
-            if not self._first and (self._suspects or time.monotonic() - self._began >= WALK_EVERY_S):
-                self._begin()
-                self._start_thread()
+        elif self._suspects or time.monotonic() - self._began >= WALK_EVERY_S:
+            self._begin()
+            self._start_thread()
         if found:
             events = sorted([*events, *found], key=lambda event: event.ktime_ns)
         return events, found
+
+    @property
+    def has_more(self) -> bool:
+        """Whether a walk has ended whose events are not all handed over."""
+        return self._thread is not None and not self._thread.is_alive()
 
     def _begin(self) -> None:
         self._began = time.monotonic()
         self._handed_over.clear()
         self._outdated = False
-        self._records = None
+        self._found = None
         suspects = self._suspects.popleft() if self._suspects else None
         self._program.prepare_walk(trouble=self._wants_trouble, all_waiting=self._wants_all, suspects=suspects)
         self._wants_trouble = self._wants_all = False
@@ -118,15 +136,22 @@ class Walks:
 
     def _run(self) -> None:
         with suppress(OSError, MemoryError):  # no memory: the next one may have more
-            self._records = bpf.read_iterator(self._link)
+            self._found = deque(self._decoded(bpf.read_iterator(self._link)))
+
+    def _decoded(self, records: bytes) -> list[_Found]:
+        """What the records say, one for each socket, with all of its holders, in the order of time."""
+        folded: dict[str | None, tuple[Event, Owner, dict[int, bytes]]] = {}
+        for start in range(0, len(records), SIZE):
+            event, owner = self._decoder.decode(records[start : start + SIZE], 0)
+            folded.setdefault(event.sock, (event, owner, {}))[2][owner.pid] = owner.comm
+        found = [_Found(event, owner, self._owners.processes_of(names)) for event, owner, names in folded.values()]
+        return sorted(found, key=lambda each: each.event.ktime_ns)
 
     def _of_the_first(self, until_ns: int | None, clock_offset_ns: int) -> list[Event]:
         """Events of the first walk, up to a time: there may be older ones of the ring than the rest."""
-        if self._first is None:
-            self._first = self._decoded(clock_offset_ns)
-        due = [event for event in self._first if until_ns is None or event.ktime_ns <= until_ns]
-        if due:
-            self._first = self._first[len(due) :]
+        due: list[Event] = []
+        while self._first and (until_ns is None or self._first[0].event.ktime_ns <= until_ns):
+            due.append(self._named(self._first.popleft(), clock_offset_ns))
         return due
 
     def _of_a_moment(self, now_ns: int, clock_offset_ns: int) -> list[Event]:
@@ -135,32 +160,34 @@ class Walks:
         What the ring gave meanwhile has been handed over, and of its sockets nothing is told that may be older. The
         others are as they were, and their clocks have gone on.
         """
-        self._thread = None
-        if self._records is None or self._outdated:
+        if self._found is None or self._outdated:
             self._wants_all = self._wants_trouble = True
+            self._thread = None
             return []
-        events = [event for event in self._decoded(clock_offset_ns) if event.sock not in self._handed_over]
-        for event in events:
-            move(event, max(0, now_ns - event.ktime_ns), self._decoder.hz)
+        events: list[Event] = []
+        while self._found and len(events) < SLICE:
+            each = self._found.popleft()
+            if each.event.sock not in self._handed_over:
+                move(each.event, max(0, now_ns - each.event.ktime_ns), self._decoder.hz)
+                events.append(self._named(each, clock_offset_ns))
+        if not self._found:
+            self._thread = None
         return events
 
-    def _decoded(self, clock_offset_ns: int) -> list[Event]:
-        """The events of the records, one for each socket, with all of its holders."""
-        data, self._records = self._records or b"", None
-        folded: dict[str | None, tuple[Event, Owner, dict[int, bytes]]] = {}
-        for start in range(0, len(data), SIZE):
-            event, owner = self._decoder.decode(data[start : start + SIZE], clock_offset_ns)
-            folded.setdefault(event.sock, (event, owner, {}))[2][owner.pid] = owner.comm
-        for event, owner, names in folded.values():
-            self._owners.name(event, owner, names)
-        return sorted((event for event, _, _ in folded.values()), key=lambda event: event.ktime_ns)
+    def _named(self, found: _Found, clock_offset_ns: int) -> Event:
+        event = found.event
+        self._owners.name(event, found.owner, found.processes)
+        event.time_ns = (event.ktime_ns + clock_offset_ns) // 1000 * 1000
+        return event
 
 
 def move(event: Event, by_ns: int, hz: int) -> None:
-    """Have an event of a walk tell of a later moment, up to which nothing happened to its socket."""
+    """Have an event of a walk tell of a later moment, up to which nothing happened to its socket.
+
+    Its wall clock stays as it is.
+    """
     known = event.known()
     by_ms = by_ns // 1_000_000
-    known["time_ns"] += by_ns // 1000 * 1000
     known["ktime_ns"] += by_ns
     for name in ("silent_ms", "retrying_ms", "stuck_ms", "asked_ms"):
         if name in known:

@@ -8,7 +8,7 @@ from tracer.events import RECORDING, SUSPEND, Event
 from tracer.output.folding import Folding
 from tracer.output.outlet import OUTPUT, Stream
 from tracer.output.telling import Teller
-from tracer.output.words import duration, endpoint, in_plain, local_time, owner, safe, size
+from tracer.output.words import duration, endpoint, in_plain, local_time, owner, plural, safe, size
 
 WIDTH = 80
 
@@ -140,8 +140,16 @@ def _lost(event: Event) -> str:
     if event.hook == SUSPEND:
         return f"this host was suspended for {duration(event.duration_ms or 0)}: TCP's timers stood still"
     if event.hook == RECORDING:
-        return f"{count:,} events are missing from the recording: no space, or a reader that was too slow"
-    return f"{count:,} events lost at {safe(event.hook or 'an unknown hook')}: too many at once; see --buffer-size"
+        return f"missing from the recording: {plural(count, 'event')} (no space, or a reader that was too slow)"
+    lost = f"{plural(count, 'event')} lost at {safe(event.hook or 'an unknown hook')}"
+    within = f"in the last {duration(event.duration_ms or 0)}"
+    if event.cause == "full" and event.unread_ms is not None:
+        away = duration(event.unread_ms)
+        return f"{lost} {within}: the ring buffer was full, and was not read for up to {away}; see --buffer-size"
+    if event.cause == "reentered" and event.ring_peak_percent is not None:
+        peak = f"the ring buffer was at most {event.ring_peak_percent}% full"
+        return f"{lost} {within}: they came while the hook was at work on the same CPU; {peak}"
+    return f"{lost}: too many at once; see --buffer-size"
 
 
 def _what(event: Event) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmarks.results import Result
-from benchmarks.rows import capacity, cpu, delay, growth, hooks, owners, replay, slowdown, sockets, start, walk
+from benchmarks.rows import capacity, cpu, crowd, delay, growth, hooks, owners, replay, slowdown, sockets, start, walk
 from benchmarks.scale import Scale
 
 ROWS: dict[str, Callable[[Scale], Result]] = {
@@ -18,6 +18,7 @@ ROWS: dict[str, Callable[[Scale], Result]] = {
     "start": start.start,
     "memory": start.memory,
     "delay": delay.delay,
+    "crowd": crowd.crowd,
     "replay": replay.replay,
     "sockets": sockets.sockets,
     "walk": walk.walk,

@@ -6,8 +6,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from benchmarks import workloads
@@ -55,19 +55,29 @@ def _line(name: str, delays: list[tuple[Json, float]]) -> Line:
 
 def _delays(prepared: Callable[[], AbstractContextManager[Storm]], started: Watchers) -> list[tuple[Json, float]]:
     """Each event, and its delay in milliseconds."""
+    with (
+        lines_read() as (read, output),
+        prepared() as storm,
+        started.start(TCPWATCH_JSON, storm.target, output=output) as watcher,
+    ):
+        storm.go()
+        wait_until_idle(watcher.pid)
+    return list(by_line(read))
+
+
+@contextmanager
+def lines_read() -> Iterator[tuple[list[tuple[bytes, int]], int]]:
+    """What is written to a descriptor, complete when the block has ended, and that descriptor."""
     read_end, write_end = os.pipe()
     read: list[tuple[bytes, int]] = []
     reader = threading.Thread(target=_read, args=(read_end, read))
     reader.start()
     try:
-        with prepared() as storm, started.start(TCPWATCH_JSON, storm.target, output=write_end) as watcher:
-            storm.go()
-            wait_until_idle(watcher.pid)
+        yield read, write_end
     finally:
         os.close(write_end)
         reader.join()
         os.close(read_end)
-    return list(_by_line(read))
 
 
 def _read(descriptor: int, read: list[tuple[bytes, int]]) -> None:
@@ -76,8 +86,8 @@ def _read(descriptor: int, read: list[tuple[bytes, int]]) -> None:
         read.append((data, time.clock_gettime_ns(time.CLOCK_BOOTTIME)))
 
 
-def _by_line(read: list[tuple[bytes, int]]) -> list[tuple[Json, float]]:
-    """A line is there when its end is."""
+def by_line(read: list[tuple[bytes, int]]) -> list[tuple[Json, float]]:
+    """Each line's event, and its delay in milliseconds: a line is there when its end is."""
     delays = []
     left = b""
     for data, came_ns in read:

@@ -1,21 +1,22 @@
-"""`tcpwatch sockets` beside `ss`, with many connections."""
+"""`tcpwatch sockets` beside `ss`, with many connections, and with many network namespaces."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
 from benchmarks.processes import MIB, TCPWATCH, measured
 from benchmarks.results import Line, Result
 from benchmarks.scale import Scale
 from benchmarks.spread import Spread
-from benchmarks.workloads import load, loopback
+from benchmarks.workloads import load, loopback, population
+from tracer.kernel.namespaces import InProc
 
 
 def sockets(scale: Scale) -> Result:
-    """All ends of the connections are in one namespace."""
-    count = scale.of(50_000, 5_000)
+    """All ends of the connections in one namespace, and a few in each of many."""
+    count, namespaces = scale.of((50_000, 2_000), (5_000, 200))
     rounds = scale.of(5, 3)
-    wall, cpu, peak = (defaultdict[str, list[float]](list) for _ in range(3))
     with loopback() as namespace, load(namespace, "crowd", count // 2):
         commands = {
             "tcpwatch sockets": [*TCPWATCH, "sockets", "--netns", str(namespace.netns)],
@@ -25,13 +26,33 @@ def sockets(scale: Scale) -> Result:
             ],
             "ss -tinop": namespace.command(["ss", "-tinop"]),
         }
-        for _ in range(rounds):
-            for name, argv in commands.items():
-                usage = measured(argv)
-                wall[name].append(usage.wall_s)
-                cpu[name].append(usage.cpu_s)
-                peak[name].append(usage.peak_bytes / MIB)
-    lines = [
+        lines = _measured(commands, rounds)
+    with loopback() as namespace:
+        before = InProc()().keys()
+        with population(namespace, namespaces, 5, namespaces):
+            new = [members.pids[0] for netns, members in InProc()().items() if netns not in before]
+            each = f"for pid in {' '.join(map(str, new))}; do nsenter --net=/proc/$pid/ns/net ss -tinop; done"
+            commands = {
+                f"tcpwatch sockets --json, {namespaces:,} namespaces": [*TCPWATCH, "sockets", "--json"],
+                f"ss -tinop in each of {namespaces:,} namespaces": ["sh", "-c", each],
+            }
+            lines += _measured(commands, scale.of(3, 1))
+    notes = [
+        f"{count:,} sockets, the two ends of half as many connections; {rounds} rounds, output to /dev/null",
+        f"{namespaces:,} namespaces with two connections and a listener each, {scale.of(3, 1)} rounds",
+    ]
+    return Result("sockets", "every connection as it is now", "command", lines, notes)
+
+
+def _measured(commands: Mapping[str, Sequence[str]], rounds: int) -> list[Line]:
+    wall, cpu, peak = (defaultdict[str, list[float]](list) for _ in range(3))
+    for _ in range(rounds):
+        for name, argv in commands.items():
+            usage = measured(argv)
+            wall[name].append(usage.wall_s)
+            cpu[name].append(usage.cpu_s)
+            peak[name].append(usage.peak_bytes / MIB)
+    return [
         Line(
             name,
             {
@@ -42,5 +63,3 @@ def sockets(scale: Scale) -> Result:
         )
         for name in commands
     ]
-    notes = [f"{count:,} sockets, the two ends of half as many connections; {rounds} rounds, output to /dev/null"]
-    return Result("sockets", "every connection as it is now", "command", lines, notes)
