@@ -123,6 +123,7 @@ class Recorder(RuleBasedStateMachine):
         self.forgotten = 0  # events below are of files that were removed, with a reason
         self.gaps: set[int] = set()  # of a run that was killed while it could not write; it had said so
         self.killed: set[Path] = set()  # in use then
+        self.unfinished: set[Path] = set()  # without room for the end of the compressed data; the error said so
         self.said: list[str] = []
         self.has_to_say: list[str] = []
         self.foreign: dict[Path, tuple[object, ...]] = {}
@@ -224,6 +225,7 @@ class Recorder(RuleBasedStateMachine):
             recorder.close()
         except TcpwatchError as error:
             assert recorder.missing and f"{recorder.missing:,} events" in str(error)
+            self.unfinished.add(recorder.path)
         else:
             assert not recorder.missing
         self.gaps |= set(range(self.flushed - recorder.missing, self.flushed))
@@ -411,6 +413,7 @@ class Recorder(RuleBasedStateMachine):
         """One in use, or that was when the recorder was killed; a compressed one that could not be completed."""
         is_in_use = self.recorder is not None and self.recorder.path == path and not self.recorder._is_starved
         could_not = self.packed and any("cannot write" in text or "cannot finish" in text for text in self.said)
+        could_not = could_not or (self.packed and path in self.unfinished)
         return path in self.killed or is_in_use or could_not or (self.packed and self.world.writing is not None)
 
     @staticmethod
