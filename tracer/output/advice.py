@@ -31,6 +31,9 @@ class OwnersAdvice:
     orphans: int = 0
     without_owner: list[str] = field(default_factory=list)  # for an orphan
 
+    def __len__(self) -> int:
+        return len(self.by_owner) + bool(self.without_owner)
+
     def add(self, host: str, stall: Event, lines: list[str]) -> None:
         """Keep what is advised for a stall, instead of what its owner got before."""
         self.orphans += bool(stall.orphan)
