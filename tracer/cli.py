@@ -287,8 +287,9 @@ def _play(
         nonlocal has_failed
         has_failed = has_failed or what.is_failure
         noted(what.file, what.reason, what.until_ns, is_failure=what.is_failure)
-        skipped = "; skipped" if what.is_all and len(files) > 1 else ""
-        complain(TcpwatchError(f"{what.file}: {what.reason}{skipped}", hint=what.hint))
+        if what.is_failure:
+            skipped = "; skipped" if what.is_all and len(files) > 1 else ""
+            complain(TcpwatchError(f"{what.file}: {what.reason}{skipped}", hint=what.hint))
 
     play(files, wanted, [sink], warn=say, missing=missing, command=command, **options)
     if has_failed:

@@ -22,7 +22,7 @@ from tracer.output.brackets import bracket_in_words
 from tracer.output.table import table
 from tracer.output.telling import COMMANDS, wrapped
 from tracer.output.truth import beside_the_kernel, what_was_missed
-from tracer.output.words import duration, endpoint, local_time, plural, process, safe
+from tracer.output.words import duration, endpoint, local_time, plural, process, quoted, safe
 from tracer.recent import Recent
 
 LONGEST_STALLS = 50
@@ -292,7 +292,7 @@ class Report:
             return line
         if command.startswith("ss -t") or text.endswith("There"):
             return line
-        return f"{text}, on {host}: {command}"
+        return f"{text}, on {quoted(host)}: {command}"
 
     def close(self) -> None:
         """Nothing comes any more: the report, unless there was nothing to read."""

@@ -81,7 +81,8 @@ def gunzipped(pieces: Iterator[bytes]) -> Iterator[bytes]:
     for piece in pieces:
         if not piece:
             yield piece
-        while piece:
+        is_drained = True  # all input may be taken while some output is left
+        while piece or not is_drained:
             if member is None:
                 piece = piece.lstrip(b"\0")  # padding between members, as gzip(1) accepts it
                 if not piece:
@@ -89,13 +90,11 @@ def gunzipped(pieces: Iterator[bytes]) -> Iterator[bytes]:
                 member = zlib.decompressobj(_GZIP_WBITS)
             try:
                 data = member.decompress(piece, _CHUNK)
-                while data:
-                    yield data
-                    piece = member.unconsumed_tail
-                    # All input may be taken while some output is left.
-                    data = member.decompress(piece, _CHUNK) if piece or len(data) == _CHUNK else b""
             except zlib.error as error:
                 raise Damaged(str(error)) from None
+            if data:
+                yield data
+            is_drained = member.eof or len(data) < _CHUNK
             piece = member.unused_data if member.eof else member.unconsumed_tail
             if member.eof:
                 member = None

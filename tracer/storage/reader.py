@@ -155,6 +155,7 @@ class RecordingReader:
                     batch, size, has_gap = [], 0, False
         except EOFError:
             self.is_truncated = self.has_no_end = True
+            self._warn(f"{self.name}: compressed data is truncated; showing what precedes the cut")
         except (Damaged, EndlessLine, OSError) as error:
             yield self._batch(batch, has_gap)
             raise self._unreadable_rest(error) from error
