@@ -57,7 +57,7 @@ def _stalls(count: int, **fields: Callable[[int], Any]) -> Iterator[bytes]:
 def _opened(count: int, **fields: Callable[[int], Any]) -> Iterator[bytes]:
     """Connections that stall and never end."""
     signs: dict[str, Callable[[int], Any]] = {
-        "kind": lambda _: "rto", "attempt": lambda _: 3, "rto_ms": lambda _: 60_000, "silent_ms": lambda _: 70_000,
+        "kind": lambda _: "rto", "attempt": lambda _: 3, "rto_ms": lambda _: 30_000, "silent_ms": lambda _: 70_000,
         "unacked_bytes": lambda _: 9, "rto_max_ms": lambda _: 120_000, "retries": lambda _: 15,
         "retrying_ms": lambda _: 1400, "jiffies": lambda number: number, "backoff": lambda _: 3,
     }  # fmt: skip
@@ -125,35 +125,35 @@ def _lists(count: int, length: int) -> Iterator[bytes]:
 
 
 FAMILIES: dict[str, Callable[[], Iterator[bytes]]] = {
-    "hooks": lambda: _of(100_000, "lost", count=lambda _: 1, hook=lambda number: _numbered("hook", number)),
+    "hooks": lambda: _of(30_000, "lost", count=lambda _: 1, hook=lambda number: _numbered("hook", number)),
     "long hooks": lambda: _of(20_000, "lost", count=lambda _: 1, hook=lambda number: _numbered(LONG, number, 100)),
-    "verdicts": lambda: _stalls(60_000, verdict=lambda number: _numbered("v", number)),
-    "outcomes": lambda: _stalls(60_000, outcome=lambda number: _numbered("o", number)),
-    "network namespaces": lambda: _of(60_000, "retransmit", netns=lambda number: number, kind=lambda _: "rto"),
+    "verdicts": lambda: _stalls(30_000, verdict=lambda number: _numbered("v", number)),
+    "outcomes": lambda: _stalls(30_000, outcome=lambda number: _numbered("o", number)),
+    "network namespaces": lambda: _of(30_000, "retransmit", netns=lambda number: number, kind=lambda _: "rto"),
     "counted namespaces": lambda: _of(
-        60_000, "counters", netns=lambda number: number, late=lambda _: True, retrans_segs=lambda _: 1
+        30_000, "counters", netns=lambda number: number, late=lambda _: True, retrans_segs=lambda _: 1
     ),
     "hosts": lambda: _headers(20_000, host=lambda number: _numbered(LONG, number, 100)),
     "runs": lambda: _headers(20_000, run=lambda number: _numbered(LONG, number, 100)),
     "filters": lambda: _headers(40, filters=lambda number: {"ports": list(range(100_000)), "x": [[]] * 10_000}),
     "sysctls": lambda: _headers(40, sysctls=lambda number: {f"net.{key}": number for key in range(30_000)}),
-    "services": lambda: _stalls(60_000, raddr=lambda number: _numbered("a", number, 40)),
-    "hosts of services": lambda: _hosts_of_services(100_000),
-    "owners": lambda: _owners(60_000),
-    "sockets": lambda: _of(200_000, "state", new_state=lambda _: "CLOSE"),
-    "long sockets": lambda: _of(40_000, "state", sock=lambda number: _numbered(LONG, number, 64)),
-    "open stalls": lambda: _opened(100_000),
+    "services": lambda: _stalls(30_000, raddr=lambda number: _numbered("a", number, 40)),
+    "hosts of services": lambda: _hosts_of_services(80_000),
+    "owners": lambda: _owners(30_000),
+    "sockets": lambda: _of(140_000, "state", new_state=lambda _: "CLOSE"),
+    "long sockets": lambda: _of(25_000, "state", sock=lambda number: _numbered(LONG, number, 64)),
+    "open stalls": lambda: _opened(25_000),
     "open stalls of long names": lambda: _opened(
         20_000,
         comm=lambda number: _numbered(LONG, number, 60),
         exe=lambda number: _numbered(LONG, number, 250),
         cgroup=lambda number: _numbered(LONG, number, 4000),
     ),
-    "stalls that end without evidence": lambda: _forgotten(60_000),
+    "stalls that end without evidence": lambda: _forgotten(12_000),
     "ids without evidence": lambda: _stalls(
         60_000, outcome=lambda _: "presumed", id=lambda number: _numbered(LONG, number, 60)
     ),
-    "begun stalls": lambda: _stalls(60_000, phase=lambda _: "begin", id=lambda number: _numbered(LONG, number, 60)),
+    "begun stalls": lambda: _stalls(30_000, phase=lambda _: "begin", id=lambda number: _numbered(LONG, number, 60)),
     "advice": lambda: _advised(200),
     "some processes": lambda: _lists(5_000, 1000),
     "many processes": lambda: _lists(60, 100_000),
@@ -161,11 +161,12 @@ FAMILIES: dict[str, Callable[[], Iterator[bytes]]] = {
         5_000, "state", pids=lambda number: list(range(number + 300, number + 1300))
     ),
     "names": lambda: _of(
-        20_000, "state", comm=lambda number: _numbered("c", number, 60), cgroup=lambda number: _numbered("g", number, 3000)
+        20_000, "state", comm=lambda number: _numbered("c", number, 60),
+        cgroup=lambda number: _numbered("g", number, 3000)
     ),
-    "addresses": lambda: _of(40_000, "state", laddr=lambda number: _numbered(LONG, number, 60)),
+    "addresses": lambda: _of(25_000, "state", laddr=lambda number: _numbered(LONG, number, 60)),
     "silent sockets": lambda: _of(
-        60_000, "found", kind=lambda _: "idle", raddr=lambda number: f"a{number % 500}", silent_ms=lambda _: 70_000,
+        30_000, "found", kind=lambda _: "idle", raddr=lambda number: f"a{number % 500}", silent_ms=lambda _: 70_000,
         cgroup=lambda number: _numbered("g", number, 300),
     ),
     "survivors": lambda: _of(
@@ -173,10 +174,12 @@ FAMILIES: dict[str, Callable[[], Iterator[bytes]]] = {
         silent_ms=lambda _: 70_000, stuck_ms=lambda _: 0,
     ),
     "refused resets": lambda: _of(
-        60_000, "reset", direction=lambda _: "refused", sock=lambda number: _numbered(LONG, number, 60)
+        30_000, "reset", direction=lambda _: "refused", sock=lambda number: _numbered(LONG, number, 60)
     ),
-    "unknown kinds": lambda: _of(60_000, "x", event=lambda number: _numbered(LONG, number, 60)),
-    "fields": lambda: _fields(60_000),
-    "errors": lambda: _of(40_000, "error", error=lambda number: _numbered("E", number, 40), errno=lambda number: number),
+    "unknown kinds": lambda: _of(30_000, "x", event=lambda number: _numbered(LONG, number, 60)),
+    "fields": lambda: _fields(20_000),
+    "errors": lambda: _of(
+        40_000, "error", error=lambda number: _numbered("E", number, 40), errno=lambda number: number
+    ),
 }  # fmt: skip
 """What there is a lot of → the lines of a recording."""

@@ -199,7 +199,8 @@ def test_kinds_that_are_unknown_are_told_where_damage_follows_too(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("name", "complaint"),
-    [("/dev/null", "/dev/null: empty"), ("/dev/zero", "its first line is not"), ("/", "/: a directory, not a recording"),
+    [("/dev/null", "/dev/null: empty"), ("/dev/zero", "its first line is not"),
+     ("/", "/: a directory, not a recording"),
      ("/proc/self/mem", "Input/output error"), ("no/such", "no/such: no such file")],
 )  # fmt: skip
 def test_what_is_no_ordinary_file(name: str, complaint: str) -> None:

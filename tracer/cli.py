@@ -204,7 +204,7 @@ def record(
 
 
 @cli.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE…")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, readable=False), metavar="FILE…")
 @filter_options
 @_json_option
 def replay(files: tuple[Path, ...], as_json: bool, **filters: Any) -> None:
@@ -224,7 +224,7 @@ def replay(files: tuple[Path, ...], as_json: bool, **filters: Any) -> None:
 
 
 @cli.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE…")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, readable=False), metavar="FILE…")
 @filter_options
 @_json_option
 def report(files: tuple[Path, ...], as_json: bool, **filters: Any) -> None:

@@ -21,9 +21,9 @@ HZ = 250
 class Missing(NamedTuple):
     """A file, or a part of one, that is not in what was read.
 
-    reason: why, as a phrase without the name. hint: what to type. until_ns: the file's events up to this time are there
-    (wall clock); None where it has none. is_all: nothing of the file was read. is_failure: False for what is normal after
-    a crash or while it is written.
+    reason: why, as a phrase without the name. hint: what to type. until_ns: the file's events up to this time are
+    there (wall clock); None where it has none. is_all: nothing of the file was read. is_failure: False for what is
+    normal after a crash or while it is written.
     """
 
     file: str
@@ -37,9 +37,9 @@ class Missing(NamedTuple):
 class Player:
     """Carries the events of recordings to sinks, and goes on with the next file where one cannot be read.
 
-    Those that follow each other in time on one host are taken as one recording: a stall may begin in one and end in the
-    next, unless a file between them is missing. Of a recording that was made with a filter on what events say, the
-    stalls that it holds are passed on, since their events are not all there; in any other they are found again.
+    Those that follow each other in time on one host are taken as one recording: a stall may begin in one and end in
+    the next, unless a file between them is missing. Of a recording that was made with a filter on what events say,
+    the stalls that it holds are passed on, since their events are not all there; in any other they are found again.
 
     warn gets sentences about what is odd. opened gets each header before its events; a file may have several. missing
     gets each file that cannot be read whole. silences collects what connections survived and what they did not.
@@ -158,7 +158,7 @@ class Player:
             finish(tracker, self._wanted, self._sinks, self.totals)
 
     def _tracker_of(self, header: Header) -> StallTracker | RecordedStalls:
-        """What finds the stalls of a recording or, if it is not whole, takes them from it. --min-idle is what is long."""
+        """What finds the stalls of a recording or, if it is not whole, takes them from it."""
         hz = header.hz or HZ
         if not header.is_whole:
             min_idle_ms = self._wanted.min_idle_ms or header.min_idle_ms or MIN_IDLE_MS

@@ -65,9 +65,9 @@ WALKS_NS = 60 * SECOND
 JUST_NOW_MS = 100
 MAX_OPEN = 65536
 MAX_OPEN_BYTES = 24 << 20
-"""Memory for the events of open stalls: of some ten thousand."""
+"""Memory for open stalls: some eight thousand."""
 MAX_REMEMBERED = 32768
-MAX_REVOCABLE_BYTES = 8 << 20
+MAX_REVOCABLE_BYTES = 6 << 20
 MAX_CONFIRMED = 1024
 
 _RESETS = frozenset({"ECONNRESET", "EPIPE", "ECONNREFUSED"})
@@ -81,9 +81,10 @@ class StallTracker:
     hz: jiffies per second of the kernel that the events come from. silences collects what connections survived and
     what they did not; pass one to share it. ends_only: of a stall only its end is told.
 
-    Memory is bounded: of more than MAX_OPEN open stalls, or of fewer with more than MAX_OPEN_BYTES, the oldest ends as
-    `ongoing`. unfollowed counts these; what comes of such a connection begins no other stall, until the peer is heard
-    or the connection closes. Of more than MAX_REMEMBERED connections the one that was heard of longest ago is forgotten.
+    Memory is bounded: of more than MAX_OPEN open stalls, or of fewer with more than MAX_OPEN_BYTES, the oldest ends
+    as `ongoing`. unfollowed counts these; what comes of such a connection begins no other stall, until the peer is
+    heard or the connection closes. Of more than MAX_REMEMBERED connections the one that was heard of longest ago is
+    forgotten.
     """
 
     def __init__(

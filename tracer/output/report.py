@@ -40,7 +40,7 @@ MAX_SUSPECTS = 2048
 MAX_SUSPECTS_BYTES = 4 << 20
 SHOWN_SUSPECTS = 8
 MAX_REVOCABLE = 8192
-MAX_REVOCABLE_BYTES = 8 << 20
+MAX_REVOCABLE_BYTES = 6 << 20
 """Stalls that ended without evidence and may go on yet, and their memory."""
 UNKNOWN_HOST = "an unknown host"
 MAX_HOSTS = 4096
@@ -410,7 +410,8 @@ class Report:
                 "too many connections stalled at once to be followed."
             )
         if self._without_advice:
-            yield f"The advice for {plural(self._without_advice, 'other service')} is left out: too many owners stalled."
+            services = plural(self._without_advice, "other service")
+            yield f"The advice for {services} is left out: too many owners stalled."
         if self._suspects_left_out:
             yield f"{plural(self._suspects_left_out, 'connection')} more were probably dead as well."
 

@@ -1,7 +1,7 @@
 """The bytes of a recording: read from a file, decompressed, and split into lines.
 
-Each step is a generator. An empty piece says that the input has nothing more right now, so that what came before it can
-be shown; the piece after it may take any time. A regular file never has one.
+Each step is a generator. An empty piece says that the input has nothing more right now, so that what came before it
+can be shown; the piece after it may take any time. A regular file never has one.
 """
 
 from __future__ import annotations
@@ -141,8 +141,8 @@ def unzstd(pieces: Iterator[bytes], library: Any) -> Iterator[bytes]:
 def lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
     """Lines with their newline, which only the last one may lack.
 
-    Of a line that is longer than LONGEST_LINE its end is given, behind a NUL, so that it is not JSON. Raises EndlessLine for
-    one of more than MAX_HOLE.
+    Of a line that is longer than LONGEST_LINE its end is given, behind a NUL, so that it is not JSON. Raises
+    EndlessLine for one of more than MAX_HOLE.
     """
     begun: deque[bytes] = deque()  # of the line whose newline has not come
     size = dropped = 0

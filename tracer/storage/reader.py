@@ -63,12 +63,12 @@ class RecordingReader:
     header; iterating gives the batches of the recording that this header begins, and begin_next goes on to the one
     after it. A batch ends early where the input, a pipe or a terminal, has nothing more right now.
 
-    is_truncated: the recording that was read last has no end. has_no_end: so does the file's compressed data. damaged:
-    how many lines were skipped; first_damage names the first, and first_reason says why. last_ns: when the last event was, wall clock; None
-    where there was none. command: who reads, for hints.
+    is_truncated: the recording that was read last has no end. has_no_end: so does the file's compressed data.
+    damaged: how many lines were skipped; first_damage names the first, and first_reason says why. last_ns: when the
+    last event was, wall clock; None where there was none. command: who reads, for hints.
 
-    A truncated last line is normal after a crash, and events of an unknown kind come from a newer tcpwatch: warn gets a
-    sentence about either. Raises Unreadable where nothing more can be read.
+    A truncated last line is normal after a crash, and events of an unknown kind come from a newer tcpwatch: warn gets
+    a sentence about either. Raises Unreadable where nothing more can be read.
     """
 
     def __init__(self, path: Path, warn: Callable[[str], None], command: str = "replay") -> None:
@@ -100,8 +100,8 @@ class RecordingReader:
         if self._unknown:
             count, kinds = self._unknown.total(), ", ".join(self._unknown)
             self._warn(
-                f"{self.name}: skipped {count:,} event{'' if count == 1 else 's'} of a kind that this tcpwatch does not "
-                f"know ({kinds}); a newer tcpwatch shows them"
+                f"{self.name}: skipped {count:,} event{'' if count == 1 else 's'} of a kind that this tcpwatch does "
+                f"not know ({kinds}); a newer tcpwatch shows them"
             )
         self._file.close()
 
