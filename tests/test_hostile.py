@@ -339,8 +339,7 @@ def test_nothing_of_a_file_is_a_command(name: str, verdict: str, tmp_path: Path)
         assert shown
         for line in shown.splitlines():
             typed = line.strip()
-            assert not (
-                line.startswith("     ") and typed.startswith(("sudo ", "curl ", "nsenter ", "ss ")) and EVIL in line
-            )
+            is_command = line.startswith("     ") and typed.startswith(("sudo ", "curl ", "nsenter ", "ss "))
+            assert not (is_command and EVIL in line)
     if name == "advice":
         assert EVIL not in tcpwatch("report", path).stdout + tcpwatch("replay", "--json", path).stdout

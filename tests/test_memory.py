@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from adversarial import FAMILIES, WHOLE, line
@@ -56,24 +57,23 @@ def test_no_input_decides_how_much_memory_is_taken(
         assert peak_kib(*arguments, path) < most_kib, arguments
 
 
-def events(family: str) -> list[Event]:
-    _, *lines = FAMILIES[family]()
-    return [from_json(json.loads(each)) for each in lines]
+def parsed(kind: str, number: int, **fields: Any) -> Event:
+    """The event of a line of such a recording."""
+    return from_json(json.loads(line(kind, number, **fields)))
 
 
 def test_of_too_many_stalls_at_once_each_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stalls, "MAX_OPEN_BYTES", 100_000)
     tracker = StallTracker(hz=250, ends_only=True)
-    signs = [from_json(json.loads(line("retransmit", number, kind="rto", attempt=1, silent_ms=70_000, unacked_bytes=9,
-                                       rto_ms=200))) for number in range(500)]  # fmt: skip
-    again = [from_json(json.loads(line("retransmit", number + 500, kind="rto", attempt=2, silent_ms=70_400,
-                                       unacked_bytes=9, rto_ms=400, sock=f"{number:016x}"))) for number in range(500)]  # fmt: skip
+    sign = {"kind": "rto", "silent_ms": 70_000, "unacked_bytes": 9, "rto_ms": 200}
+    signs = [parsed("retransmit", number, attempt=1, **sign) for number in range(500)]
+    again = [parsed("retransmit", number + 500, attempt=2, sock=f"{number:016x}", **sign) for number in range(500)]
     told = [*tracker.feed(*signs, *again), *tracker.finish(again[-1].ktime_ns)]
     ends = [each for each in told if each.event == "stall" and each.phase == "end"]
     assert len({each.sock for each in ends}) == len(ends) == 500
     assert 400 < tracker.unfollowed < 500
-    heard = from_json(json.loads(line("resume", 1100, cause="data", sock=f"{0:016x}", silent_ms=1)))
-    anew = from_json(json.loads(line("retransmit", 1200, kind="rto", attempt=1, sock=f"{0:016x}", rto_ms=200)))
+    heard = parsed("resume", 1100, cause="data", sock=f"{0:016x}", silent_ms=1)
+    anew = parsed("retransmit", 1200, attempt=1, sock=f"{0:016x}", **sign)
     tracker.feed(heard, anew)
     assert f"{0:016x}" in tracker._open, "once the peer was heard, another stall begins"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,8 @@ def test_any_value_in_any_field(changes: dict[str, Any], missing: set[str]) -> N
 
 @given(VALUES)
 def test_anything_instead_of_an_object(value: Any) -> None:
-    try:
+    with suppress(InvalidEvent):
         assert isinstance(from_json(value), Event)
-    except InvalidEvent:
-        pass
 
 
 @settings(deadline=None)
@@ -70,7 +69,7 @@ LINES = {
     "a huge number": b'{"time":"2027-01-15T08:00:00.000000Z","ktime_ns":' + b"9" * 100_000 + b',"event":"state"}',
     "NaN": b'{"time":"2027-01-15T08:00:00.000000Z","ktime_ns":NaN,"event":"state"}',
     "infinity": b'{"time":"2027-01-15T08:00:00.000000Z","ktime_ns":1,"event":"state","srtt_ms":1e999}',
-    "bytes that are not UTF-8": b'{"time":"2027-01-15T08:00:00.000000Z","ktime_ns":1,"event":"state","comm":"\xff\xfe"}',
+    "bytes that are not UTF-8": b'{"time":"2027-01-15T08:00:00.000000Z","ktime_ns":1,"event":"state","comm":"\xff"}',
     "an event that is a list": b'{"time":"2027-01-15T08:00:00.000000Z","ktime_ns":1,"event":["state"]}',
     "a format that is a list": b'{"format":["tcpwatch"],"event":{}}',
     "UTF-16": '{"event":"state"}'.encode("utf-16"),
