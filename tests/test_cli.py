@@ -61,7 +61,7 @@ def test_a_half_written_last_line_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / "x.tw").write_bytes(content[:-20])
     shown = tcpwatch("replay", tmp_path / "x.tw", "--json")
     assert shown.returncode == 0
-    assert "line 3 was cut off" in shown.stderr
+    assert "line 3 is truncated" in shown.stderr
     assert [json.loads(line) for line in shown.stdout.splitlines()] == [to_json(EVENTS[0])]
 
 
@@ -108,9 +108,9 @@ _MANY = ",".join(map(str, range(1, 2000)))
         (["nonsense"], 2, "No such command"),
         (["replay"], 2, "Missing argument"),
         (["--port", "80", "replay", "x.tw"], 2, "options of replay must follow its name"),
-        (["replay", "/no/such/file"], 1, "cannot read /no/such/file: No such file"),
-        (["replay", "/"], 1, "Is a directory"),
-        (["replay", "pyproject.toml"], 1, "is no recording"),
+        (["replay", "/no/such/file"], 1, "/no/such/file: no such file"),
+        (["replay", "/"], 1, "/: a directory, not a recording"),
+        (["replay", "pyproject.toml"], 1, "pyproject.toml: not a recording"),
         (["replay", "a\x1b[2Jb"], 1, "\\x1b[2J"),
     ],
 )

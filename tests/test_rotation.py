@@ -49,10 +49,13 @@ def test_cut_at_any_byte_it_gives_what_stood_before(tmp_path: Path, suffix: str)
         try:
             events, warnings = read(cut)
         except TcpwatchError as error:
-            assert any(words in str(error) for words in ("before its header", "empty", "no recording", "damaged"))
+            assert any(
+                words in str(error)
+                for words in ("before the end of the header", "empty", "not a recording", "damaged")
+            )
         else:
             assert events == EVENTS[: len(events)]
-            assert events == EVENTS or warnings or suffix == ".zst"
+            assert events == EVENTS or warnings
 
 
 @pytest.mark.parametrize("suffix", PACKED)

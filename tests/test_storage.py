@@ -106,16 +106,16 @@ def test_cut_off_anywhere_it_gives_what_was_whole(tmp_path: Path) -> None:
         assert bool(warnings) == partial, length
 
 
-def test_damage_in_the_middle_gives_its_line(tmp_path: Path) -> None:
+def test_a_damaged_line_costs_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "x.tw"
     lines = write(path).splitlines(keepends=True)
     path.write_bytes(lines[0] + lines[1] + b'{"time": 12}\n' + lines[2])
-    seen: list[Event] = []
-    with pytest.raises(TcpwatchError, match="line 3 is damaged") as caught, RecordingReader(path, print) as reader:
-        for batch in reader:
-            seen += batch.events
-    assert seen == EVENTS[:1], "what stands before the damage is shown"
-    assert "sed 3d" in caught.value.hint
+    with RecordingReader(path, pytest.fail) as reader:
+        batches = list(reader)
+        assert [each for batch in batches for each in batch.events] == EVENTS
+        assert [batch.has_gap for batch in batches if batch.events] == [False, True], "no answer is concluded across"
+        assert (reader.damaged, reader.first_damage, reader.first_reason) == (1, "line 3", " (ktime_ns is missing)")
+        assert reader.first_damage_hint == f"sed -n 3p {path} | cat -v | cut -c 1-300"
 
 
 def change(**values: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -125,19 +125,19 @@ def change(**values: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"", "is empty"),
-        (b"hello\n", "is no recording"),
-        (b"[]\n", "is no recording"),
-        (b'{"format":"pcap"}\n', "is no recording"),
+        (b"", "empty, without a header"),
+        (b"hello\n", "not a recording"),
+        (b"[]\n", "not a recording"),
+        (b'{"format":"pcap"}\n', "not a recording"),
         (b'{"format":"tcpwatch"}\n', "no version"),
         (b'{"format":"tcpwatch","version":true}\n', "no version"),
-        (b'{"format":"tcpwatch","version":2}\n', "has version 2"),
-        (b"\x1f\x8b\x08\x00", "is cut off before its header"),
-        (b"\x1f\x8bnonsense that is no gzip", "packed data is damaged"),
-        (b"\x28\xb5\x2f\xfdnonsense that is no zstd", "packed data is damaged"),
-        (b"\xfd7zXZ\x00", "is compressed"),
-        (b"[" * 100_000, "is no recording"),
-        (b"x" * (LONGEST_LINE + 5), "is no recording"),
+        (b'{"format":"tcpwatch","version":2}\n', "format version 2 is newer"),
+        (b"\x1f\x8b\x08\x00", "truncated before the end of the header"),
+        (b"\x1f\x8bnonsense that is no gzip", "compressed data is damaged"),
+        (b"\x28\xb5\x2f\xfdnonsense that is no zstd", "compressed data is damaged"),
+        (b"\xfd7zXZ\x00", "compressed with xz"),
+        (b"[" * 100_000, "not a recording"),
+        (b"x" * (LONGEST_LINE + 5), "not a recording"),
     ],
 )
 def test_what_is_no_recording(tmp_path: Path, content: bytes, complaint: str) -> None:
@@ -154,8 +154,9 @@ def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path) -> None:
     write(path)
     with path.open("ab") as stream:
         stream.write(b"9" * (3 * LONGEST_LINE))
-    with pytest.raises(TcpwatchError, match="line 4 is damaged"):
-        read(path)
+    with RecordingReader(path, pytest.fail) as reader:
+        assert [each for batch in reader for each in batch.events] == EVENTS
+        assert (reader.damaged, reader.first_damage) == (1, "line 4")
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])

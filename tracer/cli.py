@@ -14,11 +14,11 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -43,11 +43,14 @@ from tracer.output.stdout import OutputError, describe, occupy_standard_descript
 from tracer.output.talk import complain, say
 from tracer.output.text import WIDTH, TextSink
 from tracer.output.words import PLAIN, plural
-from tracer.pipeline import Sink
+from tracer.pipeline import Sink, Totals
 from tracer.stopping import Stop, discard
 from tracer.storage.header import Header, describe_filter
 from tracer.storage.rotation import PARTS, Rotation
 from tracer.usage import usage_error
+
+if TYPE_CHECKING:
+    from tracer.playback import Missing
 
 _EPILOG = """\b
 Examples:
@@ -261,16 +264,15 @@ def _require_room_for_header(rotation: Rotation, wanted: Filter) -> None:
 
 
 @cli.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE…")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, readable=False), metavar="FILE…")
 @filter_options
 @_json_option
 def replay(files: tuple[Path, ...], as_json: bool, **filters: Any) -> None:
     """Show a recording as live tracing showed it. FILE may be - for standard input.
 
-    Needs neither root nor the kernel that it was made on. Times are in the time zone of the recording.
+    Needs neither root nor the kernel that it was made on. Times are in the time zone of the recording. A FILE
+    that cannot be read is skipped with a warning, and the exit status is 1.
     """
-    from tracer.playback import play
-
     wanted = make_filter(filters)
     sink = _sink(sys.stdout, as_json=as_json, utc_offset_s=0)
 
@@ -278,11 +280,11 @@ def replay(files: tuple[Path, ...], as_json: bool, **filters: Any) -> None:
         if isinstance(sink, TextSink):
             sink.utc_offset_s = header.utc_offset_s
 
-    play(files, wanted, [sink], warn=say, opened=opened)
+    _play("replay", files, wanted, sink, opened=opened)
 
 
 @cli.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE…")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, readable=False), metavar="FILE…")
 @filter_options
 @_json_option
 def report(files: tuple[Path, ...], as_json: bool, **filters: Any) -> None:
@@ -290,22 +292,68 @@ def report(files: tuple[Path, ...], as_json: bool, **filters: Any) -> None:
 
     Stalls, longest last; for each service the longest silence that a connection survived against the shortest
     that was fatal; the advice. Several files are one report. Takes as much memory for a long recording as for
-    a short one.
+    a short one. A FILE that cannot be read is skipped with a warning, the report begins with what is missing,
+    and the exit status is 1.
     """
     from tracer.analysis.idle import Silences
     from tracer.output.report import Report
-    from tracer.playback import play
 
     wanted = make_filter(filters)
-    silences = Silences()
-    sink = Report(sys.stdout, silences, as_json=as_json, width=_width(), here=platform.node())
+    silences, totals = Silences(), Totals()
+    sink = Report(
+        sys.stdout,
+        silences,
+        as_json=as_json,
+        width=_width(),
+        here=platform.node(),
+        unfollowed=lambda: totals.unfollowed,
+    )
 
     def opened(header: Header) -> None:
         sink.opened(
             header.host, header.utc_offset_s, header.run, filtered=not (header.keeps_counts and wanted.keeps_counts)
         )
 
-    play(files, wanted, [sink], warn=say, opened=opened, silences=silences, ends_only=True)
+    _play(
+        "report",
+        files,
+        wanted,
+        sink,
+        opened=opened,
+        noted=sink.missing,
+        silences=silences,
+        totals=totals,
+        ends_only=True,
+    )
+
+
+def _play(
+    command: str,
+    files: tuple[Path, ...],
+    wanted: Filter,
+    sink: Sink,
+    *,
+    noted: Callable[..., None] = lambda *_, **__: None,
+    **options: Any,
+) -> None:
+    """Play the files to the sink, with a warning for each that cannot be read, and end with 1 if there was one."""
+    from tracer.playback import play
+
+    if sum(str(file) == "-" for file in files) > 1:
+        raise UsageError("standard input (-) can be read only once", hint=f"tcpwatch {command} FILE -")
+    has_failed = False
+
+    def missing(what: Missing) -> None:
+        nonlocal has_failed
+        has_failed = has_failed or what.is_failure
+        noted(what.file, what.reason, what.until_ns, is_failure=what.is_failure)
+        if what.is_failure:
+            skipped = "; skipped" if what.is_all and len(files) > 1 else ""
+            complain(TcpwatchError(f"{what.file}: {what.reason}{skipped}", hint=what.hint))
+
+    play(files, wanted, [sink], warn=say, missing=missing, command=command, **options)
+    if has_failed:
+        click.get_current_context().exit(1)
 
 
 @cli.command()

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from operator import itemgetter
+from sys import getsizeof
 from typing import Any, NamedTuple
 
 EVENTS = (
@@ -150,11 +151,12 @@ class Batch(NamedTuple):
     """Events in the order in which they are to be taken, and how far they reach.
 
     until_ns, CLOCK_BOOTTIME: an event of an earlier time does not come any more. A batch without events says
-    that nothing happened.
+    that nothing happened. has_gap: events before the first of these are missing.
     """
 
     events: Sequence[Event]
     until_ns: int
+    has_gap: bool = False
 
 
 class InvalidEvent(ValueError):
@@ -176,6 +178,13 @@ LARGEST = 2**63 - 1
 """No number is larger: nanoseconds are signed to the kernel, too."""
 MOST_TEXT = 4096
 """Characters of a text: the longest is a cgroup's path (PATH_MAX)."""
+SHORT_TEXT = 64
+"""Characters of the texts by which connections and stalls are told apart."""
+_LENGTHS = {
+    **dict.fromkeys(("sock", "laddr", "raddr", "event", "phase", "verdict", "outcome"), SHORT_TEXT),
+    "id": 2 * SHORT_TEXT,
+}
+_NAMES = {field.name: field.name for field in fields(Event)}
 LATEST_NS = 253_402_300_799_999_999_000
 """The last microsecond that RFC 3339 has: of the year 9999."""
 _SECOND = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)", re.ASCII)
@@ -203,7 +212,11 @@ def from_json(record: Mapping[str, Any]) -> Event:
 
 def checked(record: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of a JSON object that an event has, its time aside. Raises InvalidEvent for a value that is none."""
-    values = dict(record) if _is_plain(record) else _checked_one_by_one(record)
+    if _is_plain(record):
+        # With names that are shared: JSON has its own for each record, which take more memory than the values.
+        values = {_NAMES[name]: value for name, value in record.items() if name != "time"}
+    else:
+        values = _checked_one_by_one(record)
     values.pop("time", None)
     if not all(type(pid) is int and 0 <= pid <= LARGEST for pid in values.get("pids", ())):
         raise InvalidEvent("pids has something else than numbers")
@@ -218,7 +231,7 @@ def _is_plain(record: Mapping[str, Any]) -> bool:
         take_numbers, take_texts = _takers(tuple(record), tuple(map(type, record.values())))
         numbers, texts = take_numbers(record), take_texts(record)
         # No number is more than the sum, which is not a number where one of them is none.
-        return min(numbers) >= 0 and sum(numbers) <= LARGEST and len("".join(texts)) <= MOST_TEXT
+        return min(numbers) >= 0 and sum(numbers) <= LARGEST and max(map(len, texts)) <= SHORT_TEXT
     except (KeyError, OverflowError):
         return False
 
@@ -226,7 +239,7 @@ def _is_plain(record: Mapping[str, Any]) -> bool:
 _Taker = Callable[[Mapping[str, Any]], Sequence[Any]]
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _takers(names: Sequence[str], kinds: Sequence[type]) -> tuple[_Taker, _Taker]:
     """What takes the numbers, and what takes the texts, of a record of such fields. KeyError where one is wrong."""
     of_kind: dict[type, list[str]] = {int: [], str: [], bool: [], list: []}
@@ -254,12 +267,24 @@ def _checked_one_by_one(record: Mapping[str, Any]) -> dict[str, Any]:
         if kind not in types:
             raise InvalidEvent(f"{name} is {value!r:.40}")
         if kind is str:
-            if len(value) > MOST_TEXT:
-                raise InvalidEvent(f"{name} has more than {MOST_TEXT} characters")
+            if len(value) > (most := _LENGTHS.get(name, MOST_TEXT)):
+                raise InvalidEvent(f"{name} has more than {most} characters")
         elif (kind is int or kind is float) and not 0 <= value <= LARGEST:
             raise InvalidEvent(f"{name} is {value!r:.40}")
-        values[name] = value
+        values[_NAMES[name]] = value
     return values
+
+
+def size_of(event: Event) -> int:
+    """The memory that the event takes, bytes, if it shares no value with others."""
+    known = event.known()
+    size = getsizeof(known) + 32 * len(known)
+    for value in known.values():
+        if type(value) is str:
+            size += getsizeof(value)
+        elif type(value) is list:
+            size += getsizeof(value) + sum(map(getsizeof, value))
+    return size
 
 
 @lru_cache(maxsize=4)

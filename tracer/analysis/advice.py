@@ -41,6 +41,7 @@ from tracer.analysis.middleboxes import Middlebox, matching
 from tracer.durations import duration, setting
 from tracer.events import Event
 
+MAX_NAME = 32
 _TURN_ON = "the application has to set SO_KEEPALIVE"
 _ERRORS = frozenset(errno.errorcode.values())
 _SYSCTLS = "sysctl -w net.ipv4.tcp_keepalive_time={seconds} net.ipv4.tcp_keepalive_intvl={interval}"
@@ -508,10 +509,12 @@ def _service(event: Event) -> tuple[int | None, bool]:
 def _clients(event: Event) -> tuple[tuple[Client, ...], bool]:
     """Who may be at our end, and whether that end is the server."""
     port, is_local = _service(event)
+    # No program that we know has a longer name, and the answers for all names are remembered.
+    comm, exe = (event.comm or "")[:MAX_NAME], (event.exe or "")[:MAX_NAME]
     if is_local:
-        server = server_of(event.comm, event.exe)
+        server = server_of(comm, exe)
         return ((server,) if server else ()), True
-    return clients_of(event.comm, event.exe, port, event.keepalive), False
+    return clients_of(comm, exe, port, event.keepalive), False
 
 
 def _if_this_is(event: Event, setting_of: Callable[[Client], str | None]) -> str:

@@ -8,7 +8,10 @@ from tracer.analysis.expiry import GiveUp
 from tracer.analysis.idle import Service
 from tracer.analysis.outstanding import SYN, Outstanding
 from tracer.analysis.verdicts import Evidence
-from tracer.events import Event
+from tracer.events import Event, size_of
+
+OWN_BYTES = 1000
+"""What an episode takes beside its events: itself, its evidence, its names, and its places in the tracker."""
 
 
 @dataclass(slots=True)
@@ -36,6 +39,14 @@ class Episode:
     errno: int | None = None  # that was reported for its end
     error: str | None = None
     due_ns: int = 0  # of the entry in the heap that counts
+    size: int = 0  # its memory, bytes
+
+    def weigh(self) -> int:
+        """Set size anew. Returns by how much it has grown."""
+        before, self.size = self.size, OWN_BYTES + size_of(self.facts)
+        if self.owner is not self.facts:
+            self.size += size_of(self.owner)
+        return self.size - before
 
     def learn(self, event: Event, now: Outstanding) -> None:
         """A newer event of what is outstanding."""

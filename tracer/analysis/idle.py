@@ -13,7 +13,7 @@ from tracer.events import Event
 MS = 1_000_000
 EPHEMERAL = 32768
 """Where the ports begin that connect() chooses from: net.ipv4.ip_local_port_range."""
-REMEMBERED_SERVICES = 65536
+REMEMBERED_SERVICES = 16384
 
 
 @dataclass(frozen=True, slots=True)

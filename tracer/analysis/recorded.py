@@ -1,34 +1,54 @@
-"""Idle-timeout ranges from a recording that lacks some events of its connections.
+"""Stalls and idle-timeout ranges from a recording that lacks some events of its connections.
 
-Such a recording was made with a filter on events. Its stalls cannot be found again, so those that it holds are taken
-as they are. :mod:`tracer.analysis.idle` has the rules by which a silence counts as survived or fatal, here as in
+Such a recording was made with a filter on events. Its stalls cannot be found again, so those that it holds are passed
+on. Their advice is derived anew from their other fields: a file may hold any text, and advice is there to be typed.
+:mod:`tracer.analysis.idle` has the rules by which a silence counts as survived or fatal, here as in
 :mod:`tracer.analysis.stalls`.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import NamedTuple, TypeVar
 
-from tracer.analysis.idle import Silences, is_fatal, service_of, survived_silence_ms
+from tracer.analysis.advice import Case, advice
+from tracer.analysis.idle import Service, Silences, is_fatal, service_of, survived_silence_ms
 from tracer.analysis.verdicts import WITHOUT_EVIDENCE
 from tracer.events import Event
 
-MAX_REMEMBERED = 65536
+MAX_REMEMBERED = 16384
 """Connections of which a stall or a probe is remembered; the one remembered first is forgotten first."""
+_V = TypeVar("_V")
+
+
+class _End(NamedTuple):
+    """What of the end of a stall proves a silence survived or fatal."""
+
+    service: Service | None
+    verdict: str
+    outcome: str
+    idle_ms: int
+    retransmits: int
 
 
 class RecordedStalls:
     """Passes all events on, and collects the silences that they prove survived or fatal.
 
-    min_idle_ms: shorter silences are ignored. silences: where the others are collected.
+    min_idle_ms: shorter silences are ignored. silences: where the others are collected. hz: jiffies per second of the
+    kernel that the events come from.
     """
 
-    def __init__(self, *, min_idle_ms: int, silences: Silences) -> None:
+    unfollowed = 0
+
+    def __init__(self, *, min_idle_ms: int, silences: Silences, hz: int = 250) -> None:
         self.min_idle_ms = min_idle_ms
         self.silences = silences
+        self.hz = hz
         self._stalled: OrderedDict[str, None] = OrderedDict()  # with data in flight; as a set that keeps its order
-        self._revocable: OrderedDict[str, Event] = OrderedDict()  # ends without evidence, by id
+        self._revocable: OrderedDict[str, _End] = OrderedDict()  # ends without evidence, by id
         self._probed_ns: OrderedDict[str, int] = OrderedDict()  # when the peer's latest keepalive probe came
+        self._survived_ms: OrderedDict[str, int] = OrderedDict()  # the longest silence that the connection survived
+        self._refused: OrderedDict[str, None] = OrderedDict()  # connections on which the kernel refused a RST
 
     def feed(self, *events: Event) -> list[Event]:
         """Learn from events in the order of time. Returns them."""
@@ -37,32 +57,52 @@ class RecordedStalls:
                 self._resume(event)
             elif event.event == "stall":
                 self._stall(event)
+                event.advice = self._advice(event)
+            elif event.event == "reset" and event.direction == "refused" and event.sock is not None:
+                _put(self._refused, event.sock, None)
             elif event.event == "state" and event.new_state == "CLOSE" and event.sock is not None:
                 self._probed_ns.pop(event.sock, None)
         return list(events)
 
     def missed(self) -> None:
-        """Events are missing here. Nothing is concluded from what does not come."""
+        """Events are missing here. An end without evidence proves nothing, because it may have been revoked."""
+        self._revocable.clear()
 
     def advance(self, until_ns: int) -> list[Event]:
         """Nothing ends because time passed."""
         return []
 
-    def finish(self, until_ns: int) -> list[Event]:
+    def finish(self, until_ns: int, most: int | None = None) -> list[Event]:
         """Nothing is left open: each stall ends in the recording. What no later sign has revoked counts."""
         while self._revocable:
             self._count(self._revocable.popitem(last=False)[1])
         return []
+
+    def _advice(self, stall: Event) -> list[str]:
+        sock = stall.sock or ""
+        survived_ms = self._survived_ms.get(sock)
+        case = Case(
+            verdict=stall.verdict or "",
+            event=stall,
+            idle_ms=stall.idle_ms,
+            over=stall.phase == "end" and stall.outcome != "ongoing",
+            hz=self.hz,
+            bracket=self.silences.bracket(service_of(stall)),
+            refused_reset=sock in self._refused,
+            survived_as_much=survived_ms is not None and stall.idle_ms is not None and survived_ms >= stall.idle_ms,
+        )
+        return advice(case)
 
     def _resume(self, event: Event) -> None:
         if event.sock is None or event.sock in self._stalled:
             return
         survived_ms = survived_silence_ms(event, self._probed_ns.get(event.sock))
         if event.cause == "keepalive":
-            self._probed_ns[event.sock] = event.ktime_ns
-            _limit(self._probed_ns)
-        if survived_ms is not None and survived_ms >= self.min_idle_ms:
-            self.silences.survived(service_of(event), survived_ms)
+            _put(self._probed_ns, event.sock, event.ktime_ns)
+        if survived_ms is not None:
+            _put(self._survived_ms, event.sock, max(survived_ms, self._survived_ms.get(event.sock, 0)))
+            if survived_ms >= self.min_idle_ms:
+                self.silences.survived(service_of(event), survived_ms)
 
     def _stall(self, event: Event) -> None:
         if event.sock is None:
@@ -70,28 +110,27 @@ class RecordedStalls:
         if event.phase == "end" or event.verdict == "unanswered":
             self._stalled.pop(event.sock, None)
         else:
-            self._stalled[event.sock] = None
-            _limit(self._stalled)
+            _put(self._stalled, event.sock, None)
         if event.revoked:
             self._revocable.pop(event.id or "", None)
-        if event.phase != "end":
+        if event.phase != "end" or event.idle_ms is None or event.idle_ms < self.min_idle_ms:
             return
+        end = _End(service_of(event), event.verdict or "", event.outcome or "", event.idle_ms, event.retransmits or 0)
         if event.outcome not in WITHOUT_EVIDENCE:
-            self._count(event)
+            self._count(end)
             return
-        self._revocable[event.id or ""] = event
+        self._revocable[event.id or ""] = end
         if len(self._revocable) > MAX_REMEMBERED:
             self._count(self._revocable.popitem(last=False)[1])
 
-    def _count(self, event: Event) -> None:
-        if event.idle_ms is None or event.idle_ms < self.min_idle_ms:
-            return
-        if event.outcome == "recovered":
-            self.silences.survived(service_of(event), event.idle_ms)
-        elif is_fatal(event.verdict or "", event.outcome or "", event.idle_ms, event.retransmits or 0):
-            self.silences.fatal(service_of(event), event.idle_ms)
+    def _count(self, end: _End) -> None:
+        if end.outcome == "recovered":
+            self.silences.survived(end.service, end.idle_ms)
+        elif is_fatal(end.verdict, end.outcome, end.idle_ms, end.retransmits):
+            self.silences.fatal(end.service, end.idle_ms)
 
 
-def _limit(remembered: OrderedDict[str, None] | OrderedDict[str, int]) -> None:
+def _put(remembered: OrderedDict[str, _V], sock: str, value: _V) -> None:
+    remembered[sock] = value
     if len(remembered) > MAX_REMEMBERED:
         remembered.popitem(last=False)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
+from itertools import islice
 
 from tracer.analysis.account import account, is_news
 from tracer.analysis.continuity import (
@@ -42,6 +43,7 @@ from tracer.analysis.outstanding import (
 from tracer.analysis.timeouts import gives_up, next_expiry_ns
 from tracer.analysis.verdicts import CHANCE, DROPPED_HERE, NO_ERROR, PRESUMED, Evidence, verdict
 from tracer.events import Event
+from tracer.recent import RecentSet
 
 MS = 1_000_000
 SECOND = 1_000_000_000
@@ -62,7 +64,10 @@ WALKS_NS = 60 * SECOND
 """A wait that goes on is found again by the first walk after its silence has doubled, or by the next."""
 JUST_NOW_MS = 100
 MAX_OPEN = 65536
-MAX_REMEMBERED = 65536
+MAX_OPEN_BYTES = 24 << 20
+"""Memory for open stalls: some eight thousand."""
+MAX_REMEMBERED = 32768
+MAX_REVOCABLE_BYTES = 6 << 20
 MAX_CONFIRMED = 1024
 
 _RESETS = frozenset({"ECONNRESET", "EPIPE", "ECONNREFUSED"})
@@ -74,15 +79,20 @@ class StallTracker:
     """Finds the stalls in a stream of events.
 
     hz: jiffies per second of the kernel that the events come from. silences collects what connections survived and
-    what they did not; pass one to share it. ends_only: of a stall only its end is told. Memory is bounded: of more
-    than MAX_OPEN open stalls the oldest ends as `ongoing`, of more than MAX_REMEMBERED connections the one that was
-    heard of longest ago is forgotten.
+    what they did not; pass one to share it. ends_only: of a stall only its end is told.
+
+    Memory is bounded: of more than MAX_OPEN open stalls, or of fewer with more than MAX_OPEN_BYTES, the oldest ends
+    as `ongoing`. unfollowed counts these; what comes of such a connection begins no other stall, until the peer is
+    heard or the connection closes. Of more than MAX_REMEMBERED connections the one that was heard of longest ago is
+    forgotten.
     """
 
     def __init__(
         self, *, hz: int, min_idle_ms: int = MIN_IDLE_MS, silences: Silences | None = None, ends_only: bool = False
     ) -> None:
         self.hz = hz
+        self.unfollowed = 0
+        self._unfollowed = RecentSet(MAX_REMEMBERED)
         self.ends_only = ends_only
         self.min_idle_ms = min_idle_ms
         self.silences = silences if silences is not None else Silences()
@@ -90,6 +100,7 @@ class StallTracker:
         self._due: list[tuple[int, str]] = []
         self._memories: OrderedDict[str, Memory] = OrderedDict()
         self._revocable: OrderedDict[str, Episode] = OrderedDict()  # ended without evidence
+        self._open_bytes = self._revocable_bytes = 0
         self._confirmed: OrderedDict[Service, int] = OrderedDict()  # idle-drops; the silence before them
 
     def feed(self, *events: Event) -> list[Event]:
@@ -105,12 +116,16 @@ class StallTracker:
             if kind == "stall":
                 continue
             passed.append(event)
-            if kind == "state" and not (sock in self._open or sock in self._memories or sock in self._revocable):
+            if kind == "state" and not (
+                sock in self._open or sock in self._memories or sock in self._revocable or sock in self._unfollowed
+            ):
                 continue  # most events are of connections that nothing is wrong with
             if kind == "lost":
                 self.missed()
             elif sock is not None and kind in _TAKE:
                 passed += _TAKE[kind](self, event)
+                if len(self._open) > MAX_OPEN or self._open_bytes > MAX_OPEN_BYTES:
+                    passed += self._make_room(event.ktime_ns)
         return passed
 
     def missed(self) -> None:
@@ -128,10 +143,10 @@ class StallTracker:
                 told += self._time_is_up(sock, stall, due_ns)
         return told
 
-    def finish(self, until_ns: int) -> list[Event]:
-        """The end of the run: what is still open then ends as `ongoing`."""
+    def finish(self, until_ns: int, most: int | None = None) -> list[Event]:
+        """The end of the run: what is still open then ends as `ongoing`. most: stalls to end now; None: all."""
         told = self.advance(until_ns)
-        for sock in list(self._open):
+        for sock in list(islice(self._open, most)):
             stall = self._open[sock]
             if stall.heard_ns is not None:
                 told += self._recovered(sock, stall, until_ns, stall.heard_ns)
@@ -202,7 +217,6 @@ class StallTracker:
             stall = self._begin(event, now)
             if stall is None:
                 return told
-            told += self._make_room(event.ktime_ns)
         self._learn_window(stall, event, now)
         if not self.ends_only and not as_foretold(stall, event):
             stall.give_up = gives_up(event, self.hz)
@@ -218,6 +232,7 @@ class StallTracker:
             stall.seen.dropped_here = now.sign == UNSENT or event.send_error in DROPPED_HERE
             stall.seen.unrouted = failed and not stall.seen.dropped_here
         self._expect(stall, event, now)
+        self._open_bytes += stall.weigh()
         told += self._tell(sock, stall, event)
         self._confirm(stall)
         return told
@@ -239,6 +254,8 @@ class StallTracker:
     def _resume(self, event: Event) -> list[Event]:
         assert event.sock is not None
         stall = self._open.get(event.sock)
+        if event.cause not in ("no-progress", "keepalive"):
+            self._unfollowed.discard(event.sock)
         if event.cause == "no-progress":
             if stall is None:
                 return []
@@ -247,7 +264,7 @@ class StallTracker:
         if stall is None or stall.seen.sign == WAITING:
             self._survived(event)
         if stall is None:
-            self._revocable.pop(event.sock, None)
+            self._no_longer_revocable(event.sock)
             return []
         if stall.seen.sign == WAITING and (event.cause == "keepalive" or event.unacked_bytes):
             # An answer to a probe, or the ACK of a later request: the peer is there, and still owes the reply.
@@ -272,14 +289,15 @@ class StallTracker:
         stall = self._open.get(event.sock)
         if event.new_state == event.old_state:
             return []  # close() after shutdown(): no answer to anything
+        self._unfollowed.discard(event.sock)
         if event.sock in self._memories and event.new_state == "CLOSE":
             del self._memories[event.sock]
         if stall is None:
             if event.new_state != "CLOSE":
-                self._revocable.pop(event.sock, None)
+                self._no_longer_revocable(event.sock)
             return []
         if event.new_state == "CLOSE":
-            stall.learn_owner(event)
+            self._learn_owner(stall, event)
             if event.silent_ms is not None and event.silent_ms < JUST_NOW_MS and not stall.seen.reset:
                 # The last ACK of a connection that this end has closed, and not the kernel's giving up.
                 if event.old_state in ("LAST_ACK", "CLOSING"):
@@ -296,7 +314,7 @@ class StallTracker:
             return self._recovered(event.sock, stall, event.ktime_ns, event.ktime_ns)
         if event.new_state in ("FIN_WAIT1", "LAST_ACK") and stall.heard_ns is None:
             # The application has given it up before the kernel does, or it has ended.
-            stall.learn_owner(event)
+            self._learn_owner(stall, event)
             self._remember(event.sock).given_up = True
             return self._end(event.sock, stall, event.ktime_ns, "closed", event.ktime_ns)
         return []
@@ -347,7 +365,7 @@ class StallTracker:
                 stall = self._died_unseen(event)
             if stall is None:
                 return []
-        stall.learn_owner(event)
+        self._learn_owner(stall, event)
         outcome = "closed"
         if event.error == "ETIMEDOUT":
             outcome = "timed-out"
@@ -384,7 +402,7 @@ class StallTracker:
         """Open a stall; None where nobody waits any more."""
         assert event.sock is not None
         memory = self._memories.get(event.sock) or Memory()
-        if memory.given_up:
+        if memory.given_up or event.sock in self._unfollowed:
             return None
         stall = Episode(
             id=f"{event.sock}-{event.ktime_ns:x}",
@@ -398,6 +416,7 @@ class StallTracker:
         )
         self._begin_anew(stall, event, now)
         self._open[event.sock] = stall
+        self._open_bytes += stall.weigh()
         return stall
 
     def _begin_anew(self, stall: Episode, event: Event, now: Outstanding) -> None:
@@ -428,10 +447,19 @@ class StallTracker:
             self._set_due(event.sock, stall, event.ktime_ns + CLOSED_NS)
 
     def _make_room(self, now_ns: int) -> list[Event]:
-        if len(self._open) <= MAX_OPEN:
-            return []
-        sock, oldest = next(iter(self._open.items()))
-        return self._end(sock, oldest, now_ns, "ongoing", oldest.facts.ktime_ns)
+        """End the oldest stalls where there are too many."""
+        told: list[Event] = []
+        while len(self._open) > 1 and (len(self._open) > MAX_OPEN or self._open_bytes > MAX_OPEN_BYTES):
+            sock, oldest = next(iter(self._open.items()))
+            if oldest.heard_ns is not None:
+                told += self._recovered(sock, oldest, now_ns, oldest.heard_ns)
+            elif oldest.closed_ns is not None:
+                told += self._closed(sock, oldest, now_ns)
+            else:
+                self.unfollowed += 1
+                self._unfollowed.add(sock)
+                told += self._end(sock, oldest, now_ns, "ongoing", oldest.facts.ktime_ns)
+        return told
 
     def _answered(self, sock: str, stall: Episode, event: Event) -> list[Event]:
         """The peer answered: the end, or on a connection in use perhaps only the end of one loss."""
@@ -467,13 +495,14 @@ class StallTracker:
         # Nobody saw an answer. Without one the kernel would have sent it again; but events may be missing.
         outcome = "ongoing" if stall.uncertain else PRESUMED
         self._revocable[sock] = stall
-        if len(self._revocable) > MAX_REMEMBERED:
-            self._revocable.popitem(last=False)
+        self._revocable_bytes += stall.size
+        while len(self._revocable) > MAX_REMEMBERED or self._revocable_bytes > MAX_REVOCABLE_BYTES:
+            self._no_longer_revocable(next(iter(self._revocable)))
         return self._end(sock, stall, now_ns, outcome, stall.facts.ktime_ns)
 
     def _reopened(self, sock: str, event: Event, now: Outstanding) -> Episode | None:
         """The stall that was taken for over, where this sign is its next one."""
-        stall = self._revocable.pop(sock, None)
+        stall = self._no_longer_revocable(sock)
         if stall is None or not is_same_kind(stall.seen.sign, now.sign) or progressed(stall, event, now):
             return None
         return self._revoke(sock, stall)
@@ -481,7 +510,7 @@ class StallTracker:
     def _died_after_all(self, event: Event) -> Episode | None:
         """The stall that was taken for over, where the kernel gave up on a peer that was not heard since it began."""
         assert event.sock is not None
-        stall = self._revocable.pop(event.sock, None)
+        stall = self._no_longer_revocable(event.sock)
         if stall is None or event.error not in _GIVEN_UP or event.silent_ms is None:
             return None
         heard_ns = event.ktime_ns - event.silent_ms * MS
@@ -498,10 +527,21 @@ class StallTracker:
             stall.seen.retransmits = stall.seen.attempt = now.count
         return stall
 
+    def _learn_owner(self, stall: Episode, event: Event) -> None:
+        stall.learn_owner(event)
+        self._open_bytes += stall.weigh()
+
+    def _no_longer_revocable(self, sock: str) -> Episode | None:
+        stall = self._revocable.pop(sock, None)
+        if stall is not None:
+            self._revocable_bytes -= stall.size
+        return stall
+
     def _revoke(self, sock: str, stall: Episode) -> Episode:
         stall.seen.outcome = None
         stall.revoked = True
         self._open[sock] = stall
+        self._open_bytes += stall.size
         return stall
 
     def _expect(self, stall: Episode, event: Event, now: Outstanding) -> None:
@@ -551,6 +591,7 @@ class StallTracker:
 
     def _end(self, sock: str, stall: Episode, now_ns: int, outcome: str, ended_ns: int) -> list[Event]:
         del self._open[sock]
+        self._open_bytes -= stall.size
         stall.seen.outcome = outcome
         stall.seen.duration_ns = max(0, ended_ns - stall.since_ns)
         stall.verdict = verdict(stall.seen, self.min_idle_ms)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from tracer.events import Event
-from tracer.output.words import endpoint, plural
+from tracer.output.words import endpoint, plural, quoted
 
 MAX_OWNERS = 16
 """Owners of one service's stalls, by verdict, whose advice is kept: those that stalled last."""
@@ -31,6 +31,9 @@ class OwnersAdvice:
     orphans: int = 0
     without_owner: list[str] = field(default_factory=list)  # for an orphan
 
+    def __len__(self) -> int:
+        return len(self.by_owner) + bool(self.without_owner)
+
     def add(self, host: str, stall: Event, lines: list[str]) -> None:
         """Keep what is advised for a stall, instead of what its owner got before."""
         self.orphans += bool(stall.orphan)
@@ -39,7 +42,7 @@ class OwnersAdvice:
             return
         owner = _Owner(host, stall.comm, stall.netns)
         is_known = stall.comm is not None and stall.pid is not None
-        name = f"{stall.comm}[{stall.pid}]" if is_known else endpoint(stall.laddr, stall.lport)
+        name = f"{quoted(stall.comm or '')}[{stall.pid}]" if is_known else quoted(endpoint(stall.laddr, stall.lport))
         self.by_owner[owner] = (name, lines)
         self.by_owner.move_to_end(owner)
         if len(self.by_owner) > MAX_OWNERS:

@@ -8,6 +8,8 @@ from tracer.output.words import endpoint
 
 MOST = 6
 """Lines of one kind and one service within a second, by the events' own clock, that a person can still read."""
+MAX_KINDS = 4096
+"""Kinds and services that are told apart within a second."""
 _SECOND_NS = 1_000_000_000
 
 
@@ -24,7 +26,9 @@ class Folding:
         if event.event == "lost":
             return True
         self._offset_ns = event.time_ns - event.ktime_ns
-        key = (service_of(event), what)
+        key: tuple[Service | None, str] = (service_of(event), what)
+        if len(self._count) >= MAX_KINDS and key not in self._count:
+            key = (None, "…")
         self._count[key] = self._count.get(key, 0) + 1
         return self._count[key] <= MOST
 

@@ -105,12 +105,15 @@ def _put(memory: OrderedDict[_K, _V], key: _K, value: _V) -> None:
 
 
 def wrapped(sentence: str, width: int) -> list[str]:
-    """Lines of at most that width, but for a command at the end, which is to be copied whole."""
+    """Lines of at most that width, but for a command at the end of advice, which is to be copied whole.
+
+    Other sentences have names in them, which may look like a command.
+    """
     if not sentence:
         return []
     text, colon, command = sentence.rpartition(": ")
     hanging = _INDENT + "  " if sentence.startswith("→") else _INDENT
-    if not (colon and command.startswith(COMMANDS)):
+    if not (colon and command.startswith(COMMANDS) and sentence.startswith("→")):
         text, command = sentence, ""
     else:
         text += ":"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import json
 import re
 import time
 from functools import lru_cache
@@ -70,6 +71,14 @@ def safe(text: str) -> str:
 
 def _is_unseen(character: str) -> bool:
     return not character.isprintable() or _UNSEEN.match(character) is not None
+
+
+_PLAIN_NAME = re.compile(r"[\w.:@+/-]*", re.ASCII)
+
+
+def quoted(name: str) -> str:
+    """The name as it is, or in quotation marks where it could be taken for a part of the sentence around it."""
+    return name if _PLAIN_NAME.fullmatch(name) else json.dumps(name, ensure_ascii=False)
 
 
 _PLAIN = {"→": "->", "×": "x", "…": "...", "–": "-"}

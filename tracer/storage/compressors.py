@@ -12,7 +12,7 @@ import zlib
 from pathlib import Path
 from typing import Any, Protocol
 
-from tracer.storage.compression import zstandard_library
+from tracer.errors import TcpwatchError
 
 _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"  # RFC 1952: deflate, no name, no time, unknown system
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -114,3 +114,14 @@ class _Zstd:
 
     def end(self) -> bytes:
         return _LAST_ZSTD_BLOCK
+
+
+def zstandard_library(name: str) -> Any:
+    """The module zstandard, for the file of that name. Raises TcpwatchError if it is not installed."""
+    try:
+        import zstandard
+    except ImportError:
+        raise TcpwatchError(
+            f"{name} needs the Python package zstandard", hint="sudo apt-get install python3-zstandard; or use .gz"
+        ) from None
+    return zstandard

@@ -91,7 +91,7 @@ def header_from_line(line: bytes) -> Header:
     if type(version) is not int or version < 1:
         raise InvalidHeader("its header has no version")
     if version > VERSION:
-        raise NewerVersion(f"it has version {version:.6g} of the format, and this tcpwatch reads up to {VERSION}")
+        raise NewerVersion(f"format version {version:.6g} is newer than this tcpwatch reads ({VERSION})")
     hz = _number(record, "hz")
     return Header(
         tool=_text(record, "tool"),

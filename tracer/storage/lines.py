@@ -14,28 +14,32 @@ from dataclasses import fields
 from functools import lru_cache
 from typing import Any
 
-from tracer.events import EVENTS, Event, checked, parse_second
+from tracer.events import EVENTS, MOST_TEXT, SHORT_TEXT, Event, checked, parse_second
 from tracer.parts import CONNECTION, OWNER, SETTINGS, STATES, Part, PartedEvent
 
 _new = object.__new__
 _decode = json.JSONDecoder().raw_decode
 _FIELDS = {field.name: str(field.type).removesuffix(" | None") for field in fields(Event)}
+_NAMES = {name: name for name in _FIELDS}  # shared: JSON has its own for each line
 _SHARED = frozenset({*STATES, *SETTINGS})
 _OWN = [name for name in list(_FIELDS)[3:] if name not in {*CONNECTION, *_SHARED, *OWNER}]
 LONGEST_REMEMBERED = 8192
-"""Bytes of what is not a line's own, which stays in memory for some thousand of them. Longer: read as JSON."""
+"""Bytes of what is not a line's own, which stays in memory for some of them. Longer: read as JSON."""
+SHORT = 1024
+"""Bytes of such a piece that stays in memory for a thousand of them."""
 _FIRST_OWN, _LAST_OF_ALL = "unacked_bytes", "snd_wnd"
 """Fields from the one to the other are those that events of any kind have."""
 
 _NUMBER = "(?:0|[1-9][0-9]{0,17})"
-_TEXT = r"[ !#-\[\]-~]{0,4096}"  # printable ASCII that JSON writes as it is
+_CHARACTER = r"[ !#-\[\]-~]"  # printable ASCII that JSON writes as it is
+_TEXT = f"{_CHARACTER}{{0,{SHORT_TEXT}}}"  # longer ones are read as JSON
 _PATTERNS = {
     "int": _NUMBER,
     "float": rf"{_NUMBER}(?:\.[0-9]{{1,17}})?",
     "str": f'"{_TEXT}"',
     "bool": "(?:true|false)",
     "list[int]": rf"\[(?:{_NUMBER}(?:,{_NUMBER})*)?\]",
-    "list[str]": rf'\[(?:"{_TEXT}"(?:,"{_TEXT}")*)?\]',
+    "list[str]": rf'\[(?:"{_CHARACTER}{{0,{MOST_TEXT}}}"(?:,"{_CHARACTER}{{0,{MOST_TEXT}}}")*)?\]',
 }
 
 
@@ -88,8 +92,9 @@ def line_event(line: bytes) -> LineEvent | None:
     head_ends = head.end()
     own_begins = line.find(_OWN_BEGINS, head_ends)
     own = _match_own(line, own_begins) if own_begins > 0 else None
-    if own is None or len(line) - len(own[0]) > LONGEST_REMEMBERED:
+    if own is None or len(line) - len(own[0]) > LONGEST_REMEMBERED or own_begins > SHORT:
         return None
+    owner = line[own.end() :]
     try:
         event = _new(LineEvent)
         event.__dict__ = {
@@ -98,7 +103,8 @@ def line_event(line: bytes) -> LineEvent | None:
             "event": _KINDS[kind],
             "sock": sock.decode(),
             "unread": (
-                connection, own[0], _of_socket(line[head_ends:own_begins]), _of_owner(line[own.end() :])
+                connection, own[0], _of_socket(line[head_ends:own_begins]),
+                (_of_short_owner if len(owner) <= SHORT else _of_long_owner)(owner),
             ),
         }  # fmt: skip
         return event
@@ -124,11 +130,14 @@ def _of_socket(piece: bytes) -> Part:
     return _shared(b"{%b}" % piece[1:], _SHARED)
 
 
-@lru_cache(maxsize=1024)
-def _of_owner(piece: bytes) -> Part:
+def _parsed_owner(piece: bytes) -> Part:
     if piece[-1:] != b"\n":
-        raise ValueError("cut off")
+        raise ValueError("truncated")
     return _shared(b"{%b" % piece[:-1].removeprefix(b","), frozenset(OWNER))
+
+
+_of_short_owner = lru_cache(maxsize=1024)(_parsed_owner)
+_of_long_owner = lru_cache(maxsize=32)(_parsed_owner)  # the processes in it may take twenty times its memory
 
 
 def _shared(text: bytes, names: frozenset[str]) -> Part:
@@ -143,4 +152,4 @@ def _object(text: bytes) -> dict[str, Any]:
     known, end = _decode(written)
     if end != len(written):
         raise ValueError("something else than one object")
-    return known  # type: ignore[no-any-return]
+    return {_NAMES.get(name, name): value for name, value in known.items()}

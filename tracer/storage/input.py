@@ -1,0 +1,175 @@
+"""The bytes of a recording: read from a file, decompressed, and split into lines.
+
+Each step is a generator. An empty piece says that the input has nothing more right now, so that what came before it
+can be shown; the piece after it may take any time. A regular file never has one.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import stat
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from io import BytesIO
+from typing import Any
+
+GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+"""What compressed data begins with."""
+LONGEST_LINE = 1 << 20
+"""Bytes. No event comes near; without a limit a file of ten gigabytes without a newline would fill the memory."""
+MAX_HOLE = 64 << 20
+"""Bytes without a newline after which the rest of a file is given up."""
+_CHUNK = 1 << 16
+_ZSTD_PIECE = 256
+"""Compressed bytes that are decompressed at once: each four of them may become 128 KiB (RFC 8878, RLE_Block)."""
+_MAX_WINDOW = 8 << 20
+"""Memory that a Zstandard frame may ask for: what RFC 8878 recommends, and `zstd -19` uses."""
+_GZIP_WBITS = 31  # zlib's number for a gzip header and trailer around the data
+
+
+class Damaged(Exception):
+    """Compressed data cannot be read; the text says why."""
+
+
+class EndlessLine(Exception):
+    """No newline within MAX_HOLE."""
+
+    def __init__(self) -> None:
+        super().__init__(f"no end of line within {MAX_HOLE >> 20} MB")
+
+
+def chunks(descriptor: int) -> Iterator[bytes]:
+    """The bytes of a file, pipe, socket or terminal as they come. Raises OSError."""
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        while data := os.read(descriptor, _CHUNK):
+            yield data
+        return
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    while True:
+        if not poll.poll(0):
+            yield b""
+            poll.poll()
+        data = os.read(descriptor, _CHUNK)
+        if not data:
+            return
+        yield data
+
+
+def beginning(pieces: Iterator[bytes], size: int) -> tuple[bytes, Iterator[bytes]]:
+    """The first bytes, less than size where there are no more, and all pieces, those that were read included."""
+    start = b""
+    while len(start) < size:
+        piece = next(pieces, None)
+        if piece is None:
+            break
+        start += piece
+    return start[:size], _with_start(start, pieces)
+
+
+def _with_start(start: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
+    if start:
+        yield start
+    yield from pieces
+
+
+def gunzipped(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The data of all gzip members. Raises Damaged, and EOFError where the last member has no end."""
+    member: Any = None
+    for piece in pieces:
+        if not piece:
+            yield piece
+        is_drained = True  # all input may be taken while some output is left
+        while piece or not is_drained:
+            if member is None:
+                piece = piece.lstrip(b"\0")  # padding between members, as gzip(1) accepts it
+                if not piece:
+                    break
+                member = zlib.decompressobj(_GZIP_WBITS)
+            try:
+                data = member.decompress(piece, _CHUNK)
+            except zlib.error as error:
+                raise Damaged(str(error)) from None
+            if data:
+                yield data
+            is_drained = member.eof or len(data) < _CHUNK
+            piece = member.unused_data if member.eof else member.unconsumed_tail
+            if member.eof:
+                member = None
+    if member is not None:
+        raise EOFError
+
+
+def unzstd(pieces: Iterator[bytes], library: Any) -> Iterator[bytes]:
+    """The data of all Zstandard frames. Raises Damaged, and EOFError where the last frame has no end.
+
+    library: the module zstandard.
+    """
+    decompressor = library.ZstdDecompressor(max_window_size=_MAX_WINDOW)
+    frame: Any = None
+    data: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        if not piece:
+            yield piece
+        for start in range(0, len(piece), _ZSTD_PIECE):
+            part = piece[start : start + _ZSTD_PIECE]
+            while part:
+                if frame is None:
+                    frame = decompressor.decompressobj()
+                try:
+                    data.append(frame.decompress(part))
+                except library.ZstdError as error:
+                    yield b"".join(data)
+                    raise Damaged(str(error)) from None
+                size += len(data[-1])
+                part = b""
+                if frame.eof:
+                    part, frame = frame.unused_data, None
+            if size >= _CHUNK:
+                yield b"".join(data)
+                data, size = [], 0
+        if size:
+            yield b"".join(data)
+            data, size = [], 0
+    if frame is not None:
+        raise EOFError
+
+
+def lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Lines with their newline, which only the last one may lack.
+
+    Of a line that is longer than LONGEST_LINE its end is given, behind a NUL, so that it is not JSON. Raises
+    EndlessLine for one of more than MAX_HOLE.
+    """
+    begun: deque[bytes] = deque()  # of the line whose newline has not come
+    size = dropped = 0
+    for piece in pieces:
+        if not piece:
+            yield piece
+            continue
+        found = BytesIO(piece).readlines()
+        is_open = found[-1][-1:] != b"\n"
+        if begun and (len(found) > 1 or not is_open):
+            begun.append(found[0])
+            yield _joined(begun, is_whole=not dropped and size + len(found[0]) <= LONGEST_LINE)
+            del found[0]
+            begun.clear()
+            size = dropped = 0
+        if is_open:
+            begun.append(found.pop())
+            size += len(begun[-1])
+            while size - len(begun[0]) > LONGEST_LINE:
+                size -= len(begun[0])
+                dropped += len(begun.popleft())
+            if dropped > MAX_HOLE:
+                raise EndlessLine
+        yield from found
+    if begun:
+        yield _joined(begun, is_whole=not dropped and size <= LONGEST_LINE)
+
+
+def _joined(begun: deque[bytes], *, is_whole: bool) -> bytes:
+    return b"".join(begun if is_whole else (b"\0", *begun))
