@@ -291,7 +291,6 @@ def test_a_file_that_would_fill_the_disk_alone_is_followed_by_another(
     ("size", "every_s", "keep", "keep_size", "complaint"),
     [
         (None, None, 3, None, "--keep needs"),
-        (None, 0.0, None, None, "greater than zero"),
         (1 << 20, None, None, 1 << 20, "at least twice --rotate-size"),
         (None, None, None, 4096, "at least 8k"),
     ],
