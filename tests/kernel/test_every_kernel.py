@@ -556,7 +556,7 @@ def test_each_keepalive_hook_sees_the_same_probes(lab: Lab, seen: Watch, monkeyp
 @pytest.mark.parametrize("lacking", sorted(capabilities.TO_TRACE))
 def test_without_a_capability_to_trace_it_says_which(lacking: str) -> None:
     shown = tcpwatch("--duration", "10ms", before=capabilities.with_only(capabilities.least() - {lacking}))
-    assert shown.returncode == 1 and f"of which CAP_{lacking.upper()} is missing" in shown.stderr
+    assert shown.returncode == 1 and f"; CAP_{lacking.upper()} is missing" in shown.stderr
     assert "Hint: run it again with sudo" in shown.stderr
 
 
