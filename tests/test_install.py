@@ -376,7 +376,7 @@ def test_a_unit_that_cannot_be_stopped_keeps_its_program(tree: Path, tmp_path: P
         f"{SYSTEM}{instead_of(systemctl, fake)}\nmkdir /run/systemd /run/systemd/system\n'{tree}/scripts/install'\n"
     )
     done = run(
-        "bash", "-c", f"'{tree}/scripts/install' --remove; echo $?; tcpwatch --version", before=before,
+        "bash", "-c", f"'{tree}/scripts/install' --remove; echo $?; /usr/local/bin/tcpwatch --version", before=before,
     )  # fmt: skip
     assert done.stdout == f"1\n{VERSION}"
     assert "systemctl disable --now tcpwatch.service failed: refused" in done.stderr and "Hint: " in done.stderr
