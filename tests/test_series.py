@@ -12,11 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from builders import event
+from builders import SECOND, START, event
+from test_rotation import Shown
 from test_storage import HEADER, read
 
 from tracer.cli import _rotation
 from tracer.errors import TcpwatchError, UsageError
+from tracer.events import format_time
+from tracer.filters import Filter
+from tracer.playback import play
 from tracer.storage import rotation, series, writer
 from tracer.storage.header import Header, header_from_line
 from tracer.storage.rotation import RotatingWriter, Rotation
@@ -305,3 +309,35 @@ def test_limits_that_cannot_be_meant(
 
 def test_keep_size_alone_is_a_rotation() -> None:
     assert _rotation(None, None, 3, 1 << 30).file_size == 1 << 27
+
+
+def test_a_reader_takes_them_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    later, earlier = recorded(tmp_path, 1, numbered(8)), recorded(tmp_path, 2, numbered(7))
+    other = recorded(tmp_path, 3, replace(HEADER, series="r.tw", number=1, host="another"))
+    old = recorded(tmp_path, 4)
+    unreadable = tmp_path / f"r-{STAMP.format(5)}.tw"
+    os.mkfifo(unreadable)
+    given = [Path("-"), later, other, old, earlier, unreadable, tmp_path / f"r-{STAMP.format(6)}.tw"]
+    assert series.in_order(given) == [Path("-"), earlier, other, old, later, *given[5:]]
+
+
+def test_a_stall_goes_on_in_the_next_file_though_the_clock_was_set_back(tmp_path: Path) -> None:
+    """By the names the second file comes first."""
+    offset_ns = START - SECOND
+    begins = {"filters": {}, "clock_offset_ns": offset_ns}
+    parts = [
+        [
+            event(at=100, kind="tlp", attempt=0, silent_ms=90_000, unacked_bytes=5),
+            event(at=100.3, kind="rto", attempt=1, silent_ms=90_300, unacked_bytes=5),
+        ],
+        [event("error", at=113, error="ETIMEDOUT", errno=110, state="CLOSE")],
+    ]
+    for number, (second, at) in enumerate(((9, 50), (1, 101)), 1):
+        started = format_time(START + at * SECOND)
+        path = tmp_path / f"r-{STAMP.format(second)}.tw"
+        with RecordingWriter(path, replace(numbered(number), started=started, **begins)) as made:
+            made.write(*parts[number - 1])
+    shown = Shown()
+    play(sorted(tmp_path.iterdir()), Filter(), [shown], warn=print)
+    assert [each.phase for each in shown.stalls] == ["begin", "end"]
+    assert shown.stalls[1].outcome == "timed-out"

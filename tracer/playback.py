@@ -13,6 +13,7 @@ from tracer.filters import Filter
 from tracer.pipeline import Sink, Totals, finish, run
 from tracer.storage.header import Header
 from tracer.storage.reader import RecordingReader, Unreadable
+from tracer.storage.series import in_order
 
 HZ = 250
 """Debian's and most others', for a header that does not tell."""
@@ -74,10 +75,12 @@ class Player:
         self._names: dict[tuple[int, int], str] = {}  # of files that were read, by identity
 
     def play(self, files: Sequence[Path]) -> None:
-        """Read them all. `-` is standard input. The sinks are closed at the end, also where one of them raises."""
-        number = 0
+        """Read them all, those of a series in its order. `-` is standard input.
+
+        The sinks are closed at the end, also where one of them raises.
+        """
         try:
-            for number, file in enumerate(files, 1):
+            for number, file in enumerate(in_order(files), 1):
                 self._play_file(file, others=len(files) - number)
         finally:
             self._finish()

@@ -15,7 +15,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -28,6 +28,7 @@ from tracer.storage.writer import RecordingFile, create
 
 _STAMP = "%Y%m%dT%H%M%S"
 _STAMPED = r"-\d{8}T\d{6}\.\d{3}Z"
+_STAMPED_NAME = re.compile(_STAMPED + r"\.")
 _BEGINNING = 1 << 16
 """Bytes that are read of a file: a header and an event fit in easily."""
 _NAMES = 1000
@@ -189,6 +190,39 @@ class Series:
         """UTC to the millisecond: x.tw.gz becomes x-20261125T020000.123Z.tw.gz."""
         moment = datetime.fromtimestamp(ms // 1000, timezone.utc)
         return self.path.with_name(f"{self._stem}-{moment.strftime(_STAMP)}.{ms % 1000:03}Z{self._suffix}")
+
+
+def in_order(files: Sequence[Path]) -> list[Path]:
+    """The files, those of each series in the order of their numbers, in the places that the series has among them.
+
+    Names order them by the clock, which may have been set back. What cannot be read stays where it is.
+    """
+    places: dict[tuple[Path, str, str], list[int]] = {}
+    numbers: dict[int, int] = {}
+    for place, file in enumerate(files):
+        header = _header_of(file) if _STAMPED_NAME.search(file.name) else None
+        if header is not None and header.number:
+            places.setdefault((file.parent, header.host, header.series), []).append(place)
+            numbers[place] = header.number
+    ordered = list(files)
+    for of_series in places.values():
+        for place, taken_from in zip(of_series, sorted(of_series, key=numbers.__getitem__), strict=True):
+            ordered[place] = files[taken_from]
+    return ordered
+
+
+def _header_of(file: Path) -> Header | None:
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            return None
+        fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return None
+    try:
+        found = _beginning(str(file), fd)
+    finally:
+        os.close(fd)
+    return found[0] if found is not None else None
 
 
 def _may_be_ours(status: os.stat_result) -> bool:
