@@ -223,6 +223,7 @@ class RotatingWriter:
         old.release()
         if self._series is not None:
             self._series.add(old)
+        self._forget()
 
     def _begin_beside(self, missing: Missing | None = None) -> RecordingFile | None:
         """The next file, or None: what failed is said once, and tried again later."""

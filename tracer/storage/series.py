@@ -64,6 +64,7 @@ class Series:
         self._pattern = re.compile(re.escape(self._stem) + _STAMPED + re.escape(self._suffix))
         self._members: list[Member] = []
         self._number = 0
+        self._named_ms = 0  # the last name, as UTC in milliseconds
 
     @property
     def size(self) -> int:
@@ -100,12 +101,15 @@ class Series:
     def create(self) -> tuple[Path, int]:
         """A new file and its descriptor, which holds the lock. Raises OSError."""
         now_ms = wall_ns() // 1_000_000
+        if now_ms <= self._named_ms < now_ms + _NAMES:  # a name that was removed is not used again
+            now_ms = self._named_ms + 1
         for later in range(_NAMES):
             path = self._named_after(now_ms + later)
             with suppress(FileExistsError):
                 fd = create(path)
                 with suppress(OSError):  # a filesystem without locks
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._named_ms = now_ms + later
                 return path, fd
         raise FileExistsError(17, os.strerror(17), str(path))
 
