@@ -57,13 +57,13 @@ def test_no_input_decides_how_much_memory_is_taken(
         assert peak_kib(*arguments, path) < most_kib, arguments
 
 
-def parsed(kind: str, number: int, **fields: Any) -> Event:
+def parsed(kind: str, number: int, /, **fields: Any) -> Event:
     """The event of a line of such a recording."""
     return from_json(json.loads(line(kind, number, **fields)))
 
 
 def test_of_too_many_stalls_at_once_each_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stalls, "MAX_OPEN_BYTES", 100_000)
+    monkeypatch.setattr(stalls, "MAX_OPEN_BYTES", 500_000)
     tracker = StallTracker(hz=250, ends_only=True)
     sign = {"kind": "rto", "silent_ms": 70_000, "unacked_bytes": 9, "rto_ms": 200}
     signs = [parsed("retransmit", number, attempt=1, **sign) for number in range(500)]

@@ -179,9 +179,12 @@ LARGEST = 2**63 - 1
 MOST_TEXT = 4096
 """Characters of a text: the longest is a cgroup's path (PATH_MAX)."""
 SHORT_TEXT = 64
-"""Characters of the texts by which connections and stalls are told apart."""
+"""Characters of most texts. FREE_TEXT names the others."""
+FREE_TEXT = ("comm", "exe", "cgroup")
+"""Fields with a text that somebody else chose."""
 _LENGTHS = {
-    **dict.fromkeys(("sock", "laddr", "raddr", "event", "phase", "verdict", "outcome"), SHORT_TEXT),
+    **{field.name: SHORT_TEXT for field in fields(Event) if str(field.type).startswith("str")},
+    **dict.fromkeys((*FREE_TEXT, "hook"), MOST_TEXT),
     "id": 2 * SHORT_TEXT,
 }
 _NAMES = {field.name: field.name for field in fields(Event)}
@@ -267,7 +270,7 @@ def _checked_one_by_one(record: Mapping[str, Any]) -> dict[str, Any]:
         if kind not in types:
             raise InvalidEvent(f"{name} is {value!r:.40}")
         if kind is str:
-            if len(value) > (most := _LENGTHS.get(name, MOST_TEXT)):
+            if len(value) > (most := _LENGTHS[name]):
                 raise InvalidEvent(f"{name} has more than {most} characters")
         elif (kind is int or kind is float) and not 0 <= value <= LARGEST:
             raise InvalidEvent(f"{name} is {value!r:.40}")
@@ -276,12 +279,12 @@ def _checked_one_by_one(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def size_of(event: Event) -> int:
-    """The memory that the event takes, bytes, if it shares no value with others."""
+    """The memory that the event takes, bytes, about, if it shares no value with others."""
     known = event.known()
-    size = getsizeof(known) + 32 * len(known)
+    size = 160 * len(known)  # a name, a place in the dictionary, and a number or what any text takes
     for value in known.values():
         if type(value) is str:
-            size += getsizeof(value)
+            size += len(value) if value.isascii() else 4 * len(value)
         elif type(value) is list:
             size += getsizeof(value) + sum(map(getsizeof, value))
     return size

@@ -10,8 +10,16 @@ from tracer.analysis.outstanding import SYN, Outstanding
 from tracer.analysis.verdicts import Evidence
 from tracer.events import Event, size_of
 
-OWN_BYTES = 1000
-"""What an episode takes beside its events: itself, its evidence, its names, and its places in the tracker."""
+ORDINARY_BYTES = 6000
+"""The memory of an episode whose events are not large, with its places in the tracker."""
+MAX_ORDINARY = 600
+"""Characters and processes of an event that is not large."""
+
+
+def _is_large(event: Event) -> bool:
+    get = event.known().get
+    owner = get("comm") or "", get("exe") or "", get("cgroup") or "", get("pids") or ()
+    return sum(map(len, owner)) > MAX_ORDINARY
 
 
 @dataclass(slots=True)
@@ -39,12 +47,14 @@ class Episode:
     errno: int | None = None  # that was reported for its end
     error: str | None = None
     due_ns: int = 0  # of the entry in the heap that counts
-    size: int = 0  # its memory, bytes
+    size: int = ORDINARY_BYTES  # its memory
 
     def weigh(self) -> int:
         """Set size anew. Returns by how much it has grown."""
-        before, self.size = self.size, OWN_BYTES + size_of(self.facts)
-        if self.owner is not self.facts:
+        before, self.size = self.size, ORDINARY_BYTES
+        if _is_large(self.facts):
+            self.size += size_of(self.facts)
+        if self.owner is not self.facts and _is_large(self.owner):
             self.size += size_of(self.owner)
         return self.size - before
 

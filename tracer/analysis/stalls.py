@@ -64,8 +64,8 @@ WALKS_NS = 60 * SECOND
 """A wait that goes on is found again by the first walk after its silence has doubled, or by the next."""
 JUST_NOW_MS = 100
 MAX_OPEN = 65536
-MAX_OPEN_BYTES = 24 << 20
-"""Memory for open stalls: some eight thousand."""
+MAX_OPEN_BYTES = 32 << 20
+"""Memory for open stalls: of some six thousand."""
 MAX_REMEMBERED = 32768
 MAX_REVOCABLE_BYTES = 6 << 20
 MAX_CONFIRMED = 1024
@@ -117,7 +117,10 @@ class StallTracker:
                 continue
             passed.append(event)
             if kind == "state" and not (
-                sock in self._open or sock in self._memories or sock in self._revocable or sock in self._unfollowed
+                sock in self._open
+                or sock in self._memories
+                or sock in self._revocable
+                or (self.unfollowed and sock in self._unfollowed)
             ):
                 continue  # most events are of connections that nothing is wrong with
             if kind == "lost":
@@ -416,7 +419,7 @@ class StallTracker:
         )
         self._begin_anew(stall, event, now)
         self._open[event.sock] = stall
-        self._open_bytes += stall.weigh()
+        self._open_bytes += stall.size + stall.weigh()
         return stall
 
     def _begin_anew(self, stall: Episode, event: Event, now: Outstanding) -> None:

@@ -20,7 +20,6 @@ from tracer.parts import CONNECTION, OWNER, SETTINGS, STATES, Part, PartedEvent
 _new = object.__new__
 _decode = json.JSONDecoder().raw_decode
 _FIELDS = {field.name: str(field.type).removesuffix(" | None") for field in fields(Event)}
-_NAMES = {name: name for name in _FIELDS}  # shared: JSON has its own for each line
 _SHARED = frozenset({*STATES, *SETTINGS})
 _OWN = [name for name in list(_FIELDS)[3:] if name not in {*CONNECTION, *_SHARED, *OWNER}]
 LONGEST_REMEMBERED = 8192
@@ -152,4 +151,4 @@ def _object(text: bytes) -> dict[str, Any]:
     known, end = _decode(written)
     if end != len(written):
         raise ValueError("something else than one object")
-    return {_NAMES.get(name, name): value for name, value in known.items()}
+    return known  # type: ignore[no-any-return]
