@@ -144,10 +144,10 @@ FAMILIES: dict[str, Callable[[], Iterator[bytes]]] = {
     "long sockets": lambda: _of(25_000, "state", sock=lambda number: _numbered(LONG, number, 64)),
     "open stalls": lambda: _opened(25_000),
     "open stalls of long names": lambda: _opened(
-        20_000,
+        6_000,
         comm=lambda number: _numbered(LONG, number, 60),
         exe=lambda number: _numbered(LONG, number, 250),
-        cgroup=lambda number: _numbered(LONG, number, 4000),
+        cgroup=lambda number: _numbered(LONG, number, 2000),
     ),
     "stalls that end without evidence": lambda: _forgotten(12_000),
     "ids without evidence": lambda: _stalls(

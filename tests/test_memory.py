@@ -18,8 +18,8 @@ from tracer.analysis.stalls import StallTracker
 from tracer.events import Event, from_json
 from tracer.recent import Recent, RecentSet
 
-MORE = 64 << 10
-"""KiB that any recording may take beyond a short one: the sum of all bounds is a little less."""
+MORE = 72 << 10
+"""KiB that any recording may take beyond a short one: the most that any of them was seen to take is a little less."""
 _PEAK = (
     "import resource, subprocess, sys;"
     "done = subprocess.run([sys.executable, '-m', 'tracer.cli', *sys.argv[1:]], stdout=subprocess.DEVNULL);"

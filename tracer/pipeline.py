@@ -21,7 +21,7 @@ TOLD_APART = 32768
 MAX_REVOCABLE = 8192
 """Stalls that ended without evidence of which the outcome is remembered."""
 MAX_OUTCOMES = 32
-FINISHED_AT_ONCE = 256
+FINISHED_AT_ONCE = 64
 OTHER = "other"
 """The outcomes beyond MAX_OUTCOMES, which only a newer or a damaged recording has."""
 _OF_OURS = frozenset({"lost", "stall", "counters"})
