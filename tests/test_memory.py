@@ -18,7 +18,7 @@ from tracer.analysis.stalls import StallTracker
 from tracer.events import Event, from_json
 from tracer.recent import Recent, RecentSet
 
-MORE = 72 << 10
+MORE = 104 << 10
 """KiB that any recording may take beyond a short one: the most that any of them was seen to take is a little less."""
 _PEAK = (
     "import resource, subprocess, sys;"

@@ -224,6 +224,8 @@ def test_nothing_is_left_where_packages_are_interrupted(tree: Path, tmp_path: Pa
     gone = f'for i in {{1..500}}; do [ -z "$({left_there})" ] && break; sleep 0.01; done'
     script = f'set -e\n{before}\nset +e; "$@"; {gone} && echo gone'
     command = [
+        "env",
+        "--default-signal=INT,HUP",  # a shell in the background ignores them
         "unshare",
         "--mount",
         "--propagation",

@@ -64,8 +64,8 @@ WALKS_NS = 60 * SECOND
 """A wait that goes on is found again by the first walk after its silence has doubled, or by the next."""
 JUST_NOW_MS = 100
 MAX_OPEN = 65536
-MAX_OPEN_BYTES = 32 << 20
-"""Memory for open stalls: of some six thousand."""
+MAX_OPEN_BYTES = 72 << 20
+"""Memory for open stalls: of some twelve thousand."""
 MAX_REMEMBERED = 32768
 MAX_REVOCABLE_BYTES = 6 << 20
 MAX_CONFIRMED = 1024
