@@ -215,7 +215,9 @@ class RotatingWriter:
             self._missing.add(last, given_up)
             if self._series is None:
                 raise cannot_write(file.path, error) from error
-            self._complain(f"cannot finish {file.path}", error, f"it lacks its last {given_up:,} events")
+            lacks = f"it lacks its last {given_up:,} events" if given_up else "it has all events"
+            self._complaint = (self._is_starved, "")  # said whatever was said before: it is about this file
+            self._complain(f"cannot finish {file.path}", error, lacks)
 
     def _replace(self, file: RecordingFile) -> None:
         """Take another file into use. The old one is finished."""
