@@ -93,6 +93,7 @@ def header_from_line(line: bytes) -> Header:
     if version > VERSION:
         raise NewerVersion(f"format version {version:.6g} is newer than this tcpwatch reads ({VERSION})")
     hz = _number(record, "hz")
+    number = max(0, min(LARGEST, _number(record, "number")))
     return Header(
         tool=_text(record, "tool"),
         kernel=_text(record, "kernel"),
@@ -104,8 +105,8 @@ def header_from_line(line: bytes) -> Header:
         run=_text(record, "run"),
         filters=_mapping(record, "filters"),
         sysctls=_mapping(record, "sysctls"),
-        series=_text(record, "series"),
-        number=max(0, min(LARGEST, _number(record, "number"))),
+        series=_text(record, "series") if number else "",
+        number=number,
     )
 
 
