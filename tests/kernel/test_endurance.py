@@ -52,7 +52,7 @@ def bpf_objects() -> dict[str, int]:
 
 def test_again_and_again_in_one_process(request: pytest.FixtureRequest) -> None:
     """Forty times; two hundred in a soak (--soak 600 or more)."""
-    times = MANY if request.config.getoption("--soak") >= LONG_S else FEW
+    times = MANY if (request.config.getoption("--soak") or 0.0) >= LONG_S else FEW
     before = bpf_objects()  # or more than there will be: what tests before this one left is freed in a moment
 
     def is_as_before() -> bool:
