@@ -191,7 +191,7 @@ def test_in_a_recording_and_its_header(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str], name: str
 ) -> None:
     def shown(word: str) -> tuple[str, str]:
-        path = tmp_path / f"{word == name}.tw"
+        path = tmp_path / f"{int(word == name)}.tw"
         # With a filter the stalls of the recording itself are shown.
         place = word if len(safe(name)) < 250 else "db1"  # of a longer one the rest is not kept
         head = replace(HEADER, tool=word, kernel=word, host=place, started=word, filters={word: word})
@@ -203,7 +203,7 @@ def test_in_a_recording_and_its_header(
             stream.write(b'{"time":"2027-01-15T08:00:00.000000Z","ktime_ns":"' + ascii(word).encode() + b'"}\n')
         assert cli._run([*command, str(path)]) == 1
         out, err = capsys.readouterr()
-        return out, err.replace(str(path), "FILE")
+        return out.replace(path.name, "FILE"), err.replace(str(path), "FILE")
 
     (out, err), (harmless_out, harmless_err) = shown(name), shown(safe(name))
     assert is_clean(out) and is_clean(err)
@@ -212,6 +212,9 @@ def test_in_a_recording_and_its_header(
     if "--json" in command:
         assert out.isascii() and out.count("\n") == harmless_out.count("\n")
     else:
+        if "report" in command:
+            # What is missing stands first, and quotes a value as Python writes it.
+            out, harmless_out = out.partition("\n\n")[2], harmless_out.partition("\n\n")[2]
         assert out == harmless_out and safe(name) in out
 
 
@@ -230,7 +233,7 @@ def test_in_the_name_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
         RecordingWriter(path, HEADER)
     complain(caught.value)
     said = capsys.readouterr().err
-    assert is_clean(said) and said.count(safe(name)) >= 8
+    assert is_clean(said) and said.count(safe(name)) >= 7
     assert said.count("\n") == 4 + 1 + 3 + 2
 
 
