@@ -179,14 +179,10 @@ LARGEST = 2**63 - 1
 MOST_TEXT = 4096
 """Characters of a text: the longest is a cgroup's path (PATH_MAX)."""
 SHORT_TEXT = 64
-"""Characters of most texts. FREE_TEXT names the others."""
-FREE_TEXT = ("comm", "exe", "cgroup")
-"""Fields with a text that somebody else chose."""
-_LENGTHS = {
-    **{field.name: SHORT_TEXT for field in fields(Event) if str(field.type).startswith("str")},
-    **dict.fromkeys((*FREE_TEXT, "hook"), MOST_TEXT),
-    "id": 2 * SHORT_TEXT,
-}
+"""Characters of most texts that events really have."""
+TEXTS = tuple(field.name for field in fields(Event) if str(field.type).startswith("str"))
+_LENGTHS = {**dict.fromkeys(TEXTS, 512), **dict.fromkeys(("comm", "exe", "cgroup", "hook"), MOST_TEXT)}
+"""Characters that a text may have."""
 _NAMES = {field.name: field.name for field in fields(Event)}
 LATEST_NS = 253_402_300_799_999_999_000
 """The last microsecond that RFC 3339 has: of the year 9999."""

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tracer.analysis.expiry import GiveUp
 from tracer.analysis.idle import Service
 from tracer.analysis.outstanding import SYN, Outstanding
 from tracer.analysis.verdicts import Evidence
-from tracer.events import Event, size_of
+from tracer.events import TEXTS, Event, size_of
 
 ORDINARY_BYTES = 6000
 """The memory of an episode whose events are not large, with its places in the tracker."""
-MAX_ORDINARY = 600
+MAX_ORDINARY = 1000
 """Characters and processes of an event that is not large."""
+_PIDS = ("pids",)  # a few texts matter only in many episodes
+_SIZED = (*TEXTS, "pids")
 
 
-def _is_large(event: Event) -> bool:
+def _is_large(event: Event, names: Sequence[str]) -> bool:
     get = event.known().get
-    owner = get("comm") or "", get("exe") or "", get("cgroup") or "", get("pids") or ()
-    return sum(map(len, owner)) > MAX_ORDINARY
+    return sum(map(len, filter(None, map(get, names)))) > MAX_ORDINARY
 
 
 @dataclass(slots=True)
@@ -49,12 +51,13 @@ class Episode:
     due_ns: int = 0  # of the entry in the heap that counts
     size: int = ORDINARY_BYTES  # its memory
 
-    def weigh(self) -> int:
-        """Set size anew. Returns by how much it has grown."""
+    def weigh(self, *, is_one_of_many: bool) -> int:
+        """Set size anew, from all texts if there are many episodes. Returns by how much it has grown."""
+        names = _SIZED if is_one_of_many else _PIDS
         before, self.size = self.size, ORDINARY_BYTES
-        if _is_large(self.facts):
+        if _is_large(self.facts, names):
             self.size += size_of(self.facts)
-        if self.owner is not self.facts and _is_large(self.owner):
+        if self.owner is not self.facts and _is_large(self.owner, names):
             self.size += size_of(self.owner)
         return self.size - before
 

@@ -66,7 +66,9 @@ JUST_NOW_MS = 100
 MAX_OPEN = 65536
 MAX_OPEN_BYTES = 72 << 20
 """Memory for open stalls: of some twelve thousand."""
-MAX_REMEMBERED = 32768
+MANY = 256
+"""Of fewer stalls texts are not weighed."""
+MAX_REMEMBERED = 16384
 MAX_REVOCABLE_BYTES = 6 << 20
 MAX_CONFIRMED = 1024
 
@@ -235,7 +237,7 @@ class StallTracker:
             stall.seen.dropped_here = now.sign == UNSENT or event.send_error in DROPPED_HERE
             stall.seen.unrouted = failed and not stall.seen.dropped_here
         self._expect(stall, event, now)
-        self._open_bytes += stall.weigh()
+        self._open_bytes += self._grown(stall)
         told += self._tell(sock, stall, event)
         self._confirm(stall)
         return told
@@ -419,7 +421,7 @@ class StallTracker:
         )
         self._begin_anew(stall, event, now)
         self._open[event.sock] = stall
-        self._open_bytes += stall.size + stall.weigh()
+        self._open_bytes += stall.size + self._grown(stall)
         return stall
 
     def _begin_anew(self, stall: Episode, event: Event, now: Outstanding) -> None:
@@ -530,9 +532,13 @@ class StallTracker:
             stall.seen.retransmits = stall.seen.attempt = now.count
         return stall
 
+    def _grown(self, stall: Episode) -> int:
+        is_one_of_many = len(self._open) > MANY
+        return stall.weigh(is_one_of_many=is_one_of_many)
+
     def _learn_owner(self, stall: Episode, event: Event) -> None:
         stall.learn_owner(event)
-        self._open_bytes += stall.weigh()
+        self._open_bytes += self._grown(stall)
 
     def _no_longer_revocable(self, sock: str) -> Episode | None:
         stall = self._revocable.pop(sock, None)

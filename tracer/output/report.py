@@ -34,6 +34,8 @@ MAX_OWNERS = 4096
 """Owners, of all services, whose advice is kept: those that stalled last."""
 MAX_WORDS = 16
 """Verdicts, or outcomes, of a service that are told apart: more than we know. Further ones are `other`."""
+MAX_ALL_WORDS = 64
+"""Verdicts and outcomes of all services that are told apart."""
 MAX_HOSTS_OF_SERVICES = 65536
 """Hosts of all services together. Further ones are not counted as a service's."""
 MAX_SUSPECTS = 2048
@@ -133,6 +135,7 @@ class Report:
         self._advice: OrderedDict[tuple[Service, str], OwnersAdvice] = OrderedDict()  # by service and verdict
         self._owners = 0
         self._without_advice = 0  # of a service and verdict
+        self._words: dict[str, str] = {}  # verdicts and outcomes
         self._stalls: list[_Stall] = []  # a heap
         # Ends without evidence, by host and id.
         self._revocable: Recent[tuple[str, str], Event] = Recent(MAX_REVOCABLE, MAX_REVOCABLE_BYTES, size_of)
@@ -246,7 +249,7 @@ class Report:
         name = service_of(stall)
         if name is None:
             return
-        verdict, outcome = stall.verdict or "?", stall.outcome or "?"
+        verdict, outcome = self._word(stall.verdict or "?"), self._word(stall.outcome or "?")
         service = self._services.setdefault(name, _Service())
         service.add(verdict, outcome, duration_ms)
         if self._hosts_of_services < MAX_HOSTS_OF_SERVICES or not service.hosts:
@@ -257,6 +260,12 @@ class Report:
             self._advise(name, verdict, host, stall)
         if len(self._services) > MAX_SERVICES:
             self._fold_services()
+
+    def _word(self, word: str) -> str:
+        """The verdict or outcome, in memory only once; OTHER where there are more than we can know."""
+        if word not in self._words and len(self._words) >= MAX_ALL_WORDS:
+            return OTHER
+        return self._words.setdefault(word, word)
 
     def _advise(self, name: Service, verdict: str, host: str, stall: Event) -> None:
         key = (name, verdict)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import json
 import re
 import time
 from functools import lru_cache
@@ -78,7 +77,7 @@ _PLAIN_NAME = re.compile(r"[\w.:@+/-]*", re.ASCII)
 
 def quoted(name: str) -> str:
     """The name as it is, or in quotation marks where it could be taken for a part of the sentence around it."""
-    return name if _PLAIN_NAME.fullmatch(name) else json.dumps(name, ensure_ascii=False)
+    return name if _PLAIN_NAME.fullmatch(name) else '"' + name.replace('"', '\\"') + '"'
 
 
 _PLAIN = {"→": "->", "×": "x", "…": "...", "–": "-"}
