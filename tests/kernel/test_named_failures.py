@@ -176,7 +176,8 @@ def test_a_filter_of_what_is_not_there(command: list[str], arguments: list[str],
 UNFORESEEN = """
 import tracer.cli, tracer.kernel.live as live
 class Broken:
-    def __init__(self): pass
+    def __init__(self, *_): pass
+    def close(self): pass
     def __getattr__(self, name): raise {error}
 live.KernelCounters = Broken
 tracer.cli.main()

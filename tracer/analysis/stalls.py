@@ -68,7 +68,7 @@ MAX_OPEN_BYTES = 72 << 20
 """Memory for open stalls: of some twelve thousand."""
 MANY = 256
 """Of fewer stalls texts are not weighed."""
-MAX_REMEMBERED = 16384
+MAX_REMEMBERED = 65536
 MAX_REVOCABLE_BYTES = 6 << 20
 MAX_CONFIRMED = 1024
 
