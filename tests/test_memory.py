@@ -20,6 +20,8 @@ from tracer.recent import Recent, RecentSet
 
 MORE = 104 << 10
 """KiB that any recording may take beyond a short one: the most that any of them was seen to take is a little less."""
+OF_ITS_OWN = ("open stalls", "long hooks", "many processes", "names")
+"""Families that replay, too, is tried with: all else that it keeps is what a report keeps as well."""
 _PEAK = (
     "import resource, subprocess, sys;"
     "done = subprocess.run([sys.executable, '-m', 'tracer.cli', *sys.argv[1:]], stdout=subprocess.DEVNULL);"
@@ -53,8 +55,9 @@ def test_no_input_decides_how_much_memory_is_taken(
     with path.open("wb") as stream:
         stream.writelines(FAMILIES[family]())
     most_kib = peak_of_a_short_one_kib(tmp_path_factory.getbasetemp()) + MORE
-    for arguments in (["report"], ["replay", "--json"]):
-        assert peak_kib(*arguments, path) < most_kib, arguments
+    assert peak_kib("report", path) < most_kib
+    if family in OF_ITS_OWN:
+        assert peak_kib("replay", path) < most_kib
 
 
 def parsed(kind: str, number: int, /, **fields: Any) -> Event:
