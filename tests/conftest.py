@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -14,6 +15,9 @@ import pytest
 # How long an example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
+
+# What a test starts writes its output as it does for a user.
+os.environ.pop("PYTHONUNBUFFERED", None)
 
 _KERNEL = Path(__file__).parent / "kernel"
 

@@ -497,7 +497,9 @@ def main() -> None:
     occupy_standard_descriptors()
     sys.stdout = open_stdout(errors=PLAIN)
     threading.excepthook = _complain_of_thread
-    sys.exit(_run(sys.argv[1:]))
+    status = _run(sys.argv[1:])
+    _forget_unwritten()
+    sys.exit(status)
 
 
 def _run(arguments: list[str]) -> int:
@@ -525,6 +527,17 @@ def _run(arguments: list[str]) -> int:
         print_traceback(error)
         complain(explain(error, arguments))
         return 1
+
+
+def _forget_unwritten() -> None:
+    """Python tries again at exit to write what it could not, and ends with status 120 where that fails."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is None:
+            continue
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            discard(stream)
 
 
 def _complain_of_thread(arguments: threading.ExceptHookArgs) -> None:

@@ -464,6 +464,9 @@ def test_a_closed_terminal_ends_it_in_order(
 def test_a_terminal_that_closes_during_the_start(namespace: Namespace, tmp_path: Path, after_s: float) -> None:
     path = tmp_path / "x.tw.gz"
     terminal = Terminal("record", "-o", path, "--netns", str(namespace.netns))
+    # Before that the child is this very process, which has no terminal yet.
+    command = Path(f"/proc/{terminal.pid}/cmdline")
+    wait_until(lambda: b"record" in command.read_bytes().split(b"\0"), PATIENCE_S, "the program is executed")
     time.sleep(after_s)
     assert terminal.close() in (0, -signal.SIGHUP), "the latter before Python has begun"
     warnings: list[str] = []
@@ -504,5 +507,5 @@ def test_standard_output_is_full(start: Start, storm: object, tmp_path: Path) ->
     with open("/dev/full", "w") as full:  # noqa: PTH123
         run = start("-w", path, "--json", stdout=full)
         said = run.ends(None, status=1)
-    assert "cannot write the output: No space left on device" in said
+    assert "cannot write to standard output: No space left on device" in said
     assert events_of(path)
