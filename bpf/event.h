@@ -125,7 +125,7 @@ enum socket_timer {
     TIMER_KEEPALIVE = 100,
 };
 
-/* Index into the map of lost events; tracer/kernel/probes.py has the names, tracer/kernel/program.py reads it. */
+/* Index into the map of lost events; tracer/kernel/probes.py has the names, tracer/kernel/program/program.py reads it. */
 enum hook {
     HOOK_RETRANSMIT = 0,
     HOOK_SYNACK = 1,

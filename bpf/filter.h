@@ -2,7 +2,7 @@
 /*
  * The filters that the kernel side can decide: ports, family, addresses, namespace. They run first, cheapest first,
  * and each hook reads only what the next test needs. Options combine with and, the values of one option with or;
- * tracer/filters.py says the same in Python, and tests/kernel/test_kernel_filters.py holds the two together.
+ * tracer/model/filters.py says the same in Python, and tests/kernel/test_kernel_filters.py holds the two together.
  */
 #ifndef TCPWATCH_FILTER_H
 #define TCPWATCH_FILTER_H

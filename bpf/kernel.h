@@ -3,7 +3,7 @@
  * The few kernel facts that the program needs. No kernel header is included: Python scans this source for
  * READ(type, member, ...), COPIED(...), LOAD(...), HAS(type, member), OFFSET(type, member), SIZEOF(type),
  * ENUM(type, name), ARGS(hook), BTF_TYPE(type) and KFUNC(function), looks each up in /sys/kernel/btf/vmlinux and hands
- * the answer over as -D (tracer/kernel/source.py). A nested member is written with two underscores: icsk_ack__lrcvtime.
+ * the answer over as -D (tracer/kernel/program/source.py). A nested member is written with two underscores: icsk_ack__lrcvtime.
  */
 #ifndef TCPWATCH_KERNEL_H
 #define TCPWATCH_KERNEL_H
@@ -90,7 +90,7 @@ static const u8 *(*skc_to_tcp_sock)(u64 sk) = (void *)137;
 
 /*
  * kernel/bpf/helpers.c (6.2). It takes our word, and nothing of it is left to run. Below zero is no helper: the
- * function is called by its BTF type (tracer/kernel/compiled.py).
+ * function is called by its BTF type (tracer/kernel/program/compiled.py).
  */
 static const u8 *(*rdonly_cast)(u64 object, u32 type) = (void *)-(long)KFUNC(bpf_rdonly_cast);
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What differs from one start to the next, handed over before anything is attached (tracer/kernel/program.py): the
+ * What differs from one start to the next, handed over before anything is attached (tracer/kernel/program/program.py): the
  * program itself is the same for each start on a kernel, and has to be compiled only once.
  */
 #ifndef TCPWATCH_SETTINGS_H

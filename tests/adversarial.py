@@ -13,8 +13,8 @@ from typing import Any
 from builders import SECOND, START
 from test_storage import HEADER
 
-from tracer.events import format_time
-from tracer.storage.header import Header
+from tracer.model.events import format_time
+from tracer.recordings.header import Header
 
 LONG = "\N{GRINNING FACE}"
 """Takes four bytes in memory, and twelve in a line."""

@@ -6,9 +6,9 @@ import ipaddress
 import struct
 from typing import Any
 
-from tracer.events import Event
 from tracer.kernel import wire
-from tracer.sockets import Socket
+from tracer.model.events import Event
+from tracer.model.sockets import Socket
 
 SECOND = 1_000_000_000
 START = 1_800_000_000 * SECOND  # 2027-01-15 08:00:00 UTC

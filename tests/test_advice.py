@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tracer.analysis.advice import Case, advice
 from tracer.analysis.clients import CLIENTS, SERVERS, clients_of, filled, server_of
 from tracer.analysis.expiry import lateness
-from tracer.analysis.idle import Bracket
+from tracer.analysis.idle_timeouts import Bracket
 from tracer.analysis.keepalive import DEFAULT_KEEPALIVE_S, LONGEST_DEFAULT_S, keepalive_for
 from tracer.analysis.middleboxes import KNOWN
 from tracer.analysis.verdicts import VERDICTS

@@ -21,10 +21,10 @@ from test_cli import ROOT, tcpwatch
 from test_report import header, record
 from test_stalls import close, freeze
 
-from tracer.events import Event
-from tracer.filters import Filter
-from tracer.playback import Missing, play
-from tracer.storage.header import VERSION
+from tracer.model.events import Event
+from tracer.model.filters import Filter
+from tracer.recordings.header import VERSION
+from tracer.run.replay import Missing, play
 
 
 def stalled(path: Path, number: int, at: float = 0) -> Path:
@@ -196,7 +196,7 @@ def test_many_files_take_few_descriptors_and_few_lines(tmp_path: Path) -> None:
     for file in files:
         file.touch()
     shown = subprocess.run(
-        ["bash", "-c", 'ulimit -n 40; exec "$@"', "-", sys.executable, "-m", "tracer.cli", "report", *files, good],
+        ["bash", "-c", 'ulimit -n 40; exec "$@"', "-", sys.executable, "-m", "tracer", "report", *files, good],
         capture_output=True, text=True, cwd=ROOT, timeout=120,
     )  # fmt: skip
     assert "db1: 1 stall" in shown.stdout and "and 290 other files" in shown.stdout
@@ -211,7 +211,7 @@ def test_the_hint_for_a_file_of_root_is_sudo(tmp_path: Path) -> None:
     path = stalled(tmp_path / "it's.tw", 1)
     hidden = tmp_path / "hidden"
     hidden.mkdir(mode=0o700)
-    program = "import os, sys; os.setgid(65534); os.setuid(65534); from tracer.cli import main; main()"
+    program = "import os, sys; os.setgid(65534); os.setuid(65534); from tracer.cli.main import main; main()"
     for command in ("report", "replay"):
         for name, hint in (
             (path, f"sudo tcpwatch {command} '{tmp_path}/it'\"'\"'s.tw'"),
@@ -261,7 +261,7 @@ def test_each_line_of_a_pipe_is_shown_when_it_comes(tmp_path: Path, suffix: str,
     os.mkfifo(fifo)
     name = "-" if through == "pipe" else str(fifo)
     with subprocess.Popen(
-        [sys.executable, "-m", "tracer.cli", "replay", "--json", name],
+        [sys.executable, "-m", "tracer", "replay", "--json", name],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT,
     ) as process:  # fmt: skip
         assert process.stdin and process.stdout and process.stderr
@@ -283,7 +283,7 @@ def test_what_is_interrupted_says_what_was_not_read(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     with subprocess.Popen(
-        [sys.executable, "-m", "tracer.cli", "replay", "--json", fifo, "other.tw"],
+        [sys.executable, "-m", "tracer", "replay", "--json", fifo, "other.tw"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, text=True,
     ) as process:  # fmt: skip
         assert process.stdout

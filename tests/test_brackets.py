@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tracer.analysis.idle import Bracket
-from tracer.output.brackets import bracket_in_words
+from tracer.analysis.idle_timeouts import Bracket
+from tracer.output.idle_timeouts import bracket_in_words
 
 MINUTE_MS = 60_000
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tracer.errors import TcpwatchError
-from tracer.kernel import cache, compiled, compiler
-from tracer.kernel.compiled import Compiled, Map
-from tracer.kernel.source import Source
+from tracer.kernel.program import cache, compiled, compiler
+from tracer.kernel.program.compiled import Compiled, Map
+from tracer.kernel.program.source import Source
+from tracer.model.errors import TcpwatchError
 
 SOURCE = Source("int f(void *ctx) { return 0; }", ("-DKERNEL_HZ=250",), Path("/nowhere"))
 OTHERS = (

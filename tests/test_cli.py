@@ -12,14 +12,14 @@ import pytest
 from builders import event
 from test_storage import EVENTS, write
 
-from tracer.events import to_json
+from tracer.model.events import to_json
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 
 
 def tcpwatch(*arguments: str | Path, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[str]:
-    return tcpwatch_from("tracer.cli", *arguments, stdin=stdin, **environment)
+    return tcpwatch_from("tracer", *arguments, stdin=stdin, **environment)
 
 
 def tcpwatch_from(
@@ -153,7 +153,7 @@ def test_a_closed_pipe_behind_the_help_is_fine(arguments: list[str]) -> None:
     os.close(reader)
     with os.fdopen(writer, "wb") as closed:
         shown = subprocess.run(
-            [sys.executable, "-m", "tracer.cli", *arguments],
+            [sys.executable, "-m", "tracer", *arguments],
             stdout=closed, stderr=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60,
         )  # fmt: skip
     assert (shown.returncode, shown.stderr) == (0, b"")
@@ -165,7 +165,7 @@ def test_a_reader_that_made_the_pipe_non_blocking_gets_everything(tmp_path: Path
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     process = subprocess.Popen(
-        [sys.executable, "-m", "tracer.cli", "replay", "--json", str(tmp_path / "x.tw")],
+        [sys.executable, "-m", "tracer", "replay", "--json", str(tmp_path / "x.tw")],
         stdout=writer, stderr=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     os.close(writer)
@@ -174,7 +174,6 @@ def test_a_reader_that_made_the_pipe_non_blocking_gets_everything(tmp_path: Path
     assert (process.communicate(timeout=60)[1], process.returncode) == (b"", 0)
 
 
-@pytest.mark.parametrize("module", ["tracer", "tracer.cli"])
 @pytest.mark.parametrize(
     ("error", "complaint", "hint"),
     [
@@ -184,14 +183,14 @@ def test_a_reader_that_made_the_pipe_non_blocking_gets_everything(tmp_path: Path
         ("ValueError('odd')", "ValueError: odd", "TCPWATCH_DEBUG=1 tcpwatch report 'a b'"),
     ],
 )
-def test_what_cannot_be_imported(tmp_path: Path, module: str, error: str, complaint: str, hint: str) -> None:
+def test_what_cannot_be_imported(tmp_path: Path, error: str, complaint: str, hint: str) -> None:
     (tmp_path / "click.py").write_text(f"raise {error}\n")
-    shown = tcpwatch_from(module, "report", "a b", PYTHONPATH=f"{tmp_path}:{ROOT}")
+    shown = tcpwatch("report", "a b", PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert (shown.returncode, shown.stdout) == (1, "")
     first, second = shown.stderr.splitlines()
     assert first.startswith(f"tcpwatch: {complaint}")
     assert second.startswith("Hint: ") and hint in second
-    debugged = tcpwatch_from(module, "report", "a b", PYTHONPATH=f"{tmp_path}:{ROOT}", TCPWATCH_DEBUG="1")
+    debugged = tcpwatch("report", "a b", PYTHONPATH=f"{tmp_path}:{ROOT}", TCPWATCH_DEBUG="1")
     assert "Traceback" in debugged.stderr
 
 
@@ -204,7 +203,7 @@ def test_help_has_room_on_eighty_columns(arguments: list[str]) -> None:
 
 def test_a_closed_pipe_ends_it_quietly(tmp_path: Path) -> None:
     write(tmp_path / "x.tw", [event(at=second) for second in range(5000)])
-    command = f"{sys.executable} -m tracer.cli replay {tmp_path / 'x.tw'}; echo status $? >&2"
+    command = f"{sys.executable} -m tracer replay {tmp_path / 'x.tw'}; echo status $? >&2"
     shown = subprocess.run(
         ["bash", "-c", f"({command}) | head -1"],
         capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60,
@@ -228,7 +227,7 @@ def test_an_output_that_is_closed(tmp_path: Path, closed: str) -> None:
     write(tmp_path / "x.tw")
     for arguments, status in ((["replay", "x.tw"], 0), (["report", "x.tw"], 0), (["replay", "no.tw"], 1)):
         shown = subprocess.run(
-            ["bash", "-c", f"exec {sys.executable} -m tracer.cli {' '.join(arguments)} {closed}"],
+            ["bash", "-c", f"exec {sys.executable} -m tracer {' '.join(arguments)} {closed}"],
             capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60,
         )  # fmt: skip
         assert shown.returncode == status
@@ -239,7 +238,7 @@ def test_a_full_disk_behind_stdout(tmp_path: Path) -> None:
     write(tmp_path / "x.tw")
     with Path("/dev/full").open("wb") as full:
         shown = subprocess.run(
-            [sys.executable, "-m", "tracer.cli", "replay", str(tmp_path / "x.tw")],
+            [sys.executable, "-m", "tracer", "replay", str(tmp_path / "x.tw")],
             stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60,
         )  # fmt: skip

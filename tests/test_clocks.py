@@ -5,8 +5,8 @@ from __future__ import annotations
 from builders import SECOND, event
 
 from tracer.analysis.stalls import StallTracker
-from tracer.events import SUSPEND
 from tracer.kernel.clocks import Sleep, Sleeps, boottime_shift_ns
+from tracer.model.events import SUSPEND
 
 HOUR = 3600 * SECOND
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from builders import event
 
-from tracer import counts
-from tracer.counts import NOTHING, Counts, Tally, counts_of
 from tracer.kernel.counters import KernelCounters
 from tracer.kernel.namespaces import Members
+from tracer.model import counts
+from tracer.model.counts import NOTHING, Counts, Tally, counts_of
 
 
 @pytest.mark.parametrize(

@@ -21,10 +21,10 @@ from test_report import a_night, header, record
 from test_stalls import close, freeze
 from test_storage import EVENTS, HEADER, read, write
 
-from tracer.errors import TcpwatchError
-from tracer.events import Event, to_json
-from tracer.storage.header import VERSION, Header
-from tracer.storage.reader import RecordingReader
+from tracer.model.errors import TcpwatchError
+from tracer.model.events import Event, to_json
+from tracer.recordings.header import VERSION, Header
+from tracer.recordings.reader import RecordingReader
 
 PACK = {"": lambda data: data, ".gz": lambda data: gzip.compress(data, mtime=0), ".zst": zstandard.compress}
 LATER = replace(HEADER, host="db2", utc_offset_s=0)
@@ -231,7 +231,7 @@ def test_a_pipe_with_a_name_whose_bytes_come_one_by_one(tmp_path: Path, suffix: 
 
 def test_standard_input_that_is_closed() -> None:
     shown = subprocess.run(
-        ["bash", "-c", f"{sys.executable} -m tracer.cli replay - <&-"],
+        ["bash", "-c", f"{sys.executable} -m tracer replay - <&-"],
         capture_output=True, text=True, cwd=ROOT, timeout=60,
     )  # fmt: skip
     assert shown.returncode == 1
@@ -265,7 +265,7 @@ MEMORY = 400 << 20
 
 def limited(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "tracer.cli", *map(str, arguments)],
+        [sys.executable, "-m", "tracer", *map(str, arguments)],
         capture_output=True, text=True, cwd=ROOT, timeout=60,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY)),
     )  # fmt: skip

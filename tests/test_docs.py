@@ -9,10 +9,10 @@ import pytest
 
 from tracer.analysis.risk import REASONS
 from tracer.analysis.verdicts import VERDICTS
-from tracer.cli import cli
-from tracer.events import EVENTS, Event
-from tracer.options import FILTER_NAMES
-from tracer.sockets import Socket
+from tracer.cli.main import cli
+from tracer.cli.options import FILTER_NAMES
+from tracer.model.events import EVENTS, Event
+from tracer.model.sockets import Socket
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 OUTCOMES = ("recovered", "timed-out", "reset", "closed", "unreachable", "ongoing", "presumed", "alive")

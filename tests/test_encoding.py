@@ -9,8 +9,8 @@ from builders import event
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.encoding import to_line
-from tracer.events import Event, to_json
+from tracer.model.events import Event, to_json
+from tracer.recordings.encoding import to_line
 
 TEXTS = st.text(max_size=8) | st.text("abc", max_size=8)
 VALUES: dict[str, st.SearchStrategy[Any]] = {

@@ -8,7 +8,7 @@ from builders import START, event
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.events import Event, InvalidEvent, format_time, from_json, parse_time, retransmit_kind, to_json
+from tracer.model.events import Event, InvalidEvent, format_time, from_json, parse_time, retransmit_kind, to_json
 
 
 def test_json_leaves_out_what_is_unknown() -> None:

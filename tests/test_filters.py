@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from builders import event
 
-from tracer.filters import Filter
+from tracer.model.filters import Filter
 
 V6: dict[str, Any] = {"family": 6, "laddr": "fd66:1::2", "raddr": "fd66:2::2"}
 

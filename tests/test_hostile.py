@@ -21,30 +21,30 @@ from test_holders import Proc
 from test_stalls import close, freeze, heard
 from test_storage import HEADER, write
 
-from tracer import cli
-from tracer.analysis.idle import Silences
+from tracer.analysis.idle_timeouts import Silences
 from tracer.analysis.risk import at_risk
 from tracer.analysis.stalls import StallTracker
-from tracer.errors import TcpwatchError
-from tracer.events import EVENTS, Event
-from tracer.filters import Filter
-from tracer.findings import Finding
+from tracer.cli import main
+from tracer.cli.options import parse_comm
 from tracer.kernel import host
 from tracer.kernel.holders import InProc
 from tracer.kernel.owners import Owners
 from tracer.kernel.wire import Decoder, Owner, text
-from tracer.options import parse_comm
-from tracer.output.findings import findings_as_json, findings_as_text
+from tracer.model.checks import Finding
+from tracer.model.errors import TcpwatchError
+from tracer.model.events import EVENTS, Event
+from tracer.model.filters import Filter
+from tracer.model.sockets import Socket
+from tracer.output.checks import findings_as_json, findings_as_text
+from tracer.output.format import safe
 from tracer.output.jsonlines import JsonSink
+from tracer.output.messages import complain, say
 from tracer.output.report import Report
 from tracer.output.sockets import risks_as_text, sockets_as_json, sockets_as_text
-from tracer.output.talk import complain, say
 from tracer.output.text import TextSink
-from tracer.output.words import safe
-from tracer.session import describe
-from tracer.sockets import Socket
-from tracer.storage.reader import RecordingReader
-from tracer.storage.writer import RecordingWriter
+from tracer.recordings.reader import RecordingReader
+from tracer.recordings.writer import RecordingWriter
+from tracer.run.live import describe
 
 HOSTILE = [
     "\x1b[2J\x1b[31m", "\x1b]0;title\x07", "\x1bc", "\x9b2J", "\x9d0;x\x9c", "\x85", "\x7f", "\x08\x08", "\x0e",
@@ -201,7 +201,7 @@ def test_in_a_recording_and_its_header(
                     writer.write(each)
         with path.open("ab") as stream:
             stream.write(b'{"time":"2027-01-15T08:00:00.000000Z","ktime_ns":"' + ascii(word).encode() + b'"}\n')
-        assert cli._run([*command, str(path)]) == 1
+        assert main._run([*command, str(path)]) == 1
         out, err = capsys.readouterr()
         return out.replace(path.name, "FILE"), err.replace(str(path), "FILE")
 
@@ -224,11 +224,11 @@ def test_in_the_name_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
         name = re.sub("[\0\ud800-\udc7f\udd00-\udfff]", "", name) or "\x1b"
     path = tmp_path / f"{name}.tw"
     for command in ("replay", "report"):
-        assert cli._run([command, str(path)]) == 1
+        assert main._run([command, str(path)]) == 1
     path.write_bytes(write(tmp_path / "x.tw")[:-5])
-    assert cli._run(["replay", str(path)]) == 0
+    assert main._run(["replay", str(path)]) == 0
     path.write_bytes(write(tmp_path / "y.tw") + b'{"event":"new"}\n[]\n')
-    assert cli._run(["report", str(path)]) == 1
+    assert main._run(["report", str(path)]) == 1
     with pytest.raises(TcpwatchError) as caught:
         RecordingWriter(path, HEADER)
     complain(caught.value)
@@ -248,10 +248,10 @@ OPTIONS = [
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: " ".join(option) or "command")
 def test_in_an_option_that_cannot_be_meant(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     for name in (*HOSTILE, ALL):
-        assert cli._run([*option, name]) == 2, ascii(name)
+        assert main._run([*option, name]) == 2, ascii(name)
         out, err = capsys.readouterr()
         assert out == "" and is_clean(err) and err.count("\n") == 2, ascii(name)
-        assert cli._run([*option[:-1], f"--{name}"]) == 2
+        assert main._run([*option[:-1], f"--{name}"]) == 2
         out, err = capsys.readouterr()
         assert out == "" and is_clean(err) and err.count("\n") == 2, ascii(name)
 

@@ -126,8 +126,10 @@ def test_neither_do_the_modes_of_the_tree_nor_acls_and_groups_of_directories(tmp
 
 def test_what_lies_about_in_the_tree_is_not_installed(tmp_path: Path) -> None:
     tree, prefix = copy_tree(tmp_path / "tree"), tmp_path / "prefix"
-    for name in ("tracer/cli.py~", "tracer/cli.py.orig", "tracer/#cli.py#", "tracer/.cli.py.swp", "bpf/event.h.rej",
-                 "tracer/__pycache__/cli.cpython-311.pyc", "tracer/.git/config", "bpf/.event.h"):  # fmt: skip
+    for name in (
+        "tracer/model/events.py~", "tracer/model/events.py.orig", "tracer/#a.py#", "tracer/.a.py.swp",
+        "bpf/event.h.rej", "tracer/__pycache__/a.cpython-311.pyc", "tracer/.git/config", "bpf/.event.h",
+    ):  # fmt: skip
         path = tree / name
         path.parent.mkdir(exist_ok=True)
         path.write_text("junk")

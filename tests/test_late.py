@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from timelines import Frozen, frozen
 
-from tracer.analysis.idle import Bracket, Service, Silences
+from tracer.analysis.idle_timeouts import Bracket, Service, Silences
 from tracer.analysis.outstanding import first_rto_ms, outstanding
 from tracer.analysis.stalls import StallTracker
-from tracer.events import Event, from_json, parse_time
+from tracer.model.events import Event, from_json, parse_time
 
 INCIDENTS = Path(__file__).parent / "incidents"
 RECORDED = sorted(INCIDENTS.glob("*.tw"))

@@ -7,11 +7,11 @@ from builders import record
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.encoding import to_line
-from tracer.events import Event, from_json, to_json
 from tracer.kernel.owners import Owners
 from tracer.kernel.wire import Decoder, Owner
-from tracer.storage.lines import LONGEST_REMEMBERED, LineEvent, line_event
+from tracer.model.events import Event, from_json, to_json
+from tracer.recordings.encoding import to_line
+from tracer.recordings.lines import LONGEST_REMEMBERED, LineEvent, line_event
 
 DECODER = Decoder(hz=250, reasons={}, key=b"k" * 16)
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tracer.errors import TcpwatchError
-from tracer.kernel import cache, compiled, loading
-from tracer.kernel.compiled import Compiled, Outdated
-from tracer.kernel.source import Source
+from tracer.kernel.program import cache, compiled, loading
+from tracer.kernel.program.compiled import Compiled, Outdated
+from tracer.kernel.program.source import Source
+from tracer.model.errors import TcpwatchError
 
 SOURCE = Source("int f(void *ctx) { return 0; }", (), Path("/nowhere"))
 PROGRAM = json.dumps({"bcc": "0", "maps": {}, "functions": {"f": "", "g": ""}})
@@ -58,8 +58,8 @@ def compilations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Source
         return compiled.of_json(PROGRAM)
 
     monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path / "cache"))
-    monkeypatch.setattr("tracer.kernel.compiler.compile_afresh", compile_afresh)
-    monkeypatch.setattr("tracer.kernel.loading.compile_afresh", compile_afresh)
+    monkeypatch.setattr("tracer.kernel.program.compiler.compile_afresh", compile_afresh)
+    monkeypatch.setattr("tracer.kernel.program.loading.compile_afresh", compile_afresh)
     return made
 
 

@@ -15,8 +15,8 @@ from test_cli import ROOT, tcpwatch
 
 from tracer.analysis import stalls
 from tracer.analysis.stalls import StallTracker
-from tracer.events import Event, from_json
-from tracer.recent import Recent, RecentSet
+from tracer.model.events import Event, from_json
+from tracer.model.recent import Recent, RecentSet
 
 MORE = 104 << 10
 """KiB that any recording may take beyond a short one: the most that any of them was seen to take is a little less."""
@@ -24,7 +24,7 @@ OF_ITS_OWN = ("open stalls", "long hooks", "many processes", "names")
 """Families that replay, too, is tried with: all else that it keeps is what a report keeps as well."""
 _PEAK = (
     "import resource, subprocess, sys;"
-    "done = subprocess.run([sys.executable, '-m', 'tracer.cli', *sys.argv[1:]], stdout=subprocess.DEVNULL);"
+    "done = subprocess.run([sys.executable, '-m', 'tracer', *sys.argv[1:]], stdout=subprocess.DEVNULL);"
     "print(done.returncode, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
 )
 

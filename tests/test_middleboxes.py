@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tracer.analysis.idle import Bracket
+from tracer.analysis.idle_timeouts import Bracket
 from tracer.analysis.middleboxes import KNOWN, MAX_MATCHES, matching
 
 MINUTE_MS = 60_000

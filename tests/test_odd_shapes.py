@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_storage import HEADER
 
-from tracer.encoding import to_line
-from tracer.events import Event, InvalidEvent, from_json, to_json
-from tracer.storage.header import FORMAT, VERSION, Header, InvalidHeader, header_from_line
-from tracer.storage.reader import RecordingReader
+from tracer.model.events import Event, InvalidEvent, from_json, to_json
+from tracer.recordings.encoding import to_line
+from tracer.recordings.header import FORMAT, VERSION, Header, InvalidHeader, header_from_line
+from tracer.recordings.reader import RecordingReader
 
 NAMES = ["time", *(field.name for field in fields(Event) if field.name != "time_ns")]
 TEXT = st.text(st.characters(), max_size=8) | st.sampled_from(["\ud800", "\0", "x" * 5000, "\U0001f600" * 70])

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tracer.errors import UsageError
-from tracer.options import (
+from tracer.cli.options import (
     cli_filter,
     parse_buffer_size,
     parse_comm,
@@ -20,6 +19,7 @@ from tracer.options import (
     parse_port,
     parse_size,
 )
+from tracer.model.errors import UsageError
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from builders import event
 
-from tracer.events import Event
 from tracer.kernel import holders
 from tracer.kernel import owners as module
 from tracer.kernel.holders import Held, Process
 from tracer.kernel.owners import BURST_S, FRESH_NS, MOST_CHECKED, Owners
 from tracer.kernel.wire import Owner
+from tracer.model.events import Event
 
 MS = 1_000_000
 START_NS = 100_000_000_000

@@ -49,7 +49,7 @@ def test_the_wheel_works_from_a_clean_environment(wheel: Path, tmp_path: Path) -
     shown = subprocess.run([environment / "bin/tcpwatch", "--version"], capture_output=True, text=True, cwd=tmp_path)
     assert (shown.returncode, shown.stdout) == (0, "tcpwatch, version 0.1.0\n")
     program = (
-        "from tracer.kernel.source import SOCKETS, TRACER, bpf_directory, read_source;"
+        "from tracer.kernel.program.source import SOCKETS, TRACER, bpf_directory, read_source;"
         "d = bpf_directory(); [read_source(d, name) for name in (TRACER, SOCKETS)]; print(d)"
     )
     found = subprocess.run([python, "-I", "-c", program], capture_output=True, text=True, check=True).stdout.strip()

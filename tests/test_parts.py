@@ -9,11 +9,11 @@ from builders import record
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.encoding import to_line
-from tracer.events import Event, to_json
 from tracer.kernel.owners import Owners
 from tracer.kernel.wire import Decoder, Owner
-from tracer.parts import Part, PartedEvent, Row
+from tracer.model.events import Event, to_json
+from tracer.model.lazy import Part, PartedEvent, Row
+from tracer.recordings.encoding import to_line
 
 DECODER = Decoder(hz=250, reasons={}, key=b"k" * 16)
 NAMES = [field.name for field in fields(Event)]

@@ -5,11 +5,11 @@ import contextlib
 import pytest
 from builders import event
 
-from tracer import pipeline
 from tracer.analysis.stalls import StallTracker
-from tracer.events import Batch, Event
-from tracer.filters import Filter
-from tracer.pipeline import Totals, finish, run
+from tracer.model.events import Batch, Event
+from tracer.model.filters import Filter
+from tracer.run import pipeline
+from tracer.run.pipeline import Totals, finish, run
 
 
 class Recorder:

@@ -6,8 +6,8 @@ import os
 import threading
 from pathlib import Path
 
-from tracer.filters import Filter
 from tracer.kernel.presence import absent
+from tracer.model.filters import Filter
 
 NETNS = Path("/proc/self/ns/net").stat().st_ino
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from tracer.errors import TcpwatchError
 from tracer.kernel.probes import TimerFunctions, choose, require, symbol_addresses
-from tracer.kernel.program import recursion_misses
+from tracer.kernel.program.program import recursion_misses
+from tracer.model.errors import TcpwatchError
 
 BOTH = TimerFunctions(0xFF, 0xFE)
 

@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 from test_report import header
 from test_stalls import close, freeze, heard, reset
 
-from tracer.analysis.idle import Bracket, Service, Silences, is_fatal, service_of, survived_silence_ms
+from tracer.analysis.idle_timeouts import Bracket, Service, Silences, is_fatal, service_of, survived_silence_ms
 from tracer.analysis.recorded import RecordedStalls
 from tracer.analysis.stalls import MIN_IDLE_MS, StallTracker
 from tracer.analysis.verdicts import CHANCE
-from tracer.events import Batch, Event
-from tracer.filters import Filter
-from tracer.pipeline import Totals, finish, run
-from tracer.playback import play
-from tracer.storage.header import Header
-from tracer.storage.reader import RecordingReader
-from tracer.storage.writer import RecordingWriter
+from tracer.model.events import Batch, Event
+from tracer.model.filters import Filter
+from tracer.recordings.header import Header
+from tracer.recordings.reader import RecordingReader
+from tracer.recordings.writer import RecordingWriter
+from tracer.run.pipeline import Totals, finish, run
+from tracer.run.replay import play
 
 TESTS = Path(__file__).parent
 EVERYTHING = TESTS / "recordings/v1/everything.tw"

@@ -32,12 +32,12 @@ from hypothesis.stateful import (
 )
 from test_storage import HEADER
 
-from tracer.errors import TcpwatchError
-from tracer.storage import rotation, series, writer
-from tracer.storage.reader import RecordingReader
-from tracer.storage.rotation import RotatingWriter, Rotation
-from tracer.storage.series import Series
-from tracer.storage.writer import RecordingWriter
+from tracer.model.errors import TcpwatchError
+from tracer.recordings import rotation, series, writer
+from tracer.recordings.reader import RecordingReader
+from tracer.recordings.rotation import RotatingWriter, Rotation
+from tracer.recordings.series import Series
+from tracer.recordings.writer import RecordingWriter
 
 SECONDS = 10.0
 ONE_WRITE = 1 << 13

@@ -13,11 +13,11 @@ from builders import SECOND, event
 from test_cli import ROOT, tcpwatch
 from test_stalls import HOUR_MS, LOSS_PROBE_MS, close, freeze, heard, reset
 
-from tracer.events import Event
-from tracer.filters import Filter
+from tracer.model.events import Event
+from tracer.model.filters import Filter
 from tracer.output.advice import merged
-from tracer.storage.header import Header, describe_filter
-from tracer.storage.writer import RecordingWriter
+from tracer.recordings.header import Header, describe_filter
+from tracer.recordings.writer import RecordingWriter
 
 OWNED = {"pid": 8506, "comm": "php", "pids": [8506]}
 
@@ -235,7 +235,7 @@ def test_a_long_recording_takes_no_more_memory_than_a_short_one(tmp_path: Path) 
     def peak_kib(path: Path) -> int:
         program = (
             "import resource, subprocess, sys;"
-            "subprocess.run([sys.executable, '-m', 'tracer.cli', 'report', sys.argv[1]], stdout=subprocess.DEVNULL);"
+            "subprocess.run([sys.executable, '-m', 'tracer', 'report', sys.argv[1]], stdout=subprocess.DEVNULL);"
             "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
         )
         done = subprocess.run(

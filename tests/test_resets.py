@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from builders import event
 
-from tracer.events import Event
 from tracer.kernel.resets import AT_ONCE_NS, is_open, without_false
+from tracer.model.events import Event
 
 
 def reset(at: float, direction: str, **fields: Any) -> Event:

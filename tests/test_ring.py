@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tracer.kernel.ring import HEADER_BYTES, Ring, RingError
+from tracer.kernel.program.ring import HEADER_BYTES, Ring, RingError
 
 RECORD = 20
 STRIDE = 32  # with its header, padded to 8

@@ -17,14 +17,14 @@ import pytest
 from builders import SECOND, START, event
 from test_storage import EVENTS, HEADER, read, write
 
-from tracer.errors import TcpwatchError
-from tracer.events import Event, format_time
-from tracer.filters import Filter
-from tracer.playback import play
-from tracer.storage import rotation as module
-from tracer.storage.reader import RecordingReader
-from tracer.storage.rotation import RotatingWriter, Rotation
-from tracer.storage.writer import RecordingWriter
+from tracer.model.errors import TcpwatchError
+from tracer.model.events import Event, format_time
+from tracer.model.filters import Filter
+from tracer.recordings import rotation as module
+from tracer.recordings.reader import RecordingReader
+from tracer.recordings.rotation import RotatingWriter, Rotation
+from tracer.recordings.writer import RecordingWriter
+from tracer.run.replay import play
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKED = [".gz", ".zst"]
@@ -99,8 +99,8 @@ import gc, os, resource, sys
 from pathlib import Path
 from test_storage import HEADER
 from builders import event
-from tracer.errors import TcpwatchError
-from tracer.storage.writer import RecordingWriter
+from tracer.model.errors import TcpwatchError
+from tracer.recordings.writer import RecordingWriter
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
 writer = RecordingWriter(Path(sys.argv[1]), HEADER)
 try:
@@ -142,7 +142,7 @@ def rotated(path: Path, rotation: Rotation, events: list[Event], said: list[str]
 def test_a_full_file_is_followed_by_another_and_nothing_is_lost(
     tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tracer.storage.writer.PACKED_FLUSH_S", 0.0)
+    monkeypatch.setattr("tracer.recordings.writer.PACKED_FLUSH_S", 0.0)
     said: list[str] = []
     files = rotated(tmp_path / f"x.y.tw{suffix}", Rotation(size=4096), MANY, said)
     assert len(files) >= 2 and all(

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from tracer import cli
-from tracer.events import EVENTS, Event
-from tracer.storage.header import VERSION, Header
-from tracer.storage.reader import RecordingReader
+from tracer.cli import main
+from tracer.model.events import EVENTS, Event
+from tracer.recordings.header import VERSION, Header
+from tracer.recordings.reader import RecordingReader
 
 RECORDINGS = Path(__file__).parent / "recordings"
 SAMPLES = sorted(path for path in RECORDINGS.glob("v*/*.tw*") if path.suffix in (".tw", ".gz", ".zst"))
@@ -50,7 +50,7 @@ def test_a_sample_is_shown_as_ever(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(sample.parent)
-    status = cli._run([*COMMANDS.get(golden, ["replay"]), sample.name])
+    status = main._run([*COMMANDS.get(golden, ["replay"]), sample.name])
     shown, said = capsys.readouterr()
     text = said if golden == "said.txt" else shown
     expected = sample.with_name(f"{sample.name}.{golden}")

@@ -16,15 +16,15 @@ from builders import SECOND, START, event
 from test_rotation import Shown
 from test_storage import HEADER, read
 
-from tracer.cli import _rotation
-from tracer.errors import TcpwatchError, UsageError
-from tracer.events import format_time
-from tracer.filters import Filter
-from tracer.playback import play
-from tracer.storage import rotation, series, writer
-from tracer.storage.header import Header, header_from_line
-from tracer.storage.rotation import RotatingWriter, Rotation
-from tracer.storage.writer import RecordingWriter
+from tracer.cli.main import _rotation
+from tracer.model.errors import TcpwatchError, UsageError
+from tracer.model.events import format_time
+from tracer.model.filters import Filter
+from tracer.recordings import rotation, series, writer
+from tracer.recordings.header import Header, header_from_line
+from tracer.recordings.rotation import RotatingWriter, Rotation
+from tracer.recordings.writer import RecordingWriter
+from tracer.run.replay import play
 
 ROOT = Path(__file__).resolve().parent.parent
 STAMP = "20300101T00000{}.000Z"
@@ -138,7 +138,7 @@ def test_files_without_events_push_nothing_out_and_go(tmp_path: Path, suffix: st
 import os, sys
 from pathlib import Path
 from test_storage import HEADER
-from tracer.storage.rotation import RotatingWriter, Rotation
+from tracer.recordings.rotation import RotatingWriter, Rotation
 RotatingWriter(Path(sys.argv[1]), lambda: HEADER, Rotation(every_s=3600, keep=1), say=print)
 os.kill(os.getpid(), 9)
 """
@@ -225,7 +225,7 @@ def test_two_that_start_at_once(tmp_path: Path) -> None:
 import sys, time
 from pathlib import Path
 from test_storage import HEADER
-from tracer.storage.rotation import RotatingWriter, Rotation
+from tracer.recordings.rotation import RotatingWriter, Rotation
 while time.time() < float(sys.argv[2]):
     pass
 RotatingWriter(Path(sys.argv[1]), lambda: HEADER, Rotation(every_s=3600), say=print)

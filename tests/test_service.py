@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tracer.cli import _rotation, cli
+from tracer.cli.main import _rotation, cli
 
 ROOT = Path(__file__).resolve().parent.parent
 UNIT = ROOT / "scripts/tcpwatch.service"

@@ -8,9 +8,9 @@ from typing import ClassVar
 import pytest
 from builders import event
 
-from tracer.counts import Counts
-from tracer.pipeline import Totals
-from tracer.session import cost, missing, summary, truth
+from tracer.model.counts import Counts
+from tracer.run.live import cost, missing, summary, truth
+from tracer.run.pipeline import Totals
 
 
 def totals(**segments_by_netns: int) -> Totals:

@@ -12,10 +12,10 @@ import pytest
 from builders import event
 
 from tracer.lab.namespace import wait_until
+from tracer.output.background_writer import Outlet
 from tracer.output.jsonlines import JsonSink
-from tracer.output.outlet import Outlet
 from tracer.output.text import TextSink
-from tracer.shedding import Shedding
+from tracer.run.shedding import Shedding
 
 PATIENCE_S = 30
 

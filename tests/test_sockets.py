@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_cli import tcpwatch
 
-from tracer.analysis.idle import Bracket
+from tracer.analysis.idle_timeouts import Bracket
 from tracer.analysis.keepalive import keepalive_for
 from tracer.analysis.risk import at_risk
-from tracer.errors import TcpwatchError
-from tracer.filters import Filter
 from tracer.kernel import sockets as walk
 from tracer.kernel.wire import Decoder
+from tracer.model.errors import TcpwatchError
+from tracer.model.filters import Filter
+from tracer.model.sockets import Socket, longest_silence_first, to_json
 from tracer.output.sockets import about_sockets, risks_as_text, sockets_as_json, sockets_as_text
-from tracer.sockets import Socket, longest_silence_first, to_json
 
 DECODER = Decoder(hz=250, reasons={}, key=b"k" * 16)
 KEEPALIVE_TIMER, WAITS, ACCEPTED = 100, 64, 32

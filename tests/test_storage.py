@@ -12,12 +12,12 @@ from builders import event
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tracer.errors import TcpwatchError
-from tracer.events import Event
-from tracer.filters import Filter
-from tracer.storage.header import Header, describe_filter
-from tracer.storage.reader import LONGEST_LINE, RecordingReader
-from tracer.storage.writer import RecordingWriter
+from tracer.model.errors import TcpwatchError
+from tracer.model.events import Event
+from tracer.model.filters import Filter
+from tracer.recordings.header import Header, describe_filter
+from tracer.recordings.reader import LONGEST_LINE, RecordingReader
+from tracer.recordings.writer import RecordingWriter
 
 HEADER = Header(
     tool="0.1.0", kernel="6.18", host="db1", started="2027-01-15T08:00:00.000000Z",

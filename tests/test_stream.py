@@ -15,13 +15,13 @@ import pytest
 from builders import event
 from test_storage import HEADER
 
-from tracer.errors import TcpwatchError, UsageError
-from tracer.events import Event
-from tracer.recording import Destination, Recording
-from tracer.stopping import Stop
-from tracer.storage import stream, targets
-from tracer.storage.stream import StreamWriter
-from tracer.storage.targets import is_stream, open_stream
+from tracer.model.errors import TcpwatchError, UsageError
+from tracer.model.events import Event
+from tracer.recordings import stream, targets
+from tracer.recordings.stream import StreamWriter
+from tracer.recordings.targets import is_stream, open_stream
+from tracer.run.recording import Destination, Recording
+from tracer.run.stopping import Stop
 
 
 @pytest.fixture

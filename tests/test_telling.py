@@ -12,7 +12,7 @@ from test_stalls import HOUR_MS, close, freeze, heard, probe, waiting, window
 
 from tracer.analysis.stalls import StallTracker
 from tracer.analysis.verdicts import VERDICTS
-from tracer.events import Event
+from tracer.model.events import Event
 from tracer.output.text import TextSink
 
 OWNED = {"pid": 8506, "comm": "php", "pids": [8506]}

@@ -6,7 +6,7 @@ from builders import event
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.events import EVENTS, Event
+from tracer.model.events import EVENTS, Event
 from tracer.output.text import TextSink
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tracer.analysis.expiry import GiveUp, bucket, lateness
 from tracer.analysis.timeouts import gives_up, next_expiry_ns
-from tracer.events import Event
+from tracer.model.events import Event
 
 HZS = (100, 250, 300, 1000)
 JIFFIES = 568_222

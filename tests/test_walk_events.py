@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from builders import SECOND, event, mapped, record
 
-from tracer.events import Event
 from tracer.kernel import walks
 from tracer.kernel.owners import Owners
-from tracer.kernel.program import Suspects
+from tracer.kernel.program.program import Suspects
 from tracer.kernel.walks import Walks, move
 from tracer.kernel.wire import Decoder
+from tracer.model.events import Event
 
 WAITING = {"type": 10, "flags": 1 | 64, "since_sent": 2053, "pid": 7, "comm": b"php"}
 
@@ -41,7 +41,7 @@ class Kernel:
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     made = Kernel()
-    monkeypatch.setattr(walks.bpf, "read_iterator", made.read)
+    monkeypatch.setattr(walks.syscalls, "read_iterator", made.read)
     monkeypatch.setattr(walks, "WALK_EVERY_S", 0.0)
     return made
 

@@ -5,13 +5,13 @@ from builders import SECOND, mapped, record
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.encoding import to_line
-from tracer.errors import TcpwatchError
-from tracer.events import Event, to_json
 from tracer.kernel import wire
 from tracer.kernel.owners import Owners
 from tracer.kernel.wire import OFFSETS, SIZE, Decoder, Owner, WireError, text
-from tracer.storage.lines import line_event
+from tracer.model.errors import TcpwatchError
+from tracer.model.events import Event, to_json
+from tracer.recordings.encoding import to_line
+from tracer.recordings.lines import line_event
 
 DECODER = Decoder(hz=250, reasons={1: "NO_SOCKET"}, key=b"k" * 16)
 PLACE = slice(OFFSETS["flags"], OFFSETS["silent"])  # of how the socket is

@@ -7,7 +7,7 @@ from builders import event, socket
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.output.words import duration, endpoint, owner, plural, safe, size
+from tracer.output.format import duration, endpoint, owner, plural, safe, size
 
 
 @pytest.mark.parametrize(

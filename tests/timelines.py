@@ -12,7 +12,7 @@ from builders import SECOND, event
 from hypothesis import strategies as st
 
 from tracer.analysis.expiry import bucket
-from tracer.events import Event
+from tracer.model.events import Event
 
 BOOTED_AGO_S = 20_000
 

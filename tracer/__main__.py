@@ -8,7 +8,7 @@ import sys
 def main() -> None:
     """Run the command. Nothing is imported before errors can be caught."""
     try:
-        from tracer.cli import main as run
+        from tracer.cli.main import main as run
     except KeyboardInterrupt:
         sys.exit(0)
     except Exception as error:
@@ -18,7 +18,7 @@ def main() -> None:
 
 
 def _fail(error: BaseException) -> None:
-    from tracer.failures import explain, print_traceback
+    from tracer.cli.failures import explain, print_traceback
 
     print_traceback(error)
     known = explain(error, sys.argv[1:])

@@ -19,7 +19,7 @@ from benchmarks.processes import ROOT
 from benchmarks.results import Result
 from benchmarks.rows import ROWS
 from benchmarks.scale import Scale
-from tracer.errors import TcpwatchError
+from tracer.model.errors import TcpwatchError
 
 DOCUMENT = ROOT / "docs/performance.md"
 PICTURE = ROOT / "docs/growth.png"

@@ -14,13 +14,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tracer.errors import TcpwatchError
+from tracer.model.errors import TcpwatchError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MIB = 1024 * 1024
 _QUIET_S = 0.25
 
-TCPWATCH = (sys.executable, "-m", "tracer.cli")
+TCPWATCH = (sys.executable, "-m", "tracer")
 """tcpwatch from this tree; wants `environment()`."""
 
 

@@ -17,12 +17,12 @@ from contextlib import contextmanager
 
 from benchmarks import programs
 from benchmarks.processes import one_processor
-from tracer.filters import Filter
 from tracer.kernel import host, probes
-from tracer.kernel.btf import KernelTypes
-from tracer.kernel.compiler import compile_source
-from tracer.kernel.program import RESUME_AFTER_S, Program
-from tracer.kernel.source import TRACER, source_for
+from tracer.kernel.program.btf import KernelTypes
+from tracer.kernel.program.compiler import compile_source
+from tracer.kernel.program.program import RESUME_AFTER_S, Program
+from tracer.kernel.program.source import TRACER, source_for
+from tracer.model.filters import Filter
 
 HOOK = "tcp_probe"
 _SLICE_S = 0.1

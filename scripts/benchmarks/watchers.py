@@ -15,7 +15,7 @@ from types import TracebackType
 
 from benchmarks import surroundings, sweeping
 from benchmarks.processes import ROOT, TCPWATCH, dies_with_us, environment
-from tracer.errors import TcpwatchError
+from tracer.model.errors import TcpwatchError
 
 READY_S = 60
 _END_S = 30

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from benchmarks.processes import dies_with_us
 from benchmarks.watchers import Target
-from tracer.errors import TcpwatchError
-from tracer.events import STATES
 from tracer.lab.mariadb import DATABASE, PASSWORD, USER, MariaDB
 from tracer.lab.namespace import Namespace, require_tools, wait_until
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Client, Process, Server
+from tracer.model.errors import TcpwatchError
+from tracer.model.events import STATES
 
 _LOAD = Path(__file__).with_name("load.py")
 _POPULATION = Path(__file__).with_name("population.py")

@@ -92,7 +92,7 @@ def _try(target: str, kernel: Kernel, root: Path, log: Path) -> Outcome:
             environment={"PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(TREE)},
         )
         command = (
-            f"{python} -m tracer.cli check --json >{results}/check.json || exit 1; "
+            f"{python} -m tracer check --json >{results}/check.json || exit 1; "
             f"exec {python} -m pytest -p no:cacheprovider --require-kernel --junitxml={results}/junit.xml {TESTS}"
         )
         try:

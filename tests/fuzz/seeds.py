@@ -10,9 +10,9 @@ from builders import event, mapped, record
 from targets import HEADER, OPTIONS
 from test_stalls import close, freeze, heard, reset
 
-from tracer.events import EVENTS, Event, to_json
-from tracer.filters import Filter
-from tracer.storage.header import describe_filter
+from tracer.model.events import EVENTS, Event, to_json
+from tracer.model.filters import Filter
+from tracer.recordings.header import describe_filter
 
 
 def seeds(target: str) -> list[bytes]:

@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import Any
 
 from tracer.analysis.verdicts import VERDICTS
-from tracer.events import CA_STATES, EVENTS, STATES, Event, format_time
+from tracer.model.events import CA_STATES, EVENTS, STATES, Event, format_time
 
 START = 1_800_000_000 * 1_000_000_000
 _TYPES = {field.name: str(field.type).removesuffix(" | None") for field in fields(Event) if field.name != "time_ns"}

@@ -19,24 +19,24 @@ from typing import Any
 
 from stories import story
 
-from tracer.analysis.idle import Silences
+from tracer.analysis.idle_timeouts import Silences
 from tracer.analysis.risk import at_risk
 from tracer.analysis.stalls import StallTracker
-from tracer.errors import TcpwatchError, UsageError
-from tracer.events import EVENTS, Batch, Event, from_json, to_json
-from tracer.filters import Filter
-from tracer.kernel.ring import HEADER_BYTES
+from tracer.cli.options import cli_filter
+from tracer.kernel.program.ring import HEADER_BYTES
 from tracer.kernel.wire import SIZE, Decoder, WireError
-from tracer.options import cli_filter
+from tracer.model.errors import TcpwatchError, UsageError
+from tracer.model.events import EVENTS, Batch, Event, from_json, to_json
+from tracer.model.filters import Filter
+from tracer.output.format import safe
 from tracer.output.jsonlines import JsonSink
 from tracer.output.report import Report
 from tracer.output.sockets import risks_as_text, sockets_as_json, sockets_as_text
 from tracer.output.text import TextSink
-from tracer.output.words import safe
-from tracer.pipeline import Totals, finish, run
-from tracer.playback import play
-from tracer.storage.header import Header, describe_filter, header_from_line
-from tracer.storage.writer import RecordingWriter
+from tracer.recordings.header import Header, describe_filter, header_from_line
+from tracer.recordings.writer import RecordingWriter
+from tracer.run.pipeline import Totals, finish, run
+from tracer.run.replay import play
 
 HEADER = Header(
     tool="0.1.0", kernel="6.18", host="db1", started="2027-01-15T08:00:00.000000Z",

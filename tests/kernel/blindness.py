@@ -14,7 +14,7 @@ from pathlib import Path
 
 import bcc
 
-from tracer.kernel.source import bpf_directory
+from tracer.kernel.program.source import bpf_directory
 
 _PROGRAM = b"""
 #include <linux/types.h>

@@ -6,13 +6,13 @@ import mmap
 import time
 from pathlib import Path
 
-from tracer.filters import Filter
 from tracer.kernel import host
-from tracer.kernel.btf import KernelTypes
-from tracer.kernel.compiler import compile_source
 from tracer.kernel.probes import Attachment, Probe, with_second
-from tracer.kernel.program import Program
-from tracer.kernel.source import source_for
+from tracer.kernel.program.btf import KernelTypes
+from tracer.kernel.program.compiler import compile_source
+from tracer.kernel.program.program import Program
+from tracer.kernel.program.source import source_for
+from tracer.model.filters import Filter
 
 SLOT_NS, SLOTS = 10_000_000, 65536
 _SOURCE = str(Path(__file__).with_name("counting.bpf.c"))

@@ -11,16 +11,16 @@ from typing import Any
 from watching import PATIENCE_S
 
 from tracer.analysis.stalls import StallTracker
-from tracer.events import Event, to_json
-from tracer.filters import Filter
 from tracer.kernel import host
 from tracer.kernel.clocks import boottime_ns
 from tracer.kernel.live import LiveSource
 from tracer.lab.network import Lab
-from tracer.pipeline import Totals, finish, run
-from tracer.session import make_header
-from tracer.storage.reader import RecordingReader
-from tracer.storage.writer import RecordingWriter
+from tracer.model.events import Event, to_json
+from tracer.model.filters import Filter
+from tracer.recordings.reader import RecordingReader
+from tracer.recordings.writer import RecordingWriter
+from tracer.run.live import make_header
+from tracer.run.pipeline import Totals, finish, run
 
 IDLE_S = 2.0
 """The threshold of idleness in these tests, and how long connections are left idle for it at least."""

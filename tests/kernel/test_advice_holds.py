@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from tracer.analysis.advice import Case, advice
-from tracer.analysis.idle import Bracket
-from tracer.events import Event
+from tracer.analysis.idle_timeouts import Bracket
 from tracer.lab.mariadb import DATABASE, PASSWORD, USER, MariaDB
 from tracer.lab.namespace import Namespace, wait_until
 from tracer.lab.network import CLIENT, SERVER, SERVER6, Lab
 from tracer.lab.peers import Client, Server, embedded_client
+from tracer.model.events import Event
 
 TWO_HOURS_S = 7200
 HZ = 250  # only rounds what is advised

@@ -48,7 +48,7 @@ def tcpwatch(*arguments: str, before: str = "", **environment: str) -> subproces
     script = f'set -e; {before}\n exec "$@"'
     command = ["unshare", "--mount", "--propagation", "private", "bash", "-c", script, "bash"]
     return subprocess.run(
-        [*command, sys.executable, "-m", "tracer.cli", *arguments],
+        [*command, sys.executable, "-m", "tracer", *arguments],
         capture_output=True,
         text=True,
         cwd=ROOT,

@@ -6,19 +6,19 @@ import errno
 
 import pytest
 
-from tracer.kernel import bpf
-from tracer.kernel.compiled import Compiled, Map
-from tracer.kernel.compiler import ProgramError
 from tracer.kernel.probes import Attachment, Probe
-from tracer.kernel.program import Program
+from tracer.kernel.program import syscalls
+from tracer.kernel.program.compiled import Compiled, Map
+from tracer.kernel.program.compiler import ProgramError
+from tracer.kernel.program.program import Program
 
 EXIT = bytes.fromhex("9500000000000000")
 """Without a value to return."""
 
 
 def test_the_verifier_says_why() -> None:
-    with pytest.raises(bpf.Refused) as caught:
-        bpf.load("bad", bpf.RAW_TRACEPOINT, EXIT)
+    with pytest.raises(syscalls.Refused) as caught:
+        syscalls.load("bad", syscalls.RAW_TRACEPOINT, EXIT)
     assert caught.value.errno in (errno.EACCES, errno.EPERM)
     assert "R0 !read_ok" in caught.value.log
 

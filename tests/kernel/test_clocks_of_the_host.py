@@ -9,12 +9,12 @@ from datetime import datetime
 import pytest
 from watching import PATIENCE_S, Watch, both_ends
 
-from tracer.events import SUSPEND, Event
-from tracer.filters import Filter
 from tracer.kernel import clocks, live
 from tracer.kernel.live import LiveSource
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Server, embedded_client
+from tracer.model.events import SUSPEND, Event
+from tracer.model.filters import Filter
 
 HOUR_NS = 3600 * 1_000_000_000
 

@@ -12,7 +12,7 @@ import pytest
 from test_bad_host import assert_nothing_left
 from watching import PATIENCE_S, ROOT
 
-COMMAND = [sys.executable, "-m", "tracer.cli", "demo"]
+COMMAND = [sys.executable, "-m", "tracer", "demo"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 

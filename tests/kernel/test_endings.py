@@ -30,7 +30,7 @@ def client(lab: Lab) -> Iterator[Client]:
 
 def begin(lab: Lab, *arguments: str, stdout: int) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "tracer.cli", "--json", "--netns", both_ends(lab), *arguments],
+        [sys.executable, "-m", "tracer", "--json", "--netns", both_ends(lab), *arguments],
         stdout=stdout, stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     assert process.stderr is not None and "tracing" in process.stderr.readline()

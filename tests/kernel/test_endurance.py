@@ -18,14 +18,14 @@ from tracer.lab.namespace import wait_until
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Server, embedded_client
 
-COMMAND = [sys.executable, "-m", "tracer.cli"]
+COMMAND = [sys.executable, "-m", "tracer"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 FEW, MANY = 40, 200
 LONG_S = 600
 
 AGAIN_AND_AGAIN = """
 import json, os, sys
-from tracer.filters import Filter
+from tracer.model.filters import Filter
 from tracer.kernel.live import LiveSource
 
 def state():
@@ -143,7 +143,7 @@ def test_only_what_is_of_use_is_kept(arguments: list[str], kept: set[int], tmp_p
 
 FORBIDDEN = """
 import tracer.kernel.privileges as privileges
-from tracer.cli import main
+from tracer.cli.main import main
 
 def refuse(_capabilities):
     raise PermissionError(1, "Operation not permitted")

@@ -26,12 +26,12 @@ from test_socket_walk import compared, ss
 from watching import PATIENCE_S, ROOT, Json, Watch, both_ends
 
 from tracer.kernel import clocks, host, live
-from tracer.kernel.btf import KernelTypes
-from tracer.kernel.compiler import compile_source
 from tracer.kernel.namespaces import InKernel, InProc, find_members
 from tracer.kernel.probes import kprobes_available
-from tracer.kernel.program import Program
-from tracer.kernel.source import TRACER, source_for
+from tracer.kernel.program.btf import KernelTypes
+from tracer.kernel.program.compiler import compile_source
+from tracer.kernel.program.program import Program
+from tracer.kernel.program.source import TRACER, source_for
 from tracer.lab.disasters import Forger
 from tracer.lab.namespace import wait_until
 from tracer.lab.network import CLIENT, CLIENT6, SERVER, SERVER6, Lab
@@ -64,7 +64,7 @@ with KernelTypes() as types:
 
 def tcpwatch(*arguments: str, before: list[str] | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*(before or []), sys.executable, "-m", "tracer.cli", *arguments],
+        [*(before or []), sys.executable, "-m", "tracer", *arguments],
         capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=3 * PATIENCE_S,
     )  # fmt: skip
 

@@ -13,10 +13,10 @@ from watching import PATIENCE_S, Json, Watch
 
 from tracer.analysis.expiry import lateness
 from tracer.analysis.timeouts import gives_up, next_expiry_ns
-from tracer.events import Event, from_json
 from tracer.kernel import host
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Client, Server, embedded_client
+from tracer.model.events import Event, from_json
 
 Connection = list[Event]
 

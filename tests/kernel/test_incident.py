@@ -14,7 +14,7 @@ from watching import ROOT, Json, Start, both_ends
 from tracer.lab.mariadb import MariaDB, mariadb_client
 from tracer.lab.namespace import wait_until
 from tracer.lab.network import CLIENT, SERVER, Lab
-from tracer.storage.lines import line_event
+from tracer.recordings.lines import line_event
 
 TTL_S = 4
 GRAIN_MS = 10  # a jiffy at HZ=100
@@ -106,7 +106,7 @@ def test_a_mysql_connection_that_the_firewall_forgot(watch: Start, tmp_path: Pat
     assert "recording to" in summary and "1 stall: 1 timed-out" in summary
     assert f"{sum(each['event'] not in ('stall', 'counters') for each in json_.events):,} events, 0 lost" in summary
     replayed = subprocess.run(
-        [sys.executable, "-m", "tracer.cli", "replay", recording],
+        [sys.executable, "-m", "tracer", "replay", recording],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -117,7 +117,7 @@ def test_a_mysql_connection_that_the_firewall_forgot(watch: Start, tmp_path: Pat
     of_sockets = [line for line in recording.read_bytes().splitlines(keepends=True)[1:] if b'"sock":' in line]
     assert len(of_sockets) > 10 and all(map(line_event, of_sockets)), "each is read the quick way"
     as_json = subprocess.run(
-        [sys.executable, "-m", "tracer.cli", "replay", recording, "--json", "-e", "error"],
+        [sys.executable, "-m", "tracer", "replay", recording, "--json", "-e", "error"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert as_json.count("\n") == 1 and '"error":"ETIMEDOUT"' in as_json

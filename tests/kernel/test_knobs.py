@@ -35,11 +35,11 @@ from knob_trials import (
 )
 
 from tracer.analysis.clients import CLIENTS, SERVERS
-from tracer.errors import TcpwatchError
 from tracer.lab.mariadb import MariaDB
 from tracer.lab.namespace import Namespace, wait_until
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Answer, Client
+from tracer.model.errors import TcpwatchError
 
 FORGETS_S = 6
 SILENT_S = 8

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from watching import PATIENCE_S, ROOT
 
-from tracer.errors import TcpwatchError
 from tracer.lab.mariadb import MariaDB, mariadb_client
 from tracer.lab.namespace import Namespace, wait_until
 from tracer.lab.network import CLIENT, CLIENT6, SERVER, SERVER6, Lab
 from tracer.lab.peers import Client, Server, embedded_client
+from tracer.model.errors import TcpwatchError
 
 pytestmark = pytest.mark.kernel
 

@@ -9,7 +9,7 @@ import bcc
 
 from tracer.kernel import wire
 from tracer.kernel.probes import LOST_HOOKS
-from tracer.kernel.source import bpf_directory
+from tracer.kernel.program.source import bpf_directory
 
 
 def test_python_mirrors_the_struct_that_the_compiler_laid_out() -> None:

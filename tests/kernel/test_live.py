@@ -16,16 +16,16 @@ import pytest
 from test_bad_host import assert_nothing_left
 from watching import PATIENCE_S, ROOT, Start, both_ends
 
-from tracer.filters import Filter
 from tracer.kernel.clocks import boottime_ns
 from tracer.kernel.live import SETTLED_NS, LiveSource
 from tracer.kernel.namespaces import Members
 from tracer.lab.namespace import wait_until
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Server, embedded_client
-from tracer.storage.reader import RecordingReader
+from tracer.model.filters import Filter
+from tracer.recordings.reader import RecordingReader
 
-COMMAND = [sys.executable, "-m", "tracer.cli"]
+COMMAND = [sys.executable, "-m", "tracer"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 

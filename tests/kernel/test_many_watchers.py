@@ -13,11 +13,11 @@ from counting import Witness
 from test_storms import storm
 from watching import PATIENCE_S, Start, Watch, both_ends
 
-from tracer.events import to_json
 from tracer.lab.namespace import wait_until
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Server, embedded_client
-from tracer.storage.reader import RecordingReader
+from tracer.model.events import to_json
+from tracer.recordings.reader import RecordingReader
 
 RECORDERS, LIVE = 2, 10
 CONNECTIONS_A_SECOND, SECONDS = 200, 1

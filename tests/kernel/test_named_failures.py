@@ -120,7 +120,7 @@ def test_no_memory_for_the_buffer() -> None:
 @pytest.mark.parametrize("outputs", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-"])
 def test_closed_descriptors_are_nobodys(outputs: str, tmp_path: Path) -> None:
     """What is opened next, here the recording, must not get the number of standard output."""
-    command = f"exec {sys.executable} -m tracer.cli -w {tmp_path / 'x.tw'} {' '.join(QUICK)} {outputs}"
+    command = f"exec {sys.executable} -m tracer -w {tmp_path / 'x.tw'} {' '.join(QUICK)} {outputs}"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CACHE_DIRECTORY": str(tmp_path / "cache")}
     shown = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=ROOT, env=environment)
     assert (shown.returncode, shown.stdout) == (0, ""), shown.stderr
@@ -132,7 +132,7 @@ def test_closed_descriptors_are_nobodys(outputs: str, tmp_path: Path) -> None:
 def test_a_full_disk_behind_check() -> None:
     with Path("/dev/full").open("wb") as full:
         shown = subprocess.run(
-            [sys.executable, "-m", "tracer.cli", "check"],
+            [sys.executable, "-m", "tracer", "check"],
             stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
     assert (shown.returncode, shown.stderr) == (
@@ -174,13 +174,13 @@ def test_a_filter_of_what_is_not_there(command: list[str], arguments: list[str],
 
 
 UNFORESEEN = """
-import tracer.cli, tracer.kernel.live as live
+import tracer.cli.main, tracer.kernel.live as live
 class Broken:
     def __init__(self, *_): pass
     def close(self): pass
     def __getattr__(self, name): raise {error}
 live.KernelCounters = Broken
-tracer.cli.main()
+tracer.cli.main.main()
 """
 
 

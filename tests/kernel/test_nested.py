@@ -14,10 +14,10 @@ import pytest
 from counting import Witness
 from watching import PATIENCE_S
 
-from tracer.filters import Filter
 from tracer.kernel.live import LiveSource
-from tracer.kernel.program import recursion_misses
+from tracer.kernel.program.program import recursion_misses
 from tracer.lab.namespace import Namespace
+from tracer.model.filters import Filter
 
 LATE = Path(__file__).with_name("late.py")
 ENOUGH = 300

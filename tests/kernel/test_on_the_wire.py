@@ -18,9 +18,9 @@ import pytest
 from scripted import FAMILIES, Connection, ScriptedPeer
 from stalling import Stalls, ended
 
-from tracer.events import Event
-from tracer.filters import Filter
 from tracer.kernel.live import LiveSource
+from tracer.model.events import Event
+from tracer.model.filters import Filter
 from tracer.output.stalls import how_it_ended, what_happened, what_it_means, when_it_ends
 
 TOLERANCE_MS = 250

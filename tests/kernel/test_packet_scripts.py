@@ -20,11 +20,11 @@ from packet_scripts import KEEPALIVES, PROBES, RETRANS, RSTS, SCRIPTS, SYNS, TIM
 from scripted import ScriptedPeer, Segment
 from watching import WITHOUT_KPROBES, Watch
 
-from tracer.counts import counts_of
-from tracer.events import Event, from_json
 from tracer.kernel import clocks
-from tracer.kernel.btf import KernelTypes
 from tracer.kernel.probes import kprobes_available
+from tracer.kernel.program.btf import KernelTypes
+from tracer.model.counts import counts_of
+from tracer.model.events import Event, from_json
 
 AT_ONCE = 32
 TRIES = 3

@@ -23,14 +23,14 @@ import pytest
 from test_bad_host import assert_nothing_left
 from watching import PATIENCE_S, ROOT
 
-from tracer.events import Event
-from tracer.filters import Filter
 from tracer.lab.namespace import Namespace, wait_until
-from tracer.session import make_header
-from tracer.storage.reader import RecordingReader
-from tracer.storage.writer import RecordingWriter
+from tracer.model.events import Event
+from tracer.model.filters import Filter
+from tracer.recordings.reader import RecordingReader
+from tracer.recordings.writer import RecordingWriter
+from tracer.run.live import make_header
 
-COMMAND = [sys.executable, "-m", "tracer.cli"]
+COMMAND = [sys.executable, "-m", "tracer"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 STORM = str(Path(__file__).with_name("storm.py"))
 

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from watching import PATIENCE_S
 
-from tracer.events import Event
-from tracer.filters import Filter
 from tracer.kernel.live import LiveSource
 from tracer.lab.disasters import Forger
 from tracer.lab.namespace import wait_until
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Client, Server, embedded_client
+from tracer.model.events import Event
+from tracer.model.filters import Filter
 
 THRESHOLD_S = 1.0
 

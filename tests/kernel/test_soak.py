@@ -21,9 +21,9 @@ from watching import PATIENCE_S, ROOT
 
 from tracer.kernel.clocks import boottime_ns
 from tracer.lab.namespace import Namespace
-from tracer.storage.reader import RecordingReader
+from tracer.recordings.reader import RecordingReader
 
-COMMAND = [sys.executable, "-m", "tracer.cli"]
+COMMAND = [sys.executable, "-m", "tracer"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 SECOND = 1_000_000_000
 GAP_S = 0.25

@@ -161,7 +161,7 @@ def test_the_list_of_sockets_has_programs(lab: Lab, stack: ExitStack, server: Se
 
 def sockets(lab: Lab, name: str, *options: str) -> list[str]:
     return subprocess.run(
-        [sys.executable, "-m", "tracer.cli", "sockets", "--netns", str(lab.client.netns), "--comm", name, *options],
+        [sys.executable, "-m", "tracer", "sockets", "--netns", str(lab.client.netns), "--comm", name, *options],
         cwd=ROOT, capture_output=True, text=True, check=True, timeout=PATIENCE_S,
     ).stdout.splitlines()  # fmt: skip
 

@@ -18,14 +18,14 @@ import pytest
 from watching import AS_NOBODY, PATIENCE_S, ROOT, Json, both_ends
 
 from tracer.analysis.risk import gives_up_s
-from tracer.filters import Filter
 from tracer.kernel import host
 from tracer.kernel import sockets as walk
 from tracer.kernel.sockets import namespaces, read_sockets
 from tracer.lab.namespace import Namespace, wait_until
 from tracer.lab.network import CLIENT, CLIENT6, SERVER, SERVER6, Lab
 from tracer.lab.peers import Server, embedded_client
-from tracer.sockets import Socket
+from tracer.model.filters import Filter
+from tracer.model.sockets import Socket
 
 HERE = Path(__file__).parent
 MAPPED = f"::ffff:{SERVER}"
@@ -39,7 +39,7 @@ JIFFY_MS = 10  # the longest
 
 def tcpwatch_sockets(*arguments: str | Path) -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "tracer.cli", "sockets", *map(str, arguments)],
+        [sys.executable, "-m", "tracer", "sockets", *map(str, arguments)],
         capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=PATIENCE_S,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -250,7 +250,7 @@ def test_hundreds_of_namespaces_take_one_walk(monkeypatch: pytest.MonkeyPatch) -
     with populated(NAMESPACES):
         ours = frozenset(namespaces().keys() - before)
         assert len(ours) >= NAMESPACES
-        monkeypatch.setattr(walk.bpf, "read_iterator", read_iterator)
+        monkeypatch.setattr(walk.syscalls, "read_iterator", read_iterator)
         together = read_sockets(Filter(netns=ours))
         assert len(walks) < NAMESPACES / 10, "one for the sockets, one for their owners, and of what else begins here"
         monkeypatch.setattr(walk, "FEW", 10**9)
@@ -463,7 +463,7 @@ def test_who_is_answered_between_two_looks_does_not_wait(lab: Lab) -> None:
         wait_until(lambda: all(told["timer"] != "on" for told in ss(lab.client).values()), 60, "both acknowledged")
         looking = subprocess.Popen(
             [
-                sys.executable, "-m", "tracer.cli", "sockets", "--json", "--at-risk", "1h",
+                sys.executable, "-m", "tracer", "sockets", "--json", "--at-risk", "1h",
                 "--netns", str(lab.client.netns),
             ],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
@@ -523,7 +523,7 @@ def test_a_namespace_that_cannot_be_entered() -> None:
     """In a container without CAP_SYS_ADMIN, say."""
     without = ["setpriv", "--inh-caps=-sys_admin", "--bounding-set=-sys_admin"]
     done = subprocess.run(
-        [*without, sys.executable, "-m", "tracer.cli", "sockets"],
+        [*without, sys.executable, "-m", "tracer", "sockets"],
         capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=PATIENCE_S,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (1, "")

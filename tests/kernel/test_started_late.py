@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 from watching import ROOT, Json, Watch, both_ends
 
-from tracer.events import parse_time
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Client, Server, embedded_client
+from tracer.model.events import parse_time
 
 IDLE_S = 62.0
 """Longer than what counts as long, a minute."""
@@ -164,7 +164,7 @@ def late(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Late]:
         for after_s, watch in watches.items():
             watch.stop()
             told.said[after_s] = watch.events
-        replay = [sys.executable, "-m", "tracer.cli", "replay", str(recording)]
+        replay = [sys.executable, "-m", "tracer", "replay", str(recording)]
         told.text = subprocess.run(replay, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         yield told
 

@@ -16,9 +16,9 @@ from counting import Witness
 from watching import PATIENCE_S, ROOT
 
 from tracer.lab.namespace import Namespace, wait_until
-from tracer.storage.reader import RecordingReader
+from tracer.recordings.reader import RecordingReader
 
-COMMAND = [sys.executable, "-m", "tracer.cli"]
+COMMAND = [sys.executable, "-m", "tracer"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 

@@ -60,7 +60,7 @@ class Terminal:
     def __init__(self, *arguments: str) -> None:
         self._master, slave = pty.openpty()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tracer.cli", *arguments],
+            [sys.executable, "-m", "tracer", *arguments],
             stdin=subprocess.DEVNULL, stdout=slave, stderr=subprocess.PIPE, text=True, cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", "COLUMNS": "80"},
         )  # fmt: skip

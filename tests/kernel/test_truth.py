@@ -15,10 +15,10 @@ import pytest
 from scripted import PORT, Connection, ScriptedPeer
 from watching import ROOT, Start, both_ends
 
-from tracer.counts import Counts
 from tracer.kernel.counters import KernelCounters
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Server, embedded_client
+from tracer.model.counts import Counts
 
 NAMES = {"retrans_segs": "TcpRetransSegs", "keepalives": "TcpExtTCPKeepAlive", "timeouts": "TcpExtTCPTimeouts"}
 
@@ -48,7 +48,7 @@ def test_the_recording_holds_the_kernels_counts_and_as_many_events(watch: Start,
         == (counted["TcpRetransSegs"])
     )
     report = subprocess.run(
-        [sys.executable, "-m", "tracer.cli", "report", str(path), "--json"],
+        [sys.executable, "-m", "tracer", "report", str(path), "--json"],
         capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60,
     )  # fmt: skip
     summary = json.loads(report.stdout.splitlines()[-1])

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from test_live import talk
 
-from tracer.filters import Filter
 from tracer.kernel.live import LiveSource
-from tracer.kernel.program import RING_BYTES
-from tracer.kernel.ring import Ring
+from tracer.kernel.program.program import RING_BYTES
+from tracer.kernel.program.ring import Ring
 from tracer.lab.namespace import wait_until
 from tracer.lab.network import Lab
+from tracer.model.filters import Filter
 
 SMALLEST_RING_BYTES = 1 << 16
 LONG_S = 60.0

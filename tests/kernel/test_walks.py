@@ -297,7 +297,7 @@ def test_a_recording_keeps_them(patient: Lab, stack: ExitStack, watch: Start, tm
     seen.wait_for(event="retransmit")
     seen.stop()
     replayed = subprocess.run(
-        [sys.executable, "-m", "tracer.cli", "replay", "--json", tmp_path / "x.tw"],
+        [sys.executable, "-m", "tracer", "replay", "--json", tmp_path / "x.tw"],
         cwd=ROOT, capture_output=True, text=True, check=True, timeout=PATIENCE_S,
     )  # fmt: skip
     assert replayed.stdout == "".join(seen.lines)

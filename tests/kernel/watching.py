@@ -26,7 +26,7 @@ _IMPORT_EVERYTHING = (
     "for each in pkgutil.walk_packages(tracer.__path__, 'tracer.'):\n"
     "    each.name.startswith('tracer.lab.') or importlib.import_module(each.name)\n"
 )
-AS_NOBODY = (sys.executable, "-c", f"{_IMPORT_EVERYTHING}os.setuid(65534); tracer.cli.main()")
+AS_NOBODY = (sys.executable, "-c", f"{_IMPORT_EVERYTHING}os.setuid(65534); tracer.cli.main.main()")
 """`tcpwatch` as a user other than root. It drops root inside Python when everything is imported, because that user
 may be unable to enter the directory of the tree or of the interpreter."""
 
@@ -58,7 +58,7 @@ class Watch:
         output = [] if text else ["--json"]
         if walk_every_s is not None:
             prelude += _WALKING.format(walk_every_s)
-        program = ["-c", f"{prelude}from tracer.cli import main; main()"] if prelude else ["-m", "tracer.cli"]
+        program = ["-c", f"{prelude}from tracer.cli.main import main; main()"] if prelude else ["-m", "tracer"]
         self._process = subprocess.Popen(
             [*before, sys.executable, *program, *map(str, arguments), *output],
             stdin=subprocess.DEVNULL,

@@ -28,7 +28,7 @@ from tracer.analysis.clients import (
     server_of,
 )
 from tracer.analysis.expiry import lateness
-from tracer.analysis.idle import Bracket, service_of
+from tracer.analysis.idle_timeouts import Bracket, service_of
 from tracer.analysis.keepalive import (
     DEFAULT_KEEPALIVE_S,
     is_cautious,
@@ -38,8 +38,8 @@ from tracer.analysis.keepalive import (
     why_default,
 )
 from tracer.analysis.middleboxes import Middlebox, matching
-from tracer.durations import duration, setting
-from tracer.events import Event
+from tracer.model.durations import duration, setting
+from tracer.model.events import Event
 
 MAX_NAME = 32
 _TURN_ON = "the application has to set SO_KEEPALIVE"

@@ -5,7 +5,6 @@ The kernel's counts and clocks tell, whichever events are missing between the tw
 
 from __future__ import annotations
 
-from tracer.analysis.episode import Episode
 from tracer.analysis.outstanding import (
     FIN,
     KEEPALIVE,
@@ -18,7 +17,8 @@ from tracer.analysis.outstanding import (
     Outstanding,
     first_rto_ms,
 )
-from tracer.events import Event
+from tracer.analysis.stall_state import Episode
+from tracer.model.events import Event
 
 MS = 1_000_000
 SECOND = 1_000_000_000

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from tracer.events import Event
+from tracer.model.events import Event
 
 EXACT_MS = 50
 """A window no wider than this is called exact: machines are late by as much now and then."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tracer.analysis.expiry import lateness
-from tracer.analysis.idle import Bracket
-from tracer.durations import setting
+from tracer.analysis.idle_timeouts import Bracket
+from tracer.model.durations import setting
 
 # Seconds that a person would choose.
 _ROUND_S = (1, 2, 3, 5, 10, 20, 30, 60, 90, 120, 180, 240, 300, 600, 900, 1200, 1500, 1800, 2700, 3600, 7200)

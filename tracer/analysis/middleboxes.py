@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tracer.analysis.idle import Bracket
+from tracer.analysis.idle_timeouts import Bracket
 
 MAX_MATCHES = 4
 MAX_RATIO = 2

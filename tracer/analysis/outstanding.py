@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tracer.analysis.expiry import bucket
 from tracer.analysis.probing import BASE_MS
-from tracer.events import Event
+from tracer.model.events import Event
 
 MS = 1_000_000
 

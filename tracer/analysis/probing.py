@@ -21,7 +21,7 @@ from tracer.analysis.expiry import (
     to_jiffies,
     when_over,
 )
-from tracer.events import Event
+from tracer.model.events import Event
 
 KINDS = frozenset({"window-probe", "unsent"})
 """Events, and kinds of `found`, that are about this timer."""

@@ -2,7 +2,7 @@
 
 Such a recording was made with a filter on events. Its stalls cannot be found again, so those that it holds are passed
 on. Their advice is derived anew from their other fields: a file may hold any text, and advice is there to be typed.
-:mod:`tracer.analysis.idle` has the rules by which a silence counts as survived or fatal, here as in
+:mod:`tracer.analysis.idle_timeouts` has the rules by which a silence counts as survived or fatal, here as in
 :mod:`tracer.analysis.stalls`.
 """
 
@@ -12,9 +12,9 @@ from collections import OrderedDict
 from typing import NamedTuple, TypeVar
 
 from tracer.analysis.advice import Case, advice
-from tracer.analysis.idle import Service, Silences, is_fatal, service_of, survived_silence_ms
+from tracer.analysis.idle_timeouts import Service, Silences, is_fatal, service_of, survived_silence_ms
 from tracer.analysis.verdicts import WITHOUT_EVIDENCE
-from tracer.events import Event
+from tracer.model.events import Event
 
 MAX_REMEMBERED = 16384
 """Connections of which a stall or a probe is remembered; the one remembered first is forgotten first."""

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from tracer.analysis.clients import HEARTBEATS, MAX_HEARTBEAT_S
 from tracer.analysis.expiry import lateness
-from tracer.sockets import Socket
+from tracer.model.sockets import Socket
 
 STRANDED, WAITING, KEEPALIVE_OFF, KEEPALIVE_LATE = "stranded", "waiting", "keepalive-off", "keepalive-late"
 REASONS = (STRANDED, WAITING, KEEPALIVE_OFF, KEEPALIVE_LATE)

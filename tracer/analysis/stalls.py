@@ -17,7 +17,6 @@ import heapq
 from collections import OrderedDict
 from itertools import islice
 
-from tracer.analysis.account import account, is_news
 from tracer.analysis.continuity import (
     OF_DATA,
     as_foretold,
@@ -26,8 +25,7 @@ from tracer.analysis.continuity import (
     progressed,
     slack_ns,
 )
-from tracer.analysis.episode import Episode, Memory
-from tracer.analysis.idle import Service, Silences, is_fatal, service_of, survived_silence_ms
+from tracer.analysis.idle_timeouts import Service, Silences, is_fatal, service_of, survived_silence_ms
 from tracer.analysis.outstanding import (
     KEEPALIVE,
     RTO,
@@ -40,10 +38,12 @@ from tracer.analysis.outstanding import (
     at_timeout,
     outstanding,
 )
+from tracer.analysis.stall_event import account, is_news
+from tracer.analysis.stall_state import Episode, Memory
 from tracer.analysis.timeouts import gives_up, next_expiry_ns
 from tracer.analysis.verdicts import CHANCE, DROPPED_HERE, NO_ERROR, PRESUMED, Evidence, verdict
-from tracer.events import Event
-from tracer.recent import RecentSet
+from tracer.model.events import Event
+from tracer.model.recent import RecentSet
 
 MS = 1_000_000
 SECOND = 1_000_000_000

@@ -27,7 +27,7 @@ from tracer.analysis.expiry import (
     to_jiffies,
     when_over,
 )
-from tracer.events import Event
+from tracer.model.events import Event
 
 FAR_MS = 10 * 365 * 86_400_000
 """Nothing is waited for so long: a time beyond that is a damaged recording's, or stands for never."""

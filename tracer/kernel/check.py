@@ -6,14 +6,15 @@ import os
 import platform
 from collections.abc import Callable
 
-from tracer.errors import TcpwatchError
-from tracer.filters import Filter
-from tracer.findings import Finding
-from tracer.kernel import cache, host, probes
-from tracer.kernel.btf import VMLINUX, KernelTypes
-from tracer.kernel.compiler import ProgramError, bcc_version, compile_afresh
-from tracer.kernel.program import Program
-from tracer.kernel.source import TRACER, absent_members, source_for
+from tracer.kernel import host, probes
+from tracer.kernel.program import cache
+from tracer.kernel.program.btf import VMLINUX, KernelTypes
+from tracer.kernel.program.compiler import ProgramError, bcc_version, compile_afresh
+from tracer.kernel.program.program import Program
+from tracer.kernel.program.source import TRACER, absent_members, source_for
+from tracer.model.checks import Finding
+from tracer.model.errors import TcpwatchError
+from tracer.model.filters import Filter
 
 
 def check_host() -> list[Finding]:

@@ -7,8 +7,8 @@ from collections import deque
 from pathlib import Path
 from typing import NamedTuple
 
-from tracer.counts import NOTHING, Counts
 from tracer.kernel.namespaces import FindMembers, InProc, Members
+from tracer.model.counts import NOTHING, Counts
 
 
 class _Namespace(NamedTuple):

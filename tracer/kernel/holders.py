@@ -13,9 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeAlias
 
-from tracer.kernel import bpf
-from tracer.kernel.compiler import ProgramError
-from tracer.kernel.program import Program
+from tracer.kernel.program import syscalls
+from tracer.kernel.program.compiler import ProgramError
+from tracer.kernel.program.program import Program
 from tracer.kernel.wire import text
 
 COMM_BYTES = 15
@@ -68,7 +68,7 @@ class InKernel:
     def __call__(self, inodes: Collection[int] | None) -> Held:
         """As a LookUp."""
         self._program.ask_for_holders(inodes)
-        return _held(_HOLDER.iter_unpack(bpf.read_iterator(self._link)))
+        return _held(_HOLDER.iter_unpack(syscalls.read_iterator(self._link)))
 
 
 def _held(records: Iterator[tuple[int, int, bytes, bytes]]) -> Held:

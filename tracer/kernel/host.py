@@ -8,9 +8,10 @@ import resource
 import time
 from pathlib import Path
 
-from tracer.errors import TcpwatchError
-from tracer.kernel import bpf, privileges
+from tracer.kernel import privileges
+from tracer.kernel.program import syscalls
 from tracer.kernel.wire import text
+from tracer.model.errors import TcpwatchError
 
 _CLOCK_MONOTONIC_COARSE = 6  # include/uapi/linux/time.h; Python has no name for it
 _LOCKDOWN = Path("/sys/kernel/security/lockdown")
@@ -128,9 +129,9 @@ def require_proc() -> None:
 
 def require_bpf() -> None:
     """Raise TcpwatchError where the kernel refuses to load even an empty program."""
-    bpf.raise_limits()
+    syscalls.raise_limits()
     try:
-        bpf.try_load()
+        syscalls.try_load()
     except OSError as error:
         what = f"the kernel refuses to load BPF programs: {error.strerror}"
         if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOSYS):

@@ -8,22 +8,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from tracer.counts import Counts
-from tracer.events import SUSPEND, Batch, Event
-from tracer.filters import Filter
 from tracer.kernel import clocks, host, privileges, probes, resets
-from tracer.kernel.btf import KernelTypes
 from tracer.kernel.counters import KernelCounters
 from tracer.kernel.holders import LookUp, look_up
-from tracer.kernel.loading import load
 from tracer.kernel.namespaces import FindMembers, find_members
 from tracer.kernel.owners import Owners
 from tracer.kernel.presence import absent
-from tracer.kernel.program import RESUME_AFTER_S, RING_BYTES, WAITING_AFTER_S, Loss, Program, Suspects, mapped
-from tracer.kernel.ring import Ring
-from tracer.kernel.source import TRACER, source_for
+from tracer.kernel.program.btf import KernelTypes
+from tracer.kernel.program.loading import load
+from tracer.kernel.program.program import RESUME_AFTER_S, RING_BYTES, WAITING_AFTER_S, Loss, Program, Suspects, mapped
+from tracer.kernel.program.ring import Ring
+from tracer.kernel.program.source import TRACER, source_for
 from tracer.kernel.walks import Walks
 from tracer.kernel.wire import Decoder
+from tracer.model.counts import Counts
+from tracer.model.events import SUSPEND, Batch, Event
+from tracer.model.filters import Filter
 
 IDLE_MS, BUSY_MS = 250, 100
 """Longest wait for an event: how late ^C or --duration may be noticed. Where one has just come, how late a change of

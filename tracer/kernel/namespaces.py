@@ -12,9 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from tracer.kernel import bpf
-from tracer.kernel.compiler import ProgramError
-from tracer.kernel.program import Program
+from tracer.kernel.program import syscalls
+from tracer.kernel.program.compiler import ProgramError
+from tracer.kernel.program.program import Program
 
 _MEMBER = struct.Struct("<QII")  # struct member in bpf/member.h
 
@@ -58,7 +58,7 @@ class InKernel:
 
     def __call__(self) -> dict[int, Members]:
         """As FindMembers."""
-        return _by_namespace(_MEMBER.iter_unpack(bpf.read_iterator(self._link)))
+        return _by_namespace(_MEMBER.iter_unpack(syscalls.read_iterator(self._link)))
 
 
 def _by_namespace(records: Iterable[tuple[int, int, int]]) -> dict[int, Members]:

@@ -19,11 +19,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tracer.events import MOST_TEXT, Event
 from tracer.kernel import clocks
 from tracer.kernel.holders import Held, LookUp, Process, named, started_ns
 from tracer.kernel.wire import Owner, text
-from tracer.parts import Part, PartedEvent
+from tracer.model.events import MOST_TEXT, Event
+from tracer.model.lazy import Part, PartedEvent
 
 FRESH_NS = 1_000_000_000
 """What was found is not looked up again for so long, and a process not checked again."""

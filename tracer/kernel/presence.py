@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tracer.filters import Filter
+from tracer.model.filters import Filter
 
 _MAX_LINES = 4
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
-from tracer.errors import TcpwatchError
+from tracer.model.errors import TcpwatchError
 
 _KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe")
 _KALLSYMS = Path("/proc/kallsyms")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tracer.events import Event
+from tracer.model.events import Event
 
 AT_ONCE_NS = 10_000_000
 """The answer is sent by the same call: microseconds later, now and then milliseconds in a virtual machine."""

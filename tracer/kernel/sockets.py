@@ -20,18 +20,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from tracer.errors import TcpwatchError
-from tracer.filters import Filter
-from tracer.kernel import bpf, clocks, host
-from tracer.kernel.btf import KernelTypes
-from tracer.kernel.compiler import ProgramError
+from tracer.kernel import clocks, host
 from tracer.kernel.holders import LookUp, look_up
-from tracer.kernel.loading import load
 from tracer.kernel.owners import Owners
-from tracer.kernel.program import Program
-from tracer.kernel.source import SOCKETS, source_for
+from tracer.kernel.program import syscalls
+from tracer.kernel.program.btf import KernelTypes
+from tracer.kernel.program.compiler import ProgramError
+from tracer.kernel.program.loading import load
+from tracer.kernel.program.program import Program
+from tracer.kernel.program.source import SOCKETS, source_for
 from tracer.kernel.wire import OFFSETS, SIZE, Decoder
-from tracer.sockets import Socket
+from tracer.model.errors import TcpwatchError
+from tracer.model.filters import Filter
+from tracer.model.sockets import Socket
 
 FEW = 32
 """Network namespaces that are walked through one by one."""
@@ -182,7 +183,7 @@ def _enter(namespace: int, path: str) -> None:
 
 def _read_all(link: int) -> bytes:
     try:
-        return bpf.read_iterator(link)
+        return syscalls.read_iterator(link)
     except OSError as error:
         raise TcpwatchError(
             f"the walk over the sockets failed: {error.strerror}", hint="try it again; sudo tcpwatch check; free -m"

@@ -14,12 +14,12 @@ from collections import OrderedDict, deque
 from contextlib import suppress
 from typing import NamedTuple
 
-from tracer.events import Event
-from tracer.kernel import bpf
 from tracer.kernel.holders import Process
 from tracer.kernel.owners import Owners
-from tracer.kernel.program import Program, Suspects
+from tracer.kernel.program import syscalls
+from tracer.kernel.program.program import Program, Suspects
 from tracer.kernel.wire import SIZE, Decoder, Owner
+from tracer.model.events import Event
 
 WALK_EVERY_S = 30.0
 """From the beginning of one walk to that of the next."""
@@ -136,7 +136,7 @@ class Walks:
 
     def _run(self) -> None:
         with suppress(OSError, MemoryError):  # no memory: the next one may have more
-            self._found = deque(self._decoded(bpf.read_iterator(self._link)))
+            self._found = deque(self._decoded(syscalls.read_iterator(self._link)))
 
     def _decoded(self, records: bytes) -> list[_Found]:
         """What the records say, one for each socket, with all of its holders, in the order of time."""

@@ -11,10 +11,10 @@ from hashlib import blake2s
 from socket import inet_ntoa
 from typing import Any, NamedTuple, TypeAlias
 
-from tracer.events import CA_STATES, LARGEST, STATES, Event, error_name, retransmit_kind
-from tracer.kernel.ring import HEADER_BYTES, RingError
-from tracer.parts import Part, PartedEvent, Row
-from tracer.sockets import Socket
+from tracer.kernel.program.ring import HEADER_BYTES, RingError
+from tracer.model.events import CA_STATES, LARGEST, STATES, Event, error_name, retransmit_kind
+from tracer.model.lazy import Part, PartedEvent, Row
+from tracer.model.sockets import Socket
 
 _Layout: TypeAlias = Sequence[tuple[str, str]]
 """Names and codes of struct."""

@@ -11,19 +11,19 @@ from typing import Any
 import click
 
 from tracer.analysis.stalls import StallTracker
-from tracer.errors import TcpwatchError
-from tracer.events import Batch, Event, error_name
-from tracer.filters import Filter
 from tracer.kernel import host
 from tracer.kernel.live import LiveSource
 from tracer.lab.mariadb import MariaDB, mariadb_client
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Client, Server, embedded_client
-from tracer.output.talk import say
+from tracer.model.errors import TcpwatchError
+from tracer.model.events import Batch, Event, error_name
+from tracer.model.filters import Filter
+from tracer.output.format import clock, duration, plural
+from tracer.output.messages import say
 from tracer.output.text import TextSink
-from tracer.output.words import clock, duration, plural
-from tracer.pipeline import Sink, Totals, finish, run
-from tracer.stopping import Stop
+from tracer.run.pipeline import Sink, Totals, finish, run
+from tracer.run.stopping import Stop
 
 # A second here is ten minutes there: the firewall forgets after an hour, keepalive begins after two.
 TTL_S = 6

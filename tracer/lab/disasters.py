@@ -7,10 +7,10 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from tracer.errors import TcpwatchError
 from tracer.lab.namespace import wait_until
 from tracer.lab.network import Lab
 from tracer.lab.peers import Client, Process, Server
+from tracer.model.errors import TcpwatchError
 
 _FORGER = Path(__file__).with_name("forger.py")
 

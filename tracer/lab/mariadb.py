@@ -12,9 +12,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tracer.errors import TcpwatchError
 from tracer.lab.namespace import Namespace, wait_until
 from tracer.lab.peers import Client, Process
+from tracer.model.errors import TcpwatchError
 
 USER, PASSWORD, DATABASE = "app", "lab-only", "lab"
 _CLIENT = Path(__file__).with_name("mariadb_peer.py")

@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tracer.errors import TcpwatchError
-from tracer.events import STATES
+from tracer.model.errors import TcpwatchError
+from tracer.model.events import STATES
 
 _PACKAGES = {
     "ip": "iproute2",

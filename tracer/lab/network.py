@@ -6,8 +6,8 @@ import json
 import os
 from collections.abc import Sequence
 
-from tracer.errors import TcpwatchError
 from tracer.lab.namespace import Namespace, require_tools
+from tracer.model.errors import TcpwatchError
 
 CLIENT, SERVER = "10.66.1.2", "10.66.2.2"
 CLIENT6, SERVER6 = "fd66:1::2", "fd66:2::2"

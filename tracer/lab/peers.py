@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from tracer.errors import TcpwatchError
 from tracer.lab.namespace import Namespace
+from tracer.model.errors import TcpwatchError
 
 _PEER = Path(__file__).with_name("peer.py")
 Answer = dict[str, Any]

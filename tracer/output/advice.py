@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from tracer.events import Event
-from tracer.output.words import endpoint, plural, quoted
+from tracer.model.events import Event
+from tracer.output.format import endpoint, plural, quoted
 
 MAX_OWNERS = 16
 """Owners of one service's stalls, by verdict, whose advice is kept: those that stalled last."""

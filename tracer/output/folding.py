@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tracer.analysis.idle import Service, service_of
-from tracer.events import Event
-from tracer.output.words import endpoint
+from tracer.analysis.idle_timeouts import Service, service_of
+from tracer.model.events import Event
+from tracer.output.format import endpoint
 
 MOST = 6
 """Lines of one kind and one service within a second, by the events' own clock, that a person can still read."""

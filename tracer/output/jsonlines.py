@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tracer.encoding import to_line
-from tracer.events import Event
-from tracer.output.outlet import Stream
+from tracer.model.events import Event
+from tracer.output.background_writer import Stream
+from tracer.recordings.encoding import to_line
 
 
 class JsonSink:

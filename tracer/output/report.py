@@ -12,18 +12,18 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple, TextIO
 
-from tracer.analysis.idle import Service, Silences, service_of
+from tracer.analysis.idle_timeouts import Service, Silences, service_of
 from tracer.analysis.middleboxes import matching
 from tracer.analysis.verdicts import WITHOUT_EVIDENCE
-from tracer.counts import Tally, counts_of, counts_of_kernel
-from tracer.events import Event, InvalidEvent, format_time, parse_time, size_of, to_json
+from tracer.model.counts import Tally, counts_of, counts_of_kernel
+from tracer.model.events import Event, InvalidEvent, format_time, parse_time, size_of, to_json
+from tracer.model.recent import Recent
 from tracer.output.advice import OwnersAdvice
-from tracer.output.brackets import bracket_in_words
+from tracer.output.crosscheck import beside_the_kernel, what_was_missed
+from tracer.output.format import duration, endpoint, local_time, plural, process, quoted, safe
+from tracer.output.idle_timeouts import bracket_in_words
+from tracer.output.stall_text import COMMANDS, wrapped
 from tracer.output.table import table
-from tracer.output.telling import COMMANDS, wrapped
-from tracer.output.truth import beside_the_kernel, what_was_missed
-from tracer.output.words import duration, endpoint, local_time, plural, process, quoted, safe
-from tracer.recent import Recent
 
 LONGEST_STALLS = 50
 """Stalls in the text report: the longest. The JSON has all."""

@@ -8,14 +8,14 @@ from itertools import groupby
 
 from tracer.analysis.clients import Client, clients_of, filled, if_this_is, server_of
 from tracer.analysis.expiry import lateness
-from tracer.analysis.idle import Bracket
+from tracer.analysis.idle_timeouts import Bracket
 from tracer.analysis.keepalive import DEFAULT_KEEPALIVE_S, keepalive_for, why_default
 from tracer.analysis.risk import KEEPALIVE_LATE, KEEPALIVE_OFF, STRANDED, WAITING, first_probe_s, gives_up_s
-from tracer.durations import setting
-from tracer.encoding import socket_to_line
+from tracer.model.durations import setting
+from tracer.model.sockets import Socket
+from tracer.output.format import duration, endpoint, owner, plural, safe, size
 from tracer.output.table import table
-from tracer.output.words import duration, endpoint, owner, plural, safe, size
-from tracer.sockets import Socket
+from tracer.recordings.encoding import socket_to_line
 
 _HEDGE = (
     "not seen from here: whether such a firewall is on the path, keepalive probes of the peer, "

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from tracer.analysis.clients import HEARTBEATS
 from tracer.analysis.timeouts import FAR_MS
-from tracer.events import Event, InvalidEvent, parse_time
-from tracer.output.words import clock, duration, endpoint, local_time, plural, safe, size
+from tracer.model.events import Event, InvalidEvent, parse_time
+from tracer.output.format import clock, duration, endpoint, local_time, plural, safe, size
 
 _CONSISTENT_WITH = {
     "idle-drop": "Consistent with a firewall or NAT that forgot the session, or a peer that vanished while idle.",

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from tracer.errors import TcpwatchError
+from tracer.model.errors import TcpwatchError
 
 _HINTS = {
     errno.ENOSPC: "df -h",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from tracer.output.words import safe
+from tracer.output.format import safe
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

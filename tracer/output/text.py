@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import click
 
-from tracer.events import RECORDING, SUSPEND, Event
+from tracer.model.events import RECORDING, SUSPEND, Event
+from tracer.output.background_writer import OUTPUT, Stream
 from tracer.output.folding import Folding
-from tracer.output.outlet import OUTPUT, Stream
-from tracer.output.telling import Teller
-from tracer.output.words import duration, endpoint, in_plain, local_time, owner, plural, safe, size
+from tracer.output.format import duration, endpoint, in_plain, local_time, owner, plural, safe, size
+from tracer.output.stall_text import Teller
 
 WIDTH = 80
 

@@ -17,8 +17,8 @@ from benchmarks.results import Cell, Line, Result, at_least
 from benchmarks.scale import Scale
 from benchmarks.watchers import BPFTRACE, TCPSTATES, TCPWATCH_PORT, Peer, Target, Watcher, Watchers, counts, watchers
 from benchmarks.workloads import PORT, load, loopback
-from tracer.kernel.program import RING_BYTES
-from tracer.kernel.ring import HEADER_BYTES
+from tracer.kernel.program.program import RING_BYTES
+from tracer.kernel.program.ring import HEADER_BYTES
 from tracer.kernel.wire import SIZE
 from tracer.lab.peers import Client
 

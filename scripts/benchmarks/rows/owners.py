@@ -9,13 +9,13 @@ from benchmarks.results import Line, Result, at_most
 from benchmarks.scale import Scale
 from benchmarks.spread import Spread
 from benchmarks.workloads import load, loopback
-from tracer.filters import Filter
 from tracer.kernel import host
-from tracer.kernel.btf import KernelTypes
-from tracer.kernel.compiler import compile_source
 from tracer.kernel.holders import InKernel, InProc, LookUp
-from tracer.kernel.program import Program
-from tracer.kernel.source import TRACER, source_for
+from tracer.kernel.program.btf import KernelTypes
+from tracer.kernel.program.compiler import compile_source
+from tracer.kernel.program.program import Program
+from tracer.kernel.program.source import TRACER, source_for
+from tracer.model.filters import Filter
 
 ONE_S = 0.1
 """The budget of one socket's holder among all sockets, processor time."""

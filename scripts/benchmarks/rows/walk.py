@@ -9,13 +9,14 @@ from benchmarks.results import Line, Result, at_most
 from benchmarks.scale import Scale
 from benchmarks.spread import Spread
 from benchmarks.workloads import load, loopback
-from tracer.filters import Filter
-from tracer.kernel import bpf, host, probes
-from tracer.kernel.btf import KernelTypes
-from tracer.kernel.compiler import compile_source
-from tracer.kernel.program import WAITING_AFTER_S, Program
-from tracer.kernel.source import TRACER, source_for
+from tracer.kernel import host, probes
+from tracer.kernel.program import syscalls
+from tracer.kernel.program.btf import KernelTypes
+from tracer.kernel.program.compiler import compile_source
+from tracer.kernel.program.program import WAITING_AFTER_S, Program
+from tracer.kernel.program.source import TRACER, source_for
 from tracer.kernel.walks import WALK_EVERY_S
+from tracer.model.filters import Filter
 
 FIRST_S = 1.0
 """The budget of the first walk, which the start waits for."""
@@ -44,7 +45,7 @@ def walk(scale: Scale) -> Result:
                 for name, first in (("first walk", True), ("later walk", False)):
                     program.prepare_walk(trouble=first, all_waiting=first)
                     began, used = time.monotonic(), time.thread_time()
-                    bpf.read_iterator(program.iterator)
+                    syscalls.read_iterator(program.iterator)
                     wall[name].append(1000 * (time.monotonic() - began))
                     cpu[name].append(1000 * (time.thread_time() - used))
     verdicts = {

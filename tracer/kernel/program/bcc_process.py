@@ -1,0 +1,99 @@
+"""A process of its own that compiles with bcc: LLVM's memory ends with it.
+
+Run as a file and isolated (python -I), it imports nothing of tracer. On stdin one JSON object, {"text", "cflags"}; on
+stdout another: {"bcc"}, its version, and if there was a text what compiled.py reads; or {"missing"} or {"foreign"}
+without the right bcc, {"memory"} without enough memory, {"error"} where it does not compile. The compiler's own
+messages go to stderr.
+"""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import json
+import os
+import signal
+import struct
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+_INSTRUCTION = struct.Struct("<BBhi")  # struct bpf_insn, include/uapi/linux/bpf.h: code, registers, offset, immediate
+_LD_IMM64 = 0x18  # BPF_LD | BPF_IMM | BPF_DW
+_PSEUDO_MAP_FD = 1  # as the source register: the immediate is a map's descriptor
+
+# How the dynamic loader names a lack of memory (elf/dl-load.c in glibc).
+_LOADER_MEMORY = ("failed to map segment", "cannot allocate memory", "cannot create shared object descriptor")
+
+
+def main() -> None:
+    """Answer once."""
+    # systemd stops all of a unit's processes at once. The one that asked ends in order, with this answer.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    answer = os.dup(1)
+    os.dup2(2, 1)  # libbcc talks
+    asked = json.load(sys.stdin)
+    with os.fdopen(answer, "w", encoding="ascii") as out:
+        json.dump(_answer(**asked), out)
+    os._exit(0)  # without taking LLVM apart first
+
+
+def _answer(text: str, cflags: Sequence[str]) -> dict[str, Any]:
+    try:
+        import bcc
+    except MemoryError:
+        return {"memory": "while Python loaded bcc"}
+    except (ImportError, OSError) as error:  # OSError: its libraries cannot be loaded
+        is_memory = any(words in str(error) for words in _LOADER_MEMORY)
+        return {"memory" if is_memory else "missing": str(error)}
+    if not hasattr(bcc, "BPF"):
+        place = getattr(bcc, "__file__", None)
+        return {"foreign": place} if place else {"missing": "there is only a directory of that name"}
+    version = {"bcc": str(getattr(bcc, "__version__", "unknown version"))}
+    if not text:
+        return version
+    try:
+        return {**version, **_parts(bcc, bcc.BPF(text=text.encode(), cflags=cflags))}
+    except MemoryError:
+        return {"memory": "while bcc compiled"}
+    except Exception as error:
+        return {"error": str(error)}
+
+
+def _parts(bcc: Any, bpf: Any) -> dict[str, Any]:
+    """Maps and functions. Where an instruction names a map, its place among the maps stands for it."""
+    library = bcc.lib
+    library.bpf_num_tables.restype = ctypes.c_size_t
+    library.bpf_num_tables.argtypes = [ctypes.c_void_p]
+    library.bpf_table_name.restype = ctypes.c_char_p
+    library.bpf_table_name.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    names = [library.bpf_table_name(bpf.module, number) for number in range(library.bpf_num_tables(bpf.module))]
+    descriptors = [library.bpf_table_fd(bpf.module, name) for name in names]
+    count = library.bpf_num_functions(bpf.module)
+    functions = [library.bpf_function_name(bpf.module, number) for number in range(count)]
+    return {
+        "maps": {name.decode(): _map(fd) for name, fd in zip(names, descriptors, strict=True)},
+        "functions": {name.decode(): _code(bpf.dump_func(name), descriptors) for name in functions},
+    }
+
+
+def _map(descriptor: int) -> dict[str, int]:
+    """What the map was made with, as the kernel says."""
+    lines = Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii").splitlines()
+    said = dict(line.split(":\t", 1) for line in lines)
+    return {name: int(said[name], 0) for name in ("map_type", "key_size", "value_size", "max_entries", "map_flags")}
+
+
+def _code(code: bytes, descriptors: Sequence[int]) -> str:
+    """Instructions in base64."""
+    placed = bytearray(code)
+    for start in range(0, len(code), _INSTRUCTION.size):
+        opcode, registers, offset, immediate = _INSTRUCTION.unpack_from(code, start)
+        if opcode == _LD_IMM64 and registers >> 4 == _PSEUDO_MAP_FD:
+            _INSTRUCTION.pack_into(placed, start, opcode, registers, offset, descriptors.index(immediate))
+    return base64.b64encode(placed).decode()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,249 @@
+"""Struct offsets, enum values and tracepoint arguments from the running kernel's BTF.
+
+Nothing else knows them: the same release of a kernel lays out `tcp_sock` differently
+from one point release to the next and from one configuration to another. libbpf reads
+the BTF; it is a dependency of libbcc, so it is there where bcc is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import struct
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from tracer.model.errors import TcpwatchError
+
+VMLINUX = Path("/sys/kernel/btf/vmlinux")
+_BTF_BYTES = 32 << 20  # what libbpf takes for a kernel's types, at most
+_SYSFS = Path("/sys/kernel")
+_HINTS = {
+    errno.EACCES: "run it as root",
+    errno.EPERM: "run it as root",
+    errno.ENOMEM: "free -m; ulimit -v",
+    errno.EMFILE: "ulimit -n 1024",
+}
+
+# enum in include/uapi/linux/btf.h
+_KIND_PTR, _KIND_ARRAY, _KIND_STRUCT, _KIND_UNION, _KIND_ENUM = 2, 3, 4, 5, 6
+_KIND_TYPEDEF, _KIND_VOLATILE, _KIND_CONST, _KIND_RESTRICT = 8, 9, 10, 11
+_KIND_FUNC, _KIND_TYPE_TAG, _KIND_ENUM64 = 12, 18, 19
+_MEMBER = struct.Struct("<III")  # struct btf_member: name, type, offset
+_TRANSPARENT = {_KIND_TYPEDEF, _KIND_VOLATILE, _KIND_CONST, _KIND_RESTRICT, _KIND_TYPE_TAG}
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Where a struct member lies: bytes from the start of the struct, bytes to read, and for a bitfield
+    how far to shift right and how many bits remain (0 = all)."""
+
+    offset: int
+    size: int
+    shift: int = 0
+    bits: int = 0
+
+
+def _unreadable() -> TcpwatchError:
+    """Why the kernel's BTF was not loaded. libbpf, which looks for it in several places, does not say."""
+    try:
+        VMLINUX.read_bytes()
+    except OSError as error:
+        hint = _HINTS.get(error.errno or 0, f"ls -l {VMLINUX}")
+        return TcpwatchError(f"{VMLINUX} cannot be read: {error.strerror}", hint=hint)
+    except MemoryError:
+        return _without_memory(str(VMLINUX))
+    try:
+        mmap.mmap(-1, _BTF_BYTES).close()
+    except OSError:
+        return _without_memory(str(VMLINUX))
+    return TcpwatchError(
+        f"{VMLINUX} cannot be read: it is damaged, or newer than libbpf",
+        hint="sudo apt-get install --only-upgrade libbpf1",
+    )
+
+
+def _without_memory(what: str) -> TcpwatchError:
+    return TcpwatchError(f"not enough memory to load {what}", hint=_HINTS[errno.ENOMEM])
+
+
+class _Type(ctypes.Structure):
+    _fields_ = (("name_off", ctypes.c_uint32), ("info", ctypes.c_uint32), ("size_or_type", ctypes.c_uint32))
+
+    @property
+    def kind(self) -> int:
+        return int(self.info >> 24 & 0x1F)
+
+    @property
+    def count(self) -> int:
+        """Members, enumerators or parameters."""
+        return int(self.info & 0xFFFF)
+
+
+class _Enumerator(ctypes.Structure):
+    _fields_ = (("name_off", ctypes.c_uint32), ("value", ctypes.c_int32))
+
+
+class _Enumerator64(ctypes.Structure):
+    _fields_ = (("name_off", ctypes.c_uint32), ("low", ctypes.c_uint32), ("high", ctypes.c_uint32))
+
+
+@lru_cache(maxsize=1)
+def libbpf() -> ctypes.CDLL:
+    """The library that bcc brings along. Raises TcpwatchError where it is missing."""
+    for name in ("libbpf.so.1", "libbpf.so.0"):
+        try:
+            lib = ctypes.CDLL(name, use_errno=True)
+            break
+        except OSError as error:
+            if "failed to map segment" in str(error):  # as the dynamic loader names a lack of memory
+                raise _without_memory(name) from error
+    else:
+        raise TcpwatchError("libbpf is missing", hint="sudo apt-get install python3-bpfcc")
+    lib.btf__load_vmlinux_btf.restype = ctypes.c_void_p
+    lib.btf__find_by_name_kind.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint32)
+    lib.btf__find_by_name_kind.restype = ctypes.c_int32
+    lib.btf__type_by_id.argtypes = (ctypes.c_void_p, ctypes.c_uint32)
+    lib.btf__type_by_id.restype = ctypes.c_void_p
+    lib.btf__name_by_offset.argtypes = (ctypes.c_void_p, ctypes.c_uint32)
+    lib.btf__name_by_offset.restype = ctypes.c_char_p
+    lib.btf__resolve_size.argtypes = (ctypes.c_void_p, ctypes.c_uint32)
+    lib.btf__resolve_size.restype = ctypes.c_int64
+    lib.btf__free.argtypes = (ctypes.c_void_p,)
+    lib.libbpf_set_print(None)
+    return lib
+
+
+class KernelTypes:
+    """The type information of the running kernel.
+
+    Answers None for what this kernel does not have. Raises TcpwatchError where the
+    kernel has no BTF at all. Use it as a context manager: the information takes some
+    megabytes, and is needed only until the program is compiled.
+    """
+
+    def __init__(self) -> None:
+        if not _SYSFS.exists():
+            raise TcpwatchError("/sys is not mounted", hint="mount -t sysfs sysfs /sys")
+        if not VMLINUX.exists():
+            raise TcpwatchError(
+                f"this kernel has no BTF ({VMLINUX} is missing)",
+                hint="boot a kernel built with CONFIG_DEBUG_INFO_BTF=y; every Debian and Ubuntu kernel since 2021 is",
+            )
+        self._lib = libbpf()
+        handle = self._lib.btf__load_vmlinux_btf()
+        # libbpf before 1.0 returns an error as a pointer into the last page.
+        if not handle or handle > 2**64 - 4096:
+            raise _unreadable()
+        self._handle = handle
+        self._found: dict[tuple[str, int], int] = {}  # types, by name and kind
+        self._known: dict[int, dict[str, tuple[int, int, int]]] = {}  # members, by the address of their struct
+
+    def __enter__(self) -> KernelTypes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lib.btf__free(self._handle)
+
+    def member(self, struct_name: str, path: str) -> Member | None:
+        """The member at the dotted path, looked for inside anonymous structs and unions as C does."""
+        type_id = self._find(struct_name, _KIND_STRUCT)
+        if type_id is None:
+            return None
+        offset_bits, bitfield = 0, 0
+        for name in path.split("."):
+            found = self._members(type_id).get(name)
+            if found is None:
+                return None
+            bits, type_id, bitfield = found
+            offset_bits += bits
+        size = int(self._lib.btf__resolve_size(self._handle, type_id))
+        if bitfield == 0:
+            return Member(offset_bits // 8, size)
+        first, last = offset_bits // 8, (offset_bits + bitfield - 1) // 8
+        return Member(first, last - first + 1, offset_bits % 8, bitfield)
+
+    def size(self, struct: str) -> int | None:
+        """Bytes of a struct."""
+        type_id = self._find(struct, _KIND_STRUCT)
+        return None if type_id is None else int(self._lib.btf__resolve_size(self._handle, type_id))
+
+    def struct(self, name: str) -> int | None:
+        """The type of a struct, by which the verifier knows it."""
+        return self._find(name, _KIND_STRUCT)
+
+    def enumerator(self, enum: str, name: str) -> int | None:
+        """The value of one name of a named enum."""
+        return self.enumerators(enum).get(name)
+
+    def enumerators(self, enum: str) -> dict[str, int]:
+        """All names of a named enum with their values; empty where the kernel has no such enum."""
+        values: dict[str, int] = {}
+        for kind, entry in ((_KIND_ENUM, _Enumerator), (_KIND_ENUM64, _Enumerator64)):
+            type_id = self._find(enum, kind)
+            if type_id is None:
+                continue
+            address, described = self._type(type_id)
+            entries = (entry * described.count).from_address(address + ctypes.sizeof(_Type))
+            for item in entries:
+                value = item.value if isinstance(item, _Enumerator) else item.high << 32 | item.low
+                values[self._name(item.name_off)] = value
+        return values
+
+    def hook_arguments(self, tracepoint: str) -> int:
+        """How many arguments a raw tracepoint passes; 0 where the kernel has no such tracepoint."""
+        type_id = self._find(f"btf_trace_{tracepoint}", _KIND_TYPEDEF)
+        if type_id is None:
+            return 0
+        _, prototype = self._type(self._skip(type_id, _TRANSPARENT | {_KIND_PTR}))
+        return prototype.count - 1  # the first one is the kernel's own `void *__data`
+
+    def hook_type(self, tracepoint: str) -> int | None:
+        """The type of a raw tracepoint, by which a program can be made that knows what its arguments are (5.5)."""
+        return self._find(f"btf_trace_{tracepoint}", _KIND_TYPEDEF)
+
+    def function(self, name: str) -> int | None:
+        """The type of a function of the kernel, by which a program can be made for it."""
+        return self._find(name, _KIND_FUNC)
+
+    def _find(self, name: str, kind: int) -> int | None:
+        # libbpf goes through all of the hundred thousand types.
+        if (name, kind) not in self._found:
+            self._found[name, kind] = self._lib.btf__find_by_name_kind(self._handle, name.encode(), kind)
+        type_id = self._found[name, kind]
+        return type_id if type_id > 0 else None
+
+    def _type(self, type_id: int) -> tuple[int, _Type]:
+        address = self._lib.btf__type_by_id(self._handle, type_id)
+        return address, _Type.from_address(address)
+
+    def _name(self, offset: int) -> str:
+        return str(self._lib.btf__name_by_offset(self._handle, offset).decode())
+
+    def _skip(self, type_id: int, kinds: set[int]) -> int:
+        while True:
+            _, described = self._type(type_id)
+            if described.kind not in kinds:
+                return type_id
+            type_id = described.size_or_type
+
+    def _members(self, type_id: int) -> dict[str, tuple[int, int, int]]:
+        """(offset in bits, type, bits of a bitfield or 0) of each member, those of anonymous members included."""
+        address, described = self._type(self._skip(type_id, _TRANSPARENT))
+        if described.kind not in (_KIND_STRUCT, _KIND_UNION):
+            return {}
+        if address not in self._known:
+            found: dict[str, tuple[int, int, int]] = {}
+            has_bitfields = bool(described.info >> 31)
+            members = ctypes.string_at(address + ctypes.sizeof(_Type), _MEMBER.size * described.count)
+            for name_off, member_id, place in _MEMBER.iter_unpack(members):
+                offset, bitfield = (place & 0xFFFFFF, place >> 24) if has_bitfields else (place, 0)
+                if name := self._name(name_off):
+                    found.setdefault(name, (offset, member_id, bitfield))
+                else:
+                    for inner, (further, inner_id, bits) in self._members(member_id).items():
+                        found.setdefault(inner, (offset + further, inner_id, bits))
+            self._known[address] = found
+        return self._known[address]

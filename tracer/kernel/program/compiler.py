@@ -1,0 +1,137 @@
+"""Source → compiled program: by bcc, or from where one of the same source was kept."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tracer.kernel.program import cache
+from tracer.kernel.program.compiled import Compiled, InvalidProgram
+from tracer.kernel.program.compiled import of_json as compiled_of
+from tracer.kernel.program.source import Source, bpf_directory
+from tracer.model.errors import TcpwatchError
+
+_PROCESS = Path(__file__).resolve().with_name("bcc_process.py")
+_GET_BCC = (
+    "sudo apt-get install python3-bpfcc, and run tcpwatch with /usr/bin/python3 (sudo scripts/install does both)"
+)
+
+MEMORY_HINT = "free -m; ulimit -v; cat /sys/fs/cgroup/memory.max"
+
+
+def ignore(_line: str) -> None:
+    """Where no user is to read it."""
+
+
+class ProgramError(TcpwatchError):
+    """The kernel or the compiler refused the program; `log` is what it printed."""
+
+    def __init__(self, message: str, *, log: str, hint: str = "tcpwatch check") -> None:
+        super().__init__(message, hint=hint)
+        self.log = log
+
+
+def compile_source(source: Source, say: Callable[[str], None] = ignore) -> Compiled:
+    """Take the kept program of this source, or compile and keep it. Raises what `compile_afresh` does."""
+    kept = cache.kept(source)
+    if kept is not None:
+        try:
+            return compiled_of(kept, is_kept=True)
+        except InvalidProgram:  # truncated, or of another version
+            pass
+    return compile_afresh(source, say)
+
+
+def compile_afresh(source: Source, say: Callable[[str], None] = ignore) -> Compiled:
+    """Compile with bcc and keep the program. Raises TcpwatchError without bcc, ProgramError where the compiler fails.
+
+    say: takes a line for the user where the program cannot be kept.
+    """
+    began = time.monotonic()
+    run = _ask(source)
+    try:
+        program = compiled_of(run.stdout)
+    except InvalidProgram as error:
+        raise _failure(run) from error
+    try:
+        cache.keep(source, run.stdout)
+    except cache.NotKept as error:
+        say(f"each start compiles for {time.monotonic() - began:.1f}s, because {error}. Hint: {error.hint}")
+    return program
+
+
+def bcc_version() -> str:
+    """Of the distribution's bcc. Raises TcpwatchError where it is missing."""
+    run = _ask(Source("", (), bpf_directory()))
+    try:
+        return str(json.loads(run.stdout)["bcc"])
+    except (ValueError, KeyError) as error:
+        raise _failure(run) from error
+
+
+def _ask(source: Source) -> subprocess.CompletedProcess[str]:
+    """Run bcc_process.py."""
+    try:
+        return subprocess.run(
+            [sys.executable, "-I", str(_PROCESS)],
+            input=json.dumps({"text": source.text, "cflags": source.cflags}),
+            capture_output=True,
+            # bcc wants a directory of kernel headers, and takes it from here before any other place.
+            env={**os.environ, "BCC_KERNEL_SOURCE": str(source.directory)},
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            cwd="/",  # clang asks for it, and ours may have been removed
+            start_new_session=True,  # ^C is ours to answer, when it is done
+        )
+    except OSError as error:
+        limits = {
+            errno.EAGAIN: "ulimit -u; cat /sys/fs/cgroup/pids.max",
+            errno.ENOMEM: MEMORY_HINT,
+            errno.EMFILE: "ulimit -n 1024",
+        }
+        raise TcpwatchError(
+            f"cannot start {sys.executable or 'Python'} to compile the program: {error.strerror}",
+            hint=limits.get(error.errno or 0, f"ls -l {sys.executable or '/usr/bin/python3'}"),
+        ) from error
+
+
+def _failure(run: subprocess.CompletedProcess[str]) -> TcpwatchError:
+    """The error for a run that brought no program."""
+    said = run.stderr
+    try:
+        why: dict[str, str] = json.loads(run.stdout)
+    except ValueError:
+        return _death(run)
+    if "memory" in why:
+        return ProgramError(f"not enough memory to compile the program ({why['memory']})", log=said, hint=MEMORY_HINT)
+    if "missing" in why:
+        return TcpwatchError(f"the Python package bcc is missing ({why['missing']})", hint=_GET_BCC)
+    if "foreign" in why:
+        return TcpwatchError(
+            f"the Python package bcc in {why['foreign']} is PyPI's, which is another project",
+            hint=f"{sys.executable} -m pip uninstall bcc; {_GET_BCC}",
+        )
+    detail = next((line.strip() for line in said.splitlines() if "error:" in line), why.get("error"))
+    return ProgramError(f"bcc could not compile the program: {detail}", log=said)
+
+
+def _death(run: subprocess.CompletedProcess[str]) -> ProgramError:
+    """The error for a compiler that ended without an answer."""
+    lines = [line.strip() for line in run.stderr.splitlines() if line.strip()]
+    words = f": {lines[-1]}" if lines else ""
+    if run.returncode < 0:
+        # SIGKILL is the kernel's when memory runs out, SIGABRT is LLVM's.
+        name = signal.Signals(-run.returncode).name
+        message = f"the compiler was killed by {name}, probably for lack of memory{words}"
+        return ProgramError(message, log=run.stderr, hint=MEMORY_HINT)
+    is_memory = "MemoryError" in words or "memory" in words.lower()
+    hint = MEMORY_HINT if is_memory else "tcpwatch check"
+    return ProgramError(f"the compiler ended with status {run.returncode}{words}", log=run.stderr, hint=hint)

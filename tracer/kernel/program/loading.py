@@ -1,0 +1,59 @@
+"""Source → a program in the kernel, whether it was compiled now or kept from an earlier start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from typing import TypeVar
+
+from tracer.kernel.program import cache
+from tracer.kernel.program.compiled import Compiled, Outdated, with_refused
+from tracer.kernel.program.compiler import compile_afresh, compile_source, ignore
+from tracer.kernel.program.program import Program
+from tracer.kernel.program.source import Source
+
+Prepared = TypeVar("Prepared")
+
+
+def load(
+    source: Source,
+    make: Callable[[Compiled], Program],
+    prepare: Callable[[Program], Prepared],
+    say: Callable[[str], None] = ignore,
+) -> tuple[Program, Prepared]:
+    """The program of a source, loaded and prepared, and what `prepare` returned.
+
+    make: Program with its options. prepare: configures and attaches it. A kept program that the kernel refuses is
+    dropped and compiled again, once. say: takes a line for the user, where that happens or each start compiles again.
+    Raises TcpwatchError; then nothing stays in the kernel.
+    """
+    compiled = compile_source(source, say)
+    try:
+        program, prepared = _started(compiled, make, prepare)
+    except Outdated as error:
+        cache.drop(source)
+        say(f"the compiled program in {cache.directory()} does not fit this kernel ({error}); compiling it again")
+        compiled = compile_afresh(source, say)
+        program, prepared = _started(compiled, make, prepare)
+    if compiled.refused != program.refused:
+        _keep_refused(source, program.refused)
+    return program, prepared
+
+
+def _started(
+    compiled: Compiled, make: Callable[[Compiled], Program], prepare: Callable[[Program], Prepared]
+) -> tuple[Program, Prepared]:
+    program = make(compiled)
+    try:
+        return program, prepare(program)
+    except BaseException:
+        program.close()
+        raise
+
+
+def _keep_refused(source: Source, functions: Collection[str]) -> None:
+    """Add to the kept program which functions the kernel refuses, so that it is not compiled again for that."""
+    kept = cache.kept(source)
+    if kept is not None:
+        with suppress(cache.NotKept):
+            cache.keep(source, with_refused(kept, functions))

@@ -1,0 +1,129 @@
+"""The C in bpf/, and what it asks about the kernel that it is compiled for."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from tracer.kernel.program.btf import KernelTypes, Member
+
+_INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
+_MEMBER = re.compile(r"\b(?:READ|COPIED|LOAD|HAS|OFFSET)\((\w+), (\w+)[,)]")
+_SIZE = re.compile(r"\b(?:SIZEOF|COPY|COPY_OF)\((\w+)[,)]")
+_ENUM = re.compile(r"\bENUM\((\w+), (\w+)\)")
+_ARGS = re.compile(r"\bARGS\((\w+)\)")
+_BTF_TYPE = re.compile(r"\bBTF_TYPE\((\w+)\)")
+_KFUNC = re.compile(r"\bKFUNC\((\w+)\)")
+
+# The C takes one or the other of these, by kernel or by architecture: lacking one leaves no field absent.
+_ALTERNATIVES = {
+    "inet_connection_sock.icsk_keepalive_timer",
+    "inet_connection_sock.icsk_keepalive_timer.entry.pprev",
+    "inet_connection_sock.icsk_keepalive_timer.expires",
+    "inet_connection_sock.icsk_keepalive_timer.flags",
+    "inet_connection_sock.icsk_retransmit_timer",
+    "inet_connection_sock.icsk_retransmit_timer.expires",
+    "inet_connection_sock.icsk_retransmit_timer.flags",
+    "inet_connection_sock.icsk_rto_max",
+    "netns_ipv4.sysctl_tcp_syn_linear_timeouts",
+    "sock.sk_timer",
+    "sock.sk_timer.flags",
+    "sock.tcp_retransmit_timer",
+    "sock.tcp_retransmit_timer.expires",
+    "sock.tcp_retransmit_timer.flags",
+    "tcp_sock.tcp_usec_ts",
+    "pt_regs.di",
+    "user_pt_regs.regs",
+}
+
+TRACER, SOCKETS = "tcpwatch.bpf.c", "sockets.bpf.c"
+"""The programs in bpf/: the hooks, and the walk over all sockets."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """All that the compiler is given: equal sources make equal programs. directory: where its headers are."""
+
+    text: str
+    cflags: tuple[str, ...]
+    directory: Path
+
+
+def source_for(name: str, types: KernelTypes, *, hz: int) -> Source:
+    """A program of bpf/ for the running kernel. hz: its jiffies per second.
+
+    Nothing in it changes from one start or one boot to the next: what does is handed over when it is loaded.
+    """
+    directory = bpf_directory()
+    text = read_source(directory, name)
+    cflags = (
+        *definitions(text, types),
+        f"-DKERNEL_HZ={hz}",
+        f"-DPAGE_SIZE={os.sysconf('SC_PAGE_SIZE')}",
+        "-Wno-unused-function",
+    )
+    return Source(text, cflags, directory)
+
+
+def bpf_directory() -> Path:
+    """Where the C is: bpf/ at the top of the tree, or tracer/bpf/ once installed."""
+    package = Path(__file__).resolve().parents[2]
+    installed = package / "bpf"
+    return installed if installed.is_dir() else package.parent / "bpf"
+
+
+def read_source(directory: Path, name: str) -> str:
+    """The program as one text, each of our headers in the place of its first #include.
+
+    bcc rewrites map accesses only in the file that it is given.
+    """
+    seen: set[str] = set()
+
+    def expand(name: str) -> str:
+        if name in seen:
+            return ""
+        seen.add(name)
+        text = (directory / name).read_text(encoding="utf-8")
+        return _INCLUDE.sub(lambda match: expand(match[1]), text)
+
+    return expand(name)
+
+
+def definitions(source: str, types: KernelTypes) -> list[str]:
+    """What the source asks about the running kernel, answered, as -D arguments."""
+    answers: dict[str, int] = {}
+    for struct, name in _MEMBER.findall(source):
+        if struct == "type":  # kernel.h's own definition of the macro
+            continue
+        member = types.member(struct, name.replace("__", ".")) or Member(0, 0)
+        answers[f"OFFSET_{struct}__{name}"] = member.offset
+        answers[f"SIZE_{struct}__{name}"] = member.size
+        answers[f"SHIFT_{struct}__{name}"] = member.shift
+        answers[f"BITS_{struct}__{name}"] = member.bits
+    for struct in _SIZE.findall(source):
+        if struct != "type":
+            answers[f"SIZEOF_{struct}"] = types.size(struct) or 0
+    for enum, name in _ENUM.findall(source):
+        value = types.enumerator(enum, name)
+        answers[f"ENUM_{enum}__{name}"] = 0 if value is None else value
+    for hook in _ARGS.findall(source):
+        answers[f"ARGS_{hook}"] = types.hook_arguments(hook)
+    for struct in _BTF_TYPE.findall(source):
+        if struct != "type":
+            answers[f"BTF_TYPE_{struct}"] = types.struct(struct) or 0
+    for function in _KFUNC.findall(source):
+        if function != "function":
+            answers[f"KFUNC_{function}"] = types.function(function) or 0
+    return [f"-D{name}={value}" for name, value in answers.items()]
+
+
+def absent_members(source: str, types: KernelTypes) -> list[str]:
+    """The members that the source reads and this kernel lacks, as `struct.member`: fields that stay unknown."""
+    absent = {
+        f"{struct}.{name.replace('__', '.')}"
+        for struct, name in _MEMBER.findall(source)
+        if struct != "type" and types.member(struct, name.replace("__", ".")) is None
+    }
+    return sorted(absent - _ALTERNATIVES)

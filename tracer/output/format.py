@@ -1,0 +1,125 @@
+"""How numbers and names are put before a person."""
+
+from __future__ import annotations
+
+import codecs
+import re
+import time
+from functools import lru_cache
+
+from tracer.model.durations import duration as duration
+from tracer.model.events import Event
+from tracer.model.sockets import Socket
+
+
+def size(count: int) -> str:
+    """Bytes in at most five characters: `527`, `99999`, `717K`, `12M`."""
+    if count < 100_000:
+        return str(count)
+    for unit in "KMG":
+        count //= 1024
+        if count < 10_000:
+            return f"{count}{unit}"
+    return f"{count}G"
+
+
+@lru_cache(maxsize=1024)
+def endpoint(address: str | None, port: int | None) -> str:
+    """`10.1.2.3:3306`, `[2001:db8::1]:443`; `*` for what is not known."""
+    host = safe(address) if address is not None else "*"
+    if ":" in host:
+        host = f"[{host}]"
+    return f"{host}:{'*' if port is None else port}"
+
+
+_NAMES_OF_THREADS = frozenset({"", "MainThread"})
+"""Names that say nothing of a process: Node.js gives the second to its first thread since version 24."""
+
+
+def process(of: Event | Socket) -> str:
+    """`php[8506]`; the name alone of a process that has no number here; `-` where none is known.
+
+    Its own name tells more than that of its program, `gunicorn` more than `python3.11`, unless it is a mere thread's.
+    """
+    comm = of.comm or ""
+    name = of.exe or comm if comm in _NAMES_OF_THREADS else comm
+    if of.pid is None:
+        return safe(name) or "-"
+    return f"{safe(name) or '?'}[{of.pid}]"
+
+
+def owner(of: Event | Socket) -> str:
+    """The same with how many more processes share the socket: `php[8506] +2`."""
+    others = len(of.pids or ()) - 1
+    return f"{process(of)} +{others}" if others > 0 else process(of)
+
+
+# Printable to Python, and nothing to the eye: of Unicode's Default_Ignorable_Code_Point those that isprintable() lets
+# through (joiners, fillers of Hangul, variation selectors), and Braille's blank.
+_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+
+
+def safe(text: str) -> str:
+    """The text with everything that a terminal would act on, or not show, written as an escape."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c.encode("unicode_escape").decode("ascii") if _is_unseen(c) else c for c in text)
+
+
+def _is_unseen(character: str) -> bool:
+    return not character.isprintable() or _UNSEEN.match(character) is not None
+
+
+_PLAIN_NAME = re.compile(r"[\w.:@+/-]*", re.ASCII)
+
+
+def quoted(name: str) -> str:
+    """The name as it is, or in quotation marks where it could be taken for a part of the sentence around it."""
+    return name if _PLAIN_NAME.fullmatch(name) else '"' + name.replace('"', '\\"') + '"'
+
+
+_PLAIN = {"→": "->", "×": "x", "…": "...", "–": "-"}
+
+
+def in_plain(text: str) -> str:
+    """The text with what we write ourselves beyond ASCII in plain characters."""
+    for fine, plain in _PLAIN.items():
+        text = text.replace(fine, plain)
+    return text
+
+
+def _encode_plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = in_plain(error.object[error.start : error.end])
+    return text.encode("ascii", "backslashreplace").decode("ascii"), error.end
+
+
+PLAIN = "tcpwatch.plain"
+"""An error handler for streams: a process may be called what a terminal's character set does not have."""
+codecs.register_error(PLAIN, _encode_plain)
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 event`, `1,234 events`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+@lru_cache(maxsize=4)
+def _local_second(second: int) -> tuple[str, str]:
+    broken_down = time.gmtime(second)
+    return time.strftime("%Y-%m-%d", broken_down), time.strftime("%H:%M:%S", broken_down)
+
+
+def local_time(time_ns: int, utc_offset_s: int) -> tuple[str, str]:
+    """Date and time of day with milliseconds."""
+    second, rest = divmod(time_ns, 1_000_000_000)
+    date, clock = _local_second(second + utc_offset_s)
+    return date, f"{clock}.{rest // 1_000_000:03d}"
+
+
+def clock(time_ns: int, utc_offset_s: int) -> str:
+    """Time of day with milliseconds."""
+    return local_time(time_ns, utc_offset_s)[1]

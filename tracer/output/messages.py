@@ -1,0 +1,33 @@
+"""What tcpwatch says about itself: lines on stderr, because stdout is data."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+
+import click
+
+from tracer.model.errors import TcpwatchError
+from tracer.output.format import safe
+
+
+def say(text: str) -> None:
+    """One line. Nobody listening is no reason to fail."""
+    _write(f"tcpwatch: {safe(text)}")
+
+
+def complain(error: TcpwatchError) -> None:
+    """What is wrong, then what to type."""
+    message = f"tcpwatch: {safe(str(error))}"
+    if sys.stderr is not None and sys.stderr.isatty():
+        message = click.style(message, fg="red", bold=True)
+    _write(message)
+    if error.hint:
+        _write(f"Hint: {safe(error.hint)}")
+
+
+def _write(line: str) -> None:
+    if sys.stderr is None:  # closed: print would take stdout instead
+        return
+    with suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,288 @@
+"""The files of one `record -o PATH` with a rotation: which are ours, in which order, and who may add to them.
+
+Ours is a regular file that belongs to our user, has one link, a name of the series, and the header of a recording of
+this host and this series. Nothing else is ever removed. The order is the number in the header, which no clock
+changes.
+
+The lock is a flock(2) on the file that is being written. No other user can take it, since none may open the file, and
+the kernel releases it with the process. A lock file could be created by anybody in a directory such as /tmp.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import stat
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+from tracer.model.errors import TcpwatchError
+from tracer.recordings.compression import decompressed, is_packed
+from tracer.recordings.header import Header, header_from_line
+from tracer.recordings.writer import RecordingFile, create
+
+_STAMP = "%Y%m%dT%H%M%S"
+_STAMPED = r"-\d{8}T\d{6}\.\d{3}Z"
+_STAMPED_NAME = re.compile(_STAMPED + r"\.")
+_BEGINNING = 1 << 16
+"""Bytes that are read of a file: a header and an event fit in easily."""
+_NAMES = 1000
+"""Milliseconds that are tried for the name of a new file."""
+_WAIT_S = 2.0
+"""How long to wait for another tcpwatch that starts in the same directory; anybody may hold the lock on that."""
+
+
+wall_ns = time.time_ns
+
+
+@dataclass(slots=True)
+class Member:
+    """A finished file of ours. size: bytes. holds_events: whether anything complete follows the header."""
+
+    path: Path
+    number: int
+    identity: tuple[int, int]
+    size: int
+    holds_events: bool
+
+
+class Series:
+    """The finished files of the series, oldest first, without the one that is being written.
+
+    say: is given a sentence about each file that cannot be removed.
+    """
+
+    def __init__(self, path: Path, say: Callable[[str], None]) -> None:
+        self.path = path
+        self._say = say
+        self._stem, self._suffix = _split(path)
+        self._pattern = re.compile(re.escape(self._stem) + _STAMPED + re.escape(self._suffix))
+        self._members: list[Member] = []
+        self._number = 0
+        self._named_ms = 0  # the last name, as UTC in milliseconds
+
+    @property
+    def size(self) -> int:
+        """Bytes of all finished files."""
+        return sum(member.size for member in self._members)
+
+    @property
+    def with_events(self) -> int:
+        """How many finished files hold events."""
+        return sum(member.holds_events for member in self._members)
+
+    @contextmanager
+    def claimed(self, host: str) -> Iterator[None]:
+        """Find the files that are there, and let no other tcpwatch start the series meanwhile.
+
+        Removes what earlier runs left behind without events. Raises TcpwatchError if another one records to it.
+        """
+        with _alone_in(self.path.parent):
+            self._members = []
+            for path in self._named():
+                if (member := self._examine(path, host)) is not None:
+                    self._members.append(member)
+            self._members.sort(key=lambda member: (member.number, member.path.name))
+            self._number = max((member.number for member in self._members), default=0)
+            for member in [each for each in self._members if not each.holds_events]:
+                self._remove(member)
+            yield
+
+    def next_header(self, header: Header) -> Header:
+        """The header of the next file."""
+        self._number += 1
+        return replace(header, series=self.path.name, number=self._number)
+
+    def create(self) -> tuple[Path, int]:
+        """A new file and its descriptor, which holds the lock. Raises OSError."""
+        now_ms = wall_ns() // 1_000_000
+        if now_ms <= self._named_ms < now_ms + _NAMES:  # a name that was removed is not used again
+            now_ms = self._named_ms + 1
+        for later in range(_NAMES):
+            path = self._named_after(now_ms + later)
+            with suppress(FileExistsError):
+                fd = create(path)
+                with suppress(OSError):  # a filesystem without locks
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._named_ms = now_ms + later
+                return path, fd
+        raise FileExistsError(17, os.strerror(17), str(path))
+
+    def add(self, file: RecordingFile) -> None:
+        """A file is finished. One without events goes at once."""
+        member = Member(file.path, file.number, file.identity, file.size, file.kept > 0)
+        self._members.append(member)
+        if not member.holds_events:
+            self._remove(member)
+
+    def remove_oldest(self, *, spare_last: bool) -> Path | None:
+        """Remove the oldest file that can be removed, and return its name; None if there is none.
+
+        spare_last: keep the youngest that holds events.
+        """
+        self._members = [member for member in self._members if self._is_there(member)]
+        last = max((number for number, each in enumerate(self._members) if each.holds_events), default=-1)
+        for number, member in enumerate(list(self._members)):
+            if not (spare_last and number == last) and self._remove(member):
+                return member.path
+        return None
+
+    def _remove(self, member: Member) -> bool:
+        self._members.remove(member)
+        try:
+            status = member.path.lstat()
+            if (status.st_dev, status.st_ino) != member.identity or not _may_be_ours(status):
+                return False
+            member.path.unlink()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            self._say(f"cannot remove {member.path}: {error.strerror}")
+            return False
+        return True
+
+    @staticmethod
+    def _is_there(member: Member) -> bool:
+        try:
+            status = member.path.lstat()
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == member.identity
+
+    def _named(self) -> list[Path]:
+        try:
+            return [each for each in self.path.parent.iterdir() if self._pattern.fullmatch(each.name)]
+        except OSError:  # what is wrong with it is found out, and reported, when a file is created
+            return []
+
+    def _examine(self, path: Path, host: str) -> Member | None:
+        """A finished file of ours, or None. Raises TcpwatchError if a tcpwatch is writing it."""
+        try:
+            status = path.lstat()
+            if not _may_be_ours(status):
+                return None
+            fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            opened = os.fstat(fd)
+            if not os.path.samestat(status, opened):
+                return None
+            is_busy = _is_locked(fd)
+            found = _beginning(str(path), fd)
+            if found is None and not (is_busy and opened.st_size == 0):
+                return None
+            if found is not None:
+                header, holds_events = found
+                if header.host != host or (header.number and header.series != self.path.name):
+                    return None
+            if found is None or is_busy:
+                raise TcpwatchError(
+                    f"another tcpwatch is recording to {self.path}: it is writing {path}",
+                    hint=f"fuser -v {path}; or choose another name for -o",
+                )
+        finally:
+            os.close(fd)
+        return Member(path, header.number, (status.st_dev, status.st_ino), opened.st_size, holds_events)
+
+    def _named_after(self, ms: int) -> Path:
+        """UTC to the millisecond: x.tw.gz becomes x-20261125T020000.123Z.tw.gz."""
+        moment = datetime.fromtimestamp(ms // 1000, timezone.utc)
+        return self.path.with_name(f"{self._stem}-{moment.strftime(_STAMP)}.{ms % 1000:03}Z{self._suffix}")
+
+
+def in_order(files: Sequence[Path]) -> list[Path]:
+    """The files, those of each series in the order of their numbers, in the places that the series has among them.
+
+    Names order them by the clock, which may have been set back. What cannot be read stays where it is.
+    """
+    places: dict[tuple[Path, str, str], list[int]] = {}
+    numbers: dict[int, int] = {}
+    for place, file in enumerate(files):
+        header = _header_of(file) if _STAMPED_NAME.search(file.name) else None
+        if header is not None and header.number:
+            places.setdefault((file.parent, header.host, header.series), []).append(place)
+            numbers[place] = header.number
+    ordered = list(files)
+    for of_series in places.values():
+        for place, taken_from in zip(of_series, sorted(of_series, key=numbers.__getitem__), strict=True):
+            ordered[place] = files[taken_from]
+    return ordered
+
+
+def _header_of(file: Path) -> Header | None:
+    try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            return None
+        fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (OSError, ValueError):
+        return None
+    try:
+        found = _beginning(str(file), fd)
+    finally:
+        os.close(fd)
+    return found[0] if found is not None else None
+
+
+def _may_be_ours(status: os.stat_result) -> bool:
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink == 1
+
+
+def _beginning(name: str, fd: int) -> tuple[Header, bool] | None:
+    """The header of a recording, and whether anything whole follows it; None if it is not one that can be read."""
+    try:
+        data = os.read(fd, _BEGINNING)
+        plain, is_all = decompressed(data, name)
+        line, _, rest = plain.partition(b"\n")
+        header = header_from_line(line)
+    except (OSError, ValueError, TcpwatchError):
+        return None
+    # In doubt it is history.
+    return header, b"\n" in rest or not is_all or len(data) == _BEGINNING
+
+
+def _is_locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    return False
+
+
+@contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Two that start at once would not see each other: one waits, for a moment."""
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield
+        return
+    try:
+        until = time.monotonic() + _WAIT_S
+        while time.monotonic() < until:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.02)
+            except OSError:
+                break
+        yield
+    finally:
+        os.close(fd)
+
+
+def _split(path: Path) -> tuple[str, str]:
+    """x.tw.gz is x and .tw.gz."""
+    suffix = path.suffix
+    if is_packed(path):
+        suffix = path.with_suffix("").suffix + suffix
+    return path.name.removesuffix(suffix), suffix

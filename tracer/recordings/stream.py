@@ -1,0 +1,180 @@
+"""Events → a recording in a FIFO, a terminal or a device, with a reader who may be slow, or go away."""
+
+from __future__ import annotations
+
+import os
+import select
+import shlex
+import stat
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from tracer.model.errors import TcpwatchError
+from tracer.model.events import Event
+from tracer.recordings import writer
+from tracer.recordings.compression import compressor_for, is_packed
+from tracer.recordings.encoding import to_line
+from tracer.recordings.header import Header
+from tracer.recordings.writer import Missing
+
+ROOM = 8 << 20
+"""Bytes that wait for the reader, about."""
+CLOSE_S = 5.0
+"""How long the end of the run waits for the reader."""
+
+
+class StreamWriter:
+    """A sink that never waits for the reader, `close` aside.
+
+    What finds no room is counted; the next event that finds some comes behind a `lost` event with that count. fd:
+    open, non-blocking, and this object's from now on. gone: called once the reader has closed its end. Raises
+    TcpwatchError for any other failure, and from `close` if the reader did not take everything within CLOSE_S.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        fd: int,
+        header: Header,
+        *,
+        say: Callable[[str], None],
+        gone: Callable[[], None],
+    ) -> None:
+        self.path = path
+        self._fd = fd
+        self._say = say
+        self._gone = gone
+        self._is_fifo = stat.S_ISFIFO(os.fstat(fd).st_mode)
+        self._compressor = compressor_for(path)
+        self._is_packed = is_packed(path)
+        self._flushed = time.monotonic()
+        self._waiting: deque[tuple[bytes, int]] = deque()  # pieces, and the events that end with each
+        self._size = 0  # bytes in these
+        self._inside = 0  # events in the compressor
+        self._missing = Missing()
+        self._is_closed = self._is_gone = False
+        self._put(header.to_line(), 0)
+        self._put_flushed()
+        self._drain()
+
+    def write(self, *events: Event) -> None:
+        """Take some events, or count them."""
+        if self._is_gone or not events:
+            return
+        if self._size >= (ROOM // 2 if self._missing.count else ROOM):
+            self._missing.add(events[-1], len(events))
+            return
+        self._put_missing()
+        for count, text in _pieces([to_line(event) for event in events]):
+            self._put(text, count)
+
+    def flush(self, until_ns: int = 0) -> None:
+        """Hand over as much as the reader takes now."""
+        if self._is_gone:
+            return
+        now = time.monotonic()
+        if self._is_packed and now - self._flushed >= writer.PACKED_FLUSH_S:
+            self._flushed = now
+            self._put_flushed()
+        self._drain()
+
+    def close(self) -> None:
+        """Wait for the reader, for a moment, and close. Closing again does nothing."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        try:
+            self._finish()
+        finally:
+            os.close(self._fd)
+
+    def _finish(self) -> None:
+        if self._is_gone:
+            return
+        self._put_missing()
+        self._put_flushed()
+        self._append(self._compressor.end(), 0)
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        until = time.monotonic() + CLOSE_S
+        self._drain()
+        while self._waiting and (left := until - time.monotonic()) > 0:
+            poll.poll(left * 1000)
+            self._drain()
+        if self._waiting:
+            count = sum(events for _, events in self._waiting)
+            raise TcpwatchError(
+                f"the reader of {self.path} did not take the last {count:,} events within {CLOSE_S:.0f}s",
+                hint=f"record to a file and read that: tail -n +1 -F {shlex.quote(str(self.path))}.tw",
+            )
+
+    def _put_missing(self) -> None:
+        if self._missing.count:
+            self._put(to_line(self._missing.event()), self._missing.count)
+            self._missing = Missing()
+
+    def _put(self, text: str, events: int) -> None:
+        self._inside += events
+        if data := self._compressor.compress(text.encode()):
+            self._append(data, self._inside)
+            self._inside = 0
+
+    def _put_flushed(self) -> None:
+        self._append(self._compressor.flush(), self._inside)
+        self._inside = 0
+
+    def _append(self, data: bytes, events: int) -> None:
+        if data:
+            self._waiting.append((data, events))
+            self._size += len(data)
+
+    def _drain(self) -> None:
+        if self._is_fifo and _has_no_reader(self._fd):
+            self._lose_reader()
+        while self._waiting:
+            data, events = self._waiting[0]
+            try:
+                written = os.write(self._fd, data)
+            except BlockingIOError:
+                return
+            except BrokenPipeError:
+                self._lose_reader()
+                return
+            except OSError as error:
+                self._is_gone = True
+                raise TcpwatchError(
+                    f"cannot write {self.path}: {error.strerror}",
+                    hint=f"df -h {shlex.quote(str(self.path.parent))}",
+                ) from error
+            self._size -= written
+            if written < len(data):
+                self._waiting[0] = data[written:], events
+            else:
+                self._waiting.popleft()
+
+    def _lose_reader(self) -> None:
+        self._is_gone = True
+        self._waiting.clear()
+        self._say(f"the reader of {self.path} has closed it: the recording ends here")
+        self._gone()
+
+
+def _pieces(lines: list[str]) -> list[tuple[int, str]]:
+    """Lines in pieces that a pipe takes as a whole or not at all (pipe(7), PIPE_BUF), each with their number."""
+    pieces: list[tuple[int, str]] = []
+    begin = size = 0
+    for number, line in enumerate(lines):
+        if size and size + len(line) > select.PIPE_BUF:
+            pieces.append((number - begin, "".join(lines[begin:number])))
+            begin, size = number, 0
+        size += len(line)
+    pieces.append((len(lines) - begin, "".join(lines[begin:])))
+    return pieces
+
+
+def _has_no_reader(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, 0)  # POLLERR comes unasked
+    return any(events & select.POLLERR for _, events in poll.poll(0))

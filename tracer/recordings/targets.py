@@ -1,0 +1,100 @@
+"""What a recording may be written to besides a new file: a FIFO, a terminal, a device. Whose it is matters.
+
+In a directory where others may create files, anybody can have put a FIFO or a link there to read the recording, or to
+stop the recorder.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shlex
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from tracer.model.errors import TcpwatchError
+
+_SHARED = stat.S_IWOTH | stat.S_IWGRP
+
+
+def is_stream(path: Path) -> bool:
+    """Whether path names something that is written to as it is. False: a file is to be created.
+
+    Raises TcpwatchError if it is something that no recording can, or should, be written to.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return False  # creating the file tells what is wrong
+    mode = status.st_mode
+    if stat.S_ISREG(mode):
+        return False
+    for name, matches in _UNFIT.items():
+        if matches(mode):
+            new = shlex.quote(str(path / "x.tw")) if stat.S_ISDIR(mode) else "x.tw"
+            raise TcpwatchError(f"cannot write to {path}: it is a {name}", hint=f"name a new file: {new}")
+    _require_trust(path, status)
+    return True
+
+
+def open_stream(path: Path) -> int | None:
+    """A descriptor that never blocks; None as long as nobody reads the FIFO. Raises TcpwatchError."""
+    in_shared = _is_shared(path.parent)
+    flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | (os.O_NOFOLLOW if in_shared else 0)
+    try:
+        fd = os.open(path, flags)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return None
+        raise TcpwatchError(
+            f"cannot open {path}: {error.strerror}", hint=f"ls -l {shlex.quote(str(path))}"
+        ) from error
+    try:
+        status = os.fstat(fd)
+        if stat.S_ISREG(status.st_mode):
+            raise TcpwatchError(f"{path} was replaced by a file", hint=f"ls -l {shlex.quote(str(path))}")
+        _require_trust(path, status)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _require_trust(path: Path, status: os.stat_result) -> None:
+    quoted = shlex.quote(str(path))
+    if path.is_symlink() and _is_shared(path.parent):
+        raise TcpwatchError(
+            f"cannot create {path}: it is a symbolic link in a directory that others can write to",
+            hint=f"name what it points to: readlink -f {quoted}",
+        )
+    if status.st_uid not in _trusted() and any(_is_shared(directory) for directory in _directories(path)):
+        raise TcpwatchError(
+            f"cannot write to {path}: it belongs to user {status.st_uid}, in a directory that others can write to",
+            hint=f"a path of your own; or, if you know that user: chown {os.geteuid()} {quoted}",
+        )
+
+
+def _trusted() -> set[int]:
+    """Users whose FIFO may be written to: root, ours, and whoever typed sudo."""
+    users = {0, os.geteuid()}
+    if os.geteuid() == 0 and (user := os.environ.get("SUDO_UID", "")).isdecimal():
+        users.add(int(user))
+    return users
+
+
+def _directories(path: Path) -> Iterator[Path]:
+    """Those in which somebody could have put it. None for a descriptor that we were given, such as /dev/stdout."""
+    resolved = Path(os.path.realpath(path))
+    if resolved.exists():
+        yield from resolved.parents
+
+
+def _is_shared(directory: Path) -> bool:
+    try:
+        return bool(directory.stat().st_mode & _SHARED)
+    except OSError:
+        return False
+
+
+_UNFIT = {"directory": stat.S_ISDIR, "socket": stat.S_ISSOCK, "block device": stat.S_ISBLK}

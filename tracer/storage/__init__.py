@@ -1,1 +1,0 @@
-"""Recordings: JSON lines behind a header. Needs neither root nor bcc."""
