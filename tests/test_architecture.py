@@ -19,7 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "output": {"model", "analysis", "recordings"},  # JSON lines are those of a recording
     "kernel": {"model"},
     "run": {"model", "analysis", "output", "recordings", "kernel"},
-    "lab": {"model", "analysis", "output", "kernel", "run"},
+    "lab": {"model", "analysis", "output", "recordings", "kernel", "run"},
     "cli": {"model", "analysis", "output", "recordings", "kernel", "run", "lab"},
 }
 

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from test_stalls import close, freeze
 
 from tracer.model.events import Event
 from tracer.model.filters import Filter
-from tracer.recordings.header import VERSION
+from tracer.recordings.header import VERSION, Header
 from tracer.run.replay import Missing, play
 
 
@@ -147,7 +147,10 @@ def ends(files: list[Path]) -> list[str | None]:
     events: list[Event] = []
 
     class Sink:
-        def write(self, *written: Event) -> None:
+        def opened(self, header: Header) -> None:
+            pass
+
+        def write(self, written: Sequence[Event]) -> None:
             events.extend(written)
 
         def flush(self, until_ns: int) -> None:
@@ -185,7 +188,7 @@ def test_what_is_named_twice_is_read_once(tmp_path: Path) -> None:
     (tmp_path / "latest.tw").symlink_to(path)
     shown = tcpwatch("report", path, tmp_path / "latest.tw")
     assert shown.returncode == 0 and "db1: 1 stall, " in shown.stdout
-    assert f"latest.tw: the same file as {path}; read only once" in shown.stderr
+    assert f"latest.tw: same file as {path}; read only once" in shown.stderr
     shown = tcpwatch("report", "-", path, "-")
     assert shown.returncode == 2 and "standard input (-) can be read only once" in shown.stderr
 

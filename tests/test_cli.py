@@ -104,6 +104,10 @@ _MANY = ",".join(map(str, range(1, 2000)))
         (["--buffer-size", "2G"], 2, "invalid buffer size '2G' (expected 64k to 1G)"),
         (["--no-resume", "-e", "resume,lost"], 2, "--event resume and --no-resume are mutually exclusive"),
         (["record", "-o", "x.tw", "--no-resume", "-e", "resume"], 2, "are mutually exclusive"),
+        (["--json", "--format", "text"], 2, "--json and --format text are mutually exclusive"),
+        (["replay", "x.tw", "--format", "xml"], 2, "'xml' is not one of 'text', 'json'"),
+        (["sockets", "--at-risk", "0s"], 2, "--at-risk must be greater than zero"),
+        (["sockets", "-e", "stall"], 2, "--event cannot be used with sockets"),
         (["--nonsense"], 2, "No such option"),
         (["nonsense"], 2, "No such command"),
         (["replay"], 2, "Missing argument"),
@@ -139,6 +143,7 @@ def test_every_error_says_what_is_wrong_and_what_to_type(arguments: list[str], s
         (["--nonsense"], "tcpwatch --help"),
         (["record", "--nonsense"], "tcpwatch record --help"),
         (["record", "-o", "x.tw", "--keep", "0"], "tcpwatch record --help"),
+        (["--json", "--format", "text"], "--format text"),
     ],
 )
 def test_what_users_of_ss_and_tcpdump_type_has_a_hint(arguments: list[str], hint: str) -> None:
@@ -245,3 +250,14 @@ def test_a_full_disk_behind_stdout(tmp_path: Path) -> None:
     assert shown.returncode == 1
     assert "cannot write to standard output: No space left on device\nHint: df -h" in shown.stderr
     assert "Traceback" not in shown.stderr
+
+
+@pytest.mark.parametrize("command", ["replay", "report"])
+def test_json_is_short_for_its_format(tmp_path: Path, command: str) -> None:
+    write(tmp_path / "x.tw")
+    short = tcpwatch(command, tmp_path / "x.tw", "--json")
+    assert short.stdout and all(json.loads(line) for line in short.stdout.splitlines())
+    for spelled in (["--format", "json"], ["--format=json", "--json"]):
+        assert tcpwatch(command, tmp_path / "x.tw", *spelled).stdout == short.stdout
+    text = tcpwatch(command, tmp_path / "x.tw").stdout
+    assert text != short.stdout and tcpwatch(command, tmp_path / "x.tw", "--format", "text").stdout == text

@@ -7,6 +7,7 @@ printable, is on as many lines, and moves nothing.
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from tracer.analysis.idle_timeouts import Silences
 from tracer.analysis.risk import at_risk
 from tracer.analysis.stalls import StallTracker
 from tracer.cli import main
-from tracer.cli.options import parse_comm
+from tracer.cli.types import parse_comm
 from tracer.kernel import host
 from tracer.kernel.holders import InProc
 from tracer.kernel.owners import Owners
@@ -44,7 +45,7 @@ from tracer.output.sockets import risks_as_text, sockets_as_json, sockets_as_tex
 from tracer.output.text import TextSink
 from tracer.recordings.reader import RecordingReader
 from tracer.recordings.writer import RecordingWriter
-from tracer.run.live import describe
+from tracer.run.summary import describe
 
 HOSTILE = [
     "\x1b[2J\x1b[31m", "\x1b]0;title\x07", "\x1bc", "\x9b2J", "\x9d0;x\x9c", "\x85", "\x7f", "\x08\x08", "\x0e",
@@ -100,12 +101,12 @@ def shown_by(sink_of: Callable[[io.StringIO], Any], name: str) -> str:
     stream = io.StringIO()
     sink = sink_of(stream)
     if isinstance(sink, Report):
-        sink.opened(name, 0, name)
-        sink.opened(f"{name}2", 0, name)
+        sink.opened(replace(HEADER, host=name, run=name))
+        sink.opened(replace(HEADER, host=f"{name}2", run=name))
     for each in events(name):
-        sink.write(each)
+        sink.write([each])
     for _ in range(8):  # more than are shown of one kind
-        sink.write(each)
+        sink.write([each])
     sink.close()
     return stream.getvalue()
 
@@ -182,7 +183,7 @@ def test_in_what_check_finds(name: str) -> None:
         [Finding(safe(name), "missing", safe(name), safe(name), True)]
     )
     assert is_clean(findings_as_text([finding]))
-    assert findings_as_json([finding])["findings"][0]["what"] == name, "json.dumps escapes it"
+    assert json.loads(findings_as_json([finding]))["findings"][0]["what"] == name, "json.dumps escapes it"
 
 
 @each_hostile
@@ -198,10 +199,10 @@ def test_in_a_recording_and_its_header(
         with RecordingWriter(path, head) as writer:
             for each in events(word):
                 if each.sock is not None:
-                    writer.write(each)
+                    writer.write([each])
         with path.open("ab") as stream:
             stream.write(b'{"time":"2027-01-15T08:00:00.000000Z","ktime_ns":"' + ascii(word).encode() + b'"}\n')
-        assert main._run([*command, str(path)]) == 1
+        assert main.run([*command, str(path)]) == 1
         out, err = capsys.readouterr()
         return out.replace(path.name, "FILE"), err.replace(str(path), "FILE")
 
@@ -224,11 +225,11 @@ def test_in_the_name_of_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
         name = re.sub("[\0\ud800-\udc7f\udd00-\udfff]", "", name) or "\x1b"
     path = tmp_path / f"{name}.tw"
     for command in ("replay", "report"):
-        assert main._run([command, str(path)]) == 1
+        assert main.run([command, str(path)]) == 1
     path.write_bytes(write(tmp_path / "x.tw")[:-5])
-    assert main._run(["replay", str(path)]) == 0
+    assert main.run(["replay", str(path)]) == 0
     path.write_bytes(write(tmp_path / "y.tw") + b'{"event":"new"}\n[]\n')
-    assert main._run(["report", str(path)]) == 1
+    assert main.run(["report", str(path)]) == 1
     with pytest.raises(TcpwatchError) as caught:
         RecordingWriter(path, HEADER)
     complain(caught.value)
@@ -248,10 +249,10 @@ OPTIONS = [
 @pytest.mark.parametrize("option", OPTIONS, ids=lambda option: " ".join(option) or "command")
 def test_in_an_option_that_cannot_be_meant(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     for name in (*HOSTILE, ALL):
-        assert main._run([*option, name]) == 2, ascii(name)
+        assert main.run([*option, name]) == 2, ascii(name)
         out, err = capsys.readouterr()
         assert out == "" and is_clean(err) and err.count("\n") == 2, ascii(name)
-        assert main._run([*option[:-1], f"--{name}"]) == 2
+        assert main.run([*option[:-1], f"--{name}"]) == 2
         out, err = capsys.readouterr()
         assert out == "" and is_clean(err) and err.count("\n") == 2, ascii(name)
 
@@ -336,7 +337,7 @@ def test_nothing_of_a_file_is_a_command(name: str, verdict: str, tmp_path: Path)
         event("stall", 20, phase="end", duration_ms=9000, **{**common, "comm": "other", "outcome": "ongoing"}),
     ]
     with RecordingWriter(path, head) as writer:
-        writer.write(*stalls)
+        writer.write(stalls)
     for command in ("replay", "report"):
         shown = tcpwatch(command, path).stdout
         assert shown

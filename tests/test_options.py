@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tracer.cli.options import (
-    cli_filter,
+from tracer.cli.netns import parse_netns
+from tracer.cli.options import cli_filter
+from tracer.cli.types import (
     parse_buffer_size,
     parse_comm,
     parse_duration,
     parse_event,
     parse_host,
-    parse_netns,
     parse_pid,
     parse_port,
     parse_size,

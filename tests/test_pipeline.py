@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 import pytest
 from builders import event
@@ -8,6 +9,7 @@ from builders import event
 from tracer.analysis.stalls import StallTracker
 from tracer.model.events import Batch, Event
 from tracer.model.filters import Filter
+from tracer.recordings.header import Header
 from tracer.run import pipeline
 from tracer.run.pipeline import Totals, finish, run
 
@@ -16,7 +18,10 @@ class Recorder:
     def __init__(self) -> None:
         self.log: list[str] = []
 
-    def write(self, *events: Event) -> None:
+    def opened(self, header: Header) -> None:
+        pass
+
+    def write(self, events: Sequence[Event]) -> None:
         self.log += [each.event for each in events]
 
     def flush(self, until_ns: int) -> None:
@@ -40,23 +45,23 @@ def test_batches_are_filtered_counted_and_flushed_together() -> None:
 
 
 def test_connections_are_counted_once_and_remembered_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "TOLD_APART", 2)
+    monkeypatch.setattr(pipeline, "MAX_KNOWN", 2)
     totals = Totals()
     for sock in ("a", "b", "a", "b", "c", "b", "a", "c"):
-        totals.add(event(sock=sock))
+        totals.add([event(sock=sock)])
     assert totals.connections == 3, "the last two others are remembered at least"
     for sock in ("d", "e", "f", "g"):
-        totals.add(event(sock=sock))
-    totals.add(event(sock="a"))
+        totals.add([event(sock=sock)])
+    totals.add([event(sock="a")])
     assert totals.connections == 3 + 4 + 1, "forgotten meanwhile"
 
 
 def test_totals_stay_right_when_a_sink_fails() -> None:
     class Full(Recorder):
-        def write(self, *events: Event) -> None:
+        def write(self, events: Sequence[Event]) -> None:
             if self.log:
                 raise BrokenPipeError
-            super().write(*events)
+            super().write(events)
 
     totals = Totals()
     with contextlib.suppress(BrokenPipeError):
@@ -68,9 +73,9 @@ def test_totals_stay_right_when_a_sink_fails() -> None:
 
 def test_what_is_shown_has_been_kept() -> None:
     class Shown(Recorder):
-        def write(self, *events: Event) -> None:
+        def write(self, events: Sequence[Event]) -> None:
             assert len(kept.log) == len(self.log) + len(events)
-            super().write(*events)
+            super().write(events)
 
     kept, shown = Recorder(), Shown()
     run([Batch([event(), event("keepalive")], 1)], Filter(), None, [kept, shown], Totals())
@@ -91,8 +96,10 @@ def test_the_tracker_sees_what_the_filter_leaves_out() -> None:
 
 def test_an_outcome_that_is_revoked_is_no_longer_counted() -> None:
     totals = Totals()
-    totals.add(event("stall", phase="end", id="a", outcome="presumed"), event("stall", phase="end", outcome="reset"))
+    totals.add(
+        [event("stall", phase="end", id="a", outcome="presumed"), event("stall", phase="end", outcome="reset")]
+    )
     assert totals.stalls == {"presumed": 1, "reset": 1}
-    totals.add(event("stall", phase="update", id="a", revoked=True))
-    totals.add(event("stall", phase="end", id="a", outcome="timed-out"))
+    totals.add([event("stall", phase="update", id="a", revoked=True)])
+    totals.add([event("stall", phase="end", id="a", outcome="timed-out")])
     assert totals.stalls == {"reset": 1, "timed-out": 1}

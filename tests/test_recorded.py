@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,11 @@ class Recorder:
     def __init__(self, path: Path, head: Header) -> None:
         self._writer = RecordingWriter(path, head)
 
-    def write(self, *events: Event) -> None:
-        self._writer.write(*events)
+    def opened(self, header: Header) -> None:
+        pass
+
+    def write(self, events: Sequence[Event]) -> None:
+        self._writer.write(events)
 
     def flush(self, until_ns: int) -> None:
         pass

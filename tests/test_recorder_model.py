@@ -170,7 +170,7 @@ class Recorder(RuleBasedStateMachine):
         assert self.recorder is not None
         numbers = range(self.given, self.given + count)
         self.given += count
-        self.recorder.write(*(event(at=number / 1000, attempt=number, kind="rto") for number in numbers))
+        self.recorder.write([event(at=number / 1000, attempt=number, kind="rto") for number in numbers])
         if flushes:
             self.flush()
 
@@ -297,7 +297,7 @@ class Recorder(RuleBasedStateMachine):
         elif kind in ("host", "series"):
             head = replace(HEADER, host="db2") if kind == "host" else replace(HEADER, series="s.tw", number=7)
             with RecordingWriter(path, head) as other:
-                other.write(event(attempt=0, kind="rto"))
+                other.write([event(attempt=0, kind="rto")])
         elif kind == "link":
             path.symlink_to(self.directory / "nowhere")
         elif kind == "fifo":

@@ -34,7 +34,7 @@ def header(wanted: Filter | None = None, host: str = "db1", clock_offset_ns: int
 def record(path: Path, events: list[Event], head: Header | None = None) -> Path:
     with RecordingWriter(path, head or header()) as writer:
         for each in sorted(events, key=lambda each: each.ktime_ns):
-            writer.write(each)
+            writer.write([each])
     return path
 
 

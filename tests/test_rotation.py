@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from tracer.model.errors import TcpwatchError
 from tracer.model.events import Event, format_time
 from tracer.model.filters import Filter
 from tracer.recordings import rotation as module
+from tracer.recordings.header import Header
 from tracer.recordings.reader import RecordingReader
 from tracer.recordings.rotation import RotatingWriter, Rotation
 from tracer.recordings.writer import RecordingWriter
@@ -64,7 +66,7 @@ def test_what_was_flushed_is_there_though_it_was_never_closed(
 ) -> None:
     path = tmp_path / f"x.tw{suffix}"
     writer = RecordingWriter(path, HEADER)
-    writer.write(EVENTS[0])
+    writer.write([EVENTS[0]])
     writer.flush()
     assert read(path)[0] == [], "a flush a second is enough"
     now = time.monotonic()
@@ -105,7 +107,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
 writer = RecordingWriter(Path(sys.argv[1]), HEADER)
 try:
     while True:
-        writer.write(event(comm=os.urandom(2000).hex()))
+        writer.write([event(comm=os.urandom(2000).hex())])
 except TcpwatchError as error:
     print(error)
 writer.close()
@@ -132,7 +134,7 @@ def rotated(path: Path, rotation: Rotation, events: list[Event], said: list[str]
         say=(said if said is not None else []).append,
     )
     for each in events:
-        writer.write(each)
+        writer.write([each])
         writer.flush()
     writer.close()
     return sorted(path.parent.glob("*"))
@@ -171,7 +173,7 @@ def test_only_the_newest_are_kept_and_nothing_else_is_touched(tmp_path: Path) ->
         other.touch()
     older = tmp_path / "x-20260101T000000.000Z.tw"
     with RecordingWriter(older, replace(HEADER, host="db0")) as writer:
-        writer.write(*EVENTS)
+        writer.write(EVENTS)
     files = set(rotated(tmp_path / "x.tw", Rotation(size=4096, keep=2), MANY))
     ours = sorted(files - set(others))
     assert set(others) <= files and len(ours) == 2 and older not in ours
@@ -182,7 +184,7 @@ def test_only_the_newest_are_kept_and_nothing_else_is_touched(tmp_path: Path) ->
 def test_hanging_up_begins_another_file(tmp_path: Path) -> None:
     writer = RotatingWriter(tmp_path / "x.tw", lambda: HEADER, Rotation(size=1 << 30), say=lambda text: None)
     for number in range(3):
-        writer.write(MANY[number])
+        writer.write([MANY[number]])
         writer.hang_up()
         writer.flush()
     writer.close()
@@ -193,15 +195,15 @@ def test_hanging_up_begins_another_file(tmp_path: Path) -> None:
 def test_a_file_that_was_moved_away_is_made_again_when_told(tmp_path: Path) -> None:
     path = tmp_path / "x.tw"
     writer = RotatingWriter(path, lambda: HEADER, Rotation(), say=lambda text: None)
-    writer.write(MANY[0])
+    writer.write([MANY[0]])
     writer.hang_up()
     writer.flush()
-    writer.write(MANY[1])
+    writer.write([MANY[1]])
     moved = path.rename(tmp_path / "moved.tw")
     writer.flush()
     writer.hang_up()
     writer.flush()
-    writer.write(MANY[2])
+    writer.write([MANY[2]])
     writer.close()
     assert (read(moved)[0], read(path)[0]) == (MANY[:2], [MANY[2]])
 
@@ -236,7 +238,7 @@ def test_a_stall_goes_on_from_one_file_to_the_next(tmp_path: Path) -> None:
         say=lambda text: None,
     )
     for each in events:
-        writer.write(each)
+        writer.write([each])
         writer.hang_up()
         writer.flush()
     writer.close()
@@ -254,7 +256,10 @@ class Shown:
     def __init__(self) -> None:
         self.stalls: list[Event] = []
 
-    def write(self, *events: Event) -> None:
+    def opened(self, header: Header) -> None:
+        pass
+
+    def write(self, events: Sequence[Event]) -> None:
         self.stalls += [each for each in events if each.event == "stall"]
 
     def flush(self, until_ns: int) -> None:

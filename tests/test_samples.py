@@ -50,7 +50,7 @@ def test_a_sample_is_shown_as_ever(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(sample.parent)
-    status = main._run([*COMMANDS.get(golden, ["replay"]), sample.name])
+    status = main.run([*COMMANDS.get(golden, ["replay"]), sample.name])
     shown, said = capsys.readouterr()
     text = said if golden == "said.txt" else shown
     expected = sample.with_name(f"{sample.name}.{golden}")

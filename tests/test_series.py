@@ -16,7 +16,7 @@ from builders import SECOND, START, event
 from test_rotation import Shown
 from test_storage import HEADER, read
 
-from tracer.cli.main import _rotation
+from tracer.cli.live import rotation_of
 from tracer.model.errors import TcpwatchError, UsageError
 from tracer.model.events import format_time
 from tracer.model.filters import Filter
@@ -34,7 +34,7 @@ def recorded(directory: Path, second: int, header: Header = HEADER, events: int 
     """A file of the series r.tw, stamped in the future."""
     path = directory / f"r-{STAMP.format(second)}.tw"
     with RecordingWriter(path, header) as made:
-        made.write(*(event(attempt=number, kind="rto") for number in range(events)))
+        made.write([event(attempt=number, kind="rto") for number in range(events)])
     return path
 
 
@@ -48,7 +48,7 @@ def run(directory: Path, chosen: Rotation, events: int = 1, said: list[str] | No
         directory / "r.tw", lambda: HEADER, chosen, say=(said if said is not None else []).append
     )
     for number in range(events):
-        recorder.write(event(at=number, attempt=number, kind="rto"))
+        recorder.write([event(at=number, attempt=number, kind="rto")])
         recorder.flush()
     recorder.close()
     return recorder.path
@@ -118,13 +118,13 @@ def test_what_it_did_not_write_stays(tmp_path: Path, kind: str) -> None:
 
 def test_a_file_that_becomes_somebody_elses_while_it_runs_stays(tmp_path: Path) -> None:
     recorder = RotatingWriter(tmp_path / "r.tw", lambda: HEADER, Rotation(size=4096, keep=1), say=print)
-    recorder.write(event(kind="rto"))
+    recorder.write([event(kind="rto")])
     recorder.flush()
     first = recorder.path
     first.rename(tmp_path / "mine")
     first.write_text("not yours\n")
     for number in range(100):
-        recorder.write(event(attempt=number, kind="rto"))
+        recorder.write([event(attempt=number, kind="rto")])
         recorder.flush()
     recorder.close()
     assert first.read_text() == "not yours\n" and (tmp_path / "mine").exists()
@@ -213,7 +213,7 @@ def test_keep_size_bounds_all_files_at_any_time(
     )
     for start in range(0, 2000, 50):
         recorder.write(
-            *(event(attempt=number, kind="rto", sock=os.urandom(8).hex()) for number in range(start, start + 50))
+            [event(attempt=number, kind="rto", sock=os.urandom(8).hex()) for number in range(start, start + 50)]
         )
         recorder.flush()
     recorder.close()
@@ -303,12 +303,12 @@ def test_limits_that_cannot_be_meant(
     size: int | None, every_s: float | None, keep: int | None, keep_size: int | None, complaint: str
 ) -> None:
     with pytest.raises(UsageError, match=complaint) as caught:
-        _rotation(size, every_s, keep, keep_size)
+        rotation_of(size, every_s, keep, keep_size)
     assert caught.value.hint
 
 
-def test_keep_size_alone_is_a_rotation() -> None:
-    assert _rotation(None, None, 3, 1 << 30).file_size == 1 << 27
+def test_keep_size_alone_is_arotation_of() -> None:
+    assert rotation_of(None, None, 3, 1 << 30).file_size == 1 << 27
 
 
 def test_a_reader_takes_them_in_the_order_of_their_numbers(tmp_path: Path) -> None:
@@ -336,7 +336,7 @@ def test_a_stall_goes_on_in_the_next_file_though_the_clock_was_set_back(tmp_path
         started = format_time(START + at * SECOND)
         path = tmp_path / f"r-{STAMP.format(second)}.tw"
         with RecordingWriter(path, replace(numbered(number), started=started, **begins)) as made:
-            made.write(*parts[number - 1])
+            made.write(parts[number - 1])
     shown = Shown()
     play(sorted(tmp_path.iterdir()), Filter(), [shown], warn=print)
     assert [each.phase for each in shown.stalls] == ["begin", "end"]

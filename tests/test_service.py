@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tracer.cli.main import _rotation, cli
+from tracer.cli.live import rotation_of
+from tracer.cli.main import cli
 
 ROOT = Path(__file__).resolve().parent.parent
 UNIT = ROOT / "scripts/tcpwatch.service"
@@ -63,4 +64,4 @@ def test_it_does_not_fill_the_disk() -> None:
     assert started is not None
     given = cli.commands["record"].make_context("record", shlex.split(started[1])).params
     assert given["keep_size"] == 10 << 30
-    _rotation(given["rotate_size"], given["rotate_every"], given["keep"], given["keep_size"])
+    rotation_of(given["rotate_size"], given["rotate_every"], given["keep"], given["keep_size"])

@@ -12,7 +12,7 @@ import pytest
 from builders import event
 
 from tracer.lab.namespace import wait_until
-from tracer.output.background_writer import Outlet
+from tracer.output.background_writer import BackgroundWriter
 from tracer.output.jsonlines import JsonSink
 from tracer.output.text import TextSink
 from tracer.run.shedding import Shedding
@@ -49,7 +49,7 @@ def shown(slow: Slow) -> list[dict[str, object]]:
 
 def test_what_is_written_comes_out_in_order(slow: Slow) -> None:
     slow.reads.set()
-    outlet = Outlet(slow, 100)
+    outlet = BackgroundWriter(slow, 100)
     for number in range(1000):
         outlet.write(f"{number}\n")
         outlet.flush()
@@ -58,15 +58,15 @@ def test_what_is_written_comes_out_in_order(slow: Slow) -> None:
 
 
 def test_nothing_waits_for_a_reader_and_all_is_counted(slow: Slow) -> None:
-    outlet = Outlet(slow, 1000)
+    outlet = BackgroundWriter(slow, 1000)
     sink = Shedding(JsonSink(outlet), outlet)
     for number in range(100):
-        sink.write(event(at=number))
+        sink.write([event(at=number)])
         sink.flush(0)
     assert sink.left_out > 90 and slow.getvalue() == ""
     slow.reads.set()
     wait_until(lambda: outlet.has_room, PATIENCE_S, "the reader takes it")
-    sink.write(event(at=100))
+    sink.write([event(at=100)])
     sink.flush(0)
     sink.close()
     records = shown(slow)
@@ -76,10 +76,10 @@ def test_nothing_waits_for_a_reader_and_all_is_counted(slow: Slow) -> None:
 
 
 def test_what_was_left_out_at_the_end_is_said_at_the_end(slow: Slow) -> None:
-    outlet = Outlet(slow, 10)
+    outlet = BackgroundWriter(slow, 10)
     sink = Shedding(JsonSink(outlet), outlet)
     for each in range(3):
-        sink.write(event(at=each))
+        sink.write([event(at=each)])
     sink.flush(0)
     slow.reads.set()
     sink.close()
@@ -90,17 +90,17 @@ def test_what_was_left_out_at_the_end_is_said_at_the_end(slow: Slow) -> None:
 def test_a_person_is_shown_less_before_the_kernel_loses_events(slow: Slow) -> None:
     slow.reads.set()
     behind = True
-    outlet = Outlet(slow, 1 << 20)
+    outlet = BackgroundWriter(slow, 1 << 20)
     sink = Shedding(TextSink(outlet, colour=False, utc_offset_s=0), outlet, lambda: behind)
-    sink.write(event(at=0))
+    sink.write([event(at=0)])
     sink.flush(0)
     for each in range(1, 1001):
-        sink.write(event(at=each / 100))
+        sink.write([event(at=each / 100)])
         sink.flush(0)
-    sink.write(event("stall", 11, phase="begin", verdict="idle-drop", id="x"))
+    sink.write([event("stall", 11, phase="begin", verdict="idle-drop", id="x")])
     behind = False
     sink.flush(0)
-    sink.write(event(at=12))
+    sink.write([event(at=12)])
     sink.close()
     lines = slow.getvalue().splitlines()[1:]
     assert "08:00:00.000" in lines[0]
@@ -114,7 +114,7 @@ def test_a_reader_that_has_gone_is_an_error_of_the_next_flush() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as stream:
-        outlet = Outlet(stream, 1 << 20)
+        outlet = BackgroundWriter(stream, 1 << 20)
         outlet.write("x\n")
         with pytest.raises(BrokenPipeError):
             outlet.close()

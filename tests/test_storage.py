@@ -32,7 +32,7 @@ EVENTS = [
 def write(path: Path, events: list[Event] = EVENTS) -> bytes:
     with RecordingWriter(path, HEADER) as writer:
         for each in events:
-            writer.write(each)
+            writer.write([each])
     return path.read_bytes()
 
 
@@ -70,7 +70,7 @@ def test_what_is_there_already_is_not_overwritten(tmp_path: Path) -> None:
 def test_every_flush_can_be_read_by_others(tmp_path: Path) -> None:
     path = tmp_path / "x.tw"
     with RecordingWriter(path, HEADER) as writer:
-        writer.write(EVENTS[0])
+        writer.write([EVENTS[0]])
         writer.flush()
         assert read(path) == (EVENTS[:1], [])
 

@@ -64,7 +64,7 @@ def test_what_a_slow_reader_has_no_room_for_is_counted(fifo: Path, monkeypatch: 
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     writer = begun(fifo, reader, [])
     for begin in range(0, 3000, 10):
-        writer.write(*numbers(10, begin))
+        writer.write(numbers(10, begin))
         writer.flush()
     os.set_blocking(reader, True)
     shown: list[bytes] = []
@@ -73,7 +73,7 @@ def test_what_a_slow_reader_has_no_room_for_is_counted(fifo: Path, monkeypatch: 
     until = time.monotonic() + 30
     while writer._waiting and time.monotonic() < until:
         writer.flush()
-    writer.write(*numbers(10, 3000))
+    writer.write(numbers(10, 3000))
     writer.close()
     thread.join()
     header, *records = map(json.loads, shown[0].splitlines())
@@ -93,7 +93,7 @@ def test_a_reader_that_has_stopped_is_left_with_whole_lines(fifo: Path, monkeypa
     monkeypatch.setattr(stream, "CLOSE_S", 0.2)
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     writer = begun(fifo, reader, [])
-    writer.write(*numbers(1000))
+    writer.write(numbers(1000))
     with pytest.raises(TcpwatchError, match=r"did not take the last [\d,]+ events") as caught:
         writer.close()
     text = everything(reader)
@@ -107,7 +107,7 @@ def test_a_compressed_stream_is_whole(tmp_path: Path) -> None:
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     writer = begun(path, reader, [])
-    writer.write(*numbers(100))
+    writer.write(numbers(100))
     writer.close()
     assert len(gzip.decompress(everything(reader)).splitlines()) == 101
 
@@ -121,7 +121,7 @@ def test_a_reader_that_goes_away(fifo: Path) -> None:
     os.close(reader)
     writer.flush()
     assert gone == [f"the reader of {fifo} has closed it: the recording ends here", "gone"]
-    writer.write(*numbers(10))
+    writer.write(numbers(10))
     writer.flush()
     writer.close()
     assert len(gone) == 2
@@ -192,7 +192,7 @@ def test_a_recording_in_what_is_shown_is_refused(stop: Stop, monkeypatch: pytest
     kept = os.dup(1)
     try:
         os.dup2(writer, 1)
-        with pytest.raises(UsageError, match="would mix"):
+        with pytest.raises(UsageError, match="is standard output, where events are printed"):
             Destination(Recording(Path("/dev/stdout")), stop, "db1", shows=True, say=print)
         with Destination(Recording(Path("/dev/stdout")), stop, "db1", shows=False, say=print) as destination:
             assert destination.is_ready

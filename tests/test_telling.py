@@ -27,7 +27,7 @@ def shown(*events: Event, until: float | None = None, folded: bool = False, raw:
     out += tracker.finish(round(until * 1e9) if until is not None else events[-1].ktime_ns)
     for each in out:
         if raw or each.event == "stall":
-            sink.write(each)
+            sink.write([each])
     sink.close()
     return stream.getvalue()
 
@@ -63,7 +63,7 @@ def test_every_line_of_a_stall_names_its_verdict() -> None:
         stall = event(
             "stall", phase=phase, id="x", verdict="path-loss", outcome=outcome, duration_ms=5000, retransmits=3
         )
-        TextSink(stream, colour=False, utc_offset_s=0).write(stall)
+        TextSink(stream, colour=False, utc_offset_s=0).write([stall])
         assert stream.getvalue().splitlines()[1][45:].startswith(f"{expected} ")
 
 
@@ -89,7 +89,7 @@ def test_advice_that_changed_is_whole_again() -> None:
     for number, advice in enumerate(
         (["Set it: sysctl -w a=1", "To keep it, set it."], ["Set it: sysctl -w a=2", "To keep it, set it."])
     ):
-        sink.write(event("stall", phase="begin", id=str(number), verdict="idle-drop", retransmits=2, advice=advice))
+        sink.write([event("stall", phase="begin", id=str(number), verdict="idle-drop", retransmits=2, advice=advice)])
     assert stream.getvalue().count("To keep it, set it.") == 2
 
 
@@ -126,7 +126,7 @@ def test_a_window_of_time_is_told_as_one() -> None:
         idle_ms=HOUR_MS, gives_up_in_ms=12_600, gives_up_window_ms=6_000,
     )  # fmt: skip
     stream = io.StringIO()
-    TextSink(stream, colour=False, utc_offset_s=0).write(stall)
+    TextSink(stream, colour=False, utc_offset_s=0).write([stall])
     said = sentences(stream.getvalue())
     assert "Gives up between 08:00:12.600 and 08:00:18.600 (in 12.6s to 18.6s) with EHOSTUNREACH." in said
     assert "ICMP says EHOSTUNREACH." in said
@@ -149,7 +149,7 @@ def test_what_was_folded_is_told_when_its_second_is_over() -> None:
     stream = io.StringIO()
     sink = TextSink(stream, colour=False, utc_offset_s=0, folded=True)
     for number in range(10):
-        sink.write(event(at=number / 100, kind="tlp", attempt=0))
+        sink.write([event(at=number / 100, kind="tlp", attempt=0)])
     sink.flush(event(at=0.9).ktime_ns)
     assert "more like these" not in stream.getvalue()
     sink.flush(event(at=1.1).ktime_ns)
@@ -165,7 +165,7 @@ def test_a_terminal_that_knows_only_ascii() -> None:
     tracker = StallTracker(hz=250)
     for one in [*freeze(), *close(13.4)]:
         for each in tracker.feed(one):
-            sink.write(each)
+            sink.write([each])
     assert stream.getvalue().isascii() and "-> " in stream.getvalue()
 
 
@@ -186,8 +186,8 @@ def test_whatever_a_recording_holds_it_stays_printable_lines(
     )  # fmt: skip
     stream = io.StringIO()
     sink = TextSink(stream, colour=False, utc_offset_s=0)
-    sink.write(stall)
-    sink.write(stall)
+    sink.write([stall])
+    sink.write([stall])
     assert all(line.isprintable() for line in stream.getvalue().split("\n"))
 
 

@@ -14,7 +14,7 @@ def lines(*events: Event, colour: bool = False, utc_offset_s: int = 0) -> list[s
     stream = io.StringIO()
     sink = TextSink(stream, colour=colour, utc_offset_s=utc_offset_s)
     for each in events:
-        sink.write(each)
+        sink.write([each])
     return stream.getvalue().splitlines()
 
 
@@ -79,8 +79,8 @@ def test_lost_events_have_a_time_a_place_and_a_cause() -> None:
     )
     lost = "08:00:00.000 1,268 events lost at inet_sock_set_state"
     assert shown[1:] == [
-        f"{lost} in the last 2.5s: the ring buffer was full, and was not read for up to 2.3s; see --buffer-size",
-        f"{lost} in the last 2.5s: they came while the hook was at work on the same CPU; "
+        f"{lost} in the last 2.5s: the ring buffer was full and was not read for up to 2.3s; see --buffer-size",
+        f"{lost} in the last 2.5s: they occurred while the hook was running on the same CPU; "
         "the ring buffer was at most 3% full",
         f"{lost}: too many at once; see --buffer-size",
     ]
@@ -97,7 +97,7 @@ class Ascii(io.StringIO):
 
 def test_a_terminal_without_arrows() -> None:
     stream = Ascii()
-    TextSink(stream, colour=False, utc_offset_s=0).write(event("state", old_state="CLOSE", new_state="SYN_SENT"))
+    TextSink(stream, colour=False, utc_offset_s=0).write([event("state", old_state="CLOSE", new_state="SYN_SENT")])
     assert stream.getvalue().isascii()
 
 

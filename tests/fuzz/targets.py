@@ -11,7 +11,7 @@ import ipaddress
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -61,9 +61,7 @@ def recording(data: bytes) -> None:
     for wanted in (Filter(), FILTERS[3]):
         outputs = _Outputs()
         try:
-            play(
-                [_SCRATCH], wanted, outputs.sinks, warn=outputs.warn, opened=outputs.opened, silences=outputs.silences
-            )
+            play([_SCRATCH], wanted, outputs.sinks, warn=outputs.warn, silences=outputs.silences)
         except TcpwatchError as error:
             outputs.warn(f"{error}\n{error.hint}")
         outputs.check()
@@ -94,7 +92,8 @@ def wire(data: bytes) -> None:
             events.append(event)
     _check_taken(records)
     outputs = _Outputs()
-    outputs.opened(HEADER)
+    for sink in outputs.sinks:
+        sink.opened(HEADER)
     tracker = StallTracker(hz=250, silences=outputs.silences)
     totals = Totals()
     events.sort(key=lambda event: event.ktime_ns)
@@ -141,25 +140,16 @@ class _Outputs:
         self.silences = Silences()
         self._texts = [io.StringIO() for _ in range(3)]
         self._jsons = [io.StringIO() for _ in range(2)]
-        self._shown = TextSink(self._texts[0], colour=False, utc_offset_s=0)
-        self._reports = [
-            Report(self._texts[2], self.silences, as_json=False, width=80),
-            Report(self._jsons[1], self.silences, as_json=True, width=80),
-        ]
         self.sinks: list[Any] = [
-            self._shown,
+            TextSink(self._texts[0], colour=False),
             TextSink(self._texts[1], colour=False, utc_offset_s=0, folded=True),
             JsonSink(self._jsons[0]),
             RecordingWriter(Path("/dev/null"), HEADER),
-            *self._reports,
+            Report(self._texts[2], self.silences, as_json=False, width=80),
+            Report(self._jsons[1], self.silences, as_json=True, width=80),
             _ThereAndBack(),
         ]
         self._said: list[str] = []
-
-    def opened(self, header: Header) -> None:
-        self._shown.utc_offset_s = header.utc_offset_s
-        for report in self._reports:
-            report.opened(header.host, header.utc_offset_s, header.run)
 
     def warn(self, text: str) -> None:
         self._said.append(safe(text))
@@ -176,7 +166,10 @@ class _Outputs:
 class _ThereAndBack:
     """A sink that reads again what a recording would hold of each event."""
 
-    def write(self, *events: Event) -> None:
+    def opened(self, header: Header) -> None:
+        pass
+
+    def write(self, events: Sequence[Event]) -> None:
         for event in events:
             assert from_json(json.loads(json.dumps(to_json(event)))) == event, event
             for wanted in FILTERS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from tracer.kernel.live import LiveSource
 from tracer.lab.network import Lab
 from tracer.model.events import Event, to_json
 from tracer.model.filters import Filter
+from tracer.recordings.header import Header
 from tracer.recordings.reader import RecordingReader
 from tracer.recordings.writer import RecordingWriter
 from tracer.run.live import make_header
@@ -35,7 +36,10 @@ class Sink:
         self.came_ns: dict[str, int] = {}
         self.changed = threading.Condition()
 
-    def write(self, *events: Event) -> None:
+    def opened(self, header: Header) -> None:
+        pass
+
+    def write(self, events: Sequence[Event]) -> None:
         with self.changed:
             self.events += events
             for event in events:

@@ -220,7 +220,7 @@ def test_a_clock_that_was_ahead_costs_nothing(start: Start, namespace: Namespace
         (tmp_path / f"r-20310101T00000{number}.000Z.tw.gz").touch()
         header = replace(make_header(Filter(), "0"), series="r.tw.gz", number=number)
         with RecordingWriter(tmp_path / f"r-20300101T00000{number}.000Z.tw.gz", header) as writer:
-            writer.write(Event(time_ns=0, ktime_ns=number, event="state"))
+            writer.write([Event(time_ns=0, ktime_ns=number, event="state")])
     run = start("record", "-o", tmp_path / "r.tw.gz", "--rotate-every", "1s", "--keep", "3")
     for _ in range(2):
         connect(namespace)
@@ -320,7 +320,7 @@ def test_a_fifo_without_a_reader_is_waited_for_before_anything_is_attached(start
         assert_nothing_left()
         assert "tracing" not in run.ends(how)
     run = start("-w", fifo, "--duration", "1s", is_ready=False)
-    assert "nobody opened" in run.ends(None, status=1)
+    assert "no reader opened" in run.ends(None, status=1)
 
 
 def test_a_fifo_is_recorded_to(start: Start, namespace: Namespace, tmp_path: Path) -> None:

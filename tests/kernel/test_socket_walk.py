@@ -471,7 +471,7 @@ def test_who_is_answered_between_two_looks_does_not_wait(lab: Lab) -> None:
         )  # fmt: skip
         with looking:
             assert looking.stderr is not None and looking.stdout is not None
-            assert "2 connections may wait for an answer: looking again in 3s" in looking.stderr.readline()
+            assert "2 connections may be waiting for a reply: looking again in 3s" in looking.stderr.readline()
             server.go_on()
             assert slow.answer()["ok"]
             rows = [json.loads(line) for line in looking.stdout]

@@ -113,7 +113,7 @@ def test_each_event_is_in_the_recording_or_counted(
     assert kept.states + kept.lost_states == witness.counted()
     assert kept.states > 5 * connections / seconds, "at least a second's worth"
     assert counted_in(said) == (kept.events, kept.lost)
-    assert re.search(r"it took \d+\.\d s of CPU, \d+\.\d% of one core, and \d+ MB of memory", said)
+    assert re.search(r"used \d+\.\d s of CPU \(\d+\.\d% of one core\) and \d+ MB of memory", said)
     assert grown < 48 << 20, "whatever the number of connections"
     report = subprocess.run(
         [*COMMAND, "report", path, "--json"], capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT, timeout=300

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -21,8 +21,10 @@ from tracer.model.events import Batch, Event, error_name
 from tracer.model.filters import Filter
 from tracer.output.format import clock, duration, plural
 from tracer.output.messages import say
+from tracer.output.sink import Sink
 from tracer.output.text import TextSink
-from tracer.run.pipeline import Sink, Totals, finish, run
+from tracer.recordings.header import Header
+from tracer.run.pipeline import Totals, finish, run
 from tracer.run.stopping import Stop
 
 # A second here is ten minutes there: the firewall forgets after an hour, keepalive begins after two.
@@ -56,8 +58,11 @@ class _Kept:
         self.ended: Event | None = None  # the kernel's error
         self.probes = 0
 
-    def write(self, *events: Event) -> None:
-        """Take some events."""
+    def opened(self, header: Header) -> None:
+        """Nothing of it is kept."""
+
+    def write(self, events: Sequence[Event]) -> None:
+        """Take events."""
         for event in events:
             if event.event == "error":
                 self.ended = event

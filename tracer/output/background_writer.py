@@ -1,4 +1,4 @@
-"""Standard output that nobody waits for: a slow reader is written to by a thread of its own."""
+"""Non-blocking standard output: a background thread writes, so that a slow reader never stalls tracing."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ import threading
 from typing import Protocol, TextIO
 
 OUTPUT = "output"
-"""The hook of a `lost` event that tells of events which were not shown, though seen and perhaps recorded."""
+"""The hook of a `lost` event that counts events which were traced but not printed."""
 
 
 class Stream(Protocol):
-    """What lines are written to: a text stream, or an outlet before one."""
+    """What lines are written to: a text stream, or a BackgroundWriter."""
 
     @property
     def encoding(self) -> str:
         """The encoding of the text."""
 
     def write(self, text: str, /) -> int:
-        """Take a piece of text."""
+        """Take text."""
 
     def flush(self) -> None:
-        """Let it be seen."""
+        """Hand everything to the reader."""
 
 
-class Outlet:
-    """A stream that a thread writes to, so that neither a pipe that is not read nor a terminal after ^S holds us.
+class BackgroundWriter:
+    """A stream that a thread writes to. A pipe that is not read, or a terminal after ^S, blocks only the thread.
 
-    It takes whatever it is given; `has_room` says when it has enough. room: characters that may wait for the reader.
-    An error of the thread, such as a closed pipe or a full disk, is raised by the next `flush` or by `close`.
+    It accepts any amount of text; `has_room` becomes false when max_waiting characters wait for the reader. An error
+    of the thread, such as a closed pipe or a full disk, is raised by the next `flush` or by `close`.
     """
 
-    def __init__(self, stream: TextIO, room: int) -> None:
+    def __init__(self, stream: TextIO, max_waiting: int) -> None:
         self.encoding = stream.encoding
         self._stream = stream
-        self._room = room
+        self._max_waiting = max_waiting
         self._fresh: list[str] = []
         self._waiting: list[str] = []
         self._taken = 0  # characters so far
-        self._written = 0  # likewise; only the thread counts here
+        self._written = 0  # of these; only the thread changes it
         self._changed = threading.Condition()
         self._is_closed = False
         self._error: Exception | None = None
@@ -46,17 +46,17 @@ class Outlet:
 
     @property
     def has_room(self) -> bool:
-        """Whether the reader keeps up."""
-        return self._taken - self._written < self._room
+        """Whether fewer than max_waiting characters wait for the reader."""
+        return self._taken - self._written < self._max_waiting
 
     def write(self, text: str, /) -> int:
-        """Take a piece of text; it goes out with the next `flush`."""
+        """Take text. The next `flush` hands it to the thread."""
         self._fresh.append(text)
         self._taken += len(text)
         return len(text)
 
     def flush(self) -> None:
-        """Hand over what was written."""
+        """Hand the text to the thread. Raises the error that ended it."""
         if self._error is not None:
             raise self._error
         if self._fresh:
@@ -85,7 +85,7 @@ class Outlet:
             try:
                 self._stream.write(text)
                 self._stream.flush()
-            except Exception as error:  # a closed pipe, a full disk, no memory: whoever flushes raises it
+            except Exception as error:  # a closed pipe, a full disk, no memory: `flush` raises it
                 self._error = error
                 return
             self._written += len(text)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from typing import Any
 
 from tracer.model.checks import Finding, can_trace
 from tracer.output.format import safe
@@ -19,12 +19,13 @@ def findings_as_text(findings: Sequence[Finding]) -> str:
     return text + ("Live tracing works here.\n" if can_trace(findings) else "Live tracing does not work here.\n")
 
 
-def findings_as_json(findings: Sequence[Finding]) -> dict[str, Any]:
-    """One object: `live` says whether tracing works, `findings` has the rows."""
-    return {
+def findings_as_json(findings: Sequence[Finding]) -> str:
+    """One object on a line. `live`: whether live tracing works. `findings`: the rows."""
+    result = {
         "live": can_trace(findings),
         "findings": [
             {"what": f.what, "status": f.status, "detail": f.detail, "hint": f.hint, "needed": f.needed}
             for f in findings
         ],
     }
+    return json.dumps(result) + "\n"

@@ -1,4 +1,4 @@
-"""A storm on a terminal: the first lines of each kind, then a count."""
+"""Bursts on a terminal: the first lines of each kind in a second, then a count of the rest."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from tracer.analysis.idle_timeouts import Service, service_of
 from tracer.model.events import Event
 from tracer.output.format import endpoint
 
-MOST = 6
-"""Lines of one kind and one service within a second, by the events' own clock, that a person can still read."""
+MAX_LINES = 6
+"""Similar lines in a second of the events' clock: as many as a person can read."""
 MAX_KINDS = 4096
-"""Kinds and services that are told apart within a second."""
+"""Pairs of line and service that are counted separately in a second."""
 _SECOND_NS = 1_000_000_000
 
 
 class Folding:
-    """Counts what comes after the first lines of a second, by what it says and of which service."""
+    """Counts lines of a second by their text and service."""
 
     def __init__(self) -> None:
         self._second = 0
-        self._offset_ns = 0  # the wall clock of the newest event, minus CLOCK_BOOTTIME
+        self._offset_ns = 0  # wall clock of the newest event, minus CLOCK_BOOTTIME
         self._count: dict[tuple[Service | None, str], int] = {}
 
     def has_room(self, event: Event, what: str) -> bool:
-        """Whether this one is still shown."""
+        """Count the event. Returns whether to print its line."""
         if event.event == "lost":
             return True
         self._offset_ns = event.time_ns - event.ktime_ns
@@ -30,14 +30,14 @@ class Folding:
         if len(self._count) >= MAX_KINDS and key not in self._count:
             key = (None, "…")
         self._count[key] = self._count.get(key, 0) + 1
-        return self._count[key] <= MOST
+        return self._count[key] <= MAX_LINES
 
     def due_at(self, ktime_ns: int) -> list[str]:
-        """The same at a time at which nothing happened (CLOCK_BOOTTIME)."""
+        """As `due`, by CLOCK_BOOTTIME."""
         return self.due(ktime_ns + self._offset_ns)
 
     def due(self, time_ns: int) -> list[str]:
-        """What was not shown in the second that is over at that time (wall clock)."""
+        """Lines with the counts of the second before time_ns (wall clock), once it is over."""
         second = time_ns // _SECOND_NS
         if second <= self._second:
             return []
@@ -46,17 +46,17 @@ class Folding:
         return lines
 
     def rest(self) -> list[str]:
-        """What has not been shown so far."""
+        """Lines with the counts since the last call."""
         lines = [
-            f"{'':12} … and {count - MOST:,} more like these in that second: {what} {_of(service)}"
+            f"{'':12} … and {count - MAX_LINES:,} more like these in that second: {what} {_ends(service)}"
             for (service, what), count in self._count.items()
-            if count > MOST
+            if count > MAX_LINES
         ]
         self._count.clear()
         return lines
 
 
-def _of(service: Service | None) -> str:
+def _ends(service: Service | None) -> str:
     if service is None:
         return "elsewhere"
     if service.is_local:

@@ -1,4 +1,4 @@
-"""How numbers and names are put before a person."""
+"""Numbers, names, addresses and times as text for people."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def size(count: int) -> str:
 
 @lru_cache(maxsize=1024)
 def endpoint(address: str | None, port: int | None) -> str:
-    """`10.1.2.3:3306`, `[2001:db8::1]:443`; `*` for what is not known."""
+    """`10.1.2.3:3306`, `[2001:db8::1]:443`; `*` for an unknown part."""
     host = safe(address) if address is not None else "*"
     if ":" in host:
         host = f"[{host}]"
@@ -33,50 +33,50 @@ def endpoint(address: str | None, port: int | None) -> str:
 
 
 _NAMES_OF_THREADS = frozenset({"", "MainThread"})
-"""Names that say nothing of a process: Node.js gives the second to its first thread since version 24."""
+"""Names of threads, not of processes. Node.js 24 and later names its first thread MainThread."""
 
 
 def process(of: Event | Socket) -> str:
-    """`php[8506]`; the name alone of a process that has no number here; `-` where none is known.
+    """`php[8506]`; without a number, the name alone; `-` for an unknown process.
 
-    Its own name tells more than that of its program, `gunicorn` more than `python3.11`, unless it is a mere thread's.
+    The process's own name (`gunicorn`) is preferred to that of its program (`python3.11`), unless it is a thread's.
     """
     comm = of.comm or ""
-    name = of.exe or comm if comm in _NAMES_OF_THREADS else comm
+    name = (of.exe or comm) if comm in _NAMES_OF_THREADS else comm
     if of.pid is None:
         return safe(name) or "-"
     return f"{safe(name) or '?'}[{of.pid}]"
 
 
 def owner(of: Event | Socket) -> str:
-    """The same with how many more processes share the socket: `php[8506] +2`."""
+    """The process, and the number of others that share the socket: `php[8506] +2`."""
     others = len(of.pids or ()) - 1
     return f"{process(of)} +{others}" if others > 0 else process(of)
 
 
-# Printable to Python, and nothing to the eye: of Unicode's Default_Ignorable_Code_Point those that isprintable() lets
-# through (joiners, fillers of Hangul, variation selectors), and Braille's blank.
-_UNSEEN = re.compile(
+# Invisible, but printable for str.isprintable(): some of Unicode's Default_Ignorable_Code_Point (joiners, Hangul
+# fillers, variation selectors), and the Braille blank.
+_INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
 
 
 def safe(text: str) -> str:
-    """The text with everything that a terminal would act on, or not show, written as an escape."""
+    """The text with control and invisible characters escaped."""
     if text.isascii() and text.isprintable():
         return text
-    return "".join(c.encode("unicode_escape").decode("ascii") if _is_unseen(c) else c for c in text)
+    return "".join(c.encode("unicode_escape").decode("ascii") if _is_invisible(c) else c for c in text)
 
 
-def _is_unseen(character: str) -> bool:
-    return not character.isprintable() or _UNSEEN.match(character) is not None
+def _is_invisible(character: str) -> bool:
+    return not character.isprintable() or _INVISIBLE.match(character) is not None
 
 
 _PLAIN_NAME = re.compile(r"[\w.:@+/-]*", re.ASCII)
 
 
 def quoted(name: str) -> str:
-    """The name as it is, or in quotation marks where it could be taken for a part of the sentence around it."""
+    """The name, in quotation marks if it has characters that words of a sentence have not."""
     return name if _PLAIN_NAME.fullmatch(name) else '"' + name.replace('"', '\\"') + '"'
 
 
@@ -84,7 +84,7 @@ _PLAIN = {"→": "->", "×": "x", "…": "...", "–": "-"}
 
 
 def in_plain(text: str) -> str:
-    """The text with what we write ourselves beyond ASCII in plain characters."""
+    """The text with our arrows and dashes in ASCII."""
     for fine, plain in _PLAIN.items():
         text = text.replace(fine, plain)
     return text
@@ -98,7 +98,7 @@ def _encode_plain(error: UnicodeError) -> tuple[str, int]:
 
 
 PLAIN = "tcpwatch.plain"
-"""An error handler for streams: a process may be called what a terminal's character set does not have."""
+"""An error handler for streams, for characters that their encoding lacks."""
 codecs.register_error(PLAIN, _encode_plain)
 
 

@@ -1,4 +1,4 @@
-"""What tcpwatch says about itself: lines on stderr, because stdout is data."""
+"""Messages on stderr: progress, warnings and errors. stdout is data."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tracer.output.format import safe
 
 
 def say(text: str) -> None:
-    """One line. Nobody listening is no reason to fail."""
+    """Print a line. A stderr that cannot be written is ignored."""
     _write(f"tcpwatch: {safe(text)}")
 
 
 def complain(error: TcpwatchError) -> None:
-    """What is wrong, then what to type."""
+    """Print an error, then its hint."""
     message = f"tcpwatch: {safe(str(error))}"
     if sys.stderr is not None and sys.stderr.isatty():
         message = click.style(message, fg="red", bold=True)
@@ -27,7 +27,7 @@ def complain(error: TcpwatchError) -> None:
 
 
 def _write(line: str) -> None:
-    if sys.stderr is None:  # closed: print would take stdout instead
+    if sys.stderr is None:  # closed; print would use stdout instead
         return
     with suppress(OSError, ValueError):
         print(line, file=sys.stderr, flush=True)

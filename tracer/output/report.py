@@ -6,7 +6,7 @@ import heapq
 import json
 import textwrap
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +24,7 @@ from tracer.output.format import duration, endpoint, local_time, plural, process
 from tracer.output.idle_timeouts import bracket_in_words
 from tracer.output.stall_text import COMMANDS, wrapped
 from tracer.output.table import table
+from tracer.recordings.header import Header
 
 LONGEST_STALLS = 50
 """Stalls in the text report: the longest. The JSON has all."""
@@ -108,7 +109,8 @@ class Report:
 
     silences is the one that the stall tracker fills. as_json: stalls are written as they come, one object a line, and
     `close` adds an object for each service and a summary. here: this host's name; commands for another one say so.
-    unfollowed: how many connections stalled beside those that could be followed.
+    unfollowed: how many connections stalled beside those that could be followed. is_filtered: the command line's
+    filters leave out events that the kernel counts.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class Report:
         width: int,
         here: str = "",
         unfollowed: Callable[[], int] = lambda: 0,
+        is_filtered: bool = False,
     ) -> None:
         self._stream = stream
         self._silences = silences
@@ -146,7 +149,7 @@ class Report:
         self._events = 0
         self._lost: Counter[str] = Counter()
         self._run = ""
-        self._filtered = False
+        self._filtered = is_filtered
         self._late: set[int | None] = set()  # namespaces whose counts may be of the time before
         self._seen, self._counted = Tally(), Tally()
         self._uncompared = Tally()  # seen since the kernel's counts were last recorded
@@ -156,22 +159,19 @@ class Report:
         self._host = UNKNOWN_HOST  # of the recording that is read
         self._utc_offset_s = 0
 
-    def opened(self, host: str, utc_offset_s: int, run: str, *, filtered: bool = False) -> None:
-        """A recording of that host and that run of tcpwatch begins; local time is so many seconds east of UTC.
-
-        filtered: not everything that the kernel counted with it is shown.
-        """
-        self._filtered = self._filtered or filtered
-        if run != self._run:
+    def opened(self, header: Header) -> None:
+        """A recording begins: its host, its time zone, and whether its filters leave out events."""
+        self._filtered = self._filtered or not header.keeps_counts
+        if header.run != self._run:
             self._uncompared.clear()
-        self._run = run
-        self._host = host or UNKNOWN_HOST
+        self._run = header.run
+        self._host = header.host or UNKNOWN_HOST
         if self._as_json and not self._hosts:
             for missing in self._missing:
                 self._line({"report": "missing", **self._missing_as_json(missing)})
         if len(self._hosts) < MAX_HOSTS:
             self._hosts.setdefault(self._host)
-        self._utc_offset_s = utc_offset_s
+        self._utc_offset_s = header.utc_offset_s
 
     def missing(self, file: str, reason: str, until_ns: int | None, *, is_failure: bool) -> None:
         """A file, or what comes after until_ns in it, is not in this report. is_failure: it should be."""
@@ -185,8 +185,8 @@ class Report:
         if self._as_json and self._hosts:
             self._line({"report": "missing", **self._missing_as_json(missing)})
 
-    def write(self, *events: Event) -> None:
-        """Take some events."""
+    def write(self, events: Iterable[Event]) -> None:
+        """Take events."""
         for event in events:
             self._take(event)
 

@@ -1,4 +1,4 @@
-"""Standard output whose errors can be told from all others."""
+"""Standard output with errors of its own type."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ _HINTS = {
 
 
 class OutputError(OSError):
-    """Standard output could not be written. A reader who has gone is a BrokenPipeError as usual."""
+    """Standard output could not be written. A closed pipe raises BrokenPipeError instead."""
 
 
 def describe(error: OutputError) -> TcpwatchError:
-    """For a person."""
+    """The message and hint for such an error."""
+    number = error.errno if error.errno is not None else 0
     return TcpwatchError(
-        f"cannot write to standard output: {error.strerror}", hint=_HINTS.get(error.errno or 0, "ls -l /dev/stdout")
+        f"cannot write to standard output: {error.strerror}", hint=_HINTS.get(number, "ls -l /dev/stdout")
     )
 
 
 class _Descriptor(io.FileIO):
-    """Descriptor 1. Waits where the reader has made it non-blocking, as ssh and Node.js do with a shared pipe."""
+    """Descriptor 1. Waits where the reader has made the pipe non-blocking, as ssh and Node.js do."""
 
     def write(self, data: Any, /) -> int:
         """Write some of the data. Raises OutputError, or BrokenPipeError."""
@@ -51,21 +52,21 @@ class _Descriptor(io.FileIO):
 
 
 class _Nothing(io.RawIOBase):
-    """Takes everything and keeps nothing, where even /dev/null is missing."""
+    """Replaces /dev/null where that is missing."""
 
     def writable(self) -> bool:
-        """It is."""
+        """Always."""
         return True
 
     def write(self, data: Any, /) -> int:
-        """Forget the data."""
+        """Discard the data."""
         return len(data)
 
 
 def open_stdout(errors: str) -> TextIO:
-    """What to put in the place of sys.stdout. errors: how to spell what its encoding lacks.
+    """The replacement of sys.stdout. errors: the error handler for characters that its encoding lacks.
 
-    Takes everything and shows nothing where descriptor 1 was closed at the start.
+    Discards everything if descriptor 1 was closed at the start.
     """
     before = sys.stdout
     if before is None:
@@ -74,7 +75,7 @@ def open_stdout(errors: str) -> TextIO:
         except OSError:
             return io.TextIOWrapper(io.BufferedWriter(_Nothing()), encoding="utf-8")
     before.flush()
-    # It lives as long as the process: nobody closes descriptor 1.
+    # Descriptor 1 stays open until the process ends.
     raw = _Descriptor(before.fileno(), "wb", closefd=False)
     return io.TextIOWrapper(
         io.BufferedWriter(raw), encoding=before.encoding, errors=errors, line_buffering=before.isatty()
@@ -82,9 +83,9 @@ def open_stdout(errors: str) -> TextIO:
 
 
 def occupy_standard_descriptors() -> None:
-    """Open 0, 1 and 2 where they were closed.
+    """Open 0, 1 and 2 if they are closed.
 
-    Otherwise a file that is opened later gets such a number, and what a library prints would be written into it.
+    A file that is opened later would otherwise get one of these numbers, and the output of libraries.
     """
     for number in range(3):
         try:
@@ -92,5 +93,5 @@ def occupy_standard_descriptors() -> None:
         except OSError:
             with suppress(OSError):
                 has_null = Path(os.devnull).exists()
-                # Write-only, so that to read standard input is the error that it would be.
+                # Write-only: reading standard input stays an error.
                 os.open(os.devnull if has_null else "/", os.O_WRONLY if has_null else os.O_RDONLY)

@@ -1,6 +1,8 @@
-"""Events as lines that a person reads: aligned, one line an event, 80 columns for IPv4 where it can."""
+"""Events as text: one aligned line per event, 80 columns wide for IPv4."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import click
 
@@ -9,11 +11,12 @@ from tracer.output.background_writer import OUTPUT, Stream
 from tracer.output.folding import Folding
 from tracer.output.format import duration, endpoint, in_plain, local_time, owner, plural, safe, size
 from tracer.output.stall_text import Teller
+from tracer.recordings.header import Header
 
 WIDTH = 80
 
 _EVENT_WIDTH, _SILENT_WIDTH, _UNACK_WIDTH = 12, 6, 5
-# A state change takes the room of all three.
+# A state change spans all three columns.
 _STATE_WIDTH = _EVENT_WIDTH + _SILENT_WIDTH + _UNACK_WIDTH + 2
 
 _COLOURS: dict[str, dict[str, object]] = {
@@ -33,35 +36,39 @@ _COLOURS: dict[str, dict[str, object]] = {
 
 
 class TextSink:
-    """Writes lines. The columns of the two ends grow with the longest address so far and never shrink.
+    """Writes a line for each event, and below each stall the sentences about it.
 
-    utc_offset_s: the zone that times are shown in, seconds east of UTC. The heading carries the date,
-    and comes again when that changes. width: of the sentences below a stall, columns. folded: where too
-    many lines of a kind come at once for a person to read, count the rest instead.
+    The columns of the two ends grow to the longest address so far and never shrink. A heading with the date precedes
+    the first line of each day. utc_offset_s: the time zone of the times, seconds east of UTC, until a header has
+    another. width: columns of the sentences. folded: of many similar lines in a second, write the first and a count.
     """
 
     def __init__(
-        self, stream: Stream, *, colour: bool, utc_offset_s: int, width: int = WIDTH, folded: bool = False
+        self, stream: Stream, *, colour: bool, utc_offset_s: int = 0, width: int = WIDTH, folded: bool = False
     ) -> None:
         self._stream = stream
         self._colour = colour
-        self.utc_offset_s = utc_offset_s
+        self._utc_offset_s = utc_offset_s
         self._date = ""
-        # Two addresses as in 10.66.1.2:43102 and a short owner's name leave the line at 80.
+        # 10.66.1.2:43102 twice, and a short owner: 80 columns.
         self._local_width, self._remote_width = 15, 15
         self._plain = not _can_encode(stream, "→×…–")
         self._teller = Teller(width)
         self._folding = Folding() if folded else None
 
-    def write(self, *events: Event) -> None:
-        """A line of each, after the heading where that is due, and below a stall the sentences about it."""
-        for event in events:
-            self._tell(event)
+    def opened(self, header: Header) -> None:
+        """Use the time zone of the recorded host."""
+        self._utc_offset_s = header.utc_offset_s
 
-    def _tell(self, event: Event) -> None:
+    def write(self, events: Sequence[Event]) -> None:
+        """Write a line for each event."""
+        for event in events:
+            self._write_event(event)
+
+    def _write_event(self, event: Event) -> None:
         if event.event == "counters":
             return
-        date, time_of_day = local_time(event.time_ns, self.utc_offset_s)
+        date, time_of_day = local_time(event.time_ns, self._utc_offset_s)
         local, remote = endpoint(event.laddr, event.lport), endpoint(event.raddr, event.rport)
         if date != self._date:
             self._date = date
@@ -77,7 +84,7 @@ class TextSink:
             self._put(f"{time_of_day} {_lost(event)}", "lost")
             return
         self._widen(local, remote)
-        below = self._teller.lines(event, self.utc_offset_s) if event.event == "stall" else []
+        below = self._teller.lines(event, self._utc_offset_s) if event.event == "stall" else []
         self._put(
             f"{time_of_day} {local:<{self._local_width}} {remote:<{self._remote_width}} "
             f"{self._middle(event, what, explained=bool(below))} {owner(event)}{_detail(event)}".rstrip(),
@@ -87,14 +94,14 @@ class TextSink:
             self._put(line)
 
     def flush(self, until_ns: int) -> None:
-        """Show what was written, and what was folded before that time."""
+        """Flush the stream, after the counts of the seconds before until_ns."""
         if self._folding is not None:
             for line in self._folding.due_at(until_ns):
                 self._put(line, "lost")
         self._stream.flush()
 
     def close(self) -> None:
-        """What is still folded is told."""
+        """Write the remaining counts, and flush the stream."""
         if self._folding is not None:
             for line in self._folding.rest():
                 self._put(line, "lost")
@@ -123,10 +130,9 @@ class TextSink:
         if event.event == "stall":
             width = _STATE_WIDTH - _SILENT_WIDTH - 1
             if explained and len(what) > width:
-                # No room for both on 80 columns, and the sentences below have the times.
+                # The sentences below have the times.
                 return f"{what:<{_STATE_WIDTH}}"
-            # How long it lasted, or else how long nothing has been heard.
-            ms = event.duration_ms or event.silent_ms
+            ms = event.silent_ms if event.duration_ms is None else event.duration_ms
             return f"{what:<{width}} {'-' if ms is None else duration(ms):>{_SILENT_WIDTH}}"
         silent = "-" if event.silent_ms is None else duration(event.silent_ms)
         unacked = "-" if event.unacked_bytes is None else size(event.unacked_bytes)
@@ -136,20 +142,24 @@ class TextSink:
 def _lost(event: Event) -> str:
     count = event.count or 0
     if event.hook == OUTPUT:
-        return f"{count:,} lines left out: too many to be shown; with -w they are recorded"
+        return f"{count:,} lines left out: too many to print; -w records all of them"
     if event.hook == SUSPEND:
-        return f"this host was suspended for {duration(event.duration_ms or 0)}: TCP's timers stood still"
+        return f"this host was suspended for {_lasted(event)}: TCP timers were stopped"
     if event.hook == RECORDING:
-        return f"missing from the recording: {plural(count, 'event')} (no space, or a reader that was too slow)"
+        return f"missing from the recording: {plural(count, 'event')} (no space, or a slow reader)"
     lost = f"{plural(count, 'event')} lost at {safe(event.hook or 'an unknown hook')}"
-    within = f"in the last {duration(event.duration_ms or 0)}"
+    within = f"in the last {_lasted(event)}"
     if event.cause == "full" and event.unread_ms is not None:
         away = duration(event.unread_ms)
-        return f"{lost} {within}: the ring buffer was full, and was not read for up to {away}; see --buffer-size"
+        return f"{lost} {within}: the ring buffer was full and was not read for up to {away}; see --buffer-size"
     if event.cause == "reentered" and event.ring_peak_percent is not None:
         peak = f"the ring buffer was at most {event.ring_peak_percent}% full"
-        return f"{lost} {within}: they came while the hook was at work on the same CPU; {peak}"
+        return f"{lost} {within}: they occurred while the hook was running on the same CPU; {peak}"
     return f"{lost}: too many at once; see --buffer-size"
+
+
+def _lasted(event: Event) -> str:
+    return "an unknown time" if event.duration_ms is None else duration(event.duration_ms)
 
 
 def _what(event: Event) -> str:
@@ -157,7 +167,7 @@ def _what(event: Event) -> str:
         return _found(event)
     if event.event == "retransmit":
         kind = safe(event.kind or "retransmit")
-        # Without an RTO so far there is nothing to count; on a fast one the number would only puzzle.
+        # attempt counts expiries of the timer, which a fast retransmission does not wait for.
         return kind if kind == "fast" or not event.attempt else f"{kind} {event.attempt}"
     if event.event == "keepalive":
         return f"keepalive {event.attempt}"
@@ -166,7 +176,7 @@ def _what(event: Event) -> str:
     if event.event == "unsent":
         return f"unsent {event.attempt}"
     if event.event == "resume":
-        return "heard again"
+        return "resumed"
     if event.event == "state":
         return f"{safe(event.old_state or '?')} → {safe(event.new_state or '?')}"
     if event.event == "reset":
@@ -180,7 +190,7 @@ def _what(event: Event) -> str:
 
 
 def _found(event: Event) -> str:
-    """As the event that it is like."""
+    """The name of the event that a connection in this state sends next."""
     if event.kind == "idle":
         return "idle"
     name = {"keepalive": "keepalive", "window-probe": "window?", "unsent": "unsent"}.get(event.kind or "")

@@ -114,8 +114,11 @@ class RotatingWriter:
         """Events that are in no file, and that no file counts as lost."""
         return self._missing.count
 
-    def write(self, *events: Event) -> None:
-        """Take some events."""
+    def opened(self, header: Header) -> None:
+        """Each file has a header of its own."""
+
+    def write(self, events: Sequence[Event]) -> None:
+        """Take events."""
         size = self._rotation.file_size
         piece = SMALL_PIECE if size is not None and size < LEAST_SHARE else PIECE
         for start in range(0, len(events), piece):

@@ -8,7 +8,7 @@ import shlex
 import stat
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tracer.model.errors import TcpwatchError
@@ -59,8 +59,11 @@ class StreamWriter:
         self._put_flushed()
         self._drain()
 
-    def write(self, *events: Event) -> None:
-        """Take some events, or count them."""
+    def opened(self, header: Header) -> None:
+        """Each file has a header of its own."""
+
+    def write(self, events: Sequence[Event]) -> None:
+        """Take events, or count those that find no room."""
         if self._is_gone or not events:
             return
         if self._size >= (ROOM // 2 if self._missing.count else ROOM):

@@ -266,8 +266,11 @@ class RecordingWriter:
     ) -> None:
         self.close()
 
-    def write(self, *events: Event) -> None:
-        """Take some events; they may wait until the next `flush`."""
+    def opened(self, header: Header) -> None:
+        """Each file has a header of its own."""
+
+    def write(self, events: Sequence[Event]) -> None:
+        """Take events. They may wait until the next `flush`."""
         try:
             self._file.add(events)
         except OSError as error:

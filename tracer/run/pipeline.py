@@ -1,4 +1,4 @@
-"""Source → filter → stall tracker → sinks: the one path that live and replay take.
+"""Source → filter → stall tracker → sinks: the path that live tracing and replay share.
 
 hook → ring buffer → LiveSource ─┐
 file → RecordingReader ──────────┴→ Event → filter → StallTracker → text | JSON lines | recording
@@ -15,73 +15,62 @@ from tracer.analysis.verdicts import WITHOUT_EVIDENCE
 from tracer.model.counts import Tally, counts_of
 from tracer.model.events import Batch, Event
 from tracer.model.filters import Filter
+from tracer.output.sink import Sink
 
-TOLD_APART = 32768
-"""Connections that are remembered at least, so as to count each once, and twice as many at most."""
+MAX_KNOWN = 32768
+"""Connections in one of the two sets that count each connection once."""
 MAX_REVOCABLE = 8192
-"""Stalls that ended without evidence of which the outcome is remembered."""
+"""Stalls that ended without evidence and may be revoked."""
 MAX_OUTCOMES = 32
-FINISHED_AT_ONCE = 64
+MAX_FINISHED = 64
+"""Connections that are finished in one step."""
 OTHER = "other"
-"""The outcomes beyond MAX_OUTCOMES, which only a newer or a damaged recording has."""
-_OF_OURS = frozenset({"lost", "stall", "counters"})
-"""Kinds of event that the kernel does not send."""
-
-
-class Sink(Protocol):
-    """Where events go."""
-
-    def write(self, *events: Event) -> None:
-        """Take some events; they may wait in a buffer until `flush`."""
-
-    def flush(self, until_ns: int) -> None:
-        """Let everything written so far be seen; nothing from before until_ns (CLOCK_BOOTTIME) comes any more."""
-
-    def close(self) -> None:
-        """Nothing comes any more."""
+"""Outcomes beyond MAX_OUTCOMES. Only a newer or a damaged recording has them."""
+_NOT_COUNTED = frozenset({"lost", "stall", "counters"})
+"""Kinds of event that tcpwatch itself makes."""
 
 
 class Tracker(Protocol):
-    """What events pass on their way to the sinks: it may add stalls to them.
+    """Adds stalls to the events on their way to the sinks.
 
-    unfollowed: connections that stalled while too many others did, so that nothing is known but their number.
+    unfollowed: connections that stalled while too many others did; only their number is known.
     """
 
     unfollowed: int
 
     def feed(self, *events: Event) -> list[Event]:
-        """What to pass on for these events."""
+        """Take events. Returns them and the stalls that they begin, update and end."""
 
     def missed(self) -> None:
-        """Events are missing before the next one."""
+        """Events before the next one were lost."""
 
     def advance(self, until_ns: int) -> list[Event]:
         """What to pass on because nothing came until then (CLOCK_BOOTTIME)."""
 
     def finish(self, until_ns: int, most: int | None = None) -> list[Event]:
-        """What to pass on at the end of the run. most: of about so many connections at once, the others next time."""
+        """The last stalls of the run. most: connections to finish in this call; call again for the others."""
 
 
 @dataclass(slots=True)
 class Totals:
-    """What went through."""
+    """Counts of the events that reached the sinks."""
 
     events: int = 0  # without `lost`, `stall` and `counters`
-    seen: Tally = field(default_factory=Tally)  # of what the kernel counts as well
+    seen: Tally = field(default_factory=Tally)  # what the kernel counts, too
     lost: int = 0
-    stalls: Counter[str] = field(default_factory=Counter)  # that ended, by outcome
-    until_ns: int = 0  # how far the source came, CLOCK_BOOTTIME
+    stalls: Counter[str] = field(default_factory=Counter)  # ended stalls, by outcome
+    until_ns: int = 0  # the source is complete up to this time, CLOCK_BOOTTIME
     unfollowed: int = 0  # connections that stalled while too many others did
-    connections: int = 0  # one of which nothing was seen for the length of TOLD_APART others may count again
-    _known: set[int] = field(default_factory=set)  # hashes of socks, which take less memory
+    connections: int = 0  # one without events while MAX_KNOWN others had some may count again
+    _known: set[int] = field(default_factory=set)  # hashes of socket ids: less memory
     _known_before: set[int] = field(default_factory=set)
     _revocable: OrderedDict[str | None, str] = field(default_factory=OrderedDict)  # outcomes by the stall's id
 
-    def add(self, *events: Event) -> None:
+    def add(self, events: Iterable[Event]) -> None:
         """Count events."""
         for event in events:
             kind = event.event
-            if kind not in _OF_OURS:
+            if kind not in _NOT_COUNTED:
                 self.events += 1
                 if kind != "state":
                     self.seen.add(event.netns, counts_of(event))
@@ -89,7 +78,7 @@ class Totals:
                 if sock is not None and hash(sock) not in self._known:
                     self._meet(hash(sock))
             elif kind == "lost":
-                self.lost += event.count or 0
+                self.lost += event.count if event.count is not None else 0
             elif kind == "stall":
                 self._add_stall(event)
 
@@ -109,7 +98,7 @@ class Totals:
     def _meet(self, sock: int) -> None:
         if sock not in self._known_before:
             self.connections += 1
-        if len(self._known) >= TOLD_APART:
+        if len(self._known) >= MAX_KNOWN:
             self._known_before, self._known = self._known, set()
         self._known.add(sock)
 
@@ -117,35 +106,35 @@ class Totals:
 def run(
     source: Iterable[Batch], wanted: Filter, tracker: Tracker | None, sinks: Sequence[Sink], totals: Totals
 ) -> None:
-    """Carry every batch of the source to the sinks, and flush them after each one.
+    """Write every batch of the source to the sinks, and flush them after each batch.
 
-    The tracker sees every event of the wanted connections, also those of a kind that is not wanted itself. Without a
-    tracker the source's own stalls are passed on. totals grows with each batch before it is written, so that it is
-    right wherever an error of the source or a sink ends the run. What a sink has taken, the ones before it have.
+    The tracker gets every event of the wanted connections, also of kinds that are not wanted. Without a tracker the
+    source's own stalls are passed on. totals counts a batch before it is written, so it is right after an error of
+    the source or of a sink. A sink gets a batch after all sinks before it.
     """
     chooses = wanted.chooses_events
     for batch in source:
         totals.until_ns = max(totals.until_ns, batch.until_ns)
-        told: Sequence[Event] = wanted.followed(batch.events)
+        events: Sequence[Event] = wanted.followed(batch.events)
         if tracker is not None:
             if batch.has_gap:
                 tracker.missed()
-            told = [*tracker.feed(*told), *tracker.advance(batch.until_ns)]
-        if chooses:  # Stalls are of connections that are followed.
-            told = [event for event in told if wanted.chooses(event)]
-        totals.add(*told)
+            events = [*tracker.feed(*events), *tracker.advance(batch.until_ns)]
+        if chooses:
+            events = [event for event in events if wanted.chooses(event)]
+        totals.add(events)
         for sink in sinks:
-            sink.write(*told)
+            sink.write(events)
         for sink in sinks:
             sink.flush(batch.until_ns)
 
 
 def finish(tracker: Tracker, wanted: Filter, sinks: Sequence[Sink], totals: Totals) -> None:
-    """What is still stalled at the end goes to the sinks as such."""
-    ended = tracker.finish(totals.until_ns, FINISHED_AT_ONCE)
+    """Write the stalls that go on at the end of the run."""
+    ended = tracker.finish(totals.until_ns, MAX_FINISHED)
     while True:
         run([Batch(ended, totals.until_ns)], wanted, None, sinks, totals)
-        ended = tracker.finish(totals.until_ns, FINISHED_AT_ONCE) if ended else []
+        ended = tracker.finish(totals.until_ns, MAX_FINISHED) if ended else []
         if not ended:
             break
     totals.unfollowed += tracker.unfollowed

@@ -1,4 +1,4 @@
-"""Where a live run records to: what can be wrong with that is found out before anything is attached."""
+"""The destination of a live recording, checked before anything is attached."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Protocol
 
 from tracer.model.durations import duration
 from tracer.model.errors import TcpwatchError, UsageError
-from tracer.model.events import Event
+from tracer.output.sink import Sink
 from tracer.recordings.header import Header
 from tracer.recordings.rotation import RotatingWriter, Rotation
 from tracer.recordings.series import Series
@@ -20,29 +20,20 @@ from tracer.recordings.targets import is_stream, open_stream
 from tracer.recordings.writer import cannot_create
 from tracer.run.stopping import Stop
 
-_LOOK_EVERY_S = 0.05
+_POLL_EVERY_S = 0.05
 
 
-class Writer(Protocol):
+class Writer(Sink, Protocol):
     """A sink that writes a recording."""
 
     @property
     def path(self) -> Path:
-        """Where to, now."""
-
-    def write(self, *events: Event) -> None:
-        """Take some events."""
-
-    def flush(self, until_ns: int) -> None:
-        """Hand everything over."""
-
-    def close(self) -> None:
-        """Nothing comes any more."""
+        """The file in use."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """Where to. rotation: when it goes on in another file. reopens: SIGHUP asks for one."""
+    """What to record to. rotation: when to start a new file. reopens: start one at SIGHUP, too."""
 
     path: Path
     rotation: Rotation = field(default_factory=Rotation)
@@ -50,10 +41,10 @@ class Recording:
 
 
 class Destination:
-    """What a recording will be written to, checked, and opened if it is there already: a FIFO, a terminal, a device.
+    """The file, FIFO or device that will be recorded to. A FIFO or device is opened by the constructor.
 
-    The constructor waits for the reader of a FIFO until `stop`. is_ready: whether there is one. shows: whether
-    standard output is written to as well. Raises TcpwatchError for what cannot be recorded to.
+    The constructor waits for a reader of the FIFO until `stop`; is_ready is False if none came. shows: events are
+    printed on standard output as well. Raises TcpwatchError for what cannot be recorded to.
     """
 
     def __init__(
@@ -72,7 +63,7 @@ class Destination:
         elif is_stream(path):
             if shows and _is_standard_output(path):
                 raise UsageError(
-                    f"-w {path} would mix the recording with what is shown", hint=f"tcpwatch record -o {path}"
+                    f"-w {path} is standard output, where events are printed", hint=f"tcpwatch record -o {path}"
                 )
             self._fd = self._opened()
             self.is_ready = self._fd is not None
@@ -89,7 +80,7 @@ class Destination:
             os.close(self._fd)
 
     def begin(self, header: Callable[[], Header]) -> Writer:
-        """The recording begins now. header: makes the header of a file that does. Raises TcpwatchError."""
+        """Start the recording. header: makes the header of a file that starts now. Raises TcpwatchError."""
         path = self._recording.path
         if self._fd is None:
             rotating = RotatingWriter(path, header, self._recording.rotation, say=self._say)
@@ -103,19 +94,19 @@ class Destination:
 
     def _opened(self) -> int | None:
         path, began = self._recording.path, time.monotonic()
-        is_said = False
+        is_reported = False
         while (fd := open_stream(path)) is None:
             if self._stop():
                 if self._stop.was_asked:
                     return None
                 raise TcpwatchError(
-                    f"nobody opened {path} for reading within {duration((time.monotonic() - began) * 1000)}",
+                    f"no reader opened {path} within {duration((time.monotonic() - began) * 1000)}",
                     hint=f"start the reader first: cat {path}",
                 )
-            if not is_said:
+            if not is_reported:
                 self._say(f"waiting for a reader of {path}")
-                is_said = True
-            time.sleep(_LOOK_EVERY_S)
+                is_reported = True
+            time.sleep(_POLL_EVERY_S)
         return fd
 
 
@@ -127,7 +118,7 @@ def _require_directory(path: Path) -> None:
 
 
 def _is_standard_output(path: Path) -> bool:
-    """Whether this is what standard output is, unless that swallows everything."""
+    """Whether path is standard output, /dev/null aside."""
     try:
         status = path.stat()
         return os.path.samestat(status, os.fstat(1)) and not os.path.samestat(status, Path(os.devnull).stat())

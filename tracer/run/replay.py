@@ -1,4 +1,4 @@
-"""Recordings, one after the other, through the pipeline: what `tcpwatch replay` and `tcpwatch report` share."""
+"""Recordings through the pipeline, one after the other: `tcpwatch replay` and `tcpwatch report`."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from tracer.analysis.idle_timeouts import Silences
 from tracer.analysis.recorded import RecordedStalls
 from tracer.analysis.stalls import MIN_IDLE_MS, StallTracker
 from tracer.model.filters import Filter
+from tracer.output.sink import Sink
 from tracer.recordings.header import Header
 from tracer.recordings.reader import RecordingReader, Unreadable
 from tracer.recordings.series import in_order
-from tracer.run.pipeline import Sink, Totals, finish, run
+from tracer.run.pipeline import Totals, finish, run
 
 HZ = 250
-"""Debian's and most others', for a header that does not tell."""
+"""Jiffies per second of Debian and most others, for a header without hz."""
 
 
 class Missing(NamedTuple):
-    """A file, or a part of one, that is not in what was read.
+    """A file, or a part of one, that could not be read.
 
-    reason: why, as a phrase without the name. hint: what to type. until_ns: the file's events up to this time are
-    there (wall clock); None where it has none. is_all: nothing of the file was read. is_failure: False for what is
-    normal after a crash or while it is written.
+    reason: why, as a phrase without the name. hint: what to type. until_ns: events up to this time were read (wall
+    clock); None if there were none. is_all: nothing of the file was read. is_failure: False for what is normal after
+    a crash or in a file that is still being written.
     """
 
     file: str
@@ -36,15 +37,15 @@ class Missing(NamedTuple):
 
 
 class Player:
-    """Carries the events of recordings to sinks, and goes on with the next file where one cannot be read.
+    """Carries the events of recordings to sinks. Continues with the next file if one cannot be read.
 
-    Those that follow each other in time on one host are taken as one recording: a stall may begin in one and end in
-    the next, unless a file between them is missing. Of a recording that was made with a filter on what events say,
-    the stalls that it holds are passed on, since their events are not all there; in any other they are found again.
+    Files of one host that follow each other in time are one recording: a stall may begin in one and end in the next,
+    unless a file between them is missing. The stalls of a complete recording are found again. A recording with a
+    filter on events lacks events of its stalls, so its own stall events are passed on.
 
-    warn gets sentences about what is odd. opened gets each header before its events; a file may have several. missing
-    gets each file that cannot be read whole. silences collects what connections survived and what they did not.
-    ends_only: the sinks care how stalls ended, and not how they began. command: for hints.
+    warn gets sentences about oddities. missing gets each file that cannot be read completely. silences collects idle
+    periods that connections survived or did not. ends_only: the sinks need only the ends of stalls. command: named in
+    hints.
     """
 
     def __init__(
@@ -53,7 +54,6 @@ class Player:
         sinks: Sequence[Sink],
         *,
         warn: Callable[[str], None],
-        opened: Callable[[Header], None] = lambda _: None,
         missing: Callable[[Missing], None] = lambda _: None,
         silences: Silences | None = None,
         ends_only: bool = False,
@@ -64,20 +64,19 @@ class Player:
         self._wanted = wanted
         self._sinks = sinks
         self._warn = warn
-        self._opened = opened
         self._missing = missing
         self._silences = silences if silences is not None else Silences()
         self._ends_only = ends_only
         self._command = command
         self._tracker: StallTracker | RecordedStalls | None = None
         self._host = ""
-        self._filters: Mapping[str, Any] | None = None  # of the recording that tracker reads; None: it is whole
-        self._names: dict[tuple[int, int], str] = {}  # of files that were read, by identity
+        self._filters: Mapping[str, Any] | None = None  # of the recording in tracker; None: it is complete
+        self._names: dict[tuple[int, int], str] = {}  # of files that were read, by device and inode
 
     def play(self, files: Sequence[Path]) -> None:
-        """Read them all, those of a series in its order. `-` is standard input.
+        """Read the files, those of a series in its order. `-` is standard input.
 
-        The sinks are closed at the end, also where one of them raises.
+        Closes the sinks at the end, also if one of them raises.
         """
         try:
             for number, file in enumerate(in_order(files), 1):
@@ -101,7 +100,7 @@ class Player:
                     self._report_damage(source)
         except Unreadable as error:
             self._missing(Missing(error.file, error.reason, error.hint, until_ns, is_all))
-            # What follows may be much later, and anything may have happened meanwhile.
+            # Any time and any event may lie between this file and the next.
             if self._tracker is not None:
                 self._tracker.missed()
                 self._finish()
@@ -118,7 +117,7 @@ class Player:
         known = self._names.setdefault(identity, source.name)
         if known is source.name:
             return False
-        self._warn(f"{source.name}: the same file as {known}; read only once")
+        self._warn(f"{source.name}: same file as {known}; read only once")
         return True
 
     def _play_recordings(self, source: RecordingReader) -> None:
@@ -137,18 +136,19 @@ class Player:
             reason = f"{source.first_damage} is damaged{source.first_reason}; skipped{more}"
             self._missing(Missing(source.name, reason, source.first_damage_hint, source.last_ns))
         if source.has_no_end:
-            reason = "the end of its compressed data is missing: it is still being written, or was truncated"
+            reason = "its compressed data has no end: the file is still being written, or was truncated"
             self._missing(Missing(source.name, reason, "", source.last_ns, is_failure=False))
 
     def _begin(self, header: Header) -> StallTracker | RecordedStalls:
-        """The tracker for the events of that recording: the one before goes on if it is the next part."""
+        """The tracker for a recording: the current one, if the recording continues the last."""
         filters = None if header.is_whole else header.filters
         is_next_part = (
             header.host == self._host and filters == self._filters and header.started_ns >= self.totals.until_ns
         )
         if not is_next_part:
             self._finish()
-        self._opened(header)
+        for sink in self._sinks:
+            sink.opened(header)
         if self._tracker is None:
             self.totals.until_ns = 0
             self._tracker = self._tracker_of(header)
@@ -161,17 +161,18 @@ class Player:
             finish(tracker, self._wanted, self._sinks, self.totals)
 
     def _tracker_of(self, header: Header) -> StallTracker | RecordedStalls:
-        """What finds the stalls of a recording or, if it is not whole, takes them from it."""
-        hz = header.hz or HZ
+        """A new tracker, which finds the stalls of the recording or takes them from it."""
+        hz = header.hz if header.hz > 0 else HZ
         if not header.is_whole:
-            min_idle_ms = self._wanted.min_idle_ms or header.min_idle_ms or MIN_IDLE_MS
+            recorded = header.min_idle_ms if header.min_idle_ms is not None else MIN_IDLE_MS
+            min_idle_ms = self._wanted.min_idle_ms if self._wanted.min_idle_ms is not None else recorded
             return RecordedStalls(hz=hz, min_idle_ms=min_idle_ms, silences=self._silences)
-        min_idle_ms = self._wanted.min_idle_ms or MIN_IDLE_MS
+        min_idle_ms = self._wanted.min_idle_ms if self._wanted.min_idle_ms is not None else MIN_IDLE_MS
         return StallTracker(hz=hz, min_idle_ms=min_idle_ms, silences=self._silences, ends_only=self._ends_only)
 
 
 def play(files: Sequence[Path], wanted: Filter, sinks: Sequence[Sink], **options: Any) -> Totals:
-    """Play the files through a Player with these options, and return its totals."""
+    """Play the files through a Player with these options. Returns its totals."""
     player = Player(wanted, sinks, **options)
     player.play(files)
     return player.totals

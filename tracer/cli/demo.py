@@ -1,0 +1,37 @@
+"""`tcpwatch demo`: the incident, reproduced."""
+
+from __future__ import annotations
+
+import click
+
+from tracer.cli.screen import wants_colour
+from tracer.run.stopping import Stop
+
+
+@click.command()
+@click.option(
+    "--server",
+    type=click.Choice(["embedded", "mariadb"]),
+    default="embedded",
+    show_default=True,
+    help="Server to query: a small one in Python, or MariaDB through PyMySQL.",
+)
+@click.option(
+    "--fix",
+    type=click.Choice(["keepalive", "ttl", "reset", "ping"]),
+    help="Apply a fix that keeps the worker from hanging.",
+)
+def demo(server: str, fix: str | None) -> None:
+    """Reproduce the failure in 30 seconds. Requires root.
+
+    A firewall forgets an idle connection that both ends still consider open, and the client hangs in its next query.
+    Client, firewall (nftables and conntrack) and server run in network namespaces of their own, which are removed at
+    the end. Nothing else on this host is changed.
+    """
+    stop = Stop(at_once=False)
+    from tracer.kernel import host
+    from tracer.lab.demo import demo as show
+    from tracer.run.live import utc_offset_now_s
+
+    host.require_privilege()
+    show(server, fix, stop, colour=wants_colour(), utc_offset_s=utc_offset_now_s())

@@ -1,0 +1,156 @@
+"""`tcpwatch` and `tcpwatch record`: live tracing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tracer.cli import types
+from tracer.cli.options import (
+    Command,
+    buffer_option,
+    duration_option,
+    filter_options,
+    format_options,
+    make_live_filter,
+    resume_option,
+)
+from tracer.cli.screen import page
+from tracer.model.errors import UsageError
+from tracer.model.filters import Filter
+from tracer.output.formats import EVENT_FORMATS
+from tracer.run.stopping import Stop
+
+if TYPE_CHECKING:
+    from tracer.recordings.rotation import Rotation
+
+
+def live_options(command: Command) -> Command:
+    """Add the options of `tcpwatch` without a command; `trace` takes them."""
+    for option in (
+        buffer_option,
+        resume_option,
+        duration_option,
+        click.option("-w", "--write", "recording", type=types.RECORDING, metavar="FILE", help="Also record to FILE."),
+        format_options(EVENT_FORMATS),
+        filter_options,
+    ):
+        command = option(command)
+    return command
+
+
+def trace(
+    output_format: str,
+    recording: Path | None,
+    duration: float | None,
+    resume: bool,
+    ring_bytes: int,
+    **filters: Any,
+) -> None:
+    """Trace, and show events on standard output."""
+    stop = Stop(duration, sys.stdout)
+    wanted = make_live_filter(filters, resume=resume)
+    from tracer.run.live import Tracing, watch
+    from tracer.run.recording import Recording
+
+    events, layout = EVENT_FORMATS[output_format], page()
+    watch(
+        wanted,
+        stop,
+        Tracing(resume, ring_bytes),
+        show=lambda stream: events.open(stream, layout),
+        sheds=not events.is_data,
+        recording=Recording(recording) if recording is not None else None,
+    )
+
+
+@click.command()
+@click.option(
+    "-o", "--output", "recording", required=True, type=types.RECORDING, metavar="FILE", help="Record to FILE."
+)
+@click.option("--rotate-size", metavar="SIZE", type=types.SIZE, help="Start a new file at SIZE (100M, 1G) on disk.")
+@click.option("--rotate-every", metavar="DURATION", type=types.DURATION, help="Start a new file after 1h, 24h.")
+@click.option("--keep", type=click.IntRange(1), metavar="N", help="Keep only the newest N files that hold events.")
+@click.option(
+    "--keep-size", metavar="SIZE", type=types.SIZE, help="Keep only the newest files, at most SIZE in total."
+)
+@filter_options
+@duration_option
+@resume_option
+@buffer_option
+def record(
+    recording: Path,
+    rotate_size: int | None,
+    rotate_every: float | None,
+    keep: int | None,
+    keep_size: int | None,
+    duration: float | None,
+    resume: bool,
+    ring_bytes: int,
+    **filters: Any,
+) -> None:
+    """Record events to a file and print none. Requires root.
+
+    The recording is JSON lines after a header (docs/recording-format.md). Only its owner can read it, also while it
+    grows. It is compressed if FILE ends in .gz or .zst. FILE may be a FIFO. An existing file is not overwritten.
+
+    With --rotate-size, --rotate-every or --keep-size tcpwatch records a series of files and adds to each name the
+    time at which the file was started: x.tw.gz becomes x-20261125T020000.123Z.tw.gz. --keep-size alone starts a new
+    file at an eighth of SIZE. When the disk is full, the oldest file of the series is removed. SIGHUP starts a new
+    file; without rotation only if FILE was moved away.
+
+    \b
+    Examples:
+      sudo tcpwatch record -o night.tw.gz --duration 12h
+      sudo tcpwatch record -o /var/log/tcpwatch/x.tw.zst --keep-size 10G
+    """
+    rotation = rotation_of(rotate_size, rotate_every, keep, keep_size)
+    wanted = make_live_filter(filters, resume=resume)
+    _require_room_for_header(rotation, wanted)
+    stop = Stop(duration, reopens=True)
+    from tracer.run.live import Tracing, watch
+    from tracer.run.recording import Recording
+
+    watch(
+        wanted,
+        stop,
+        Tracing(resume, ring_bytes),
+        recording=Recording(recording, rotation, reopens=True),
+    )
+
+
+def rotation_of(size: int | None, every_s: float | None, keep: int | None, keep_size: int | None) -> Rotation:
+    """Raises UsageError for options that contradict each other."""
+    from tracer.recordings.rotation import Rotation
+
+    rotation = Rotation(size, every_s, keep, keep_size)
+    if keep is not None and not rotation.is_wanted:
+        raise UsageError(
+            "--keep needs --rotate-size, --rotate-every or --keep-size",
+            hint="tcpwatch record -o FILE --rotate-size 100M --keep 10",
+        )
+    file_size = rotation.file_size
+    if keep_size is not None and file_size is not None and 2 * file_size > keep_size:
+        if size is None:
+            raise UsageError("--keep-size must be at least 8k", hint="--keep-size 10G")
+        raise UsageError("--keep-size must be at least twice --rotate-size", hint=f"--rotate-size {keep_size // 8}")
+    return rotation
+
+
+def _require_room_for_header(rotation: Rotation, wanted: Filter) -> None:
+    """Raises UsageError if a file would be full before its first event: each header has the filters."""
+    from tracer.recordings.header import describe_filter
+    from tracer.recordings.rotation import PARTS
+
+    least = 4 * len(json.dumps(describe_filter(wanted)))
+    if rotation.file_size is not None and rotation.file_size < least:
+        option = "--rotate-size" if rotation.size is not None else "--keep-size"
+        least_kb = -(-least * (1 if rotation.size is not None else PARTS) // 1024)
+        raise UsageError(
+            f"{option} is too small for a header with these filters (expected at least {least_kb}k)",
+            hint=f"{option} 100M",
+        )

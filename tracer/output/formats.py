@@ -1,0 +1,89 @@
+"""The output formats that --format offers for each command.
+
+To add one, write a module in tracer/output and add a line to the table of each command that has it. A module is
+imported when its format is chosen, so that the others do not delay the start of a live run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from tracer.model.checks import Finding
+    from tracer.model.sockets import Socket
+    from tracer.output.background_writer import Stream
+    from tracer.output.report import Report
+    from tracer.output.sink import Sink
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What text is laid out for. width: columns. colour: use it. folded: summarise bursts of similar lines."""
+
+    width: int
+    colour: bool = False
+    folded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EventFormat:
+    """How live tracing and replay write events. is_data: a program reads them, so none is left out under load."""
+
+    open: Callable[[Stream, Page], Sink]
+    is_data: bool = False
+
+
+def _text_events(stream: Stream, page: Page) -> Sink:
+    from tracer.output.text import TextSink
+
+    return TextSink(stream, colour=page.colour, width=page.width, folded=page.folded)
+
+
+def _json_events(stream: Stream, page: Page) -> Sink:
+    from tracer.output.jsonlines import JsonSink
+
+    return JsonSink(stream)
+
+
+def _text_report(stream: TextIO, **context: Any) -> Report:
+    from tracer.output.report import Report
+
+    return Report(stream, as_json=False, **context)
+
+
+def _json_report(stream: TextIO, **context: Any) -> Report:
+    from tracer.output.report import Report
+
+    return Report(stream, as_json=True, **context)
+
+
+def _text_sockets(sockets: Sequence[Socket], ttl_s: float | None, hz: int) -> Iterable[str]:
+    from tracer.output.sockets import risks_as_text, sockets_as_text
+
+    yield sockets_as_text(sockets) if ttl_s is None else risks_as_text(sockets, ttl_s, hz)
+
+
+def _json_sockets(sockets: Sequence[Socket], ttl_s: float | None, hz: int) -> Iterable[str]:
+    from tracer.output.sockets import sockets_as_json
+
+    return sockets_as_json(sockets)
+
+
+def _text_check(findings: Sequence[Finding]) -> str:
+    from tracer.output.checks import findings_as_text
+
+    return findings_as_text(findings)
+
+
+def _json_check(findings: Sequence[Finding]) -> str:
+    from tracer.output.checks import findings_as_json
+
+    return findings_as_json(findings)
+
+
+EVENT_FORMATS = {"text": EventFormat(_text_events), "json": EventFormat(_json_events, is_data=True)}
+REPORT_FORMATS = {"text": _text_report, "json": _json_report}
+SOCKET_FORMATS = {"text": _text_sockets, "json": _json_sockets}
+CHECK_FORMATS = {"text": _text_check, "json": _json_check}
