@@ -33,9 +33,10 @@ from hypothesis.stateful import (
 from test_storage import HEADER
 
 from tracer.model.errors import TcpwatchError
-from tracer.recordings import rotation, series, writer
+from tracer.recordings import file, rotating_writer, rotation, series
 from tracer.recordings.reader import RecordingReader
-from tracer.recordings.rotation import RotatingWriter, Rotation
+from tracer.recordings.rotating_writer import RotatingWriter
+from tracer.recordings.rotation import Rotation
 from tracer.recordings.series import Series
 from tracer.recordings.writer import RecordingWriter
 
@@ -71,7 +72,7 @@ class World:
     def create(self, path: Path) -> int:
         if self.creating is not None:
             raise OSError(self.creating, os.strerror(self.creating))
-        return writer_create(path)
+        return file_create(path)
 
     def is_full(self) -> bool:
         return self.creating == errno.ENOSPC or self.used() >= self.capacity
@@ -80,7 +81,7 @@ class World:
         return max(0, self.capacity - self.used())
 
 
-writer_create = writer.create
+file_create = file.create
 unlink = Path.unlink
 
 
@@ -111,10 +112,10 @@ class Recorder(RuleBasedStateMachine):
         self.world = World(self.directory)
         self.patch = pytest.MonkeyPatch()
         # Each flush reaches the disk.
-        self.patch.setattr(writer, "_write", self.world.write)
+        self.patch.setattr(file, "_write", self.world.write)
         self.patch.setattr(series, "create", self.world.create)
-        self.patch.setattr(rotation, "create", self.world.create)
-        self.patch.setattr(rotation, "_space_left", self.world.space_left)
+        self.patch.setattr(rotating_writer, "create", self.world.create)
+        self.patch.setattr(rotating_writer, "_space_left", self.world.space_left)
         self.patch.setattr(series, "wall_ns", lambda: self.world.wall_ns)
         self.patch.setattr(Path, "unlink", lambda path: self.unlink(path))
         self.patch.setattr(time, "monotonic", lambda: self.world.monotonic)
@@ -191,7 +192,7 @@ class Recorder(RuleBasedStateMachine):
         for _ in range(times):
             self.recorder.hang_up()
             self.recorder.flush()
-        assert len(list(self.directory.iterdir())) <= before + rotation.AT_ONCE
+        assert len(list(self.directory.iterdir())) <= before + rotation.MAX_BURST
 
     @precondition(lambda self: self.recorder is not None)
     @rule(files=st.integers(1, 6), days=st.sampled_from([-30, -0.01, 0, 30]), restarts=st.booleans())
@@ -289,7 +290,7 @@ class Recorder(RuleBasedStateMachine):
         if path.exists() or path.is_symlink() or len(self.foreign) > 8:
             return
         world, self.world.capacity = self.world.capacity, PLENTY
-        self.patch.setattr(writer, "_write", os.write)
+        self.patch.setattr(file, "_write", os.write)
         if kind == "empty":
             path.touch()
         elif kind == "text":
@@ -304,7 +305,7 @@ class Recorder(RuleBasedStateMachine):
             os.mkfifo(path)
         else:
             path.mkdir()
-        self.patch.setattr(writer, "_write", self.world.write)
+        self.patch.setattr(file, "_write", self.world.write)
         self.world.capacity = world + path.lstat().st_size
         status = path.lstat()
         self.foreign[path] = (status.st_ino, status.st_size, status.st_mtime_ns)

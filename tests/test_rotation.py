@@ -21,10 +21,11 @@ from test_storage import EVENTS, HEADER, read, write
 from tracer.model.errors import TcpwatchError
 from tracer.model.events import Event, format_time
 from tracer.model.filters import Filter
-from tracer.recordings import rotation as module
+from tracer.recordings import rotating_writer as module
 from tracer.recordings.header import Header
 from tracer.recordings.reader import RecordingReader
-from tracer.recordings.rotation import RotatingWriter, Rotation
+from tracer.recordings.rotating_writer import RotatingWriter
+from tracer.recordings.rotation import Rotation
 from tracer.recordings.writer import RecordingWriter
 from tracer.run.replay import play
 
@@ -144,7 +145,7 @@ def rotated(path: Path, rotation: Rotation, events: list[Event], said: list[str]
 def test_a_full_file_is_followed_by_another_and_nothing_is_lost(
     tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tracer.recordings.writer.PACKED_FLUSH_S", 0.0)
+    monkeypatch.setattr("tracer.recordings.file.COMPRESSED_FLUSH_S", 0.0)
     said: list[str] = []
     files = rotated(tmp_path / f"x.y.tw{suffix}", Rotation(size=4096), MANY, said)
     assert len(files) >= 2 and all(
@@ -219,7 +220,7 @@ def test_a_link_in_a_directory_of_everybodys_is_not_followed(tmp_path: Path) -> 
     with pytest.raises(TcpwatchError, match="cannot create"):
         RecordingWriter(public / "x.tw", HEADER)
     (public / "y.tw").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(TcpwatchError, match="exists already"):
+    with pytest.raises(TcpwatchError, match="already exists"):
         RecordingWriter(public / "y.tw", HEADER)
 
 

@@ -20,9 +20,10 @@ from tracer.cli.live import rotation_of
 from tracer.model.errors import TcpwatchError, UsageError
 from tracer.model.events import format_time
 from tracer.model.filters import Filter
-from tracer.recordings import rotation, series, writer
+from tracer.recordings import file, rotating_writer, series
 from tracer.recordings.header import Header, header_from_line
-from tracer.recordings.rotation import RotatingWriter, Rotation
+from tracer.recordings.rotating_writer import RotatingWriter
+from tracer.recordings.rotation import Rotation
 from tracer.recordings.writer import RecordingWriter
 from tracer.run.replay import play
 
@@ -138,7 +139,8 @@ def test_files_without_events_push_nothing_out_and_go(tmp_path: Path, suffix: st
 import os, sys
 from pathlib import Path
 from test_storage import HEADER
-from tracer.recordings.rotation import RotatingWriter, Rotation
+from tracer.recordings.rotating_writer import RotatingWriter
+from tracer.recordings.rotation import Rotation
 RotatingWriter(Path(sys.argv[1]), lambda: HEADER, Rotation(every_s=3600, keep=1), say=print)
 os.kill(os.getpid(), 9)
 """
@@ -166,7 +168,7 @@ def test_a_failed_start_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytes
         raise OSError(number, os.strerror(number))
 
     history = recorded(tmp_path, 1, numbered(1))
-    monkeypatch.setattr(writer, "_write", full)
+    monkeypatch.setattr(file, "_write", full)
     for chosen in (Rotation(), Rotation(every_s=60)):
         with pytest.raises(TcpwatchError, match=r"cannot create .*: (No space left|Disk quota)"):
             RotatingWriter(tmp_path / "r.tw", lambda: HEADER, chosen, say=print)
@@ -197,7 +199,7 @@ def test_the_new_file_is_there_before_an_old_one_goes(tmp_path: Path, monkeypatc
 def test_keep_size_bounds_all_files_at_any_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, size: int | None
 ) -> None:
-    monkeypatch.setattr(writer, "PACKED_FLUSH_S", 0.0)
+    monkeypatch.setattr(file, "COMPRESSED_FLUSH_S", 0.0)
     most = 0
     written = os.write
 
@@ -207,7 +209,7 @@ def test_keep_size_bounds_all_files_at_any_time(
         most = max(most, sum(each.stat().st_size for each in tmp_path.iterdir()))
         return done
 
-    monkeypatch.setattr(writer, "_write", watched)
+    monkeypatch.setattr(file, "_write", watched)
     recorder = RotatingWriter(
         tmp_path / f"r.{suffix}", lambda: HEADER, Rotation(size=size, keep_size=50_000), say=print
     )
@@ -225,7 +227,8 @@ def test_two_that_start_at_once(tmp_path: Path) -> None:
 import sys, time
 from pathlib import Path
 from test_storage import HEADER
-from tracer.recordings.rotation import RotatingWriter, Rotation
+from tracer.recordings.rotating_writer import RotatingWriter
+from tracer.recordings.rotation import Rotation
 while time.time() < float(sys.argv[2]):
     pass
 RotatingWriter(Path(sys.argv[1]), lambda: HEADER, Rotation(every_s=3600), say=print)
@@ -285,8 +288,8 @@ def test_a_file_that_would_fill_the_disk_alone_is_followed_by_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else there is no older one that could go when it is full."""
-    monkeypatch.setattr(rotation, "LEAST_SHARE", 10_000)
-    monkeypatch.setattr(rotation, "_space_left", lambda _: 12_000)
+    monkeypatch.setattr(rotating_writer, "MIN_SPLIT_SIZE", 10_000)
+    monkeypatch.setattr(rotating_writer, "_space_left", lambda _: 12_000)
     run(tmp_path, Rotation(every_s=3600), events=100)
     assert len(list(tmp_path.iterdir())) == 2
 

@@ -16,7 +16,8 @@ from tracer.model.errors import TcpwatchError
 from tracer.model.events import Event
 from tracer.model.filters import Filter
 from tracer.recordings.header import Header, describe_filter
-from tracer.recordings.reader import LONGEST_LINE, RecordingReader
+from tracer.recordings.input import MAX_LINE
+from tracer.recordings.reader import RecordingReader
 from tracer.recordings.writer import RecordingWriter
 
 HEADER = Header(
@@ -62,7 +63,7 @@ def test_only_the_owner_may_read_it(tmp_path: Path) -> None:
 def test_what_is_there_already_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "x.tw"
     before = write(path)
-    with pytest.raises(TcpwatchError, match="exists already"):
+    with pytest.raises(TcpwatchError, match="already exists"):
         RecordingWriter(path, HEADER)
     assert path.read_bytes() == before
 
@@ -137,7 +138,7 @@ def change(**values: Any) -> Callable[[dict[str, Any]], dict[str, Any]]:
         (b"\x28\xb5\x2f\xfdnonsense that is no zstd", "compressed data is damaged"),
         (b"\xfd7zXZ\x00", "compressed with xz"),
         (b"[" * 100_000, "not a recording"),
-        (b"x" * (LONGEST_LINE + 5), "not a recording"),
+        (b"x" * (MAX_LINE + 5), "not a recording"),
     ],
 )
 def test_what_is_no_recording(tmp_path: Path, content: bytes, complaint: str) -> None:
@@ -153,7 +154,7 @@ def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path) -> None:
     path = tmp_path / "x.tw"
     write(path)
     with path.open("ab") as stream:
-        stream.write(b"9" * (3 * LONGEST_LINE))
+        stream.write(b"9" * (3 * MAX_LINE))
     with RecordingReader(path, pytest.fail) as reader:
         assert [each for batch in reader for each in batch.events] == EVENTS
         assert (reader.damaged, reader.first_damage) == (1, "line 4")

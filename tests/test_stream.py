@@ -60,7 +60,7 @@ def everything(reader: int) -> bytes:
 
 
 def test_what_a_slow_reader_has_no_room_for_is_counted(fifo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "ROOM", 100_000)
+    monkeypatch.setattr(stream, "MAX_WAITING", 100_000)
     reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
     writer = begun(fifo, reader, [])
     for begin in range(0, 3000, 10):
@@ -120,7 +120,7 @@ def test_a_reader_that_goes_away(fifo: Path) -> None:
     assert gone == []
     os.close(reader)
     writer.flush()
-    assert gone == [f"the reader of {fifo} has closed it: the recording ends here", "gone"]
+    assert gone == [f"the reader of {fifo} closed it: the recording ends here", "gone"]
     writer.write(numbers(10))
     writer.flush()
     writer.close()

@@ -160,7 +160,7 @@ def test_a_sandbox_that_forbids_dropping_them_does_not_forbid_tracing() -> None:
     )  # fmt: skip
     assert shown.returncode == 0, shown.stderr
     first, second = shown.stderr.splitlines()[:2]
-    assert first.endswith("could not be dropped: Operation not permitted")
+    assert first.endswith("cannot drop unneeded capabilities: Operation not permitted")
     assert "tracing" in second
 
 

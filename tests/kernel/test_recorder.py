@@ -177,7 +177,7 @@ def test_a_disk_that_others_fill_is_waited_for(start: Start, storm: object, smal
     ballast.unlink()
     run.says("begins with a count of the")
     said = run.ends()
-    (again,) = re.findall(r"recording to (\S+), which begins with a count of the ([\d,]+) events", said)
+    (again,) = re.findall(r"recording to (\S+), which begins with a count of the ([\d,]+) missing events", said)
     warnings: list[str] = []
     for path in in_order(small_disk):
         events_of(path, warnings)
@@ -283,7 +283,7 @@ def test_a_rotation_that_fails_leaves_the_old_file_in_use(start: Start, storm: o
     run = start("record", "-o", tmp_path / "r.tw", "--rotate-every", "1s")
     subprocess.run(["chattr", "+i", tmp_path], check=True)
     try:
-        run.says("cannot begin another file: Operation not permitted; .* stays in use")
+        run.says("cannot start another file: Operation not permitted; .* stays in use")
         path = max(tmp_path.iterdir(), key=lambda each: header_of(each)["number"])
         size = path.stat().st_size
         wait_until(lambda: path.stat().st_size > size + 100_000, PATIENCE_S, "it goes on there")
@@ -302,7 +302,7 @@ def test_a_rotation_without_its_directory_leaves_the_old_file_in_use(
     (tmp_path / "d").mkdir()
     run = start("record", "-o", tmp_path / "d/r.tw", "--rotate-every", "1s")
     (tmp_path / "d").rename(tmp_path / "e")
-    run.says("cannot begin another file: No such file or directory")
+    run.says("cannot start another file: No such file or directory")
     (tmp_path / "d").mkdir()
     run.says(f"recording to {tmp_path}/d/r-.*\n.*recording to")
     run.ends()
@@ -387,7 +387,7 @@ def test_a_reader_that_goes_away_ends_the_recording(
     reader = os.open(fifo, os.O_RDONLY)
     run.says("tracing")
     os.close(reader)
-    run.says("the reader of .* has closed it")
+    run.says("the reader of .* closed it")
     if command == "record":
         run.ends(None)
     else:

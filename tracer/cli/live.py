@@ -144,12 +144,12 @@ def rotation_of(size: int | None, every_s: float | None, keep: int | None, keep_
 def _require_room_for_header(rotation: Rotation, wanted: Filter) -> None:
     """Raises UsageError if a file would be full before its first event: each header has the filters."""
     from tracer.recordings.header import describe_filter
-    from tracer.recordings.rotation import PARTS
+    from tracer.recordings.rotation import FILES_PER_KEEP_SIZE
 
     least = 4 * len(json.dumps(describe_filter(wanted)))
     if rotation.file_size is not None and rotation.file_size < least:
         option = "--rotate-size" if rotation.size is not None else "--keep-size"
-        least_kb = -(-least * (1 if rotation.size is not None else PARTS) // 1024)
+        least_kb = -(-least * (1 if rotation.size is not None else FILES_PER_KEEP_SIZE) // 1024)
         raise UsageError(
             f"{option} is too small for a header with these filters (expected at least {least_kb}k)",
             hint=f"{option} 100M",

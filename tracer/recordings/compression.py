@@ -1,8 +1,7 @@
-"""Compress a recording while it is written: bytes in, bytes out, no file.
+"""Compressors of recordings: bytes in, bytes out.
 
-Nothing here writes, so that nothing is written behind the caller's back: gzip.GzipFile writes when it is collected,
-and from Python 3.13 on prints an error if that fails. Everything up to a `flush` is a complete file once `end` is
-appended, even if later output was truncated.
+No compressor writes to a file. (gzip.GzipFile does when it is collected, and from Python 3.13 on prints an error if
+that fails.) The output up to a `flush` and then `end` is a complete file, also if later output was truncated.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ _LAST_ZSTD_BLOCK = b"\x01\x00\x00"  # RFC 8878, 3.1.1.2: last, raw, of size 0
 
 
 class Compressor(Protocol):
-    """What turns the lines of a recording into the bytes of its file."""
+    """Turns the lines of a recording into the bytes of its file."""
 
     def compress(self, data: bytes, /) -> bytes:
-        """Take data. Returns what is ready; some may stay inside."""
+        """Compress data. Returns the output so far; some may stay inside."""
 
     def flush(self) -> bytes:
-        """What is still inside, so that a reader gets all data so far."""
+        """The rest of the output, with which a reader gets all data so far."""
 
     def end(self) -> bytes:
-        """What completes a file that has everything up to the last `flush`."""
+        """The bytes that complete a file with everything up to the last `flush`."""
 
 
-def is_packed(path: Path) -> bool:
+def is_compressed(path: Path) -> bool:
     """Whether a recording of this name is compressed."""
     return path.suffix in (".gz", ".zst")
 
@@ -48,7 +47,7 @@ def compressor_for(path: Path) -> Compressor:
 
 
 def decompressed(data: bytes, name: str) -> tuple[bytes, bool]:
-    """What the first bytes of a file decompress to, and whether that is all of them.
+    """Decompress the first bytes of a file. Returns the data, and whether all bytes were used.
 
     Raises ValueError for damaged data, or TcpwatchError if the compressor's library is missing.
     """
@@ -79,7 +78,7 @@ class _Plain:
 class _Gzip:
     def __init__(self) -> None:
         self._deflate = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
-        self._header = _GZIP_HEADER  # until it is put out
+        self._header = _GZIP_HEADER  # until it is returned
         self._crc = self._length = 0
         self._trailer = b""
 
@@ -99,7 +98,7 @@ class _Gzip:
 
 
 class _Zstd:
-    """One frame without a checksum, which any block may end."""
+    """One frame without a checksum, so that it may end after any block."""
 
     def __init__(self, name: str) -> None:
         library = zstandard_library(name)
@@ -117,7 +116,7 @@ class _Zstd:
 
 
 def zstandard_library(name: str) -> Any:
-    """The module zstandard, for the file of that name. Raises TcpwatchError if it is not installed."""
+    """The module zstandard. Raises TcpwatchError, with the name of the file, if it is not installed."""
     try:
         import zstandard
     except ImportError:

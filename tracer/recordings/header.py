@@ -1,4 +1,4 @@
-"""The first line of a recording: which version of the format, and where and how it was made."""
+"""The header of a recording, its first line: version of the format, host, clocks and filters."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from tracer.model.filters import Filter
 
 FORMAT = "tcpwatch"
 HEADER_START = b'{"format":"tcpwatch",'
-"""What a header begins with. No text in a JSON line can contain it: there each quotation mark is escaped."""
+"""The beginning of each header. No text in a JSON line contains it, because quotation marks are escaped there."""
 VERSION = 1
-"""Goes up by one with each incompatible change of the format, whatever the tool's version does."""
-_MOST_HZ = 100_000  # no kernel comes near
-_MOST_TEXT = 256  # characters; uname(2) has 64 at most
+"""Increases with each incompatible change of the format, independent of the tool's version."""
+_MAX_HZ = 100_000  # far more than any kernel has
+_MAX_TEXT = 256  # characters; uname(2) has 64 at most
 
 _OF_CONNECTIONS = frozenset({"ports", "lports", "rports", "hosts", "family", "netns"})
-"""The filters that leave out whole connections, and nothing of those that they let through."""
+"""Filters of connections. All events of the remaining connections are recorded."""
 
 
 class InvalidHeader(ValueError):
-    """The line is not the header of a recording that we can read; the text says why."""
+    """The line is not a valid header; the text gives the reason."""
 
 
 class NewerVersion(InvalidHeader):
-    """It is one, and made by a tcpwatch that is newer than this one."""
+    """The header was written by a newer tcpwatch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Everything that a recording must say so that it can be read elsewhere and later."""
+    """What a reader on another host needs to know about a recording."""
 
     tool: str  # tcpwatch's version
     kernel: str  # uname -r
@@ -40,16 +40,16 @@ class Header:
     started: str  # RFC 3339, UTC
     clock_offset_ns: int  # wall clock minus CLOCK_BOOTTIME at the start
     utc_offset_s: int  # local time of the host, seconds east of UTC: replay shows the same times
-    hz: int  # jiffies per second: how fine silent_ms and rto_ms are
-    run: str = ""  # random; the same in all files of one run of tcpwatch
+    hz: int  # jiffies per second: the resolution of silent_ms and rto_ms
+    run: str = ""  # a random id that all files of one run of tcpwatch share
     filters: Mapping[str, Any] = field(default_factory=dict)
     sysctls: Mapping[str, int] = field(default_factory=dict)  # of the host's own network namespace
-    series: str = ""  # with a rotation: the file name that was given, which the names of all its files derive from
-    number: int = 0  # its place in the series, from 1 on: the order of the files, whatever the clock did; 0: unknown
+    series: str = ""  # with a rotation: the file name of -o
+    number: int = 0  # position in the series, from 1; 0: unknown
 
     @property
     def started_ns(self) -> int:
-        """When the recording began, CLOCK_BOOTTIME of its host; 0 where the header does not say."""
+        """When the recording began, CLOCK_BOOTTIME of its host; 0 if unknown."""
         try:
             return parse_time(self.started) - self.clock_offset_ns
         except InvalidEvent:
@@ -57,17 +57,17 @@ class Header:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it has every event of its connections: then its stalls can be found again."""
+        """Whether every event of its connections is recorded, so that its stalls can be found again."""
         return self.filters.keys() <= _OF_CONNECTIONS
 
     @property
     def keeps_counts(self) -> bool:
-        """Whether it has every event of the namespaces that it is about: then the kernel's counts are of the same."""
+        """Whether every event of its namespaces is recorded, so that the kernel's counts can be compared."""
         return self.filters.keys() <= {"netns"}
 
     @property
     def min_idle_ms(self) -> int | None:
-        """The shortest silence of which it has events, milliseconds (--min-idle); None: not filtered."""
+        """The --min-idle of the recording, milliseconds; None: not filtered."""
         value = self.filters.get("min_idle_ms")
         return value if type(value) is int and value > 0 else None
 
@@ -80,7 +80,7 @@ class Header:
 
 
 def header_from_line(line: bytes) -> Header:
-    """Raises InvalidHeader for anything else than a header of a version that we know."""
+    """Raises InvalidHeader for anything but a header of a known version."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError):
@@ -101,7 +101,7 @@ def header_from_line(line: bytes) -> Header:
         started=_text(record, "started"),
         clock_offset_ns=_number(record, "clock_offset_ns"),
         utc_offset_s=max(-86399, min(86399, _number(record, "utc_offset_s"))),
-        hz=hz if 0 < hz <= _MOST_HZ else 0,
+        hz=hz if 0 < hz <= _MAX_HZ else 0,
         run=_text(record, "run"),
         filters=_mapping(record, "filters"),
         sysctls=_mapping(record, "sysctls"),
@@ -112,7 +112,7 @@ def header_from_line(line: bytes) -> Header:
 
 def _text(record: Mapping[str, Any], name: str) -> str:
     value = record.get(name, "")
-    return value[:_MOST_TEXT] if isinstance(value, str) else ""
+    return value[:_MAX_TEXT] if isinstance(value, str) else ""
 
 
 def _number(record: Mapping[str, Any], name: str) -> int:
@@ -126,7 +126,7 @@ def _mapping(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def describe_filter(wanted: Filter) -> dict[str, Any]:
-    """The filter as the header keeps it: only the options that were given."""
+    """The filter as in a header: the options that were given."""
     options: dict[str, Any] = {
         "ports": sorted(wanted.ports),
         "lports": sorted(wanted.lports),

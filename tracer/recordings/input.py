@@ -1,7 +1,7 @@
 """The bytes of a recording: read from a file, decompressed, and split into lines.
 
-Each step is a generator. An empty piece says that the input has nothing more right now, so that what came before it
-can be shown; the piece after it may take any time. A regular file never has one.
+Each step is a generator. An empty piece means that the input has no more data right now: the pieces before it can be
+shown, and the piece after it may take any time. A regular file has no empty piece.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from io import BytesIO
 from typing import Any
 
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
-"""What compressed data begins with."""
-LONGEST_LINE = 1 << 20
-"""Bytes. No event comes near; without a limit a file of ten gigabytes without a newline would fill the memory."""
+"""The beginning of compressed data."""
+MAX_LINE = 1 << 20
+"""Bytes, far more than an event has. The limit bounds the memory for a file without newlines."""
 MAX_HOLE = 64 << 20
-"""Bytes without a newline after which the rest of a file is given up."""
+"""Bytes without a newline after which the rest of a file is skipped."""
 _CHUNK = 1 << 16
 _ZSTD_PIECE = 256
-"""Compressed bytes that are decompressed at once: each four of them may become 128 KiB (RFC 8878, RLE_Block)."""
+"""Compressed bytes that are decompressed together: four of them may become 128 KiB (RFC 8878, RLE_Block)."""
 _MAX_WINDOW = 8 << 20
-"""Memory that a Zstandard frame may ask for: what RFC 8878 recommends, and `zstd -19` uses."""
+"""Memory that a Zstandard frame may need: RFC 8878 recommends it, and `zstd -19` uses it."""
 _GZIP_WBITS = 31  # zlib's number for a gzip header and trailer around the data
 
 
 class Damaged(Exception):
-    """Compressed data cannot be read; the text says why."""
+    """Compressed data cannot be read; the text gives the reason."""
 
 
 class EndlessLine(Exception):
@@ -41,7 +41,7 @@ class EndlessLine(Exception):
 
 
 def chunks(descriptor: int) -> Iterator[bytes]:
-    """The bytes of a file, pipe, socket or terminal as they come. Raises OSError."""
+    """The bytes of a file, pipe, socket or terminal as they arrive. Raises OSError."""
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         while data := os.read(descriptor, _CHUNK):
             yield data
@@ -59,7 +59,7 @@ def chunks(descriptor: int) -> Iterator[bytes]:
 
 
 def beginning(pieces: Iterator[bytes], size: int) -> tuple[bytes, Iterator[bytes]]:
-    """The first bytes, less than size where there are no more, and all pieces, those that were read included."""
+    """The first bytes, fewer than size at the end of the input, and all pieces from the first on."""
     start = b""
     while len(start) < size:
         piece = next(pieces, None)
@@ -76,12 +76,12 @@ def _with_start(start: bytes, pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def gunzipped(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """The data of all gzip members. Raises Damaged, and EOFError where the last member has no end."""
+    """The data of all gzip members. Raises Damaged, and EOFError if the last member has no end."""
     member: Any = None
     for piece in pieces:
         if not piece:
             yield piece
-        is_drained = True  # all input may be taken while some output is left
+        is_drained = True  # zlib may take all input and keep output back
         while piece or not is_drained:
             if member is None:
                 piece = piece.lstrip(b"\0")  # padding between members, as gzip(1) accepts it
@@ -103,7 +103,7 @@ def gunzipped(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def unzstd(pieces: Iterator[bytes], library: Any) -> Iterator[bytes]:
-    """The data of all Zstandard frames. Raises Damaged, and EOFError where the last frame has no end.
+    """The data of all Zstandard frames. Raises Damaged, and EOFError if the last frame has no end.
 
     library: the module zstandard.
     """
@@ -141,10 +141,10 @@ def unzstd(pieces: Iterator[bytes], library: Any) -> Iterator[bytes]:
 def lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
     """Lines with their newline, which only the last one may lack.
 
-    Of a line that is longer than LONGEST_LINE its end is given, behind a NUL, so that it is not JSON. Raises
-    EndlessLine for one of more than MAX_HOLE.
+    A line longer than MAX_LINE is replaced by a NUL and its end, which is not JSON. Raises EndlessLine for a line
+    longer than MAX_HOLE.
     """
-    begun: deque[bytes] = deque()  # of the line whose newline has not come
+    begun: deque[bytes] = deque()  # of a line without its newline so far
     size = dropped = 0
     for piece in pieces:
         if not piece:
@@ -154,21 +154,21 @@ def lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
         is_open = found[-1][-1:] != b"\n"
         if begun and (len(found) > 1 or not is_open):
             begun.append(found[0])
-            yield _joined(begun, is_whole=not dropped and size + len(found[0]) <= LONGEST_LINE)
+            yield _joined(begun, is_whole=not dropped and size + len(found[0]) <= MAX_LINE)
             del found[0]
             begun.clear()
             size = dropped = 0
         if is_open:
             begun.append(found.pop())
             size += len(begun[-1])
-            while size - len(begun[0]) > LONGEST_LINE:
+            while size - len(begun[0]) > MAX_LINE:
                 size -= len(begun[0])
                 dropped += len(begun.popleft())
             if dropped > MAX_HOLE:
                 raise EndlessLine
         yield from found
     if begun:
-        yield _joined(begun, is_whole=not dropped and size <= LONGEST_LINE)
+        yield _joined(begun, is_whole=not dropped and size <= MAX_LINE)
 
 
 def _joined(begun: deque[bytes], *, is_whole: bool) -> bytes:

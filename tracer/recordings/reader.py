@@ -2,95 +2,63 @@
 
 from __future__ import annotations
 
-import errno
-import io
 import json
-import os
 import re
-import select
-import shlex
-import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tracer.model.errors import TcpwatchError
 from tracer.model.events import EVENTS, Batch, Event, InvalidEvent, from_json
-from tracer.recordings.compression import zstandard_library
 from tracer.recordings.header import FORMAT, HEADER_START, Header, InvalidHeader, NewerVersion, header_from_line
-from tracer.recordings.input import (
-    GZIP,
-    LONGEST_LINE,
-    ZSTD,
-    Damaged,
-    EndlessLine,
-    beginning,
-    chunks,
-    gunzipped,
-    lines,
-    unzstd,
-)
+from tracer.recordings.input import MAX_LINE, Damaged, EndlessLine
 from tracer.recordings.lines import line_event
+from tracer.recordings.source_file import SourceFile, Unreadable
 
-BATCH = 128
-BATCH_BYTES = 1 << 20
-"""A batch has at most this many lines, and ends after this many bytes of them."""
+MAX_BATCH = 128
+MAX_BATCH_BYTES = 1 << 20
+"""A batch has at most MAX_BATCH lines, and ends after this many bytes of them."""
 MAX_KINDS = 8
 """Unknown kinds of event that are named."""
 MAX_NESTED = 16384
-"""Objects and lists in a line. An event has at most three; a megabyte of empty ones takes forty times its memory."""
-FIFO_MS = 1000
-"""How long a FIFO may have no data before that is worth a warning."""
-_MAGIC = {b"\xfd7": ("xz", "xzcat"), b"BZ": ("bzip2", "bzcat")}
-_BEGINS = re.compile(b"(?=" + re.escape(HEADER_START) + rb'|\{"time":")')
-"""Where a header or an event begins. No text in a JSON line can contain it: there each quotation mark is escaped."""
+"""Objects and lists in a line. An event has at most three. A megabyte of empty ones takes forty times its memory."""
+_BEGINNINGS = re.compile(b"(?=" + re.escape(HEADER_START) + rb'|\{"time":")')
+"""The beginning of a header or an event. No text in a JSON line contains it, because quotation marks are escaped."""
 _UPGRADE = "upgrade tcpwatch to read it; tcpwatch --version"
-
-
-class Unreadable(TcpwatchError):
-    """A file, or the rest of one, cannot be read. file: its name. reason: why, as a phrase without the name."""
-
-    def __init__(self, file: str, reason: str, *, hint: str) -> None:
-        super().__init__(f"{file}: {reason}", hint=hint)
-        self.file = file
-        self.reason = reason
+_MADE_BY = "a recording is made by: sudo tcpwatch record -o FILE"
 
 
 class RecordingReader:
     """The events of a file, plain or compressed, in batches. `-` is standard input.
 
-    A file may have several recordings, one after the other, as `cat` makes it. The constructor reads the first one's
-    header; iterating gives the batches of the recording that this header begins, and begin_next goes on to the one
-    after it. A batch ends early where the input, a pipe or a terminal, has nothing more right now.
+    A file may contain several recordings, as after `cat`. The constructor reads the header of the first one.
+    Iterating gives the batches of the recording of that header, and begin_next continues with the next one. A batch
+    ends early when the input, a pipe or a terminal, has no more data right now.
 
-    is_truncated: the recording that was read last has no end. has_no_end: so does the file's compressed data.
-    damaged: how many lines were skipped; first_damage names the first, and first_reason says why. last_ns: when the
-    last event was, wall clock; None where there was none. command: who reads, for hints.
+    is_truncated: the last recording has no end. has_no_end: neither has the file's compressed data. damaged: number
+    of skipped lines; first_damage names the first one, and first_reason has the reason. last_ns: time of the last
+    event, wall clock; None if there was none. command: the tcpwatch command that reads, for hints.
 
-    A truncated last line is normal after a crash, and events of an unknown kind come from a newer tcpwatch: warn gets
-    a sentence about either. Raises Unreadable where nothing more can be read.
+    warn gets a sentence about a truncated last line, which is normal after a crash, and about events of unknown
+    kinds, which a newer tcpwatch recorded. Raises Unreadable if nothing more can be read.
     """
 
     def __init__(self, path: Path, warn: Callable[[str], None], command: str = "replay") -> None:
-        self.name = "standard input" if str(path) == "-" else str(path)
         self.is_truncated = self.has_no_end = False
         self.damaged = 0
         self.first_damage = self.first_reason = ""
         self.last_ns: int | None = None
-        self._path = path
         self._warn = warn
-        self._command = command
-        self._number = 1  # of the line that was read last
+        self._number = 1  # of the last line that was read
         self._first_damaged = 0
         self._next: Header | None = None
         self._unknown: Counter[str] = Counter()  # events, by kind
-        self._unpacker = ""  # the command that decompresses it
-        self._file = self._open()
+        self._source = SourceFile(path, warn, command)
+        self.name = self._source.name
         try:
-            self._lines = self._read()
+            self._lines = self._source.lines()
             self.header = self._read_header()
         except BaseException:
-            self._file.close()
+            self._source.close()
             raise
 
     def __enter__(self) -> RecordingReader:
@@ -103,25 +71,20 @@ class RecordingReader:
                 f"{self.name}: skipped {count:,} event{'' if count == 1 else 's'} of a kind that this tcpwatch does "
                 f"not know ({kinds}); a newer tcpwatch shows them"
             )
-        self._file.close()
+        self._source.close()
 
     @property
     def identity(self) -> tuple[int, int] | None:
-        """The same for all names of a file; None for what can be read only once, such as a pipe."""
-        status = os.fstat(self._file.fileno())
-        return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
+        """Device and inode; None for a pipe or a terminal, which can be read only once."""
+        return self._source.identity
 
     @property
     def first_damage_hint(self) -> str:
-        """A command that shows the first damaged line."""
-        if self._path == Path("-"):
-            return ""
-        before = f"{self._unpacker} {self._argument()} | " if self._unpacker else ""
-        after = "" if self._unpacker else f" {self._argument()}"
-        return f"{before}sed -n {self._first_damaged}p{after} | cat -v | cut -c 1-300"
+        """A command that shows the first damaged line; empty for standard input."""
+        return self._source.line_hint(self._first_damaged)
 
     def begin_next(self) -> bool:
-        """Whether another recording follows the one whose events were read; header is its, then."""
+        """Continue with the next recording of the file, and its header. Returns whether there is one."""
         if self._next is None:
             return False
         self.header, self._next, self.is_truncated = self._next, None, False
@@ -130,7 +93,7 @@ class RecordingReader:
     def __iter__(self) -> Iterator[Batch]:
         batch: list[Event] = []
         size, damaged = 0, self.damaged
-        has_gap = False  # right before this batch
+        has_gap = False  # damage right before this batch
         try:
             for line in self._lines:
                 if line:
@@ -148,7 +111,7 @@ class RecordingReader:
                         batch += taken
                         if self._next is not None:
                             break
-                    if len(batch) < BATCH and size < BATCH_BYTES:
+                    if len(batch) < MAX_BATCH and size < MAX_BATCH_BYTES:
                         continue
                 if batch:
                     yield self._batch(batch, has_gap)
@@ -158,26 +121,26 @@ class RecordingReader:
             self._warn(f"{self.name}: compressed data is truncated; showing what precedes the cut")
         except (Damaged, EndlessLine, OSError) as error:
             yield self._batch(batch, has_gap)
-            raise self._unreadable_rest(error) from error
+            raise self._source.unreadable_rest(error, self._number + 1) from error
         except Unreadable:
             yield self._batch(batch, has_gap)
             raise
         yield self._batch(batch, has_gap)
 
     def _batch(self, events: list[Event], has_gap: bool) -> Batch:
-        """As far as the file goes it is complete: what comes later in it is later."""
+        """The batch is complete up to its last event, because a file is in order of time."""
         if not events:
             return Batch(events, 0, has_gap)
         self.last_ns = events[-1].time_ns
         return Batch(events, events[-1].ktime_ns, has_gap)
 
     def _take(self, line: bytes) -> list[Event]:
-        """The events of a line, one or none; also what a crash or a torn write left of several in one line."""
+        """The events of a line: one, none, or the remains of several that a crash or a torn write joined."""
         try:
             return self._parsed(line)
         except (ValueError, RecursionError) as error:
-            pieces = [piece for piece in _BEGINS.split(line) if piece]
-            is_last = line[-1:] != b"\n" and len(line) <= LONGEST_LINE
+            pieces = [piece for piece in _BEGINNINGS.split(line) if piece]
+            is_last = line[-1:] != b"\n" and len(line) <= MAX_LINE
             if len(pieces) == 1:
                 self._skip(error, is_truncated=is_last)
                 return []
@@ -192,7 +155,7 @@ class RecordingReader:
         return events
 
     def _parsed(self, line: bytes) -> list[Event]:
-        """Raises ValueError or RecursionError where it is neither an event nor a header."""
+        """The event of a line, or none for a header. Raises ValueError or RecursionError for anything else."""
         if line.count(b"{") + line.count(b"[") > MAX_NESTED:
             raise ValueError
         record = json.loads(line)
@@ -211,7 +174,7 @@ class RecordingReader:
         return [from_json(record)]
 
     def _skip(self, error: Exception, *, is_truncated: bool) -> None:
-        """Count a damaged line, or warn about one that is truncated as a crash leaves it."""
+        """Count a damaged line, or warn about one that a crash truncated."""
         if is_truncated:
             self.is_truncated = True
             self._warn(f"{self.name}: line {self._number} is truncated, as after a crash; skipped")
@@ -222,110 +185,24 @@ class RecordingReader:
             self.first_damage, self.first_reason = f"line {self._number}", why
         self.damaged += 1
 
-    def _open(self) -> io.FileIO:
-        try:
-            if str(self._path) == "-":
-                return io.FileIO(0, closefd=False)
-            mode = self._path.stat().st_mode
-            if stat.S_ISSOCK(mode):
-                raise self._unreadable("a socket, not a recording", hint=f"ls -l {self._argument()}")
-            if not stat.S_ISFIFO(mode):
-                return io.FileIO(self._path)
-            # To open one waits for its writer.
-            file = io.FileIO(os.open(self._path, os.O_RDONLY | os.O_NONBLOCK))
-            os.set_blocking(file.fileno(), True)
-            poll = select.poll()
-            poll.register(file, select.POLLIN)
-            if not poll.poll(FIFO_MS):
-                self._warn(f"{self.name}: waiting for somebody to write to this FIFO")
-            return file
-        except (OSError, ValueError) as error:
-            raise self._cannot_open(error) from error
-
-    def _read(self) -> Iterator[bytes]:
-        try:
-            start, pieces = beginning(chunks(self._file.fileno()), len(ZSTD))
-            if start.startswith(GZIP):
-                self._unpacker, pieces = "zcat", gunzipped(pieces)
-            elif start == ZSTD:
-                self._unpacker, pieces = "zstdcat", unzstd(pieces, zstandard_library(self.name))
-        except TcpwatchError as error:
-            raise Unreadable(self.name, "needs the Python package zstandard", hint=error.hint) from None
-        except OSError as error:
-            raise self._cannot_open(error) from error
-        return lines(pieces)
-
     def _read_header(self) -> Header:
-        made_by = "a recording is made by: sudo tcpwatch record -o FILE"
+        source = self._source
         try:
             line = next((line for line in self._lines if line), b"")
         except EOFError:
-            raise self._unreadable("compressed data is truncated before the end of the header", made_by) from None
+            raise source.unreadable("compressed data is truncated before the end of the header", _MADE_BY) from None
         except Damaged as error:
-            raise self._unreadable(f"compressed data is damaged ({error})", self._unpack_hint()) from None
+            raise source.unreadable(f"compressed data is damaged ({error})", source.test_hint) from None
         except EndlessLine:
             line = b"\0"
         except OSError as error:
-            raise self._cannot_open(error) from error
+            raise source.cannot_open(error) from error
         if not line:
-            raise self._unreadable("empty, without a header", made_by)
-        for magic, (name, tool) in _MAGIC.items():
-            if line.startswith(magic):
-                command = f"{tool} {self._argument()} | tcpwatch {self._command} -"
-                raise self._unreadable(f"compressed with {name}, which tcpwatch does not read", command)
+            raise source.unreadable("empty, without a header", _MADE_BY)
+        source.require_known_compression(line)
         try:
             return header_from_line(line)
         except NewerVersion as error:
-            raise self._unreadable(str(error), _UPGRADE) from None
+            raise source.unreadable(str(error), _UPGRADE) from None
         except InvalidHeader as error:
-            raise self._unreadable(f"not a recording: {error}", made_by) from None
-
-    def _unreadable_rest(self, error: Exception) -> Unreadable:
-        if isinstance(error, OSError):
-            reason = f"cannot be read ({error.strerror or error})"
-        else:
-            reason = f"compressed data is damaged ({error})" if isinstance(error, Damaged) else str(error)
-        where = f"the rest from line {self._number + 1} on is skipped"
-        return Unreadable(self.name, f"{reason}; {where}", hint=self._unpack_hint())
-
-    def _unpack_hint(self) -> str:
-        if not self._unpacker:
-            return f"ls -l {self._argument()}"
-        tool = {"zcat": "gzip", "zstdcat": "zstd"}[self._unpacker]
-        return f"copy it again from where it was recorded; this tests it: {tool} -t {self._argument()}"
-
-    def _cannot_open(self, error: OSError | ValueError) -> Unreadable:
-        number = error.errno if isinstance(error, OSError) else None
-        name, argument = str(self._path), self._argument()
-        if number in (errno.EACCES, errno.EPERM) and name != "-" and os.geteuid() != 0:
-            # The shell of the user expands no pattern in a directory that only root may read.
-            command = f"sudo tcpwatch {self._command} {argument}"
-            if not self._path.name.isprintable() or not _PATTERN.search(name):
-                return self._unreadable("permission denied", command)
-            return self._unreadable("permission denied", f"sudo sh -c {shlex.quote(_unquoted(self._command, name))}")
-        if number == errno.EISDIR:
-            return self._unreadable("a directory, not a recording", f"tcpwatch {self._command} {argument}/*.tw*")
-        if number in (errno.ENOENT, errno.ENOTDIR):
-            parent = next((each for each in self._path.parents if each.is_dir()), Path())
-            what = "no file matches this pattern" if _PATTERN.search(name) else "no such file"
-            return self._unreadable(what, f"ls -l {shlex.quote(str(parent))}")
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        return self._unreadable(f"cannot be read ({reason})", f"ls -l {argument}")
-
-    def _unreadable(self, reason: str, hint: str) -> Unreadable:
-        return Unreadable(self.name, reason, hint=hint)
-
-    def _argument(self) -> str:
-        """The file as a shell takes it, whatever its name."""
-        return shlex.quote(str(self._path))
-
-
-_PATTERN = re.compile(r"[*?[]")
-
-
-def _unquoted(command: str, name: str) -> str:
-    """The command for a pattern of the shell's: only what the shell expands is not quoted."""
-    words = re.split(r"([*?]|\[[^]/]*\])", name)
-    return f"tcpwatch {command} " + "".join(
-        word if number % 2 else shlex.quote(word) if word else "" for number, word in enumerate(words)
-    )
+            raise source.unreadable(f"not a recording: {error}", _MADE_BY) from None

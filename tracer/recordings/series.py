@@ -1,11 +1,11 @@
-"""The files of one `record -o PATH` with a rotation: which are ours, in which order, and who may add to them.
+"""The files of one `record -o PATH` with a rotation: their owner, their order and their lock.
 
-Ours is a regular file that belongs to our user, has one link, a name of the series, and the header of a recording of
-this host and this series. Nothing else is ever removed. The order is the number in the header, which no clock
-changes.
+Only our own files are removed: regular files of our user with one link, a name of the series, and the header of a
+recording of this host and this series. Their order is that of the number in the header, which does not depend on a
+clock.
 
-The lock is a flock(2) on the file that is being written. No other user can take it, since none may open the file, and
-the kernel releases it with the process. A lock file could be created by anybody in a directory such as /tmp.
+The lock is a flock(2) on the file that is being written. No other user can take it, because no other user can open
+the file, and the kernel releases it with the process. In a directory such as /tmp any user could create a lock file.
 """
 
 from __future__ import annotations
@@ -22,27 +22,25 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from tracer.model.errors import TcpwatchError
-from tracer.recordings.compression import decompressed, is_packed
+from tracer.recordings.compression import decompressed, is_compressed
+from tracer.recordings.file import RecordingFile, create
 from tracer.recordings.header import Header, header_from_line
-from tracer.recordings.writer import RecordingFile, create
 
 _STAMP = "%Y%m%dT%H%M%S"
 _STAMPED = r"-\d{8}T\d{6}\.\d{3}Z"
 _STAMPED_NAME = re.compile(_STAMPED + r"\.")
 _BEGINNING = 1 << 16
-"""Bytes that are read of a file: a header and an event fit in easily."""
-_NAMES = 1000
-"""Milliseconds that are tried for the name of a new file."""
+"""Bytes at the beginning of a file that hold a header and an event."""
+_MAX_NAMES = 1000
+"""Names, of one millisecond each, that are tried for a new file."""
 _WAIT_S = 2.0
-"""How long to wait for another tcpwatch that starts in the same directory; anybody may hold the lock on that."""
-
-
+"""Longest wait for another tcpwatch that starts in the same directory. Any user can lock the directory."""
 wall_ns = time.time_ns
 
 
 @dataclass(slots=True)
 class Member:
-    """A finished file of ours. size: bytes. holds_events: whether anything complete follows the header."""
+    """A finished file of ours. size: bytes. holds_events: whether a complete line follows the header."""
 
     path: Path
     number: int
@@ -52,9 +50,9 @@ class Member:
 
 
 class Series:
-    """The finished files of the series, oldest first, without the one that is being written.
+    """The finished files of a series, oldest first, without the one that is being written.
 
-    say: is given a sentence about each file that cannot be removed.
+    say: gets a sentence about each file that cannot be removed.
     """
 
     def __init__(self, path: Path, say: Callable[[str], None]) -> None:
@@ -73,14 +71,14 @@ class Series:
 
     @property
     def with_events(self) -> int:
-        """How many finished files hold events."""
+        """Number of finished files that hold events."""
         return sum(member.holds_events for member in self._members)
 
     @contextmanager
     def claimed(self, host: str) -> Iterator[None]:
-        """Find the files that are there, and let no other tcpwatch start the series meanwhile.
+        """Find the files of the series. No other tcpwatch can start it until the context ends.
 
-        Removes what earlier runs left behind without events. Raises TcpwatchError if another one records to it.
+        Removes files of earlier runs without events. Raises TcpwatchError if another tcpwatch records to the series.
         """
         with _alone_in(self.path.parent):
             self._members = []
@@ -99,11 +97,11 @@ class Series:
         return replace(header, series=self.path.name, number=self._number)
 
     def create(self) -> tuple[Path, int]:
-        """A new file and its descriptor, which holds the lock. Raises OSError."""
+        """Create a file. Returns its path and a descriptor that holds the lock. Raises OSError."""
         now_ms = wall_ns() // 1_000_000
-        if now_ms <= self._named_ms < now_ms + _NAMES:  # a name that was removed is not used again
+        if now_ms <= self._named_ms < now_ms + _MAX_NAMES:  # never reuse the name of a removed file
             now_ms = self._named_ms + 1
-        for later in range(_NAMES):
+        for later in range(_MAX_NAMES):
             path = self._named_after(now_ms + later)
             with suppress(FileExistsError):
                 fd = create(path)
@@ -114,16 +112,16 @@ class Series:
         raise FileExistsError(17, os.strerror(17), str(path))
 
     def add(self, file: RecordingFile) -> None:
-        """A file is finished. One without events goes at once."""
+        """Add a finished file. Removes it if it has no events."""
         member = Member(file.path, file.number, file.identity, file.size, file.kept > 0)
         self._members.append(member)
         if not member.holds_events:
             self._remove(member)
 
     def remove_oldest(self, *, spare_last: bool) -> Path | None:
-        """Remove the oldest file that can be removed, and return its name; None if there is none.
+        """Remove the oldest file that can be removed. Returns its path, or None if there is none.
 
-        spare_last: keep the youngest that holds events.
+        spare_last: keep the newest one that holds events.
         """
         self._members = [member for member in self._members if self._is_there(member)]
         last = max((number for number, each in enumerate(self._members) if each.holds_events), default=-1)
@@ -157,11 +155,11 @@ class Series:
     def _named(self) -> list[Path]:
         try:
             return [each for each in self.path.parent.iterdir() if self._pattern.fullmatch(each.name)]
-        except OSError:  # what is wrong with it is found out, and reported, when a file is created
+        except OSError:  # reported when a file is created
             return []
 
     def _examine(self, path: Path, host: str) -> Member | None:
-        """A finished file of ours, or None. Raises TcpwatchError if a tcpwatch is writing it."""
+        """The file as a member; None if it is not ours. Raises TcpwatchError if another tcpwatch is writing it."""
         try:
             status = path.lstat()
             if not _may_be_ours(status):
@@ -191,15 +189,15 @@ class Series:
         return Member(path, header.number, (status.st_dev, status.st_ino), opened.st_size, holds_events)
 
     def _named_after(self, ms: int) -> Path:
-        """UTC to the millisecond: x.tw.gz becomes x-20261125T020000.123Z.tw.gz."""
+        """The path with this time, UTC in milliseconds: x.tw.gz becomes x-20261125T020000.123Z.tw.gz."""
         moment = datetime.fromtimestamp(ms // 1000, timezone.utc)
         return self.path.with_name(f"{self._stem}-{moment.strftime(_STAMP)}.{ms % 1000:03}Z{self._suffix}")
 
 
 def in_order(files: Sequence[Path]) -> list[Path]:
-    """The files, those of each series in the order of their numbers, in the places that the series has among them.
+    """Sort the files of each series by number. Each series keeps its places among the files.
 
-    Names order them by the clock, which may have been set back. What cannot be read stays where it is.
+    Names sort them by the clock, which may have been set back. A file that cannot be read keeps its place.
     """
     places: dict[tuple[Path, str, str], list[int]] = {}
     numbers: dict[int, int] = {}
@@ -234,7 +232,7 @@ def _may_be_ours(status: os.stat_result) -> bool:
 
 
 def _beginning(name: str, fd: int) -> tuple[Header, bool] | None:
-    """The header of a recording, and whether anything whole follows it; None if it is not one that can be read."""
+    """The header of a recording, and whether a complete line follows; None if it cannot be read."""
     try:
         data = os.read(fd, _BEGINNING)
         plain, is_all = decompressed(data, name)
@@ -242,7 +240,7 @@ def _beginning(name: str, fd: int) -> tuple[Header, bool] | None:
         header = header_from_line(line)
     except (OSError, ValueError, TcpwatchError):
         return None
-    # In doubt it is history.
+    # If in doubt, the file holds events and is kept.
     return header, b"\n" in rest or not is_all or len(data) == _BEGINNING
 
 
@@ -259,7 +257,7 @@ def _is_locked(fd: int) -> bool:
 
 @contextmanager
 def _alone_in(directory: Path) -> Iterator[None]:
-    """Two that start at once would not see each other: one waits, for a moment."""
+    """Lock the directory for a moment: two tcpwatch that start together would not see each other's files."""
     try:
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
@@ -281,8 +279,8 @@ def _alone_in(directory: Path) -> Iterator[None]:
 
 
 def _split(path: Path) -> tuple[str, str]:
-    """x.tw.gz is x and .tw.gz."""
+    """Split x.tw.gz into x and .tw.gz."""
     suffix = path.suffix
-    if is_packed(path):
+    if is_compressed(path):
         suffix = path.with_suffix("").suffix + suffix
     return path.name.removesuffix(suffix), suffix

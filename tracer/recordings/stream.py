@@ -1,4 +1,4 @@
-"""Events → a recording in a FIFO, a terminal or a device, with a reader who may be slow, or go away."""
+"""A sink that records to a FIFO, a terminal or a device, where the reader may be slow or go away."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from pathlib import Path
 
 from tracer.model.errors import TcpwatchError
 from tracer.model.events import Event
-from tracer.recordings import writer
-from tracer.recordings.compression import compressor_for, is_packed
+from tracer.recordings.compression import compressor_for, is_compressed
 from tracer.recordings.encoding import to_line
+from tracer.recordings.file import COMPRESSED_FLUSH_S
 from tracer.recordings.header import Header
-from tracer.recordings.writer import Missing
+from tracer.recordings.missing import Missing
 
-ROOM = 8 << 20
-"""Bytes that wait for the reader, about."""
+MAX_WAITING = 8 << 20
+"""Bytes that wait for the reader, approximately."""
 CLOSE_S = 5.0
-"""How long the end of the run waits for the reader."""
+"""Seconds that the end of the run waits for the reader."""
 
 
 class StreamWriter:
-    """A sink that never waits for the reader, `close` aside.
+    """Writes a recording without waiting for the reader, except in `close`.
 
-    What finds no room is counted; the next event that finds some comes behind a `lost` event with that count. fd:
-    open, non-blocking, and this object's from now on. gone: called once the reader has closed its end. Raises
-    TcpwatchError for any other failure, and from `close` if the reader did not take everything within CLOSE_S.
+    Events that find no room are counted. A `lost` event with the count precedes the next event that finds room. fd:
+    open and non-blocking; this object closes it. gone: called when the reader has closed its end. Raises
+    TcpwatchError for any other failure, and in `close` if the reader did not take everything within CLOSE_S.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class StreamWriter:
         self._gone = gone
         self._is_fifo = stat.S_ISFIFO(os.fstat(fd).st_mode)
         self._compressor = compressor_for(path)
-        self._is_packed = is_packed(path)
+        self._is_compressed = is_compressed(path)
         self._flushed = time.monotonic()
-        self._waiting: deque[tuple[bytes, int]] = deque()  # pieces, and the events that end with each
+        self._waiting: deque[tuple[bytes, int]] = deque()  # pieces, and the number of events that end with each
         self._size = 0  # bytes in these
         self._inside = 0  # events in the compressor
         self._missing = Missing()
@@ -66,7 +66,7 @@ class StreamWriter:
         """Take events, or count those that find no room."""
         if self._is_gone or not events:
             return
-        if self._size >= (ROOM // 2 if self._missing.count else ROOM):
+        if self._size >= (MAX_WAITING // 2 if self._missing.count else MAX_WAITING):
             self._missing.add(events[-1], len(events))
             return
         self._put_missing()
@@ -74,17 +74,17 @@ class StreamWriter:
             self._put(text, count)
 
     def flush(self, until_ns: int = 0) -> None:
-        """Hand over as much as the reader takes now."""
+        """Write as much as the reader takes now."""
         if self._is_gone:
             return
         now = time.monotonic()
-        if self._is_packed and now - self._flushed >= writer.PACKED_FLUSH_S:
+        if self._is_compressed and now - self._flushed >= COMPRESSED_FLUSH_S:
             self._flushed = now
             self._put_flushed()
         self._drain()
 
     def close(self) -> None:
-        """Wait for the reader, for a moment, and close. Closing again does nothing."""
+        """Wait for the reader up to CLOSE_S, and close. Closing again does nothing."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -160,12 +160,12 @@ class StreamWriter:
     def _lose_reader(self) -> None:
         self._is_gone = True
         self._waiting.clear()
-        self._say(f"the reader of {self.path} has closed it: the recording ends here")
+        self._say(f"the reader of {self.path} closed it: the recording ends here")
         self._gone()
 
 
 def _pieces(lines: list[str]) -> list[tuple[int, str]]:
-    """Lines in pieces that a pipe takes as a whole or not at all (pipe(7), PIPE_BUF), each with their number."""
+    """Join lines to pieces of PIPE_BUF, which a pipe takes as a whole or not at all (pipe(7)), with their number."""
     pieces: list[tuple[int, str]] = []
     begin = size = 0
     for number, line in enumerate(lines):
@@ -179,5 +179,5 @@ def _pieces(lines: list[str]) -> list[tuple[int, str]]:
 
 def _has_no_reader(fd: int) -> bool:
     poll = select.poll()
-    poll.register(fd, 0)  # POLLERR comes unasked
+    poll.register(fd, 0)  # POLLERR is always reported
     return any(events & select.POLLERR for _, events in poll.poll(0))

@@ -1,7 +1,7 @@
-"""What a recording may be written to besides a new file: a FIFO, a terminal, a device. Whose it is matters.
+"""FIFOs, terminals and devices that a recording may be written to.
 
-In a directory where others may create files, anybody can have put a FIFO or a link there to read the recording, or to
-stop the recorder.
+In a directory where other users can create files, another user may have put a FIFO or a link there, to read the
+recording or to block the recorder. So the owner is checked.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _SHARED = stat.S_IWOTH | stat.S_IWGRP
 
 
 def is_stream(path: Path) -> bool:
-    """Whether path names something that is written to as it is. False: a file is to be created.
+    """Whether path names a FIFO, terminal or device. False: a file is to be created.
 
-    Raises TcpwatchError if it is something that no recording can, or should, be written to.
+    Raises TcpwatchError if a recording cannot or should not be written to it.
     """
     try:
         status = path.stat()
     except OSError:
-        return False  # creating the file tells what is wrong
+        return False  # creating the file raises the error
     mode = status.st_mode
     if stat.S_ISREG(mode):
         return False
@@ -39,7 +39,7 @@ def is_stream(path: Path) -> bool:
 
 
 def open_stream(path: Path) -> int | None:
-    """A descriptor that never blocks; None as long as nobody reads the FIFO. Raises TcpwatchError."""
+    """Open without blocking. Returns None while the FIFO has no reader. Raises TcpwatchError."""
     in_shared = _is_shared(path.parent)
     flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | (os.O_NOFOLLOW if in_shared else 0)
     try:
@@ -76,7 +76,7 @@ def _require_trust(path: Path, status: os.stat_result) -> None:
 
 
 def _trusted() -> set[int]:
-    """Users whose FIFO may be written to: root, ours, and whoever typed sudo."""
+    """Users that may own the FIFO: root, our user, and the user of sudo."""
     users = {0, os.geteuid()}
     if os.geteuid() == 0 and (user := os.environ.get("SUDO_UID", "")).isdecimal():
         users.add(int(user))
@@ -84,7 +84,7 @@ def _trusted() -> set[int]:
 
 
 def _directories(path: Path) -> Iterator[Path]:
-    """Those in which somebody could have put it. None for a descriptor that we were given, such as /dev/stdout."""
+    """The directories above it; none for a descriptor that we were given, such as /dev/stdout."""
     resolved = Path(os.path.realpath(path))
     if resolved.exists():
         yield from resolved.parents

@@ -12,12 +12,13 @@ from typing import Protocol
 from tracer.model.durations import duration
 from tracer.model.errors import TcpwatchError, UsageError
 from tracer.output.sink import Sink
+from tracer.recordings.failures import cannot_create
 from tracer.recordings.header import Header
-from tracer.recordings.rotation import RotatingWriter, Rotation
+from tracer.recordings.rotating_writer import RotatingWriter
+from tracer.recordings.rotation import Rotation
 from tracer.recordings.series import Series
 from tracer.recordings.stream import StreamWriter
 from tracer.recordings.targets import is_stream, open_stream
-from tracer.recordings.writer import cannot_create
 from tracer.run.stopping import Stop
 
 _POLL_EVERY_S = 0.05

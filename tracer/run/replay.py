@@ -12,8 +12,9 @@ from tracer.analysis.stalls import MIN_IDLE_MS, StallTracker
 from tracer.model.filters import Filter
 from tracer.output.sink import Sink
 from tracer.recordings.header import Header
-from tracer.recordings.reader import RecordingReader, Unreadable
+from tracer.recordings.reader import RecordingReader
 from tracer.recordings.series import in_order
+from tracer.recordings.source_file import Unreadable
 from tracer.run.pipeline import Totals, finish, run
 
 HZ = 250

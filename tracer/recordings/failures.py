@@ -1,0 +1,31 @@
+"""Errors of writing a recording, with hints."""
+
+from __future__ import annotations
+
+import errno
+import shlex
+from pathlib import Path
+
+from tracer.model.errors import TcpwatchError
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""Errors of a write that succeeds once there is space."""
+
+
+def cannot_create(path: Path, error: OSError) -> TcpwatchError:
+    """The error for a file that cannot be created."""
+    if isinstance(error, FileExistsError):
+        return TcpwatchError(
+            f"{path} already exists and is not overwritten", hint="choose another name, or remove the file first"
+        )
+    look = "df -h" if error.errno in FULL else "ls -ld"
+    return TcpwatchError(f"cannot create {path}: {error.strerror}", hint=f"{look} {shlex.quote(str(path.parent))}")
+
+
+def cannot_write(path: Path, error: OSError) -> TcpwatchError:
+    """The error for a recording that cannot be continued."""
+    file, directory = shlex.quote(str(path)), shlex.quote(str(path.parent))
+    return TcpwatchError(
+        f"cannot write {path}: {error.strerror}",
+        hint=f"the file is intact up to this point: tcpwatch replay {file}; df -h {directory}",
+    )
