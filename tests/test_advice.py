@@ -234,7 +234,7 @@ def test_a_server_is_told_its_own_settings() -> None:
 def test_the_firewalls_timeout_is_the_alternative_with_room_for_a_late_timer() -> None:
     late_s = lateness(7200, HZ)
     line = one(advised(), "raise the firewall's")
-    assert "idle timeout to 2h3m or more. The probe due after 2h may be 2m11s late." in line
+    assert "idle timeout to 2h03m or more. The probe due after 2h may be 2m11s late." in line
     assert 7200 + late_s <= 2 * 3600 + 3 * 60 < 7500
     assert not has(advised(keepalive=False), "raise the firewall's")
 

@@ -136,7 +136,7 @@ def test_every_error_says_what_is_wrong_and_what_to_type(arguments: list[str], s
         (["-r", "now.tw"], "tcpwatch replay FILE"),
         (["now.tw"], "tcpwatch replay now.tw"),
         (["/var/log/a b.tw.gz"], "tcpwatch replay '/var/log/a b.tw.gz'"),
-        (["-i", "any"], "tcpwatch traces every interface: leave -i out, or choose with --host or --netns"),
+        (["-i", "any"], "tcpwatch traces every interface: leave -i out, or filter with --host or --netns"),
         (["-n"], "tcpwatch prints numbers: leave -n out"),
         (["-V"], "tcpwatch --version"),
         (["help"], "tcpwatch --help"),

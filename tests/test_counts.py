@@ -48,7 +48,7 @@ def test_by_how_much_the_kernels_counters_grow_with_an_event(seen: object, count
 
 
 def test_a_tally_tells_a_limited_number_of_namespaces_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(counts, "MOST_NAMESPACES", 2)
+    monkeypatch.setattr(counts, "MAX_NAMESPACES", 2)
     tally = Tally()
     for netns in range(5):
         tally.add(netns, Counts(segments=1))

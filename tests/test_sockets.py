@@ -166,13 +166,14 @@ def test_each_kind_of_risk_has_its_sentence_and_its_table() -> None:
     )
     paragraphs = [paragraph.splitlines() for paragraph in text.split("\n\n")]
     assert [paragraph[0] for paragraph in paragraphs[:-1]] == [
-        "1 connection waits for an answer that such a firewall drops, for ever: "
-        "silent for more than 1h; keepalive is off.",
-        "1 connection would be stranded already, silent for more than 1h: keepalive is off.",
-        "2 connections wait for an answer, for ever if it does not come within 1h of silence: keepalive is off.",
-        "1 connection waits for an answer, until keepalive gives up if it does not come within 1h of silence: "
-        "keepalive comes too late.",
-        "2 connections would be stranded by 1h of silence: keepalive comes too late.",
+        "1 connection waits for a reply, silent for more than 1h. Such a firewall drops the reply. "
+        "Keepalive is off: it waits with no time limit.",
+        "1 connection has been silent for more than 1h. Such a firewall has forgotten it. Keepalive is off.",
+        "2 connections wait for a reply. After 1h of silence such a firewall drops the reply. "
+        "Keepalive is off: they wait with no time limit.",
+        "1 connection waits for a reply. After 1h of silence such a firewall drops the reply. "
+        "Keepalive comes too late: it waits until keepalive gives up.",
+        "2 connections would be forgotten after 1h of silence. Keepalive comes too late.",
     ]
     assert [[row.split()[0] for row in paragraph[2:]] for paragraph in paragraphs[:-1]] == [
         ["10.66.1.2:1"], ["10.66.1.2:5"], ["10.66.1.2:2", "10.66.1.2:3"], ["10.66.1.2:4"],
@@ -195,8 +196,7 @@ def test_what_helps_can_be_typed() -> None:
         "The application has to set SO_KEEPALIVE, and TCP_KEEPIDLE=60 or net.ipv4.tcp_keepalive_time=60.\n" in helps
     )
     assert (
-        "Where the application set TCP_KEEPIDLE itself, only the application can lower it: TCP_KEEPIDLE=60 and"
-        in helps
+        "If the application set TCP_KEEPIDLE itself, only the application can lower it: TCP_KEEPIDLE=60 and" in helps
     )
     assert "60s is below the default idle timeout of every firewall" in helps
 
@@ -235,7 +235,7 @@ def test_no_sysctl_is_advised_where_it_would_change_nothing() -> None:
     # Lowered already; only the armed timer is still the old one.
     lowered = shown(socket(keepalive_idle_s=300))
     assert "sysctl -w" not in lowered
-    assert "An armed timer keeps its expiry" in lowered
+    assert "Open connections use a new value when their current timer expires." in lowered
     assert "below the default" not in lowered, "no value is advised"
 
 
@@ -260,7 +260,7 @@ def test_where_keepalive_is_off_the_interval_may_be_too_long_as_well() -> None:
 def test_many_namespaces_are_counted() -> None:
     text = shown(*(socket(netns=4026532000 + number) for number in range(10)))
     assert text.count("In network namespace") == 4
-    assert "The same in 6 more network namespaces." in text
+    assert "… and likewise in 6 more network namespaces." in text
 
 
 def test_nothing_at_risk_is_no_text() -> None:
@@ -271,9 +271,9 @@ def test_what_is_said_beside_the_rows() -> None:
     found = [socket(), socket(netns=1, keepalive_idle_s=60, timer_ms=0)]
     assert list(about_sockets(found, found, None)) == ["2 connections in 2 network namespaces"]
     first, hedge = about_sockets(found, at_risk(found, 90.5, HZ), 90.5)
-    assert first.startswith("1 of 2 connections in 2 network namespaces would be stranded by a firewall")
-    assert first.endswith("after 90.5s of silence")
-    assert "not seen from here" in hedge
+    assert first.startswith("1 of 2 connections in 2 network namespaces would be dropped by a firewall")
+    assert first.endswith("with an idle timeout of 90.5s")
+    assert "not visible from this host" in hedge
 
 
 def test_every_namespace_by_process_and_by_mount(tmp_path: Path) -> None:

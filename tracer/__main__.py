@@ -1,4 +1,4 @@
-"""Where a run begins: `tcpwatch`, or `python3 -m tracer`. An import that fails is an error for a person, too."""
+"""The entry point of `tcpwatch` and `python3 -m tracer`. A failed import is reported like any other error."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    """Run the command. Nothing is imported before errors can be caught."""
+    """Run the command. Imports are inside, so that their errors are caught."""
     try:
         from tracer.cli.main import main as run
     except KeyboardInterrupt:

@@ -29,7 +29,7 @@ def limited(limit: str) -> str:
 
 def assert_named(shown: subprocess.CompletedProcess[str], complaint: str, hint: str) -> None:
     assert shown.returncode == 1, shown.stderr
-    assert "Traceback" not in shown.stderr and "fault of tcpwatch" not in shown.stderr
+    assert "Traceback" not in shown.stderr and "bug in tcpwatch" not in shown.stderr
     first, second = shown.stderr.splitlines()
     assert first.startswith("tcpwatch: ") and complaint in first
     assert second.startswith("Hint: ") and hint in second
@@ -209,7 +209,7 @@ def test_an_error_that_nobody_expects_in_the_middle_of_a_run(error: str, complai
     *_, first, second = shown.stderr.splitlines()
     assert first.startswith(f"tcpwatch: {complaint}")
     assert ("in kernel/live.py line " in first) == ("tabulate" not in error)
-    assert first.endswith("; this is a fault of tcpwatch") == ("DEBUG" in hint)
+    assert first.endswith("; this is a bug in tcpwatch") == ("DEBUG" in hint)
     assert second.startswith("Hint: ") and hint in second
     assert_nothing_left()
     assert "Traceback" in run(TCPWATCH_DEBUG="1").stderr

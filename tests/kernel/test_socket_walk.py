@@ -446,7 +446,7 @@ def test_who_would_be_stranded(lab: Lab) -> None:
             assert short[after.pid][-1] == "keepalive-late"
             assert ours(*inside, "--at-risk", "1h", "--pid", str(after.pid)) == []
             text = tcpwatch_sockets(*inside, "--at-risk", "1h")
-    assert text.startswith("1 connection waits for an answer, for ever if it does not come within 1h of silence")
+    assert text.startswith("1 connection waits for a reply. After 1h of silence such a firewall drops the reply.")
     assert f"worker[{waiting.pid}]" in text.splitlines()[2]
 
 

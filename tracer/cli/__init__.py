@@ -1,1 +1,1 @@
-"""The commands: options, wiring and help text."""
+"""The commands: options, help text and wiring."""

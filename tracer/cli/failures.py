@@ -1,4 +1,4 @@
-"""Errors that nobody expected, as a person should read them: what failed, at which file or call."""
+"""Messages for unexpected errors: what failed, at which file or call."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from types import TracebackType
 from tracer.model.errors import TcpwatchError
 
 DEBUG = "TCPWATCH_DEBUG"
-"""Set it to see tracebacks."""
+"""The environment variable that prints tracebacks."""
 
 _PACKAGE = str(Path(__file__).resolve().parents[1])
-_MEMORY_HINT = "free -m; ulimit -v; a memory limit of the container or of the systemd unit counts, too"
+_MEMORY_HINT = "free -m; ulimit -v; see also the memory limit of the container or of the systemd unit"
 _LIMITS = {
     errno.ENOMEM: _MEMORY_HINT,
     errno.EMFILE: "ulimit -n 1024",
@@ -28,19 +28,19 @@ _LIMITS = {
     errno.EDQUOT: "quota",
     errno.EFBIG: "ulimit -f unlimited",
     errno.EROFS: "mount | grep -w ro",
-    errno.EPERM: "run it as root, outside of a sandbox (container, seccomp, SELinux, AppArmor)",
-    errno.EACCES: "run it as root, outside of a sandbox (container, seccomp, SELinux, AppArmor)",
+    errno.EPERM: "run tcpwatch as root, outside of a sandbox (container, seccomp, SELinux, AppArmor)",
+    errno.EACCES: "run tcpwatch as root, outside of a sandbox (container, seccomp, SELinux, AppArmor)",
 }
-# How the dynamic loader and Python name a lack of memory (elf/dl-load.c in glibc; Modules/_threadmodule.c).
+# Texts of the dynamic loader and of Python for a lack of memory (elf/dl-load.c in glibc; Modules/_threadmodule.c).
 _LOADER_MEMORY = ("failed to map segment", "cannot allocate memory", "cannot create shared object descriptor")
 _NO_THREAD = "can't start new thread"
 _DEBIAN_PACKAGES = {"click": "python3-click", "tabulate": "python3-tabulate", "bcc": "python3-bpfcc"}
 
 
 def explain(error: BaseException, arguments: Sequence[str] = ()) -> TcpwatchError:
-    """The sentence for an error. arguments: what was typed after `tcpwatch`, for the command that shows a traceback.
+    """The message and hint for any error. A limit of the host is named; anything else is a bug in tcpwatch.
 
-    A limit of the host is named as such. Anything else is a fault of tcpwatch, and the sentence says so.
+    arguments: the command line, for the hint with the command that prints a traceback.
     """
     if isinstance(error, TcpwatchError):
         return error
@@ -48,7 +48,7 @@ def explain(error: BaseException, arguments: Sequence[str] = ()) -> TcpwatchErro
         return TcpwatchError(f"not enough memory ({_place(error)})", hint=_MEMORY_HINT)
     if isinstance(error, RuntimeError) and _NO_THREAD in str(error):
         return TcpwatchError(
-            f"cannot start a thread: a limit of threads or of memory is reached ({_place(error)})",
+            f"cannot start a thread: the limit of threads or of memory is reached ({_place(error)})",
             hint="ulimit -u; ulimit -v; cat /sys/fs/cgroup/pids.max",
         )
     if isinstance(error, ModuleNotFoundError) and error.name is not None and not error.name.startswith("tracer"):
@@ -62,13 +62,13 @@ def explain(error: BaseException, arguments: Sequence[str] = ()) -> TcpwatchErro
     what = _named(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}".removesuffix(": ")
     command = shlex.join(["tcpwatch", *arguments])
     return TcpwatchError(
-        f"{what} ({_place(error)}); this is a fault of tcpwatch",
+        f"{what} ({_place(error)}); this is a bug in tcpwatch",
         hint=f"please report it with the output of: sudo {DEBUG}=1 {command}",
     )
 
 
 def is_memory(error: BaseException) -> bool:
-    """Whether it is a lack of memory, which the dynamic loader reports in words only."""
+    """Whether the error is a lack of memory. The dynamic loader reports it only by its text."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno == errno.ENOMEM
     is_loaders = isinstance(error, ImportError | OSError) and any(words in str(error) for words in _LOADER_MEMORY)
@@ -81,7 +81,7 @@ def wants_traceback() -> bool:
 
 
 def print_traceback(error: BaseException) -> None:
-    """To stderr, if the user asked for tracebacks, with what the compiler or the kernel's verifier printed."""
+    """Print the traceback and the log of the compiler or verifier on stderr, if the user asked for tracebacks."""
     if wants_traceback() and sys.stderr is not None:
         traceback.print_exception(error)
         if log := getattr(error, "log", ""):
@@ -96,8 +96,8 @@ def _named(error: OSError) -> str:
 
 
 def _place(error: BaseException) -> str:
-    """Where in tcpwatch it happened: `in kernel/owners.py line 40, keep`."""
-    place = "before tcpwatch had started"
+    """The place in tcpwatch: `in kernel/owners.py line 40, keep`."""
+    place = "before tcpwatch started"
     trace: TracebackType | None = error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
@@ -109,7 +109,7 @@ def _place(error: BaseException) -> str:
 
 
 def thread_failed(arguments: threading.ExceptHookArgs) -> TcpwatchError | None:
-    """The sentence for an error that ended a thread; None where there is nothing to say."""
+    """The message for an error that ended a thread; None for a normal end."""
     if arguments.exc_value is None or isinstance(arguments.exc_value, SystemExit):
         return None
     print_traceback(arguments.exc_value)

@@ -1,4 +1,4 @@
-"""Errors of click, which parses the command line, with what to type instead."""
+"""Errors of click, which parses the command line, with hints."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tracer.model.errors import UsageError
 
 _HINTS_FOR_OTHERS = {
     "-r": "tcpwatch replay FILE",
-    "-i": "tcpwatch traces every interface: leave -i out, or choose with --host or --netns",
+    "-i": "tcpwatch traces every interface: leave -i out, or filter with --host or --netns",
     "-n": "tcpwatch prints numbers: leave -n out",
     "-nn": "tcpwatch prints numbers: leave -nn out",
     "-t": "tcpwatch traces TCP only: leave -t out",
@@ -37,11 +37,11 @@ _HINTS_FOR_OTHERS = {
     "start": "tcpwatch",
     "trace": "tcpwatch",
 }
-"""What people type who know ss, tcpdump or strace, and what to type here."""
+"""Options and words of ss, tcpdump and strace, and the tcpwatch command for each."""
 
 
 def usage_error(error: click.ClickException) -> UsageError:
-    """An error of click, with what to type instead."""
+    """The usage error for an error of click, with a hint."""
     context = error.ctx if isinstance(error, click.UsageError) else None
     hint = f"{context.command_path if context is not None else 'tcpwatch'} --help"
     if isinstance(error, click.NoSuchOption):

@@ -1,4 +1,4 @@
-"""One thing that `tcpwatch check` looked at."""
+"""Results of `tcpwatch check`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """needed: without it live tracing is not possible. hint: what to do where it is missing."""
+    """The status of one item. needed: live tracing is impossible without it. hint: what to do if it is missing."""
 
     what: str
     status: Literal["ok", "fallback", "missing"]
@@ -19,5 +19,5 @@ class Finding:
 
 
 def can_trace(findings: Sequence[Finding]) -> bool:
-    """Whether nothing that is needed is missing."""
+    """Whether live tracing is possible."""
     return not any(finding.needed and finding.status == "missing" for finding in findings)

@@ -1,15 +1,15 @@
-"""How durations are spelled, in sentences and in tables."""
+"""The spelling of durations in text."""
 
 from __future__ import annotations
 
 
 def duration(ms: float) -> str:
-    """A measured time in at most six characters: `840ms`, `6.2s`, `12m05s`, `1h02m`, `3d04h`."""
+    """A measured time, in milliseconds, in at most six characters: `840ms`, `6.2s`, `12m05s`, `1h02m`, `3d04h`."""
     if ms < 1000:
         return f"{ms:.0f}ms"
     seconds = ms / 1000
     if seconds < 60:
-        # Never round up to `60.0s`.
+        # Round down: `60.0s` is `1m00s`.
         return f"{int(seconds * 10) / 10:.1f}s"
     whole = int(seconds)
     if whole < 3600:
@@ -20,8 +20,8 @@ def duration(ms: float) -> str:
 
 
 def setting(seconds: int) -> str:
-    """A time as a person sets it, exactly: `75s`, `5m`, `1h30m`, `2h`."""
+    """A configured time, exactly: `75s`, `5m`, `1h05m`, `2h`."""
     if seconds % 60 or seconds < 120:
         return f"{seconds}s"
     hours, minutes = divmod(seconds // 60, 60)
-    return f"{hours}h{minutes}m" if hours and minutes else f"{hours}h" if hours else f"{minutes}m"
+    return f"{hours}h{minutes:02d}m" if hours and minutes else f"{hours}h" if hours else f"{minutes}m"

@@ -1,8 +1,7 @@
-"""Which connections and events are wanted: the FILTERS of the command line.
+"""The FILTERS of the command line: which connections and events are wanted.
 
-The kernel side decides ports, family, addresses and namespaces before it fills an event
-(bpf/filter.h); the same rules stand here for recordings, together with what only Python
-knows: processes, kinds of event, silence.
+Live, the kernel side applies the filters of ports, family, addresses and namespaces before it fills an event
+(bpf/filter.h). The same rules are here for recordings, with the filters of processes, kinds of event and silence.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Options combine with and, the values of one option with or. An empty option wants everything.
+    """An event has to match every option that is not empty, and one value of it.
 
-    What an event does not know cannot match: an event without an owner does not pass --pid. Of a socket that nobody
-    holds any more, who held it last counts. A name is that of a process or of its program's file.
-    `lost` always passes: whatever the filter, it may have been among the lost.
+    A field that an event lacks does not match: an event without an owner does not pass --pid. For a socket that no
+    process holds any more, the last owner counts. A name is that of a process or of its program's file. `lost` always
+    passes, because a wanted event may have been among the lost ones.
     """
 
     ports: frozenset[int] = frozenset()  # either end
@@ -38,7 +37,7 @@ class Filter:
     min_idle_ms: int | None = None
     _chooses_connections: bool = field(init=False, repr=False, compare=False)
     _networks: dict[tuple[int, int], set[int]] = field(init=False, repr=False, compare=False)  # of hosts, by prefix
-    _comms: frozenset[str] = field(init=False, repr=False, compare=False)  # also as the kernel shortens them
+    _comms: frozenset[str] = field(init=False, repr=False, compare=False)  # also as the kernel truncates them
 
     def __post_init__(self) -> None:
         asked = (self.ports, self.lports, self.rports, self.hosts, self.family, self.netns)
@@ -51,22 +50,22 @@ class Filter:
         return self.follows(event) and self.chooses(event)
 
     def of_any_connection(self) -> Filter:
-        """The same, whatever the connection: for events of which the kernel has chosen the connections already."""
+        """The filter without its options of connections, which the kernel has applied already."""
         return Filter(pids=self.pids, comms=self.comms, events=self.events, min_idle_ms=self.min_idle_ms)
 
     @property
     def keeps_counts(self) -> bool:
-        """Whether all connections of some namespaces are wanted, or all: those that the kernel counts together."""
+        """Whether all events of the wanted namespaces are wanted, so that the kernel's counts can be compared."""
         return self == Filter(netns=self.netns)
 
     def followed(self, events: Sequence[Event]) -> Sequence[Event]:
-        """Those of the events that `follows` is true of."""
+        """The events of connections that may be wanted."""
         return [event for event in events if self.follows(event)] if self._chooses_connections else events
 
     def follows(self, event: Event) -> bool:
-        """Whether the event belongs to a connection that may be wanted: what the stall tracker must see.
+        """Whether the event is of a connection that may be wanted, so that the stall tracker needs it.
 
-        The part that the kernel decides when it is live.
+        Live, the kernel applies this part.
         """
         if not self._chooses_connections or event.event == "lost":
             return True
@@ -84,11 +83,11 @@ class Filter:
 
     @property
     def chooses_events(self) -> bool:
-        """Whether not all events are wanted of the connections that are."""
+        """Whether only some events of the wanted connections are wanted."""
         return bool(self.pids or self.comms or self.events or self.min_idle_ms is not None)
 
     def chooses(self, event: Event) -> bool:
-        """Whether the event is wanted if its connection is."""
+        """Whether the event is wanted, given that its connection is."""
         return event.event == "lost" or (self._wants_owner(event) and self._wants_kind(event))
 
     def _is_listed(self, address: str | None) -> bool:
@@ -115,14 +114,14 @@ class Filter:
             return False
         if self.min_idle_ms is None:
             return True
-        # A stall goes by the silence that it began with: it grows by itself. A wait is nothing but silence.
+        # For a stall, the silence before it counts, because silent_ms grows during the stall.
         is_idle_known = event.event == "stall" and event.verdict != "unanswered"
         silent_ms = event.idle_ms if is_idle_known else event.silent_ms
         return silent_ms is not None and silent_ms >= self.min_idle_ms
 
 
 def _by_prefix(networks: Iterable[Network]) -> dict[tuple[int, int], set[int]]:
-    """The first bits of networks, by version and their number: a thousand of one length are one look-up."""
+    """Prefixes by version and length, so that a thousand networks of one length take one look-up."""
     found: dict[tuple[int, int], set[int]] = {}
     for network in networks:
         bits = int(network.network_address) >> network.max_prefixlen - network.prefixlen
@@ -131,5 +130,5 @@ def _by_prefix(networks: Iterable[Network]) -> dict[tuple[int, int], set[int]]:
 
 
 def _shortened(name: str) -> str:
-    """What the kernel keeps of the name of a process: 15 bytes (TASK_COMM_LEN without its NUL)."""
+    """The name of a process as the kernel truncates it: 15 bytes (TASK_COMM_LEN without its NUL)."""
     return name.encode("utf-8", "backslashreplace")[:15].decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""What was added last, in bounded memory: no input decides how much is kept."""
+"""Containers that keep the last entries, in bounded memory."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ V = TypeVar("V")
 
 
 class Recent(Generic[K, V]):
-    """A dictionary of what was put there last.
+    """A dictionary of the last entries.
 
-    most: entries. most_bytes: their memory. size_of: that of a value, bytes; it has to stay the same.
+    max_entries: their number. max_bytes: their memory. size_of: the memory of a value, bytes, which must not change.
     """
 
-    def __init__(self, most: int, most_bytes: int, size_of: Callable[[V], int]) -> None:
-        self._most = most
-        self._most_bytes = most_bytes
+    def __init__(self, max_entries: int, max_bytes: int, size_of: Callable[[V], int]) -> None:
+        self._max_entries = max_entries
+        self._max_bytes = max_bytes
         self._size_of = size_of
         self._bytes = 0
         self._entries: OrderedDict[K, V] = OrderedDict()
@@ -27,18 +27,18 @@ class Recent(Generic[K, V]):
         return len(self._entries)
 
     def put(self, key: K, value: V) -> list[tuple[K, V]]:
-        """Add it as the newest. Returns the oldest entries that had to make room; the newest always stays."""
+        """Add an entry as the newest. Returns the oldest entries, removed to make room."""
         self.pop(key)
         self._entries[key] = value
         self._bytes += self._size_of(value)
         removed = []
-        while len(self._entries) > 1 and (len(self._entries) > self._most or self._bytes > self._most_bytes):
+        while len(self._entries) > 1 and (len(self._entries) > self._max_entries or self._bytes > self._max_bytes):
             removed.append(self._entries.popitem(last=False))
             self._bytes -= self._size_of(removed[-1][1])
         return removed
 
     def pop(self, key: K) -> V | None:
-        """Remove and return it; None where it is not there."""
+        """Remove an entry and return its value; None if there is none."""
         value = self._entries.pop(key, None)
         if value is not None:
             self._bytes -= self._size_of(value)
@@ -49,16 +49,16 @@ class Recent(Generic[K, V]):
         return self._entries.items()
 
     def take_all(self) -> Iterator[tuple[K, V]]:
-        """Remove each entry, the oldest first."""
+        """Remove all entries, the oldest first."""
         while self._entries:
             yield self._entries.popitem(last=False)
         self._bytes = 0
 
 
 class RecentSet:
-    """Texts: of those that were added last at least so many, and at most twice as many.
+    """The texts that were added last: at least `least`, at most twice as many.
 
-    It keeps their hashes, in an eighth of the memory. Two texts have the same one once in 2⁶⁴ times.
+    Keeps hashes of 64 bits instead of the texts, in an eighth of the memory.
     """
 
     def __init__(self, least: int) -> None:
@@ -71,13 +71,13 @@ class RecentSet:
         return key in self._new or key in self._old
 
     def add(self, text: str) -> None:
-        """Remember it as the newest."""
+        """Add a text as the newest."""
         if len(self._new) >= self._least:
             self._old, self._new = self._new, set()
         self._new.add(hash(text))
 
     def discard(self, text: str) -> None:
-        """Forget it."""
+        """Remove a text."""
         key = hash(text)
         self._new.discard(key)
         self._old.discard(key)

@@ -1,4 +1,4 @@
-"""The result of `tcpwatch sockets`: a row for each connection, and what a firewall would strand."""
+"""The output of `tcpwatch sockets`: a row for each connection, and with --at-risk the advice."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from tracer.output.table import table
 from tracer.recordings.encoding import socket_to_line
 
 _HEDGE = (
-    "not seen from here: whether such a firewall is on the path, keepalive probes of the peer, "
+    "not visible from this host: whether such a firewall is on the path, keepalive probes of the peer, "
     "timeouts and heartbeats of the application"
 )
 _NOTHING = "-"
-_SHOWN_NAMESPACES = 4
-_SHOWN_PROGRAMS = 6
+_MAX_NAMESPACES = 4
+_MAX_PROGRAMS = 6
 
 
 def sockets_as_json(sockets: Iterable[Socket]) -> Iterator[str]:
-    """A line for each socket. Everything outside ASCII is escaped, so no terminal acts on it."""
+    """A line for each socket. Everything outside ASCII is escaped, so that no terminal interprets it."""
     for socket in sockets:
         yield socket_to_line(socket)
 
 
 def sockets_as_text(sockets: Sequence[Socket]) -> str:
-    """A table, in the order given."""
+    """A table of the sockets, in their order."""
     return table(
         ["LOCAL", "REMOTE", "STATE", "SILENT", "TIMER", "KEEPALIVE", "OWNER"],
         [
@@ -51,9 +51,9 @@ def sockets_as_text(sockets: Sequence[Socket]) -> str:
 
 
 def risks_as_text(sockets: Sequence[Socket], ttl_s: float, hz: int) -> str:
-    """The sockets at risk, the worst first: a sentence for each kind with a table below it, then what helps.
+    """A sentence and a table for each kind of risk, the worst first, then what helps.
 
-    ttl_s: seconds of silence after which the firewall forgets. hz: the kernel's jiffies per second.
+    sockets: those at risk. ttl_s: the firewall's idle timeout, seconds. hz: the kernel's jiffies per second.
     """
     paragraphs = []
     for reasons, group in groupby(sockets, key=lambda socket: tuple(socket.at_risk or ())):
@@ -66,34 +66,39 @@ def risks_as_text(sockets: Sequence[Socket], ttl_s: float, hz: int) -> str:
 
 
 def about_sockets(found: Sequence[Socket], shown: Sequence[Socket], ttl_s: float | None) -> Iterator[str]:
-    """What to say beside the rows: how many there were, and with ttl_s how far they can be trusted."""
+    """Lines for stderr: the number of connections, and with ttl_s what tcpwatch cannot know."""
     namespaces = plural(len({socket.netns for socket in found}), "network namespace")
     if ttl_s is None:
         yield f"{plural(len(shown), 'connection')} in {namespaces}"
         return
     yield (
-        f"{len(shown):,} of {plural(len(found), 'connection')} in {namespaces} would be stranded by a firewall that "
-        f"forgets after {_ttl(ttl_s)} of silence"
+        f"{len(shown):,} of {plural(len(found), 'connection')} in {namespaces} would be dropped by a firewall with "
+        f"an idle timeout of {_ttl(ttl_s)}"
     )
     yield _HEDGE
 
 
 def _heading(reasons: Sequence[str], count: int, ttl_s: float) -> str:
     ttl = _ttl(ttl_s)
-    why = "keepalive is off" if KEEPALIVE_OFF in reasons else "keepalive comes too late"
-    one = count == 1
+    why = "Keepalive is off" if KEEPALIVE_OFF in reasons else "Keepalive comes too late"
+    is_one = count == 1
     who = plural(count, "connection")
     if WAITING in reasons:
-        waits = "waits" if one else "wait"
-        until = "for ever" if KEEPALIVE_OFF in reasons else "until keepalive gives up"
+        waits = f"{who} {'waits' if is_one else 'wait'} for a reply"
+        until = f"{'it waits' if is_one else 'they wait'} " + (
+            "with no time limit" if KEEPALIVE_OFF in reasons else "until keepalive gives up"
+        )
         if STRANDED in reasons:
-            return (
-                f"{who} {waits} for an answer that such a firewall drops, {until}: silent for more than {ttl}; {why}."
-            )
-        return f"{who} {waits} for an answer, {until} if it does not come within {ttl} of silence: {why}."
+            return f"{waits}, silent for more than {ttl}. Such a firewall drops the reply. {why}: {until}."
+        return f"{waits}. After {ttl} of silence such a firewall drops the reply. {why}: {until}."
     if STRANDED in reasons:
-        return f"{who} would be stranded already, silent for more than {ttl}: {why}."
-    return f"{who} would be stranded by {ttl} of silence: {why}."
+        has = "has" if is_one else "have"
+        return f"{who} {has} been silent for more than {ttl}. Such a firewall has forgotten {_it(is_one)}. {why}."
+    return f"{who} would be forgotten after {ttl} of silence. {why}."
+
+
+def _it(is_one: bool) -> str:
+    return "it" if is_one else "them"
 
 
 def _table_at_risk(reasons: Sequence[str], rows: Sequence[Socket], hz: int) -> str:
@@ -129,27 +134,27 @@ def _what_helps(sockets: Sequence[Socket], ttl_s: float, hz: int) -> Iterator[st
     commands = list(_sysctls([socket for socket in late if not socket.keepalive_idle_own], seconds, ttl_s, hz))
     if off:
         yield (
-            "Where keepalive is off, no sysctl turns it on. The application has to set SO_KEEPALIVE, and "
+            "No sysctl turns keepalive on. The application has to set SO_KEEPALIVE, and "
             f"TCP_KEEPIDLE={seconds} or net.ipv4.tcp_keepalive_time={seconds}."
         )
-    if any(_is_late(socket.keepalive_interval_s or 0, ttl_s, hz) for socket in off):
+    if any(_is_late(socket.keepalive_interval_s, ttl_s, hz) for socket in off):
         yield f"The interval must be short, too: TCP_KEEPINTVL={seconds} or net.ipv4.tcp_keepalive_intvl={seconds}."
     yield from _settings(off, seconds)
     if is_own:
         yield (
-            "Where the application set TCP_KEEPIDLE itself, only the application can lower it: "
+            "If the application set TCP_KEEPIDLE itself, only the application can lower it: "
             f"TCP_KEEPIDLE={seconds} and TCP_KEEPINTVL={seconds} or less."
         )
         yield from _settings([socket for socket in late if socket.keepalive_idle_own], seconds)
     yield from commands
     if any(not socket.keepalive_idle_own for socket in late):
-        yield "An armed timer keeps its expiry. Connections that are open now use a new value when it expires."
+        yield "Open connections use a new value when their current timer expires."
     if seconds == DEFAULT_KEEPALIVE_S and (off or is_own or commands):
         yield why_default()
 
 
 def _settings(sockets: Sequence[Socket], seconds: int) -> Iterator[str]:
-    """What the programs that own them call the setting, for those that own most."""
+    """The setting in the words of each program, for the programs with most of the sockets."""
 
     def setting_of(client: Client) -> str | None:
         setting = client.probes or client.server_probes or client.heartbeat
@@ -165,29 +170,30 @@ def _settings(sockets: Sequence[Socket], seconds: int) -> Iterator[str]:
         if how:
             where = f"from port {socket.lport}" if is_server else f"to port {socket.rport}"
             known[f"{safe(socket.comm or '?')} {where}, {how}"] += 1
-    yield from (line for line, _ in known.most_common(_SHOWN_PROGRAMS))
-    if len(known) > _SHOWN_PROGRAMS:
-        yield f"… and settings of {plural(len(known) - _SHOWN_PROGRAMS, 'more program')}: select them with --comm."
+    yield from (line for line, _ in known.most_common(_MAX_PROGRAMS))
+    if len(known) > _MAX_PROGRAMS:
+        yield f"… and settings of {plural(len(known) - _MAX_PROGRAMS, 'more program')}: select them with --comm."
 
 
 def _sysctls(sockets: Sequence[Socket], seconds: int, ttl_s: float, hz: int) -> Iterator[str]:
-    """A command for each network namespace that has one of these sockets, with what is too long there."""
-    by_netns: dict[int, tuple[str, str]] = {}
+    """A command for each network namespace of these sockets, with the values that are too long there."""
+    by_netns: dict[int | None, tuple[str, str]] = {}
     for socket in sockets:
-        times = {"time": socket.keepalive_idle_s or 0, "intvl": socket.keepalive_interval_s or 0}
+        times = {"time": socket.keepalive_idle_s, "intvl": socket.keepalive_interval_s}
         settings = [f"net.ipv4.tcp_keepalive_{name}={seconds}" for name, s in times.items() if _is_late(s, ttl_s, hz)]
         if settings:
-            inside = f"nsenter -t {socket.pids[0]} -n " if socket.pids else by_netns.get(socket.netns or 0, ("",))[0]
-            by_netns[socket.netns or 0] = inside, " ".join(settings)
-    for netns, (inside, settings_there) in sorted(by_netns.items())[:_SHOWN_NAMESPACES]:
+            inside = f"nsenter -t {socket.pids[0]} -n " if socket.pids else by_netns.get(socket.netns, ("",))[0]
+            by_netns[socket.netns] = inside, " ".join(settings)
+    for netns in sorted(by_netns, key=lambda netns: -1 if netns is None else netns)[:_MAX_NAMESPACES]:
+        inside, settings_there = by_netns[netns]
         yield f"In network namespace {netns}: {inside}sysctl -w {settings_there}"
-    if len(by_netns) > _SHOWN_NAMESPACES:
-        yield f"The same in {plural(len(by_netns) - _SHOWN_NAMESPACES, 'more network namespace')}."
+    if len(by_netns) > _MAX_NAMESPACES:
+        yield f"… and likewise in {plural(len(by_netns) - _MAX_NAMESPACES, 'more network namespace')}."
 
 
-def _is_late(seconds: int, ttl_s: float, hz: int) -> bool:
-    """Whether a probe that is due after that time may come after the timeout."""
-    return seconds + lateness(seconds, hz) > ttl_s
+def _is_late(seconds: int | None, ttl_s: float, hz: int) -> bool:
+    """Whether a probe that is due after this time may come after the timeout. None: unknown, so no."""
+    return seconds is not None and seconds + lateness(seconds, hz) > ttl_s
 
 
 def _ends(socket: Socket) -> tuple[str, str]:
@@ -203,7 +209,7 @@ def _seconds(seconds: float | None) -> str:
 
 
 def _timer(socket: Socket) -> str:
-    """`1h59m` until the keepalive timer looks again; `on 3.0s #4`, `persist 5.2s #2` with what went unanswered."""
+    """`1h59m` until the keepalive timer expires; `on 3.0s #4`, `persist 5.2s #2` with the unanswered attempts."""
     if socket.timer is None:
         return _NOTHING
     kind = "" if socket.timer == "keepalive" else f"{safe(socket.timer)} "
@@ -212,12 +218,12 @@ def _timer(socket: Socket) -> str:
 
 
 def _keepalive(socket: Socket) -> str:
-    """`off`, or `2h+9x75s`: the first probe after two hours of silence, the peer dead after 9 times 75 s more."""
-    if socket.keepalive is None or socket.keepalive_idle_s is None:
+    """`off`, or `2h+9x75s`: the first probe after two hours of silence, and the end after 9 probes every 75s."""
+    if socket.keepalive is None or socket.keepalive_idle_s is None or socket.keepalive_interval_s is None:
         return _NOTHING
     if not socket.keepalive:
         return "off"
-    return f"{setting(socket.keepalive_idle_s)}+{socket.keepalive_probes}x{setting(socket.keepalive_interval_s or 0)}"
+    return f"{setting(socket.keepalive_idle_s)}+{socket.keepalive_probes}x{setting(socket.keepalive_interval_s)}"
 
 
 def _ttl(seconds: float) -> str:
@@ -225,17 +231,17 @@ def _ttl(seconds: float) -> str:
 
 
 def _detail(socket: Socket) -> str:
-    """What is going on, where anything is."""
-    told = []
+    """What is in progress, in parentheses."""
+    details = []
     if socket.waiting:
-        told.append(f"waiting {_duration(socket.waiting_ms)}")
+        details.append(f"waiting {_duration(socket.waiting_ms)}")
     for count, what in (
         (socket.unacked_bytes, "unacked"),
         (socket.unsent_bytes, "unsent"),
         (socket.unread_bytes, "unread"),
     ):
         if count:
-            told.append(f"{size(count)} {what}")
+            details.append(f"{size(count)} {what}")
     if socket.soft_error:
-        told.append(safe(socket.soft_error))
-    return f" ({', '.join(told)})" if told else ""
+        details.append(safe(socket.soft_error))
+    return f" ({', '.join(details)})" if details else ""

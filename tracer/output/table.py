@@ -1,4 +1,4 @@
-"""Tables: alone imports tabulate."""
+"""Tables of text. No other module imports tabulate."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ class TextSink:
 
 
 def _lost(event: Event) -> str:
-    count = event.count or 0
+    count = 0 if event.count is None else event.count
     if event.hook == OUTPUT:
         return f"{count:,} lines left out: too many to print; -w records all of them"
     if event.hook == SUSPEND:

@@ -1,4 +1,4 @@
-"""When to end: ^C, SIGTERM, a terminal that hangs up, --duration, or when nobody reads any more."""
+"""The end of a run: ^C, SIGTERM, --duration, a terminal that hangs up, or a closed pipe."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TextIO
 
-_OUTLIVED_S = 5.0
-"""A SIGHUP that comes so long after the terminal has hung up has another reason."""
+_HANG_UP_S = 5.0
+"""Seconds after the terminal has hung up in which a SIGHUP is caused by that."""
 
 
 class Stop:
-    """Asked between batches: is it time to end?
+    """Whether to end the run; called between batches.
 
-    Construct it before anything slow, in the main thread: from then on ^C, SIGTERM and the end of the terminal end
-    the run in order instead of in the middle of something. A second ^C ends the process at once, unless what is being
-    tidied up must not be left half done (at_once=False). reopens: SIGHUP asks for another file (`on_hang_up`), unless
-    the terminal has hung up.
+    Construct it in the main thread before anything slow. From then on ^C, SIGTERM and the end of the terminal end the
+    run in order. A second ^C ends the process at once, unless at_once is False because the clean-up has to be
+    completed. reopens: SIGHUP starts a new file (`on_hang_up`), unless the terminal has hung up.
     """
 
     def __init__(
@@ -42,26 +41,26 @@ class Stop:
         self._reopen_asked = False
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
-        # nohup(1): the end of the terminal is nothing to us.
+        # nohup(1) ignores SIGHUP: the run outlives the terminal.
         is_ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
         self._terminal = _Terminal(is_watched=not is_ignored)
         if reopens or not is_ignored:
             signal.signal(signal.SIGHUP, self._on_hang_up)
 
     def start_clock(self) -> None:
-        """The duration counts from here."""
+        """Start the duration."""
         if self._duration_s is not None:
             self._deadline = time.monotonic() + self._duration_s
 
     def on_hang_up(self, reopen: Callable[[], None]) -> None:
-        """What a SIGHUP that does not end the run calls; one that came before, too. It runs in a signal handler."""
+        """Set the function that SIGHUP calls, in the signal handler; call it now if SIGHUP came before."""
         self._reopen = reopen
         if self._reopen_asked:
             reopen()
 
     @property
     def terminal_is_gone(self) -> bool:
-        """Whether the controlling terminal has just hung up."""
+        """Whether the controlling terminal has hung up recently."""
         return self._terminal.is_gone()
 
     def request(self) -> None:
@@ -69,11 +68,11 @@ class Stop:
         self._requested = True
 
     def __call__(self) -> bool:
-        """Whether to end."""
-        self._terminal.look()
+        """Whether to end the run."""
+        self._terminal.check()
         if self.was_asked or self._requested or time.monotonic() >= self._deadline:
             return True
-        # A pipe that nobody reads tells so before anything is written to it.
+        # A closed pipe is noticed before anything is written to it.
         return self._reader is not None and self._reader()
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
@@ -94,7 +93,7 @@ class _Terminal:
     """The controlling terminal, if there is one.
 
     When it hangs up, the kernel first marks its descriptors and then sends SIGHUP (__tty_hangup(),
-    drivers/tty/tty_io.c); a shell sends SIGHUP to its jobs after that. What is left of them outlives it.
+    drivers/tty/tty_io.c). A shell sends SIGHUP to its jobs after that.
     """
 
     def __init__(self, *, is_watched: bool) -> None:
@@ -106,18 +105,18 @@ class _Terminal:
             except OSError:
                 return
             self._poll = select.poll()
-            self._poll.register(fd, 0)  # POLLHUP comes unasked
+            self._poll.register(fd, 0)  # POLLHUP is always reported
 
-    def look(self) -> None:
-        """Notice when it hangs up, and forget it some time after that."""
+    def check(self) -> None:
+        """Check it. Some seconds after it has hung up, it is no longer watched."""
         if self.is_gone():
             now = time.monotonic()
             self._gone_at = self._gone_at if self._gone_at is not None else now
-            if now - self._gone_at > _OUTLIVED_S:
+            if now - self._gone_at > _HANG_UP_S:
                 self._poll = None
 
     def is_gone(self) -> bool:
-        """Whether it has hung up, not long ago."""
+        """Whether it has hung up recently."""
         return self._poll is not None and any(events & select.POLLHUP for _, events in self._poll.poll(0))
 
 
@@ -129,15 +128,15 @@ def _watch_reader(output: TextIO | None) -> Callable[[], bool] | None:
     except (OSError, ValueError):
         return None
     poll = select.poll()
-    poll.register(fd, 0)  # POLLERR and POLLHUP come unasked
+    poll.register(fd, 0)  # POLLERR and POLLHUP are always reported
     return lambda: any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
 
 
 def discard(stream: TextIO) -> None:
-    """Point a stream that cannot be written at /dev/null, so that Python's flush at exit does not complain."""
+    """Redirect a stream that cannot be written to /dev/null, so that Python can flush it at exit."""
     try:
         sink = os.open(os.devnull, os.O_WRONLY)
-    except OSError:  # a system without /dev/null: memory takes the little that waits in the stream
+    except OSError:  # no /dev/null: write the rest to memory
         sink = os.memfd_create("discarded")
     os.dup2(sink, stream.fileno())
     os.close(sink)

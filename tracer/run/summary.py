@@ -68,8 +68,8 @@ def missed(totals: Totals, counters: KernelCounters, wanted: Collection[int] = (
 
 def cost(cpu_seconds: float, seconds: float, memory_bytes: int) -> str:
     """CPU time of a run of that length, and peak memory."""
-    share = 100 * cpu_seconds / max(seconds, 0.001)
-    return f"used {cpu_seconds:.1f} s of CPU ({share:.1f}% of one core) and {memory_bytes >> 20} MB of memory"
+    share = f" ({100 * cpu_seconds / seconds:.1f}% of one core)" if seconds > 0 else ""
+    return f"used {cpu_seconds:.1f} s of CPU{share} and {memory_bytes >> 20} MB of memory"
 
 
 def _stalls(totals: Totals) -> str:
