@@ -261,3 +261,16 @@ def test_json_is_short_for_its_format(tmp_path: Path, command: str) -> None:
         assert tcpwatch(command, tmp_path / "x.tw", *spelled).stdout == short.stdout
     text = tcpwatch(command, tmp_path / "x.tw").stdout
     assert text != short.stdout and tcpwatch(command, tmp_path / "x.tw", "--format", "text").stdout == text
+
+
+def test_a_live_run_starts_without_what_only_other_commands_need() -> None:
+    """The time to the first event is a budget: docs/performance.md."""
+    program = (
+        "import sys, tracer.cli.main, tracer.run.live, tracer.run.recording, tracer.output.text; "
+        "print(*sorted(name for name in sys.modules if name.startswith(('tracer', 'tabulate'))))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=True)
+    names = set(loaded.stdout.split())
+    assert {"tracer.run.live", "tracer.kernel.live"} <= names
+    assert not {name for name in names if name.startswith(("tabulate", "tracer.lab", "tracer.output.report"))}
+    assert not names & {"tracer.run.replay", "tracer.output.sockets", "tracer.output.table", "tracer.kernel.check"}

@@ -180,3 +180,13 @@ def test_filters_that_nothing_can_pass(arguments: list[str], complaint: str) -> 
 )
 def test_filters_that_something_can_pass(arguments: list[str]) -> None:
     cli_filter(arguments)
+
+
+def test_a_fraction_of_a_millisecond_is_still_a_silence() -> None:
+    assert cli_filter(["--min-idle", "0.4ms"]).min_idle_ms == 1
+
+
+def test_values_of_a_repeated_option_are_joined() -> None:
+    wanted = cli_filter(["-p", "80,443", "-p", "3306", "--host", "10.0.0.1", "--host", "10.0.0.2,10.0.0.3"])
+    assert wanted.ports == {80, 443, 3306}
+    assert [str(host) for host in wanted.hosts] == ["10.0.0.1/32", "10.0.0.2/32", "10.0.0.3/32"]

@@ -114,3 +114,8 @@ def test_whatever_a_recording_holds_it_stays_one_printable_line(word: str, name:
     for each in hostile:
         shown = lines(each)
         assert len(shown) == 2 and all(line.isprintable() for line in shown)
+
+
+def test_a_stall_that_ended_at_once_lasted_no_time() -> None:
+    ended = event("stall", phase="end", verdict="packet-loss", outcome="reset", duration_ms=0, silent_ms=7_000)
+    assert " 0ms" in lines(ended)[1] and "7.0s" not in lines(ended)[1]
