@@ -287,7 +287,7 @@ def test_a_rotation_that_fails_leaves_the_old_file_in_use(start: Start, storm: o
         path = max(tmp_path.iterdir(), key=lambda each: header_of(each)["number"])
         size = path.stat().st_size
         wait_until(lambda: path.stat().st_size > size + 100_000, PATIENCE_S, "it goes on there")
-        assert run.said.count("cannot begin") == 1
+        assert run.said.count("cannot start") == 1
     finally:
         subprocess.run(["chattr", "-i", tmp_path], check=True)
     run.says("(?s)stays in use.*recording to")

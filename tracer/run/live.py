@@ -24,7 +24,7 @@ from tracer.recordings.header import Header, describe_filter
 from tracer.run import summary, systemd
 from tracer.run.isolated import IsolatedSink
 from tracer.run.pipeline import Totals, finish, run
-from tracer.run.recording import Destination, Recording
+from tracer.run.recording import Destination, Recording, Writer
 from tracer.run.shedding import Shedding
 from tracer.run.stopping import Stop, discard
 
@@ -94,10 +94,11 @@ def _trace(
         _drop_privileges(source, recording)
         began, used = time.monotonic(), host.cpu_seconds()
         shown = _shown(show, source.is_behind if sheds else None)
-        seen = _isolated_output(shown, stop) if shown is not None else None
-        # Beside a live view, a recording that fails ends alone.
-        kept = IsolatedSink(writer, (TcpwatchError,), _recording_failed) if writer is not None and seen else None
-        sinks: list[Sink] = [sink for sink in (kept if kept is not None else writer, seen) if sink is not None]
+        output = _isolated_output(shown, stop) if shown is not None else None
+        # Beside live output, a recording that fails ends alone. Without, its failure ends the run.
+        isolated = _isolated_recording(writer) if writer is not None and output is not None else None
+        recorder = isolated if isolated is not None else writer
+        sinks: list[Sink] = [sink for sink in (recorder, output) if sink is not None]
         is_complete = False
         try:
             stop.start_clock()
@@ -107,10 +108,10 @@ def _trace(
                 _run(source, wanted, tracker, header, sinks, totals)
                 is_complete = True
             finally:
-                if writer is not None:  # before the wait for a reader of standard output
-                    sinks[0].close()
-            if seen is not None:
-                seen.close()
+                if recorder is not None:  # before the wait for a reader of standard output
+                    recorder.close()
+            if output is not None:
+                output.close()
         finally:
             left_out = shown.left_out if shown is not None else 0
             _say_summary(source, wanted, totals, time.monotonic() - began, left_out, is_complete=is_complete)
@@ -118,10 +119,10 @@ def _trace(
     for probe in source.attached:
         if probe.status == "missing":
             say(f"not available on this kernel: {probe.event} ({probe.note})")
-    if kept is not None and kept.error is not None:
-        raise TcpwatchError(f"the recording is incomplete: {kept.error}", hint=kept.error.hint)
-    if seen is not None and seen.error is not None and not stop.terminal_is_gone:
-        raise seen.error
+    if isolated is not None and isolated.error is not None:
+        raise TcpwatchError(f"the recording is incomplete: {isolated.error}", hint=isolated.error.hint)
+    if output is not None and output.error is not None and not stop.terminal_is_gone:
+        raise output.error
 
 
 def _run(
@@ -168,8 +169,8 @@ def _drop_privileges(source: LiveSource, recording: Recording | None) -> None:
 def _shown(show: Callable[[Stream], Sink] | None, is_behind: Callable[[], bool] | None) -> Shedding | None:
     if show is None:
         return None
-    output = BackgroundWriter(sys.stdout, MAX_WAITING_DATA if is_behind is None else MAX_WAITING_TEXT)
-    return Shedding(show(output), output, is_behind)
+    stream = BackgroundWriter(sys.stdout, MAX_WAITING_DATA if is_behind is None else MAX_WAITING_TEXT)
+    return Shedding(show(stream), stream, is_behind)
 
 
 def _isolated_output(shown: Shedding, stop: Stop) -> IsolatedSink[OSError | ValueError]:
@@ -182,8 +183,9 @@ def _isolated_output(shown: Shedding, stop: Stop) -> IsolatedSink[OSError | Valu
     return IsolatedSink(shown, (OSError, ValueError), end)
 
 
-def _recording_failed(error: TcpwatchError) -> None:
-    say(f"the recording ends here: {error}")
+def _isolated_recording(writer: Writer) -> IsolatedSink[TcpwatchError]:
+    """When the recording fails, the run continues without it."""
+    return IsolatedSink(writer, (TcpwatchError,), lambda error: say(f"the recording ends here: {error}"))
 
 
 def resume_after_s(wanted: Filter) -> float:
