@@ -19,6 +19,7 @@ from tracer.kernel.program.loading import load
 from tracer.kernel.program.program import RESUME_AFTER_S, RING_BYTES, WAITING_AFTER_S, Loss, Program, Suspects, mapped
 from tracer.kernel.program.ring import Ring
 from tracer.kernel.program.source import TRACER, source_for
+from tracer.kernel.suspends import Suspend, Suspends
 from tracer.kernel.walks import Walks
 from tracer.kernel.wire import Decoder
 from tracer.model.counts import Counts
@@ -102,7 +103,7 @@ class LiveSource:
             self._wanted = wanted
             self._stop = stop
             self._clock_offset_ns = clocks.offset_ns()
-            self._sleeps = clocks.Sleeps()
+            self._suspends = Suspends(clocks.boottime_ns(), time.monotonic_ns())
             self._until_ns = 0  # of the last look: what is said of our own in between brings nobody further
             self._lost: dict[Loss, int] = {}
             self._lost_checked = self._counters_checked = time.monotonic()
@@ -196,7 +197,7 @@ class LiveSource:
     def _look(self, timeout_ms: int) -> Batch:
         began_ns = clocks.boottime_ns()
         self._ring.wait(timeout_ms)
-        slept = self._sleeps.look(clocks.boottime_ns(), time.monotonic_ns())
+        suspend = self._suspends.check(clocks.boottime_ns(), time.monotonic_ns())
         now_ns = clocks.boottime_ns()
         self._unread_ns, self._looked_ns = max(self._unread_ns, now_ns - self._looked_ns), now_ns
         self._most_used = max(self._most_used, self._ring.used)
@@ -205,13 +206,13 @@ class LiveSource:
         is_drained = len(events) < BATCH
         until_ns = began_ns if is_drained else events[-1].ktime_ns
         if self._walks is not None:
-            if slept is not None:
+            if suspend is not None:
                 self._walks.begin_again()
             events, found = self._walks.joined(events, now_ns, self._clock_offset_ns, is_drained=is_drained)
-            self._count_sleeps(found)
-        if slept is not None:
-            # Before all else: whoever waits for a timer of the kernel's has to know that it stood still.
-            events.insert(0, self._said_at(slept.before_ns, _suspended(slept)))
+            self._suspends.add_to(found)
+        if suspend is not None:
+            # First of all, so that who waits for a kernel timer knows that it stopped.
+            events.insert(0, self._said_at(suspend.before_ns, _suspended(suspend)))
         self._until_ns = until_ns - SETTLED_NS
         return Batch(events, self._until_ns)
 
@@ -228,18 +229,8 @@ class LiveSource:
             decoded = self._decoder.decode_all(taken, self._clock_offset_ns)
         # Where a full batch was there to take, more wait in the ring.
         events = resets.without_false(self._owners.complete(*decoded, may_wait=len(decoded) < BATCH))
-        self._count_sleeps(events)
+        self._suspends.add_to_taken(events, taken, self._decoder.hz)
         return events
-
-    def _count_sleeps(self, events: Iterable[Event]) -> None:
-        """Durations that the kernel measures by clocks that stand still while the host sleeps."""
-        if not self._sleeps:
-            return
-        for event in events:
-            for name in ("silent_ms", "stuck_ms", "asked_ms"):
-                duration_ms = getattr(event, name)
-                if duration_ms is not None:
-                    setattr(event, name, duration_ms + self._sleeps.slept_ms(duration_ms, event.ktime_ns))
 
     def lost_since(self) -> int:
         """The number of lost events that no `lost` event has reported: for a run that ends with an error."""
@@ -304,5 +295,5 @@ class LiveSource:
             self._clock_offset_ns = offset
 
 
-def _suspended(sleep: clocks.Sleep) -> dict[str, Any]:
-    return {"event": "lost", "duration_ms": sleep.slept_ns // 1_000_000, "count": 0, "hook": SUSPEND}
+def _suspended(suspend: Suspend) -> dict[str, Any]:
+    return {"event": "lost", "duration_ms": suspend.slept_ns // 1_000_000, "count": 0, "hook": SUSPEND}
