@@ -1,6 +1,6 @@
 """The network namespaces that processes live in.
 
-An iterator in the kernel goes over all processes and reports the namespace of each (bpf/member.h). Where the kernel
+An iterator in the kernel goes over all processes and reports the namespace of each (bpf/namespace.h). Where the kernel
 refuses it, each link /proc/PID/ns/net is asked, which takes twenty times as long.
 """
 
@@ -16,7 +16,7 @@ from tracer.kernel.program import syscalls
 from tracer.kernel.program.compiler import ProgramError
 from tracer.kernel.program.program import Program
 
-_MEMBER = struct.Struct("<QII")  # struct member in bpf/member.h
+_MEMBER = struct.Struct("<QII")  # struct process_netns in bpf/namespace.h
 
 
 class Members(NamedTuple):
@@ -40,7 +40,7 @@ class FindMembers(Protocol):
 def find_members(program: Program, task: int | None) -> FindMembers:
     """The best way that this kernel offers.
 
-    program: one that includes bpf/member.h. task: the BTF type of bpf_iter_task, None where there is none.
+    program: one that includes bpf/namespace.h. task: the BTF type of bpf_iter_task, None where there is none.
     """
     if task is None:
         return InProc()
@@ -54,7 +54,7 @@ class InKernel:
     """Asks the iterator over tasks, as long as the program is loaded. Raises ProgramError if that is refused."""
 
     def __init__(self, program: Program, task: int) -> None:
-        self._link = program.link_iterator("report_member", task)
+        self._link = program.link_iterator("report_netns", task)
 
     def __call__(self) -> dict[int, Members]:
         """As FindMembers."""

@@ -49,7 +49,7 @@ _SETTINGS = struct.Struct("<QQIIIIIIIxxxx")  # struct settings in bpf/settings.h
 
 _WALK, _WALK_OFFSET = struct.Struct("<II16sHH"), 24  # from the flags on: struct walk in bpf/walk.h
 _TROUBLE, _ALL, _SERVICE = 1, 2, 4  # enum walk_flags
-_ASKED_BYTES = 8 * 1024  # of the map `asked` in bpf/holder.h, a bit for each inode modulo their number
+_REQUESTED_BYTES = 8 * 1024  # of the map `requested` in bpf/holder.h, a bit for each inode modulo their number
 
 RESUME_AFTER_S = 60.0
 """A peer that is heard again after a longer silence is an event, whatever the connection did before."""
@@ -111,7 +111,7 @@ class Program:
         self._ring: Ring | None = None
         self._lost: mmap.mmap | None = None
         self._walks: mmap.mmap | None = None
-        self._asked: mmap.mmap | None = None
+        self._requested: mmap.mmap | None = None
         self._most_lost: dict[Loss, int] = {}
         self._maps: dict[str, int] = {}
         self._functions: dict[str, int] = {}
@@ -139,7 +139,7 @@ class Program:
         """Detach everything and give the maps back."""
         if self._ring is not None:
             self._ring.close()
-        for shared in (self._lost, self._walks, self._asked):
+        for shared in (self._lost, self._walks, self._requested):
             if shared is not None:
                 shared.close()
         for descriptor in (
@@ -308,8 +308,8 @@ class Program:
             self._lost = self._lost or self._shared("lost", mmap.PAGESIZE, mmap.PROT_READ)
         if "walks" in self._maps:
             self._walks = self._walks or self._shared("walks", mmap.PAGESIZE)
-        if "asked" in self._maps:
-            self._asked = self._asked or self._shared("asked", _ASKED_BYTES)
+        if "requested" in self._maps:
+            self._requested = self._requested or self._shared("requested", _REQUESTED_BYTES)
         return self._ring
 
     def prepare_walk(self, *, trouble: bool, all_waiting: bool, suspects: Suspects | None = None) -> None:
@@ -326,12 +326,12 @@ class Program:
 
     def ask_for_holders(self, inodes: Collection[int] | None) -> None:
         """Which sockets report_holder looks for (bpf/holder.h): these, or all. Written in place, too."""
-        if self._asked is None:
-            self._asked = self._shared("asked", _ASKED_BYTES)
-        bits = bytearray(_ASKED_BYTES if inodes is not None else b"\xff" * _ASKED_BYTES)
+        if self._requested is None:
+            self._requested = self._shared("requested", _REQUESTED_BYTES)
+        bits = bytearray(_REQUESTED_BYTES if inodes is not None else b"\xff" * _REQUESTED_BYTES)
         for inode in inodes or ():
-            bits[inode // 8 % _ASKED_BYTES] |= 1 << inode % 8
-        self._asked[:] = bytes(bits)
+            bits[inode // 8 % _REQUESTED_BYTES] |= 1 << inode % 8
+        self._requested[:] = bytes(bits)
 
     @property
     def capabilities(self) -> Sequence[str]:

@@ -10,12 +10,13 @@ from pathlib import Path
 from tracer.kernel.program.btf import KernelTypes, Member
 
 _INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
-_MEMBER = re.compile(r"\b(?:READ|COPIED|LOAD|HAS|OFFSET)\((\w+), (\w+)[,)]")
-_SIZE = re.compile(r"\b(?:SIZEOF|COPY|COPY_OF)\((\w+)[,)]")
-_ENUM = re.compile(r"\bENUM\((\w+), (\w+)\)")
-_ARGS = re.compile(r"\bARGS\((\w+)\)")
-_BTF_TYPE = re.compile(r"\bBTF_TYPE\((\w+)\)")
-_KFUNC = re.compile(r"\bKFUNC\((\w+)\)")
+# The macros of bpf/kernel.h that name something of the running kernel.
+_MEMBER = re.compile(r"\b(?:CORE_READ|COPY_READ|TYPED_READ|FIELD_EXISTS|FIELD_OFFSET)\((\w+), (\w+)[,)]")
+_SIZE = re.compile(r"\b(?:TYPE_SIZE|DECLARE_COPY|FILL_COPY)\((\w+)[,)]")
+_ENUM = re.compile(r"\bENUM_VALUE\((\w+), (\w+)\)")
+_ARGS = re.compile(r"\bTRACEPOINT_ARGS\((\w+)\)")
+_TYPE_ID = re.compile(r"\bTYPE_ID\((\w+)\)")
+_KFUNC = re.compile(r"\bKFUNC_ID\((\w+)\)")
 
 # The C takes one or the other of these, by kernel or by architecture: lacking one leaves no field absent.
 _ALTERNATIVES = {
@@ -110,12 +111,12 @@ def definitions(source: str, types: KernelTypes) -> list[str]:
         answers[f"ENUM_{enum}__{name}"] = 0 if value is None else value
     for hook in _ARGS.findall(source):
         answers[f"ARGS_{hook}"] = types.hook_arguments(hook)
-    for struct in _BTF_TYPE.findall(source):
+    for struct in _TYPE_ID.findall(source):
         if struct != "type":
-            answers[f"BTF_TYPE_{struct}"] = types.struct(struct) or 0
+            answers[f"TYPE_ID_{struct}"] = types.struct(struct) or 0
     for function in _KFUNC.findall(source):
         if function != "function":
-            answers[f"KFUNC_{function}"] = types.function(function) or 0
+            answers[f"KFUNC_ID_{function}"] = types.function(function) or 0
     return [f"-D{name}={value}" for name, value in answers.items()]
 
 
