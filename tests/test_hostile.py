@@ -27,7 +27,7 @@ from tracer.analysis.stalls import StallTracker
 from tracer.cli import main
 from tracer.cli.options import parse_comm
 from tracer.kernel import host
-from tracer.kernel.holders import InProc
+from tracer.kernel.holders import ProcHolderFinder
 from tracer.kernel.owners import Owners
 from tracer.kernel.wire import Decoder, Owner, text
 from tracer.model.checks import Finding
@@ -277,7 +277,7 @@ def test_in_a_process_of_this_host(tmp_path: Path, raw: bytes) -> None:
     proc = Proc(tmp_path)
     proc.add(3, "", 7)
     (tmp_path / "3/comm").write_bytes(raw + b"\n")
-    owners = Owners(InProc(tmp_path), proc=tmp_path)
+    owners = Owners(ProcHolderFinder(tmp_path), proc=tmp_path)
     found = event()
     owners.complete((found, Owner(7, 0, 0, b"")))
     assert found.comm == text(owner.comm) == raw.decode("utf-8", "backslashreplace")

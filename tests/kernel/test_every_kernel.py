@@ -26,7 +26,7 @@ from test_socket_walk import compared, ss
 from watching import PATIENCE_S, ROOT, Json, Watch, both_ends
 
 from tracer.kernel import clocks, host, live
-from tracer.kernel.namespaces import InKernel, InProc, find_members
+from tracer.kernel.namespaces import BpfNamespaceFinder, ProcNamespaceFinder, namespace_finder
 from tracer.kernel.probes import kprobes_available
 from tracer.kernel.program.btf import KernelTypes
 from tracer.kernel.program.compiler import compile_source
@@ -156,9 +156,9 @@ def test_the_iterator_over_tasks_finds_the_namespaces_that_proc_shows(lab: Lab) 
         compiled = compile_source(source_for(TRACER, types, hz=host.hz()))
         task = types.function("bpf_iter_task")
     with Program(compiled) as program:
-        in_kernel = find_members(program, task)
-        assert isinstance(in_kernel, InKernel)
-        found, in_proc = in_kernel(), InProc()()
+        in_kernel = namespace_finder(program, task)
+        assert isinstance(in_kernel, BpfNamespaceFinder)
+        found, in_proc = in_kernel(), ProcNamespaceFinder()()
     for each in (lab.client, lab.server):
         assert each.pid in found[each.netns].pids and each.pid in in_proc[each.netns].pids
     own = Path("/proc/self/ns/net").stat().st_ino

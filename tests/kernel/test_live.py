@@ -183,13 +183,13 @@ def test_events_do_not_wait_for_the_counters(lab: Lab) -> None:
     """Which may take seconds where there are thousands of network namespaces."""
     may_go_on = threading.Event()
     with LiveSource(Filter(netns=frozenset({lab.client.netns})), lambda: may_go_on.is_set()) as source:
-        find_members = source.counters._find_members
+        find_members = source.counters._find
 
         def late() -> dict[int, Members]:
             may_go_on.wait()
             return find_members()
 
-        source.counters._find_members = late
+        source.counters._find = late
         source._counters_checked = float("-inf")
         batches = iter(source)
         while not source.counters.is_counting:

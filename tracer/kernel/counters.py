@@ -7,7 +7,8 @@ from collections import deque
 from pathlib import Path
 from typing import NamedTuple
 
-from tracer.kernel.namespaces import FindMembers, InProc, Members
+from tracer.kernel.namespaces import Members, NamespaceFinder, ProcNamespaceFinder
+from tracer.kernel.processes import PROC
 from tracer.model.counts import NOTHING, Counts
 
 
@@ -36,13 +37,13 @@ class KernelCounters:
     """What the kernel counts in every network namespace that a process lives in, from the construction on.
 
     A namespace that comes later counts from 0. One that only a name holds (`ip netns`) cannot be looked into until a
-    process enters it, and then comes with what it had counted before. find_members: how to find the namespaces.
+    process enters it, and then comes with what it had counted before. find: finds the namespaces.
 
     `begin` and `take` are for whoever must not wait. While `is_counting` nothing else may be asked.
     """
 
-    def __init__(self, find_members: FindMembers | None = None, proc: Path = Path("/proc")) -> None:
-        self._find_members = find_members or InProc(proc)
+    def __init__(self, find: NamespaceFinder | None = None, proc: Path = PROC) -> None:
+        self._find = ProcNamespaceFinder(proc) if find is None else find
         self._proc = proc
         self._thread: threading.Thread | None = None
         self._new: deque[tuple[int, Counts]] = deque()
@@ -117,7 +118,7 @@ class KernelCounters:
 
     def _read(self) -> dict[int, _Namespace]:
         try:
-            members = self._find_members()
+            members = self._find()
         except OSError:  # no memory: the namespaces that are known are as they were
             return self._now
         found: dict[int, _Namespace] = {}

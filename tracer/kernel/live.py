@@ -10,8 +10,8 @@ from typing import Any
 
 from tracer.kernel import clocks, host, privileges, probes, resets
 from tracer.kernel.counters import KernelCounters
-from tracer.kernel.holders import LookUp, look_up
-from tracer.kernel.namespaces import FindMembers, find_members
+from tracer.kernel.holders import HolderFinder, holder_finder
+from tracer.kernel.namespaces import NamespaceFinder, namespace_finder
 from tracer.kernel.owners import Owners
 from tracer.kernel.presence import absent
 from tracer.kernel.program.btf import KernelTypes
@@ -82,11 +82,11 @@ class LiveSource:
             source = source_for(TRACER, types, hz=hz)
             task_file, task = types.function("bpf_iter_task_file"), types.function("bpf_iter_task")
 
-        def prepare(program: Program) -> tuple[Ring, LookUp, FindMembers]:
+        def prepare(program: Program) -> tuple[Ring, HolderFinder, NamespaceFinder]:
             ring = program.open_events()
             program.configure(wanted)
             program.attach(chosen)
-            return ring, look_up(program, task_file), find_members(program, task)
+            return ring, holder_finder(program, task_file), namespace_finder(program, task)
 
         make = partial(
             Program,
@@ -110,7 +110,7 @@ class LiveSource:
             self._looked_ns = self._lost_checked_ns = clocks.boottime_ns()
             self._unread_ns, self._most_used = 0, 0.0  # since the last look at what was lost
             self._owners = Owners(holders)
-            self._owners.look_up_all(OWNERS_WAIT_S)
+            self._owners.search_all(OWNERS_WAIT_S)
             self._walks = None
             if self._program.iterator is not None:
                 self._walks = Walks(self._program, self._program.iterator, self._decoder, self._owners)

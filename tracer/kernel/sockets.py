@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tracer.kernel import clocks, host
-from tracer.kernel.holders import LookUp, look_up
+from tracer.kernel.holders import HolderFinder, holder_finder
 from tracer.kernel.owners import Owners
 from tracer.kernel.program import syscalls
 from tracer.kernel.program.btf import KernelTypes
@@ -61,17 +61,17 @@ def read_sockets(wanted: Filter, say: Callable[[str], None] = lambda _: None) ->
         source = source_for(SOCKETS, types, hz=hz)
         task_file = types.function("bpf_iter_task_file")
 
-    def prepare(program: Program) -> tuple[int, int | None, LookUp]:
+    def prepare(program: Program) -> tuple[int, int | None, HolderFinder]:
         program.configure(wanted)
         link = program.link_iterator("bpf_iter__tcp", iterates)
-        return link, _held_sockets(program, task_file), look_up(program, task_file)
+        return link, _held_sockets(program, task_file), holder_finder(program, task_file)
 
     program, (link, held_link, holders) = load(source, Program, prepare, say)
     with program:
         data = _walk(link, held_link, wanted.netns)
         # After the sockets: those that are new since then are not asked for.
         owners = Owners(holders)
-        owners.look_up_all()
+        owners.search_all()
     clock_offset_ns = clocks.offset_ns()
     decoder = Decoder(hz=hz, reasons={}, key=b"")
     sockets = []

@@ -14,8 +14,8 @@ from collections import OrderedDict, deque
 from contextlib import suppress
 from typing import NamedTuple
 
-from tracer.kernel.holders import Process
 from tracer.kernel.owners import Owners
+from tracer.kernel.processes import Process
 from tracer.kernel.program import syscalls
 from tracer.kernel.program.program import Program, Suspects
 from tracer.kernel.wire import SIZE, Decoder, Owner

@@ -324,7 +324,7 @@ class Program:
         silent, raddr, port, is_local = suspects or (0, b"", 0, False)
         _WALK.pack_into(self._walks, _WALK_OFFSET, flags, silent, raddr, port, is_local)
 
-    def ask_for_holders(self, inodes: Collection[int] | None) -> None:
+    def request_holders(self, inodes: Collection[int] | None) -> None:
         """Which sockets report_holder looks for (bpf/holder.h): these, or all. Written in place, too."""
         if self._requested is None:
             self._requested = self._shared("requested", _REQUESTED_BYTES)
