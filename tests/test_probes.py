@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tracer.kernel.probes import TimerFunctions, choose, require, symbol_addresses
-from tracer.kernel.program.program import recursion_misses
+from tracer.kernel.program.losses import recursion_misses
 from tracer.model.errors import TcpwatchError
 
 BOTH = TimerFunctions(0xFF, 0xFE)
