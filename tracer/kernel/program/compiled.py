@@ -1,4 +1,4 @@
-"""A compiled program: maps to be made and functions to be loaded, as plain data that can be kept."""
+"""A compiled program: the maps to create and the functions to load, as plain data that can be cached."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class InvalidProgram(ValueError):
 
 
 class Outdated(Exception):
-    """A kept program does not suit this kernel or this tcpwatch: it has to be compiled again."""
+    """A cached program does not suit this kernel or this tcpwatch: it must be compiled again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Map:
-    """What BPF_MAP_CREATE is asked for. Sizes in bytes."""
+    """The attributes of a map, for BPF_MAP_CREATE. Sizes in bytes."""
 
     map_type: int
     key_size: int
@@ -39,9 +39,10 @@ class Map:
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """maps in the order that the instructions number them in; functions by name, each its instructions.
+    """A program as bcc compiles it.
 
-    is_kept: it was not compiled now. refused: functions that the kernel refused when it had just been compiled.
+    maps: in the order of the indices in the instructions. functions: the instructions of each, by name. is_kept: it
+    comes from the cache. refused: functions that the kernel refused when the program was new.
     """
 
     maps: Mapping[str, Map]
@@ -50,9 +51,9 @@ class Compiled:
     refused: frozenset[str] = frozenset()
 
     def linked(self, function: str, descriptors: Sequence[int]) -> bytes:
-        """The instructions of a function, with the maps' descriptors in place of their numbers.
+        """The instructions of a function, with descriptors of maps in place of their indices.
 
-        bcc cannot compile a call of a kernel function (5.13): a negative helper stands for one, by its BTF type.
+        bcc cannot compile the call of a kfunc (5.13). A negative helper number stands for one: minus its BTF id.
         """
         code = bytearray(self.functions[function])
         for start in range(0, len(code), _INSTRUCTION_BYTES):
@@ -67,7 +68,7 @@ class Compiled:
 
 
 def of_json(text: str | bytes, *, is_kept: bool = False) -> Compiled:
-    """What bcc_process.py wrote. Raises InvalidProgram."""
+    """Parse the output of bcc_process.py. Raises InvalidProgram."""
     try:
         answer: dict[str, Any] = json.loads(text)
         program = Compiled(
@@ -86,5 +87,5 @@ def of_json(text: str | bytes, *, is_kept: bool = False) -> Compiled:
 
 
 def with_refused(text: str | bytes, functions: Collection[str]) -> str:
-    """The same text of a program, with the functions that the kernel refused."""
+    """Add to a program's text the functions that the kernel refused."""
     return json.dumps({**json.loads(text), "refused": sorted(functions)})

@@ -61,8 +61,8 @@ RING_BYTES = 8 * 1024 * 1024
 """Size of the ring buffer: room for forty thousand events."""
 
 MAX_WAKEUP_BATCH = 1024
-"""State changes that wake the reader, unless fewer fill half of the ring buffer (bpf/submit.h). With batches of 128 an
-event takes 1.5 times the CPU time."""
+"""State changes that wake the reader, unless fewer fill half of the ring buffer (bpf/submit.h). With batches of 128
+an event takes 1.5 times the CPU time."""
 
 
 class IdleService(NamedTuple):
