@@ -9,7 +9,7 @@ from builders import SECOND, event, mapped, record
 
 from tracer.kernel import walks
 from tracer.kernel.owners import Owners
-from tracer.kernel.program.program import IdleService
+from tracer.kernel.program.requests import IdleService
 from tracer.kernel.walks import Walks, move_to_later
 from tracer.kernel.wire import Decoder
 from tracer.model.events import Event
@@ -27,7 +27,7 @@ class Kernel:
         self.may_go_on = threading.Event()
         self.may_go_on.set()
 
-    def prepare_walk(self, *, trouble: bool, all_waiting: bool, service: IdleService | None = None) -> None:
+    def request_walk(self, *, trouble: bool, all_waiting: bool, service: IdleService | None = None) -> None:
         self.prepared.append((trouble, all_waiting))
         self.services.append(service)
 

@@ -18,7 +18,8 @@ from tracer.kernel.program.btf import KernelTypes
 from tracer.kernel.program.filter_maps import mapped_address
 from tracer.kernel.program.loading import load
 from tracer.kernel.program.losses import Loss
-from tracer.kernel.program.program import RESUME_AFTER_S, RING_BYTES, WAITING_AFTER_S, IdleService, Program
+from tracer.kernel.program.program import RESUME_AFTER_S, RING_BYTES, WAITING_AFTER_S, Program
+from tracer.kernel.program.requests import IdleService
 from tracer.kernel.program.ring import Ring
 from tracer.kernel.program.source import TRACER, source_for
 from tracer.kernel.suspends import Suspend, Suspends

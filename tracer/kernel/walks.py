@@ -17,7 +17,8 @@ from typing import NamedTuple
 from tracer.kernel.owners import Owners
 from tracer.kernel.processes import Process
 from tracer.kernel.program import syscalls
-from tracer.kernel.program.program import IdleService, Program
+from tracer.kernel.program.program import Program
+from tracer.kernel.program.requests import IdleService
 from tracer.kernel.wire import SIZE, Decoder, Owner
 from tracer.model.events import Event
 
@@ -62,7 +63,7 @@ class Walks:
         self._begin()
         self._run()
         self._wants_trouble = self._wants_all = self._found is None
-        self._first: deque[_Found] = self._found or deque()
+        self._first: deque[_Found] = deque() if self._found is None else self._found
 
     def close(self) -> None:
         """Wait for the walk that is running."""
@@ -121,7 +122,7 @@ class Walks:
         self._is_outdated = False
         self._found = None
         service = self._services.popleft() if self._services else None
-        self._program.prepare_walk(trouble=self._wants_trouble, all_waiting=self._wants_all, service=service)
+        self._program.request_walk(trouble=self._wants_trouble, all_waiting=self._wants_all, service=service)
         self._wants_trouble = self._wants_all = False
 
     def _start_thread(self) -> None:

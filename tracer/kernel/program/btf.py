@@ -19,7 +19,7 @@ from tracer.model.errors import TcpwatchError
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 _BTF_BYTES = 32 << 20  # the maximum that libbpf allocates for a kernel's types
 _SYSFS = Path("/sys/kernel")
-_HINTS = {
+_HINTS: dict[int | None, str] = {
     errno.EACCES: "run it as root",
     errno.EPERM: "run it as root",
     errno.ENOMEM: "free -m; ulimit -v",
@@ -52,7 +52,7 @@ def _unreadable() -> TcpwatchError:
     try:
         VMLINUX.read_bytes()
     except OSError as error:
-        hint = _HINTS.get(error.errno or 0, f"ls -l {VMLINUX}")
+        hint = _HINTS.get(error.errno, f"ls -l {VMLINUX}")
         return TcpwatchError(f"{VMLINUX} cannot be read: {error.strerror}", hint=hint)
     except MemoryError:
         return _without_memory(str(VMLINUX))

@@ -92,14 +92,14 @@ def _ask(source: Source) -> subprocess.CompletedProcess[str]:
             start_new_session=True,  # ^C must not reach it
         )
     except OSError as error:
-        limits = {
+        limits: dict[int | None, str] = {
             errno.EAGAIN: "ulimit -u; cat /sys/fs/cgroup/pids.max",
             errno.ENOMEM: MEMORY_HINT,
             errno.EMFILE: "ulimit -n 1024",
         }
         raise TcpwatchError(
             f"cannot start {sys.executable or 'Python'} to compile the program: {error.strerror}",
-            hint=limits.get(error.errno or 0, f"ls -l {sys.executable or '/usr/bin/python3'}"),
+            hint=limits.get(error.errno, f"ls -l {sys.executable or '/usr/bin/python3'}"),
         ) from error
 
 

@@ -12,7 +12,6 @@ import struct
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 from tracer.kernel import privileges
 from tracer.kernel.probes import Attachment, Probe, TimerFunctions
@@ -22,6 +21,7 @@ from tracer.kernel.program.compiler import ProgramError
 from tracer.kernel.program.filter_maps import filter_maps
 from tracer.kernel.program.losses import Loss, Losses
 from tracer.kernel.program.refusals import HINTS, is_short_of_resources, refusal
+from tracer.kernel.program.requests import REQUESTED_BYTES, IdleService, request_holders, request_walk
 from tracer.kernel.program.ring import HEADER_BYTES, Ring
 from tracer.kernel.wire import SIZE
 from tracer.model.errors import TcpwatchError
@@ -47,10 +47,6 @@ _KINDS = {
 _MAX_JIFFIES = (1 << 31) - 1  # jiffies are compared in 32 bits, as the kernel compares TCP's stamps
 _SETTINGS = struct.Struct("<QQIIIIIIIxxxx")  # struct settings in bpf/settings.h
 
-_WALK, _WALK_OFFSET = struct.Struct("<II16sHH"), 24  # struct walk in bpf/walk.h, from flags on
-_TROUBLE, _ALL_WAITING, _SERVICE = 1, 2, 4  # enum walk_flags
-_REQUESTED_BYTES = 8 * 1024  # the map `requested` in bpf/holder.h: a bitmap by inode
-
 RESUME_AFTER_S = 60.0
 """A segment after at least this silence is an event, even if the connection had no trouble."""
 
@@ -63,15 +59,6 @@ RING_BYTES = 8 * 1024 * 1024
 MAX_WAKEUP_BATCH = 1024
 """State changes that wake the reader, unless fewer fill half of the ring buffer (bpf/submit.h). With batches of 128
 an event takes 1.5 times the CPU time."""
-
-
-class IdleService(NamedTuple):
-    """A service, to find its connections with at least this silence."""
-
-    silent_jiffies: int
-    raddr: bytes  # 16 bytes, as in struct event
-    port: int  # remote, or local with is_local
-    is_local: bool  # this host is the server
 
 
 class Program:
@@ -148,7 +135,7 @@ class Program:
         """
         flags, maps = filter_maps(wanted)
         for name, elements in maps.items():
-            if len(elements) > self._compiled.maps[name].max_entries:
+            if elements and len(elements) > self._compiled.maps[name].max_entries:
                 self._create_map(name, len(elements))
             for key, value in elements.items():
                 self._set(name, key, value)
@@ -233,7 +220,7 @@ class Program:
         try:
             self._misses[attachment.hook] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            hint = HINTS.get(error.errno or 0, "ls -l /proc/self/fdinfo")
+            hint = HINTS.get(error.errno, "ls -l /proc/self/fdinfo")
             raise TcpwatchError(f"cannot open {path}: {error.strerror}", hint=hint) from error
 
     def _attach(self, attachment: Attachment) -> None:
@@ -291,28 +278,16 @@ class Program:
         if "walks" in self._maps:
             self._memory("walks")
         if "requested" in self._maps:
-            self._memory("requested", _REQUESTED_BYTES)
+            self._memory("requested", REQUESTED_BYTES)
         return self._ring
 
-    def prepare_walk(self, *, trouble: bool, all_waiting: bool, service: IdleService | None = None) -> None:
-        """Choose what the next walk reports (bpf/walk.h).
-
-        trouble: connections in trouble. all_waiting: all connections that wait, even those of earlier walks. service:
-        its idle connections.
-        """
-        flags = _TROUBLE * trouble | _ALL_WAITING * all_waiting | _SERVICE * (service is not None)
-        values = (0, b"", 0, False) if service is None else service
-        _WALK.pack_into(self._memory("walks"), _WALK_OFFSET, flags, *values)
+    def request_walk(self, *, trouble: bool, all_waiting: bool, service: IdleService | None = None) -> None:
+        """As request_walk()."""
+        request_walk(self._memory("walks"), trouble=trouble, all_waiting=all_waiting, service=service)
 
     def request_holders(self, inodes: Collection[int] | None) -> None:
-        """Choose the sockets that report_holder reports (bpf/holder.h). None: all."""
-        if inodes is None:
-            bits = bytearray(b"\xff" * _REQUESTED_BYTES)
-        else:
-            bits = bytearray(_REQUESTED_BYTES)
-            for inode in inodes:
-                bits[inode // 8 % _REQUESTED_BYTES] |= 1 << inode % 8
-        self._memory("requested", _REQUESTED_BYTES)[:] = bytes(bits)
+        """As request_holders()."""
+        request_holders(self._memory("requested", REQUESTED_BYTES), inodes)
 
     @property
     def capabilities(self) -> Sequence[str]:

@@ -7,7 +7,7 @@ import errno
 from tracer.kernel.program import syscalls
 from tracer.kernel.program.compiler import MEMORY_HINT, ProgramError
 
-HINTS = {
+HINTS: dict[int | None, str] = {
     errno.EPERM: "ulimit -l unlimited; tcpwatch check",
     errno.EMFILE: f"ulimit -n {syscalls.MIN_FILES}",
     errno.ENFILE: "cat /proc/sys/fs/file-nr",
@@ -20,7 +20,7 @@ _RESOURCES = {errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 def refusal(what: str, error: OSError) -> ProgramError:
     """The error for a map, a function or a hook that the kernel refuses, with the verifier's log if there is one."""
     log = error.log if isinstance(error, syscalls.Refused) and error.is_for_its_code else ""
-    hint = HINTS.get(error.errno or 0, "tcpwatch check")
+    hint = HINTS.get(error.errno, "tcpwatch check")
     return ProgramError(f"the kernel refused {what}: {error.strerror}", log=log, hint=hint)
 
 

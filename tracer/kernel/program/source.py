@@ -105,19 +105,23 @@ def definitions(source: str, types: KernelTypes) -> list[str]:
         answers[f"BITS_{struct}__{name}"] = member.bits
     for struct in _SIZE.findall(source):
         if struct != "type":
-            answers[f"SIZEOF_{struct}"] = types.size(struct) or 0
+            answers[f"SIZEOF_{struct}"] = _or_absent(types.size(struct))
     for enum, name in _ENUM.findall(source):
-        value = types.enumerator(enum, name)
-        answers[f"ENUM_{enum}__{name}"] = 0 if value is None else value
+        answers[f"ENUM_{enum}__{name}"] = _or_absent(types.enumerator(enum, name))
     for hook in _ARGS.findall(source):
         answers[f"ARGS_{hook}"] = types.hook_arguments(hook)
     for struct in _TYPE_ID.findall(source):
         if struct != "type":
-            answers[f"TYPE_ID_{struct}"] = types.struct(struct) or 0
+            answers[f"TYPE_ID_{struct}"] = _or_absent(types.struct(struct))
     for function in _KFUNC.findall(source):
         if function != "function":
-            answers[f"KFUNC_ID_{function}"] = types.function(function) or 0
+            answers[f"KFUNC_ID_{function}"] = _or_absent(types.function(function))
     return [f"-D{name}={value}" for name, value in answers.items()]
+
+
+def _or_absent(answer: int | None) -> int:
+    """0 for what this kernel lacks, as bpf/kernel.h defines it."""
+    return 0 if answer is None else answer
 
 
 def absent_members(source: str, types: KernelTypes) -> list[str]:
