@@ -33,9 +33,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     answer = os.dup(1)
     os.dup2(2, 1)  # libbcc prints to stdout
-    asked = json.load(sys.stdin)
+    request = json.load(sys.stdin)
     with os.fdopen(answer, "w", encoding="ascii") as out:
-        json.dump(_answer(**asked), out)
+        json.dump(_answer(**request), out)
     os._exit(0)  # skip the destructors of LLVM
 
 

@@ -23,7 +23,7 @@ MAX_FILES = 16
 _MAX_BYTES = 4 * 1024 * 1024
 
 
-class NotKept(TcpwatchError):
+class NotCached(TcpwatchError):
     """A program could not be cached, so the next start compiles it again."""
 
 
@@ -32,7 +32,7 @@ def directory() -> Path:
     return Path(os.environ.get("CACHE_DIRECTORY", "").partition(":")[0] or "/var/cache/tcpwatch")
 
 
-def kept(source: Source) -> bytes | None:
+def load(source: Source) -> bytes | None:
     """The cached program of this source. None if there is none, or if it cannot be trusted."""
     path = _path(source)
     try:
@@ -49,8 +49,8 @@ def kept(source: Source) -> bytes | None:
     return content if digest == _digest(content) else None
 
 
-def keep(source: Source, content: str) -> None:
-    """Cache a program for the next start. Raises NotKept."""
+def store(source: Source, content: str) -> None:
+    """Cache a program for the next start. Raises NotCached."""
     path = _path(source)
     data = content.encode()
     try:
@@ -68,10 +68,10 @@ def keep(source: Source, content: str) -> None:
             fresh.unlink(missing_ok=True)
         _tidy(path.parent)
     except OSError as error:
-        raise NotKept(f"cannot write to {path.parent}: {error.strerror}", hint=_hint(error, path.parent)) from error
+        raise NotCached(f"cannot write to {path.parent}: {error.strerror}", hint=_hint(error, path.parent)) from error
 
 
-def drop(source: Source) -> None:
+def remove(source: Source) -> None:
     """Remove the cached program of this source."""
     with suppress(OSError):
         _path(source).unlink()
@@ -88,15 +88,15 @@ def _digest(content: bytes) -> bytes:
     return hashlib.sha256(content).hexdigest().encode()
 
 
-def _distrust(path: Path, status: os.stat_result) -> NotKept | None:
+def _distrust(path: Path, status: os.stat_result) -> NotCached | None:
     """Why a directory cannot be trusted; None if it can."""
     if not stat.S_ISDIR(status.st_mode):
-        return NotKept(f"{path} is not a directory", hint=f"sudo rm {path}")
+        return NotCached(f"{path} is not a directory", hint=f"sudo rm {path}")
     if not _is_of_ours(status):
-        return NotKept(f"{path} belongs to another user (uid {status.st_uid})", hint=f"sudo chown root: {path}")
+        return NotCached(f"{path} belongs to another user (uid {status.st_uid})", hint=f"sudo chown root: {path}")
     if not _only_ours(status):
         mode = stat.S_IMODE(status.st_mode)
-        return NotKept(f"other users can write to {path} (mode {mode:04o})", hint=f"sudo chmod go-w {path}")
+        return NotCached(f"other users can write to {path} (mode {mode:04o})", hint=f"sudo chmod go-w {path}")
     return None
 
 

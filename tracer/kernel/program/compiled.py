@@ -41,13 +41,13 @@ class Map:
 class Compiled:
     """A program as bcc compiles it.
 
-    maps: in the order of the indices in the instructions. functions: the instructions of each, by name. is_kept: it
+    maps: in the order of the indices in the instructions. functions: the instructions of each, by name. is_cached: it
     comes from the cache. refused: functions that the kernel refused when the program was new.
     """
 
     maps: Mapping[str, Map]
     functions: Mapping[str, bytes]
-    is_kept: bool = False
+    is_cached: bool = False
     refused: frozenset[str] = frozenset()
 
     def linked(self, function: str, descriptors: Sequence[int]) -> bytes:
@@ -67,14 +67,14 @@ class Compiled:
         return bytes(code)
 
 
-def of_json(text: str | bytes, *, is_kept: bool = False) -> Compiled:
+def parse_compiled(text: str | bytes, *, is_cached: bool = False) -> Compiled:
     """Parse the output of bcc_process.py. Raises InvalidProgram."""
     try:
         answer: dict[str, Any] = json.loads(text)
         program = Compiled(
             maps={name: Map(**members) for name, members in answer["maps"].items()},
             functions={name: base64.b64decode(code, validate=True) for name, code in answer["functions"].items()},
-            is_kept=is_kept,
+            is_cached=is_cached,
             refused=frozenset(answer.get("refused", ())),
         )
         for each in program.maps.values():
@@ -86,6 +86,6 @@ def of_json(text: str | bytes, *, is_kept: bool = False) -> Compiled:
     return program
 
 
-def with_refused(text: str | bytes, functions: Collection[str]) -> str:
+def add_refused(text: str | bytes, functions: Collection[str]) -> str:
     """Add to a program's text the functions that the kernel refused."""
     return json.dumps({**json.loads(text), "refused": sorted(functions)})

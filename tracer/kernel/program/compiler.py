@@ -13,8 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tracer.kernel.program import cache
-from tracer.kernel.program.compiled import Compiled, InvalidProgram
-from tracer.kernel.program.compiled import of_json as compiled_of
+from tracer.kernel.program.compiled import Compiled, InvalidProgram, parse_compiled
 from tracer.kernel.program.source import Source, bpf_directory
 from tracer.model.errors import TcpwatchError
 
@@ -40,10 +39,10 @@ class ProgramError(TcpwatchError):
 
 def compile_source(source: Source, say: Callable[[str], None] = ignore) -> Compiled:
     """Take the program from the cache, or compile and cache it. Raises the errors of `compile_afresh`."""
-    kept = cache.kept(source)
-    if kept is not None:
+    cached = cache.load(source)
+    if cached is not None:
         try:
-            return compiled_of(kept, is_kept=True)
+            return parse_compiled(cached, is_cached=True)
         except InvalidProgram:  # truncated, or of another version
             pass
     return compile_afresh(source, say)
@@ -57,12 +56,12 @@ def compile_afresh(source: Source, say: Callable[[str], None] = ignore) -> Compi
     began = time.monotonic()
     run = _ask(source)
     try:
-        program = compiled_of(run.stdout)
+        program = parse_compiled(run.stdout)
     except InvalidProgram as error:
         raise _failure(run) from error
     try:
-        cache.keep(source, run.stdout)
-    except cache.NotKept as error:
+        cache.store(source, run.stdout)
+    except cache.NotCached as error:
         say(f"each start compiles for {time.monotonic() - began:.1f}s, because {error}. Hint: {error.hint}")
     return program
 

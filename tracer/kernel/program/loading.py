@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from tracer.kernel.program import cache
-from tracer.kernel.program.compiled import Compiled, Outdated, with_refused
+from tracer.kernel.program.compiled import Compiled, Outdated, add_refused
 from tracer.kernel.program.compiler import compile_afresh, compile_source, ignore
 from tracer.kernel.program.program import Program
 from tracer.kernel.program.source import Source
@@ -31,7 +31,7 @@ def load(
     try:
         program, prepared = _started(compiled, make, prepare)
     except Outdated as error:
-        cache.drop(source)
+        cache.remove(source)
         say(f"the compiled program in {cache.directory()} does not fit this kernel ({error}); compiling it again")
         compiled = compile_afresh(source, say)
         program, prepared = _started(compiled, make, prepare)
@@ -53,7 +53,7 @@ def _started(
 
 def _keep_refused(source: Source, functions: Collection[str]) -> None:
     """Add to the cached program the functions that the kernel refuses, so that it is not compiled again for them."""
-    kept = cache.kept(source)
-    if kept is not None:
-        with suppress(cache.NotKept):
-            cache.keep(source, with_refused(kept, functions))
+    cached = cache.load(source)
+    if cached is not None:
+        with suppress(cache.NotCached):
+            cache.store(source, add_refused(cached, functions))

@@ -155,7 +155,7 @@ class Program:
         try:
             made = syscalls.create_map(name, wanted)
         except OSError as error:
-            if self._compiled.is_kept and error.errno == errno.EINVAL:
+            if self._compiled.is_cached and error.errno == errno.EINVAL:
                 raise Outdated(f"map {name}: {error.strerror}") from error
             raise refusal(self._buffer if name == "events" else f"the map {name}", error) from error
         if name in self._maps:
@@ -188,7 +188,7 @@ class Program:
 
     def _mismatch(self, what: str) -> Exception:
         """The error for a program from another version of tcpwatch."""
-        if self._compiled.is_kept:
+        if self._compiled.is_cached:
             return Outdated(what)
         return ProgramError(
             f"the compiled program does not have the expected {what}: bpf/ and tracer/ are of different versions",
@@ -243,7 +243,7 @@ class Program:
             try:
                 self._functions[name] = syscalls.load(name, kind, code, iterates=iterates, traces=traces)
             except syscalls.Refused as error:
-                if self._compiled.is_kept and error.is_for_its_code and name not in self._compiled.refused:
+                if self._compiled.is_cached and error.is_for_its_code and name not in self._compiled.refused:
                     raise Outdated(f"function {name}: {error.strerror}") from error
                 if error.is_for_its_code:
                     self.refused.add(name)
