@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Counts the changes of state that tcpwatch should see, by itself and without a ring that could be full. */
+/* Count the state changes that tcpwatch should trace, independently of it and without a ring buffer. */
 #include "event.h"
 #include "kernel.h"
 #include "filter.h"
@@ -10,7 +10,7 @@
 #define SLOTS 65536
 #define BPF_F_MMAPABLE (1U << 10)
 
-BPF_F_TABLE("array", int, u64, counted, SLOTS, BPF_F_MMAPABLE); /* by CLOCK_BOOTTIME, round and round */
+BPF_F_TABLE("array", int, u64, counted, SLOTS, BPF_F_MMAPABLE); /* by CLOCK_BOOTTIME, modulo SLOTS */
 
 static __always_inline void count(struct bpf_raw_tracepoint_args *ctx)
 {

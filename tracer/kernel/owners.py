@@ -168,8 +168,8 @@ class Owners:
         """The processes with these names, by pid. Any thread may call it."""
         return tuple(process_named(pid, names[pid], self._proc) for pid in sorted(names) if pid)
 
-    def name(self, event: Event, owner: Owner, processes: tuple[Process, ...]) -> None:
-        """Fill an event from a walk, which has found the holders too."""
+    def fill_from_walk(self, event: Event, owner: Owner, processes: tuple[Process, ...]) -> None:
+        """Fill an event from a walk, which has found the holders too, without a search."""
         holders = _holders(processes, not processes)
         if processes and owner.inode:
             now_ns = self._clock_ns()
@@ -195,7 +195,7 @@ class Owners:
             holders = found.holders
             # A process that has closed it meanwhile held it at the time of the event, which has an inode.
             if now_ns - found.searched_ns > fresh_ns or found.seen_ns != found.searched_ns:
-                holders = self._living(holders, found.seen_ns, now_ns, fresh_ns)
+                holders = self._still_running(holders, found.seen_ns, now_ns, fresh_ns)
             if sock is not None:
                 self._remember(sock, holders)
             return holders
@@ -219,7 +219,7 @@ class Owners:
         runs = opener.started_ns is not None and opener.started_ns <= latest_start_ns
         return opener.holders if runs or not pid else opener.gone
 
-    def _living(self, holders: Holders, known_ns: int, now_ns: int, fresh_ns: int) -> Holders:
+    def _still_running(self, holders: Holders, known_ns: int, now_ns: int, fresh_ns: int) -> Holders:
         """Without the processes that have ended since. All of them, as gone, if none is left.
 
         Only the first MAX_CHECKED are checked. If all of those run, the others are taken to run too. If one
@@ -227,12 +227,12 @@ class Owners:
         """
         processes = holders.processes
         checked = processes[:MAX_CHECKED]
-        left = tuple(process for process in checked if self._lives(process.pid, known_ns, now_ns, fresh_ns))
+        left = tuple(process for process in checked if self._is_running(process.pid, known_ns, now_ns, fresh_ns))
         if left == checked:
             return holders
         return _holders(left or processes, not left)
 
-    def _lives(self, pid: int, known_ns: int, now_ns: int, fresh_ns: int) -> bool:
+    def _is_running(self, pid: int, known_ns: int, now_ns: int, fresh_ns: int) -> bool:
         """Whether the pid still is the same process as at known_ns: another one would have started later."""
         if pid == 0:
             return True

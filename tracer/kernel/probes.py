@@ -131,7 +131,9 @@ def _walk(types: HookArguments) -> Probe:
 
 def with_second(probe: Probe) -> Probe:
     """Add a second function, which recovers what the first one misses (bpf/reentry.h)."""
-    return replace(probe, second=replace(probe.attachment, is_second=True)) if probe.attachment else probe
+    if probe.attachment is None:
+        return probe
+    return replace(probe, second=replace(probe.attachment, is_second=True))
 
 
 def _typed(types: HookArguments, probe: Probe) -> Probe:
@@ -149,10 +151,10 @@ def _typed(types: HookArguments, probe: Probe) -> Probe:
 
 
 def _keepalive(types: HookArguments, kprobes: bool, timers: TimerFunctions) -> Probe:
-    why = "the kernel refuses the kprobe (kernel.perf_event_paranoid?)" if kprobes else "no kprobes here"
+    why = "the kernel refuses the kprobe (kernel.perf_event_paranoid?)" if kprobes else "this kernel has no kprobes"
     if timers.keepalive and types.hook_arguments("timer_expire_entry"):
         hook = Attachment("raw tracepoint", "timer_expire_entry")
-        timer_probe = _typed(types, Probe("keepalive", "fallback", hook, f"{why}: from the timers"))
+        timer_probe = _typed(types, Probe("keepalive", "fallback", hook, f"{why}; traced when the timer expires"))
     else:
         note = f"{why}, and /proc/kallsyms hides tcp_keepalive_timer (kernel.kptr_restrict, CAP_SYSLOG)"
         timer_probe = Probe("keepalive", "missing", None, note)

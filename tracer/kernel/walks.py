@@ -176,7 +176,7 @@ class Walks:
 
     def _with_owner(self, found: _Found, clock_offset_ns: int) -> Event:
         event = found.event
-        self._owners.name(event, found.owner, found.processes)
+        self._owners.fill_from_walk(event, found.owner, found.processes)
         event.time_ns = (event.ktime_ns + clock_offset_ns) // 1000 * 1000
         return event
 
