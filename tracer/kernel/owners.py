@@ -22,8 +22,9 @@ from typing import Any, NamedTuple
 from tracer.kernel import clocks
 from tracer.kernel.holders import Held, LookUp, Process, named, started_ns
 from tracer.kernel.wire import Owner, text
-from tracer.model.events import MOST_TEXT, Event
-from tracer.model.lazy import Part, PartedEvent
+from tracer.model.events import Event
+from tracer.model.fields import MAX_PATH
+from tracer.model.lazy import LazyEvent, Part
 
 FRESH_NS = 1_000_000_000
 """What was found is not looked up again for so long, and a process not checked again."""
@@ -222,7 +223,7 @@ class Owners:
             part = holders.part(self._cgroup_path(cgroup) if cgroup else None)
             if len(holders.parts) < MOST_CGROUPS:
                 holders.parts[cgroup] = part
-        if type(event) is PartedEvent:
+        if type(event) is LazyEvent and event.parts is not None:
             event.parts[-1] = part
         else:
             event.known().update(part.fields)
@@ -395,7 +396,7 @@ def cgroup_path_of(cgroup_id: int) -> str | None:
             if fd < 0:
                 continue
             try:
-                path = text(os.readlink(f"/proc/self/fd/{fd}".encode()))[:MOST_TEXT]
+                path = text(os.readlink(f"/proc/self/fd/{fd}".encode()))[:MAX_PATH]
             finally:
                 os.close(fd)
         finally:

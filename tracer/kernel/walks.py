@@ -15,10 +15,11 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from tracer.kernel.holders import Process
+from tracer.kernel.layout import SIZE
 from tracer.kernel.owners import Owners
 from tracer.kernel.program import syscalls
 from tracer.kernel.program.program import Program, Suspects
-from tracer.kernel.wire import SIZE, Decoder, Owner
+from tracer.kernel.wire import Decoder, Owner
 from tracer.model.events import Event
 
 WALK_EVERY_S = 30.0

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tracer.kernel import privileges
+from tracer.kernel.layout import SIZE
 from tracer.kernel.probes import LOST_HOOKS, STATE_HOOK, Attachment, Probe, TimerFunctions
 from tracer.kernel.program import syscalls
 from tracer.kernel.program.compiled import Compiled, Outdated
 from tracer.kernel.program.compiler import MEMORY_HINT, ProgramError
 from tracer.kernel.program.ring import HEADER_BYTES, Ring
-from tracer.kernel.wire import SIZE
 from tracer.model.errors import TcpwatchError
 from tracer.model.filters import Filter
 
