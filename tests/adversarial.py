@@ -13,7 +13,7 @@ from typing import Any
 from builders import SECOND, START
 from test_storage import HEADER
 
-from tracer.model.events import format_time
+from tracer.model.times import format_time
 from tracer.recordings.header import Header
 
 LONG = "\N{GRINNING FACE}"

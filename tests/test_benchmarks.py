@@ -14,7 +14,7 @@ from benchmarks.spread import Spread, median_between, percentile, ratios
 from benchmarks.watchers import Counts
 from builders import event
 
-from tracer.model.events import to_json
+from tracer.model.validation import to_json
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs/performance.md"

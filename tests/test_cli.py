@@ -12,7 +12,7 @@ import pytest
 from builders import event
 from test_storage import EVENTS, write
 
-from tracer.model.events import to_json
+from tracer.model.validation import to_json
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

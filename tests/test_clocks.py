@@ -9,9 +9,10 @@ from builders import SECOND, event, record
 
 from tracer.analysis.stalls import StallTracker
 from tracer.kernel.clocks import boottime_shift_ns
+from tracer.kernel.layout import SIZE
 from tracer.kernel.program.ring import HEADER_BYTES
 from tracer.kernel.suspends import MAX_SUSPENDS, Suspend, Suspends
-from tracer.kernel.wire import SIZE, Decoder
+from tracer.kernel.wire import Decoder
 from tracer.model.events import SUSPEND
 
 HOUR = 3600 * SECOND

@@ -22,7 +22,8 @@ from test_stalls import close, freeze
 from test_storage import EVENTS, HEADER, read, write
 
 from tracer.model.errors import TcpwatchError
-from tracer.model.events import Event, to_json
+from tracer.model.events import Event
+from tracer.model.validation import to_json
 from tracer.recordings.header import VERSION, Header
 from tracer.recordings.reader import RecordingReader
 

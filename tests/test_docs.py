@@ -11,7 +11,8 @@ from tracer.analysis.risk import REASONS
 from tracer.analysis.verdicts import VERDICTS
 from tracer.cli.main import cli
 from tracer.cli.options import FILTER_NAMES
-from tracer.model.events import EVENTS, Event
+from tracer.model.events import Event
+from tracer.model.kinds import EVENTS
 from tracer.model.sockets import Socket
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"

@@ -32,8 +32,9 @@ from tracer.kernel.owners import Owners
 from tracer.kernel.wire import Decoder, Owner, text
 from tracer.model.checks import Finding
 from tracer.model.errors import TcpwatchError
-from tracer.model.events import EVENTS, Event
+from tracer.model.events import Event
 from tracer.model.filters import Filter
+from tracer.model.kinds import EVENTS
 from tracer.model.sockets import Socket
 from tracer.output.checks import findings_as_json, findings_as_text
 from tracer.output.format import safe

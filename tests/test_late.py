@@ -18,7 +18,9 @@ from timelines import Frozen, frozen
 from tracer.analysis.idle_timeouts import Bracket, Service, Silences
 from tracer.analysis.outstanding import first_rto_ms, outstanding
 from tracer.analysis.stalls import StallTracker
-from tracer.model.events import Event, from_json, parse_time
+from tracer.model.events import Event
+from tracer.model.times import parse_time
+from tracer.model.validation import from_json
 
 INCIDENTS = Path(__file__).parent / "incidents"
 RECORDED = sorted(INCIDENTS.glob("*.tw"))

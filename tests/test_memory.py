@@ -15,8 +15,9 @@ from test_cli import ROOT, tcpwatch
 
 from tracer.analysis import stalls
 from tracer.analysis.stalls import StallTracker
-from tracer.model.events import Event, from_json
+from tracer.model.events import Event
 from tracer.model.recent import Recent, RecentSet
+from tracer.model.validation import from_json
 
 MORE = 104 << 10
 """KiB that any recording may take beyond a short one: the most that any of them was seen to take is a little less."""

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_storage import HEADER
 
-from tracer.model.events import Event, InvalidEvent, from_json, to_json
+from tracer.model.events import Event
+from tracer.model.validation import InvalidEvent, from_json, to_json
 from tracer.recordings.encoding import to_line
 from tracer.recordings.header import FORMAT, VERSION, Header, InvalidHeader, header_from_line
 from tracer.recordings.reader import RecordingReader

@@ -18,8 +18,9 @@ from builders import SECOND, START, event
 from test_storage import EVENTS, HEADER, read, write
 
 from tracer.model.errors import TcpwatchError
-from tracer.model.events import Event, format_time
+from tracer.model.events import Event
 from tracer.model.filters import Filter
+from tracer.model.times import format_time
 from tracer.recordings import rotation as module
 from tracer.recordings.reader import RecordingReader
 from tracer.recordings.rotation import RotatingWriter, Rotation

@@ -18,8 +18,8 @@ from test_storage import HEADER, read
 
 from tracer.cli.main import _rotation
 from tracer.model.errors import TcpwatchError, UsageError
-from tracer.model.events import format_time
 from tracer.model.filters import Filter
+from tracer.model.times import format_time
 from tracer.recordings import rotation, series, writer
 from tracer.recordings.header import Header, header_from_line
 from tracer.recordings.rotation import RotatingWriter, Rotation

@@ -14,7 +14,9 @@ from tracer.analysis import stalls
 from tracer.analysis.expiry import bucket
 from tracer.analysis.idle_timeouts import Bracket, service_of
 from tracer.analysis.stalls import StallTracker
-from tracer.model.events import EVENTS, STATES, Event, format_time, parse_time
+from tracer.model.events import STATES, Event
+from tracer.model.kinds import EVENTS
+from tracer.model.times import format_time, parse_time
 
 HOUR_MS = 3_600_000
 LOSS_PROBE_MS = 200

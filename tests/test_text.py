@@ -6,7 +6,8 @@ from builders import event
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.model.events import EVENTS, Event
+from tracer.model.events import Event
+from tracer.model.kinds import EVENTS
 from tracer.output.text import TextSink
 
 

@@ -10,8 +10,10 @@ from builders import event, mapped, record
 from targets import HEADER, OPTIONS
 from test_stalls import close, freeze, heard, reset
 
-from tracer.model.events import EVENTS, Event, to_json
+from tracer.model.events import Event
 from tracer.model.filters import Filter
+from tracer.model.kinds import EVENTS
+from tracer.model.validation import to_json
 from tracer.recordings.header import describe_filter
 
 

@@ -24,7 +24,8 @@ from tracer.kernel import clocks
 from tracer.kernel.probes import kprobes_available
 from tracer.kernel.program.btf import KernelTypes
 from tracer.model.counts import counts_of
-from tracer.model.events import Event, from_json
+from tracer.model.events import Event
+from tracer.model.validation import from_json
 
 AT_ONCE = 32
 TRIES = 3

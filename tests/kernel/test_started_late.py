@@ -20,7 +20,7 @@ from watching import ROOT, Json, Watch, both_ends
 
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Client, Server, embedded_client
-from tracer.model.events import parse_time
+from tracer.model.times import parse_time
 
 IDLE_S = 62.0
 """Longer than what counts as long, a minute."""

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 import click
 
 from tracer.model.errors import UsageError
-from tracer.model.events import EVENTS
 from tracer.model.filters import Filter, Network
+from tracer.model.kinds import EVENTS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

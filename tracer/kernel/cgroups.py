@@ -8,7 +8,7 @@ import struct
 from functools import lru_cache
 
 from tracer.kernel.wire import text
-from tracer.model.events import MOST_TEXT
+from tracer.model.fields import MAX_PATH
 
 _FILEID_KERNFS = 0xFE  # include/linux/exportfs.h: the file handle is a kernfs id, which is the cgroup id
 _O_PATH = 0o10000000
@@ -42,7 +42,7 @@ def cgroup_path(cgroup_id: int) -> str | None:
             if fd < 0:
                 continue
             try:
-                path = text(os.readlink(f"/proc/self/fd/{fd}".encode()))[:MOST_TEXT]
+                path = text(os.readlink(f"/proc/self/fd/{fd}".encode()))[:MAX_PATH]
             finally:
                 os.close(fd)
         finally:

@@ -21,7 +21,7 @@ from tracer.kernel.processes import PROC, Process, process_named, started_ns
 from tracer.kernel.searches import Searches
 from tracer.kernel.wire import Owner
 from tracer.model.events import Event
-from tracer.model.lazy import Part, PartedEvent
+from tracer.model.lazy import LazyEvent, Part
 
 FRESH_NS = searches.RENEW_NS
 """The age up to which a result is used without another search, or another look at the process."""
@@ -182,7 +182,7 @@ class Owners:
             part = holders.part(self._cgroup_path(cgroup) if cgroup else None)
             if len(holders.parts) < MAX_CGROUPS:
                 holders.parts[cgroup] = part
-        if type(event) is PartedEvent:
+        if type(event) is LazyEvent and event.parts is not None:
             event.parts[-1] = part
         else:
             event.known().update(part.fields)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from tracer.kernel import clocks, host
 from tracer.kernel.holders import HolderFinder, holder_finder
+from tracer.kernel.layout import OFFSETS, SIZE
 from tracer.kernel.owners import Owners
 from tracer.kernel.program import syscalls
 from tracer.kernel.program.btf import KernelTypes
@@ -27,7 +28,7 @@ from tracer.kernel.program.compiler import ProgramError
 from tracer.kernel.program.loading import load
 from tracer.kernel.program.program import Program
 from tracer.kernel.program.source import SOCKETS, source_for
-from tracer.kernel.wire import OFFSETS, SIZE, Decoder
+from tracer.kernel.wire import Decoder
 from tracer.model.errors import TcpwatchError
 from tracer.model.filters import Filter
 from tracer.model.sockets import Socket

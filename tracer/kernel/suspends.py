@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from tracer.kernel.layout import OFFSETS, SIZE
 from tracer.kernel.program.ring import HEADER_BYTES
-from tracer.kernel.wire import OFFSETS, SIZE
 from tracer.model.events import Event
 
 MIN_SUSPEND_NS = 100_000_000

@@ -14,12 +14,13 @@ from collections import OrderedDict, deque
 from contextlib import suppress
 from typing import NamedTuple
 
+from tracer.kernel.layout import SIZE
 from tracer.kernel.owners import Owners
 from tracer.kernel.processes import Process
 from tracer.kernel.program import syscalls
 from tracer.kernel.program.program import Program
 from tracer.kernel.program.requests import IdleService
-from tracer.kernel.wire import SIZE, Decoder, Owner
+from tracer.kernel.wire import Decoder, Owner
 from tracer.model.events import Event
 
 WALK_EVERY_S = 30.0

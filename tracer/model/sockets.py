@@ -11,7 +11,8 @@ from dataclasses import dataclass, fields
 from operator import attrgetter
 from typing import Any
 
-from tracer.model.events import Event, format_time
+from tracer.model.events import Event
+from tracer.model.times import format_time
 
 
 @dataclass(slots=True, kw_only=True)

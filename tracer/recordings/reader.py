@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tracer.model.errors import TcpwatchError
-from tracer.model.events import EVENTS, Batch, Event, InvalidEvent, from_json
+from tracer.model.events import Batch, Event
+from tracer.model.kinds import EVENTS
+from tracer.model.validation import InvalidEvent, from_json
 from tracer.recordings.compression import zstandard_library
 from tracer.recordings.header import FORMAT, HEADER_START, Header, InvalidHeader, NewerVersion, header_from_line
 from tracer.recordings.input import (

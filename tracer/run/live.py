@@ -17,8 +17,9 @@ from tracer.kernel.live import LiveSource
 from tracer.kernel.program.program import RESUME_AFTER_S, RING_BYTES, WAITING_AFTER_S
 from tracer.model.counts import Counts, Tally
 from tracer.model.errors import TcpwatchError
-from tracer.model.events import Batch, Event, format_time
+from tracer.model.events import Batch, Event
 from tracer.model.filters import Filter
+from tracer.model.times import format_time
 from tracer.output.background_writer import Outlet, Stream
 from tracer.output.crosscheck import beside_the_kernel, what_was_missed
 from tracer.output.format import duration, plural

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tracer.kernel import privileges
+from tracer.kernel.layout import SIZE
 from tracer.kernel.probes import Attachment, Probe, TimerFunctions
 from tracer.kernel.program import syscalls
 from tracer.kernel.program.compiled import Compiled, Outdated
@@ -23,7 +24,6 @@ from tracer.kernel.program.losses import Loss, Losses
 from tracer.kernel.program.refusals import HINTS, is_short_of_resources, refusal
 from tracer.kernel.program.requests import REQUESTED_BYTES, IdleService, request_holders, request_walk
 from tracer.kernel.program.ring import HEADER_BYTES, Ring
-from tracer.kernel.wire import SIZE
 from tracer.model.errors import TcpwatchError
 from tracer.model.filters import Filter
 
