@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from builders import SECOND, START
-from test_storage import HEADER
+from recording_files import HEADER
 
 from tracer.model.events import format_time
 from tracer.recordings.header import Header

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 import zstandard
 from builders import event
-from test_cli import ROOT, tcpwatch
-from test_report import header, record
-from test_stalls import close, freeze
+from recording_files import header, record
+from running import ROOT, tcpwatch
+from stall_events import close, freeze
 
 from tracer.model.events import Event
 from tracer.model.filters import Filter

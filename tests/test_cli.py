@@ -10,30 +10,12 @@ from pathlib import Path
 
 import pytest
 from builders import event
-from test_storage import EVENTS, write
+from recording_files import EVENTS, write
+from running import ROOT, tcpwatch
 
 from tracer.model.events import to_json
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent
-
-
-def tcpwatch(*arguments: str | Path, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[str]:
-    return tcpwatch_from("tracer", *arguments, stdin=stdin, **environment)
-
-
-def tcpwatch_from(
-    module: str, *arguments: str | Path, stdin: bytes = b"", **environment: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
-        input=stdin.decode("latin-1"),
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        timeout=60,
-    )
 
 
 def test_replay_as_json_is_the_recording_without_its_header(tmp_path: Path) -> None:

@@ -16,10 +16,9 @@ from pathlib import Path
 import pytest
 import zstandard
 from builders import SECOND, event
-from test_cli import ROOT, tcpwatch
-from test_report import a_night, header, record
-from test_stalls import close, freeze
-from test_storage import EVENTS, HEADER, read, write
+from recording_files import EVENTS, HEADER, header, read, record, write
+from running import ROOT, tcpwatch
+from stall_events import a_night, close, freeze
 
 from tracer.model.errors import TcpwatchError
 from tracer.model.events import Event, to_json

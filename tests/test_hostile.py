@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 from builders import event, record, socket
-from test_cli import tcpwatch
-from test_holders import Proc
-from test_stalls import close, freeze, heard
-from test_storage import HEADER, write
+from fake_proc import Proc
+from recording_files import HEADER, write
+from running import tcpwatch
+from stall_events import close, freeze, heard
 
 from tracer.analysis.idle_timeouts import Silences
 from tracer.analysis.risk import at_risk

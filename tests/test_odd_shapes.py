@@ -12,7 +12,7 @@ import pytest
 from builders import event
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_storage import HEADER
+from recording_files import HEADER
 
 from tracer.model.events import Event, InvalidEvent, from_json, to_json
 from tracer.recordings.encoding import to_line

@@ -10,8 +10,8 @@ import pytest
 from builders import event
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_report import header
-from test_stalls import close, freeze, heard, reset
+from recording_files import header
+from stall_events import close, freeze, heard, reset
 
 from tracer.analysis.idle_timeouts import Bracket, Service, Silences, is_fatal, service_of, survived_silence_ms
 from tracer.analysis.recorded import RecordedStalls

@@ -30,7 +30,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from test_storage import HEADER
+from recording_files import HEADER
 
 from tracer.model.errors import TcpwatchError
 from tracer.recordings import rotation, series, writer

@@ -9,45 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from builders import SECOND, event
-from test_cli import ROOT, tcpwatch
-from test_stalls import HOUR_MS, LOSS_PROBE_MS, close, freeze, heard, reset
+from builders import event
+from recording_files import header, record
+from running import ROOT, tcpwatch
+from stall_events import HOUR_MS, OWNED, a_night, close, freeze, heard, reset
 
 from tracer.model.events import Event
 from tracer.model.filters import Filter
 from tracer.output.advice import merged
-from tracer.recordings.header import Header, describe_filter
-from tracer.recordings.writer import RecordingWriter
-
-OWNED = {"pid": 8506, "comm": "php", "pids": [8506]}
-
-
-def header(wanted: Filter | None = None, host: str = "db1", clock_offset_ns: int | None = None) -> Header:
-    """Of a recording that began at 08:00 UTC, an hour west of where it was made."""
-    return Header(
-        tool="0.1.0", kernel="6.18", host=host, started="2027-01-15T08:00:00.000000Z",
-        clock_offset_ns=1_800_000_000 * SECOND - SECOND if clock_offset_ns is None else clock_offset_ns,
-        utc_offset_s=3600, hz=250, filters=describe_filter(wanted or Filter()),
-    )  # fmt: skip
-
-
-def record(path: Path, events: list[Event], head: Header | None = None) -> Path:
-    with RecordingWriter(path, head or header()) as writer:
-        for each in sorted(events, key=lambda each: each.ktime_ns):
-            writer.write(each)
-    return path
-
-
-def a_night() -> list[Event]:
-    """58 minutes of silence survived, 61 fatal; some loss; a peer that vanished from a connection in use."""
-    events = [heard(0, silent_ms=58 * 60_000, sock="survivor")]
-    for number, at in enumerate((10, 20)):
-        name = {"sock": f"frozen{number}", "lport": 40000 + number, **OWNED}
-        events += freeze(start=at, silent_ms=61 * 60_000 + LOSS_PROBE_MS, **name) + close(at + 13.4, **name)
-    events += [*freeze(2, start=60, silent_ms=210, sock="lossy"), heard(60.9, silent_ms=1000, sock="lossy")]
-    dead = {"sock": "dead", "raddr": "10.66.2.9", "rport": 6379}
-    events += freeze(start=70, silent_ms=210, **dead) + close(83.4, **dead)
-    return events
+from tracer.recordings.header import Header
 
 
 def test_the_report_of_a_night(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 from builders import SECOND, START, event
-from test_storage import EVENTS, HEADER, read, write
+from recording_files import EVENTS, HEADER, read, write
+from sinks import Shown
 
 from tracer.model.errors import TcpwatchError
 from tracer.model.events import Event, format_time
@@ -97,7 +98,7 @@ def test_a_file_that_cannot_grow_is_an_error_and_nothing_else(tmp_path: Path, su
     program = """
 import gc, os, resource, sys
 from pathlib import Path
-from test_storage import HEADER
+from recording_files import HEADER
 from builders import event
 from tracer.model.errors import TcpwatchError
 from tracer.recordings.writer import RecordingWriter
@@ -246,19 +247,3 @@ def test_a_stall_goes_on_from_one_file_to_the_next(tmp_path: Path) -> None:
     assert len(files) == 4
     assert [(each.phase, each.verdict) for each in shown.stalls] == [("begin", "idle-drop"), ("end", "idle-drop")]
     assert shown.stalls[1].outcome == "timed-out"
-
-
-class Shown:
-    """A sink that keeps stalls."""
-
-    def __init__(self) -> None:
-        self.stalls: list[Event] = []
-
-    def write(self, *events: Event) -> None:
-        self.stalls += [each for each in events if each.event == "stall"]
-
-    def flush(self, until_ns: int) -> None:
-        pass
-
-    def close(self) -> None:
-        pass

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from builders import SECOND, START, event
-from test_rotation import Shown
-from test_storage import HEADER, read
+from recording_files import HEADER, read
+from sinks import Shown
 
 from tracer.cli.main import _rotation
 from tracer.model.errors import TcpwatchError, UsageError
@@ -137,7 +137,7 @@ def test_files_without_events_push_nothing_out_and_go(tmp_path: Path, suffix: st
     program = """
 import os, sys
 from pathlib import Path
-from test_storage import HEADER
+from recording_files import HEADER
 from tracer.recordings.rotation import RotatingWriter, Rotation
 RotatingWriter(Path(sys.argv[1]), lambda: HEADER, Rotation(every_s=3600, keep=1), say=print)
 os.kill(os.getpid(), 9)
@@ -224,7 +224,7 @@ def test_two_that_start_at_once(tmp_path: Path) -> None:
     program = """
 import sys, time
 from pathlib import Path
-from test_storage import HEADER
+from recording_files import HEADER
 from tracer.recordings.rotation import RotatingWriter, Rotation
 while time.time() < float(sys.argv[2]):
     pass

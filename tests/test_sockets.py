@@ -11,7 +11,7 @@ import pytest
 from builders import SECOND, START, record, socket
 from hypothesis import given
 from hypothesis import strategies as st
-from test_cli import tcpwatch
+from running import tcpwatch
 
 from tracer.analysis.idle_timeouts import Bracket
 from tracer.analysis.keepalive import keepalive_for

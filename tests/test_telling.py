@@ -8,7 +8,7 @@ from typing import Any
 from builders import event
 from hypothesis import given
 from hypothesis import strategies as st
-from test_stalls import HOUR_MS, close, freeze, heard, probe, waiting, window
+from stall_events import HOUR_MS, close, freeze, heard, probe, waiting, window
 
 from tracer.analysis.stalls import StallTracker
 from tracer.analysis.verdicts import VERDICTS

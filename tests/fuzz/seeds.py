@@ -7,8 +7,8 @@ import json
 from collections.abc import Iterator
 
 from builders import event, mapped, record
+from stall_events import close, freeze, heard, reset
 from targets import HEADER, OPTIONS
-from test_stalls import close, freeze, heard, reset
 
 from tracer.model.events import EVENTS, Event, to_json
 from tracer.model.filters import Filter

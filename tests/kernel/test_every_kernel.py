@@ -21,8 +21,8 @@ from typing import Any
 
 import capabilities
 import pytest
-from test_resume import Listener
-from test_socket_walk import compared, ss
+from listening import Listener
+from ss_comparison import compared, ss
 from watching import PATIENCE_S, ROOT, Json, Watch, both_ends
 
 from tracer.kernel import clocks, host, live

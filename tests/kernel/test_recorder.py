@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_bad_host import assert_nothing_left
+from leftovers import assert_nothing_left
 from watching import PATIENCE_S, ROOT
 
 from tracer.lab.namespace import Namespace, wait_until

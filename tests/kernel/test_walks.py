@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from test_endurance import capabilities
-from test_socket_walk import JIFFY_MS, ss
+from capabilities import capabilities
+from ss_comparison import JIFFY_MS, ss
 from watching import PATIENCE_S, ROOT, Json, Start, both_ends
 
 from tracer.kernel import host
