@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lab.forger import checksum
+
 from tracer.lab.namespace import wait_until
 
 KERNEL, PEER = "192.0.2.1", "192.0.2.2"
@@ -48,16 +50,6 @@ _LETTERS = "FSRPAUEC"
 _END, _PAD, _MSS_OPTION, _WSCALE, _SACK_OK, _SACK, _TIMESTAMP, _FAST_OPEN = 0, 1, 2, 3, 4, 5, 8, 34
 _DEVICE = "tun0"
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-def checksum(data: bytes) -> int:
-    """RFC 1071."""
-    if len(data) % 2:
-        data += b"\0"
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
 
 
 def _after(one: int, other: int) -> bool:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lab.disasters import Forger, cut_cable, power_off, restart
 from stalling import IDLE_S, Stalls, ended
 
 from tracer.analysis.idle_timeouts import Bracket, service_of
-from tracer.lab.disasters import Forger, cut_cable, power_off, restart
 from tracer.lab.namespace import wait_until
 from tracer.lab.network import CLIENT, SERVER, Lab
 from tracer.lab.peers import Client, Server, embedded_client

@@ -21,6 +21,7 @@ from typing import Any
 
 import capabilities
 import pytest
+from lab.disasters import Forger
 from listening import Listener
 from ss_comparison import compared, ss
 from watching import PATIENCE_S, ROOT, Json, Watch, both_ends
@@ -32,7 +33,6 @@ from tracer.kernel.program.btf import KernelTypes
 from tracer.kernel.program.compiler import compile_source
 from tracer.kernel.program.program import Program
 from tracer.kernel.program.source import TRACER, source_for
-from tracer.lab.disasters import Forger
 from tracer.lab.namespace import wait_until
 from tracer.lab.network import CLIENT, CLIENT6, SERVER, SERVER6, Lab
 from tracer.lab.peers import Client, Server, embedded_client

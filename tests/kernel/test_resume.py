@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from lab.disasters import Forger
 from listening import Listener
 
-from tracer.lab.disasters import Forger
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Client, Server, embedded_client
 
