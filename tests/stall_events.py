@@ -98,16 +98,16 @@ def waiting(at: float = 0, asked_ms: int = 81_040, **fields: Any) -> Event:
     return event("waiting", 500 + at, asked_ms=asked_ms, silent_ms=silent_ms, **{**ordinary, **fields})
 
 
-OWNED = {"pid": 8506, "comm": "php", "pids": [8506]}
+OWNED: dict[str, Any] = {"pid": 8506, "comm": "php", "pids": [8506]}
 
 
 def a_night() -> list[Event]:
     """A connection survives 58 minutes of silence, two die after 61; one loses packets, one loses its peer in use."""
     events = [heard(0, silent_ms=58 * 60_000, sock="survivor")]
     for number, at in enumerate((10, 20)):
-        name = {"sock": f"frozen{number}", "lport": 40000 + number, **OWNED}
+        name: dict[str, Any] = {"sock": f"frozen{number}", "lport": 40000 + number, **OWNED}
         events += freeze(start=at, silent_ms=61 * 60_000 + LOSS_PROBE_MS, **name) + close(at + 13.4, **name)
     events += [*freeze(2, start=60, silent_ms=210, sock="lossy"), heard(60.9, silent_ms=1000, sock="lossy")]
-    dead = {"sock": "dead", "raddr": "10.66.2.9", "rport": 6379}
+    dead: dict[str, Any] = {"sock": "dead", "raddr": "10.66.2.9", "rport": 6379}
     events += freeze(start=70, silent_ms=210, **dead) + close(83.4, **dead)
     return events

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -29,7 +30,7 @@ from tracer.run.replay import Missing, play
 
 def stalled(path: Path, number: int, at: float = 0) -> Path:
     """A recording of one stall, of a socket of its own, on a host of its own."""
-    name = {"sock": f"{number:016x}", "lport": 40_000 + number}
+    name: dict[str, Any] = {"sock": f"{number:016x}", "lport": 40_000 + number}
     events = [*freeze(start=at, **name), *close(at + 13.4, **name)]
     return record(path, events, header(host=f"db{number}"))
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from builders import event
@@ -196,7 +197,7 @@ def test_a_closed_pipe_ends_it_quietly(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["replay", "report"])
 def test_a_character_set_that_lacks_what_is_shown(tmp_path: Path, command: str) -> None:
-    named = {"comm": "工人", "pid": 7, "pids": [7]}
+    named: dict[str, Any] = {"comm": "工人", "pid": 7, "pids": [7]}
     write(tmp_path / "x.tw", [event(kind="tlp", attempt=0, silent_ms=3_600_000, unacked_bytes=5, **named)])
     shown = tcpwatch(command, tmp_path / "x.tw", PYTHONIOENCODING="ascii")
     assert (shown.returncode, shown.stderr) == (0, "")

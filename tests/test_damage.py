@@ -9,7 +9,7 @@ import resource
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +25,11 @@ from tracer.model.events import Event, to_json
 from tracer.recordings.header import VERSION, Header
 from tracer.recordings.reader import RecordingReader
 
-PACK = {"": lambda data: data, ".gz": lambda data: gzip.compress(data, mtime=0), ".zst": zstandard.compress}
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    "": lambda data: data,
+    ".gz": lambda data: gzip.compress(data, mtime=0),
+    ".zst": zstandard.compress,
+}
 LATER = replace(HEADER, host="db2", utc_offset_s=0)
 NEWER = HEADER.to_line().replace(f'"version":{VERSION}', f'"version":{VERSION + 1}').encode()
 

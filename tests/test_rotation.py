@@ -21,7 +21,6 @@ from sinks import Shown
 from tracer.model.errors import TcpwatchError
 from tracer.model.events import Event, format_time
 from tracer.model.filters import Filter
-from tracer.recordings import rotation as module
 from tracer.recordings.reader import RecordingReader
 from tracer.recordings.rotation import RotatingWriter, Rotation
 from tracer.recordings.writer import RecordingWriter
@@ -158,7 +157,7 @@ def test_a_full_file_is_followed_by_another_and_nothing_is_lost(
 
 def test_an_old_file_is_followed_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hours = itertools.count(0, 3600)
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(hours))
+    monkeypatch.setattr(time, "monotonic", lambda: next(hours))
     files = rotated(tmp_path / "x.tw", Rotation(every_s=7200), MANY[:5])
     assert len(files) > 1
     assert [each for file in files for each in read(file)[0]] == MANY[:5]

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from builders import SECOND, START, event
@@ -324,7 +325,7 @@ def test_a_reader_takes_them_in_the_order_of_their_numbers(tmp_path: Path) -> No
 def test_a_stall_goes_on_in_the_next_file_though_the_clock_was_set_back(tmp_path: Path) -> None:
     """By the names the second file comes first."""
     offset_ns = START - SECOND
-    begins = {"filters": {}, "clock_offset_ns": offset_ns}
+    begins: dict[str, Any] = {"filters": {}, "clock_offset_ns": offset_ns}
     parts = [
         [
             event(at=100, kind="tlp", attempt=0, silent_ms=90_000, unacked_bytes=5),

@@ -16,7 +16,8 @@ from tracer.model.errors import TcpwatchError
 from tracer.model.events import Event
 from tracer.model.filters import Filter
 from tracer.recordings.header import describe_filter
-from tracer.recordings.reader import LONGEST_LINE, RecordingReader
+from tracer.recordings.input import LONGEST_LINE
+from tracer.recordings.reader import RecordingReader
 from tracer.recordings.writer import RecordingWriter
 
 

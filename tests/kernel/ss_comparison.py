@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 from watching import PATIENCE_S, ROOT, Json
 
@@ -21,6 +20,7 @@ STATES = {
     "FIN-WAIT-2": "FIN_WAIT2", "CLOSE-WAIT": "CLOSE_WAIT", "LAST-ACK": "LAST_ACK", "CLOSING": "CLOSING",
     "TIME-WAIT": "TIME_WAIT",
 }  # fmt: skip
+_Rows = dict[tuple[int, int], Json]
 JIFFY_MS = 10  # with HZ=100, the lowest
 
 
@@ -74,7 +74,7 @@ def compared(namespace: Namespace) -> dict[tuple[int, int], Json]:
 
     ss runs before and after, again and again until both agree.
     """
-    looks: list[tuple[Any, Any, Any]] = []
+    looks: list[tuple[_Rows, _Rows, _Rows]] = []
 
     def nothing_happened_meanwhile() -> bool:
         before = ss(namespace)

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from watching import AS_NOBODY, PATIENCE_S, ROOT, both_ends
 from tracer.analysis.risk import gives_up_s
 from tracer.kernel import host
 from tracer.kernel import sockets as walk
+from tracer.kernel.program import syscalls
 from tracer.kernel.sockets import namespaces, read_sockets
 from tracer.lab.namespace import Namespace, wait_until
 from tracer.lab.network import CLIENT, CLIENT6, SERVER, SERVER6, Lab
@@ -29,6 +31,10 @@ from tracer.model.filters import Filter
 from tracer.model.sockets import Socket
 
 HERE = Path(__file__).parent
+
+
+def _is_over(due: float) -> bool:
+    return time.monotonic() >= due
 
 
 @pytest.mark.parametrize(
@@ -150,7 +156,7 @@ def ends(found: Sequence[Socket]) -> set[tuple[Any, ...]]:
 def test_hundreds_of_namespaces_take_one_walk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each walk passes the sockets of all of them."""
     walks: list[int] = []
-    real = walk.bpf.read_iterator
+    real = syscalls.read_iterator
 
     def read_iterator(link: int) -> bytes:
         walks.append(link)
@@ -160,7 +166,7 @@ def test_hundreds_of_namespaces_take_one_walk(monkeypatch: pytest.MonkeyPatch) -
     with populated(NAMESPACES):
         ours = frozenset(namespaces().keys() - before)
         assert len(ours) >= NAMESPACES
-        monkeypatch.setattr(walk.syscalls, "read_iterator", read_iterator)
+        monkeypatch.setattr(syscalls, "read_iterator", read_iterator)
         together = read_sockets(Filter(netns=ours))
         assert len(walks) < NAMESPACES / 10, "one for the sockets, one for their owners, and of what else begins here"
         monkeypatch.setattr(walk, "FEW", 10**9)
@@ -214,7 +220,7 @@ def test_who_waits_for_whom(pause_s: float) -> None:
             for word in words.split():
                 sender, receiver = (client, server) if word == "question" else (server, client)
                 due = time.monotonic() + pause_s
-                wait_until(lambda due=due: time.monotonic() >= due, 1, "the pause is over")
+                wait_until(partial(_is_over, due), 1, "the pause is over")
                 sender.sendall(word.encode())
                 receiver.recv(100)
         port = listener.getsockname()[1]

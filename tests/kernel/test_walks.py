@@ -193,7 +193,7 @@ def test_who_waits_for_an_answer(patient: Lab, stack: ExitStack, watch: Start) -
 
 def is_waiting(lab: Lab, client: Client) -> bool:
     told = ss(lab.client)[port(client), DEAF]
-    return told["timer"] != "on" and told.get("lastsnd", 0) >= 1500
+    return bool(told["timer"] != "on" and told.get("lastsnd", 0) >= 1500)
 
 
 def needed_to_walk() -> bool:

@@ -34,7 +34,7 @@ def storm(namespace: Namespace, seconds: float, per_second: int | None = None) -
 def crowd(namespace: Namespace, count: int, *arguments: str) -> Iterator[None]:
     """A process in the namespace that holds both ends of `count` connections (crowd.py)."""
     namespace.run("ip", "link", "set", "lo", "up")
-    argv = [sys.executable, Path(__file__).with_name("crowd.py"), str(count), *arguments]
+    argv: list[str | Path] = [sys.executable, Path(__file__).with_name("crowd.py"), str(count), *arguments]
     with namespace.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == "ready\n"  # type: ignore[union-attr]
         yield
