@@ -133,7 +133,7 @@ def lived(lives: list[list[tuple[int, str]]]) -> list[Event]:
     return events
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lives=_LIVES, wanted=st.sampled_from(FILTERS))
 def test_whatever_is_recorded(lives: list[list[tuple[int, str]]], wanted: Filter, tmp_path: Path) -> None:
     events = lived(lives)

@@ -431,7 +431,6 @@ def test_no_event_is_lost_but_the_oldest(request: pytest.FixtureRequest) -> None
     clock = time.monotonic
     over = clock() + (soak or SECONDS)
     quiet: dict[str, Any] = {
-        "deadline": None,
         "report_multiple_bugs": False,
         "database": None,
         "suppress_health_check": list(HealthCheck),

@@ -18,6 +18,7 @@ from recording_files import HEADER, read
 from sinks import Shown
 
 from tracer.cli.main import _rotation
+from tracer.lab.namespace import wait_until
 from tracer.model.errors import TcpwatchError, UsageError
 from tracer.model.events import format_time
 from tracer.model.filters import Filter
@@ -231,16 +232,18 @@ while time.time() < float(sys.argv[2]):
     pass
 RotatingWriter(Path(sys.argv[1]), lambda: HEADER, Rotation(every_s=3600), say=print)
 print("mine", flush=True)
-time.sleep(2)
+sys.stdin.read()
 """
     at = str(time.time() + 2)
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", program, tmp_path / "r.tw", at], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+            [sys.executable, "-c", program, tmp_path / "r.tw", at], text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
         )
         for _ in range(4)
     ]  # fmt: skip
+    wait_until(lambda: sum(each.poll() is not None for each in started) == 3, 60, "three of four have ended")
     shown = [each.communicate(timeout=60) for each in started]
     assert sum("mine" in out for out, _ in shown) == 1, shown
     assert sum("another tcpwatch is recording" in said for _, said in shown) == 3, shown

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from builders import SECOND, event
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from stall_events import (
     HOUR_MS,
@@ -543,7 +543,6 @@ _EVENTS = st.builds(
 )
 
 
-@settings(deadline=None)
 @example(events=[event("window-probe", attempt=10, rto_ms=-1)])
 @given(events=st.lists(_EVENTS, max_size=40))
 def test_any_stream_gives_stalls_that_begin_once_and_end_once(events: list[Event]) -> None:
