@@ -66,6 +66,7 @@ def test_imports_go_one_way(file: Path) -> None:
 @pytest.mark.parametrize("library", KEEPERS)
 def test_a_library_has_one_keeper(library: str) -> None:
     importing = {relative(file) for file in FILES for module in imports(file) if module.split(".")[0] == library}
+    assert importing
     assert all(name.startswith(KEEPERS[library]) for name in importing), f"{library} is imported by {importing}"
 
 
