@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from test_bad_host import assert_nothing_left
+from leftovers import assert_nothing_left
 from watching import PATIENCE_S, ROOT
 
 COMMAND = [sys.executable, "-m", "tracer", "demo"]
