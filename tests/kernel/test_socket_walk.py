@@ -240,7 +240,7 @@ def ends(found: Sequence[Socket]) -> set[tuple[Any, ...]]:
 def test_hundreds_of_namespaces_take_one_walk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each walk passes the sockets of all of them."""
     walks: list[int] = []
-    real = walk.bpf.read_iterator
+    real = walk.syscalls.read_iterator
 
     def read_iterator(link: int) -> bytes:
         walks.append(link)
@@ -253,7 +253,7 @@ def test_hundreds_of_namespaces_take_one_walk(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(walk.syscalls, "read_iterator", read_iterator)
         together = read_sockets(Filter(netns=ours))
         assert len(walks) < NAMESPACES / 10, "one for the sockets, one for their owners, and of what else begins here"
-        monkeypatch.setattr(walk, "FEW", 10**9)
+        monkeypatch.setattr(walk, "MAX_NAMESPACES", 10**9)
         one_by_one = read_sockets(Filter(netns=ours))
     assert len(walks) > NAMESPACES
     assert ends(together) == ends(one_by_one) and len(together) >= 4 * NAMESPACES
@@ -261,7 +261,7 @@ def test_hundreds_of_namespaces_take_one_walk(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_no_process_holds_is_found_beside_what_one_does(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(walk, "FEW", 0)
+    monkeypatch.setattr(walk, "MAX_NAMESPACES", 0)
     both = Filter(netns=frozenset([lab.client.netns, lab.server.netns]))
     with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as staying:
         with embedded_client(lab.client, SERVER, 3306) as ending:
