@@ -169,7 +169,7 @@ def test_hundreds_of_namespaces_take_one_walk(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(syscalls, "read_iterator", read_iterator)
         together = read_sockets(Filter(netns=ours))
         assert len(walks) < NAMESPACES / 10, "one for the sockets, one for their owners, and of what else begins here"
-        monkeypatch.setattr(walk, "FEW", 10**9)
+        monkeypatch.setattr(walk, "MAX_NAMESPACES", 10**9)
         one_by_one = read_sockets(Filter(netns=ours))
     assert len(walks) > NAMESPACES
     assert ends(together) == ends(one_by_one) and len(together) >= 4 * NAMESPACES
@@ -177,7 +177,7 @@ def test_hundreds_of_namespaces_take_one_walk(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_no_process_holds_is_found_beside_what_one_does(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(walk, "FEW", 0)
+    monkeypatch.setattr(walk, "MAX_NAMESPACES", 0)
     both = Filter(netns=frozenset([lab.client.netns, lab.server.netns]))
     with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as staying:
         with embedded_client(lab.client, SERVER, 3306) as ending:
