@@ -6,25 +6,9 @@ import time
 from pathlib import Path
 
 import pytest
+from fake_proc import Proc
 
 from tracer.kernel.holders import _HOLDER, InProc, Process, _held, named, process_of, started_ns
-
-
-class Proc:
-    """A /proc of our own making."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def add(self, pid: int, comm: str, *inodes: int, exe: str | None = None) -> None:
-        fds = self.root / str(pid) / "fd"
-        fds.mkdir(parents=True)
-        (self.root / str(pid) / "comm").write_text(comm + "\n")
-        if exe is not None:
-            (self.root / str(pid) / "exe").symlink_to(exe)
-        (fds / "0").symlink_to("/dev/null")
-        for number, inode in enumerate(inodes, 3):
-            (fds / str(number)).symlink_to(f"socket:[{inode}]")
 
 
 def test_proc(tmp_path: Path) -> None:

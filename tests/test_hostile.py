@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 from builders import event, record, socket
-from test_cli import tcpwatch
-from test_holders import Proc
-from test_stalls import close, freeze, heard
-from test_storage import HEADER, write
+from fake_proc import Proc
+from recording_files import HEADER, write
+from running import tcpwatch
+from stall_events import close, freeze, heard
 
 from tracer.analysis.idle_timeouts import Silences
 from tracer.analysis.risk import at_risk
@@ -70,7 +70,6 @@ def named(kind: type, name: str) -> dict[str, Any]:
 def events(name: str) -> list[Event]:
     """Every kind of event with one text that is the name, and with all of them; and a stall that is found."""
     numbers: dict[str, Any] = {"pid": 1, "pids": [1, 2], "attempt": 1, "gives_up_in_ms": 5, "duration_ms": 5}
-    out = []
     named_by = {field: value for field, value in named(Event, name).items() if field != "event"}
     out: list[Event] = []
     for kind in (*EVENTS, name):
@@ -80,7 +79,7 @@ def events(name: str) -> list[Event]:
     for phase in ("begin", "update", "end"):
         for verdict in (name, "idle-drop"):
             out.append(event("stall", len(out), **{**numbers, **named_by, "phase": phase, "verdict": verdict}))
-    where = {
+    where: dict[str, Any] = {
         "laddr": name,
         "raddr": name,
         "sock": name,
@@ -155,7 +154,7 @@ def test_in_the_table_of_sockets(name: str) -> None:
         ]
 
     # Addresses and states are the kernel's numbers, put into words by the decoder.
-    known = {"laddr": "10.66.1.2", "raddr": "10.66.2.2", "state": "ESTABLISHED"}
+    known: dict[str, Any] = {"laddr": "10.66.1.2", "raddr": "10.66.2.2", "state": "ESTABLISHED"}
     risky, harmless = (
         at_risk([replace(row, **known) for row in rows(word)], 3600.0, 250) for word in (name, safe(name))
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from adversarial import FAMILIES, WHOLE, line
-from test_cli import ROOT, tcpwatch
+from running import ROOT, tcpwatch
 
 from tracer.analysis import stalls
 from tracer.analysis.stalls import StallTracker

@@ -9,6 +9,7 @@ from builders import SECOND, event, mapped, record
 
 from tracer.kernel import walks
 from tracer.kernel.owners import Owners
+from tracer.kernel.program import syscalls
 from tracer.kernel.program.program import Suspects
 from tracer.kernel.walks import Walks, move
 from tracer.kernel.wire import Decoder
@@ -41,7 +42,7 @@ class Kernel:
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     made = Kernel()
-    monkeypatch.setattr(walks.syscalls, "read_iterator", made.read)
+    monkeypatch.setattr(syscalls, "read_iterator", made.read)
     monkeypatch.setattr(walks, "WALK_EVERY_S", 0.0)
     return made
 

@@ -16,23 +16,25 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import capabilities
 import pytest
-from test_resume import Listener
-from test_socket_walk import compared, ss
+from lab.disasters import Forger
+from listening import Listener
+from ss_comparison import compared, ss
 from watching import PATIENCE_S, ROOT, Json, Watch, both_ends
 
-from tracer.kernel import clocks, host, live
+from tracer.kernel import clocks, host
+from tracer.kernel import probes as kernel_probes
 from tracer.kernel.namespaces import InKernel, InProc, find_members
 from tracer.kernel.probes import kprobes_available
 from tracer.kernel.program.btf import KernelTypes
 from tracer.kernel.program.compiler import compile_source
 from tracer.kernel.program.program import Program
 from tracer.kernel.program.source import TRACER, source_for
-from tracer.lab.disasters import Forger
 from tracer.lab.namespace import wait_until
 from tracer.lab.network import CLIENT, CLIENT6, SERVER, SERVER6, Lab
 from tracer.lab.peers import Client, Server, embedded_client
@@ -532,7 +534,7 @@ def test_each_keepalive_hook_sees_the_same_probes(lab: Lab, seen: Watch, monkeyp
     with ExitStack() as stack:
         hooks = []
         for kprobes, typed in ways:
-            monkeypatch.setattr(live.probes, "kprobes_available", lambda kprobes=kprobes: kprobes)
+            monkeypatch.setattr(kernel_probes, "kprobes_available", partial(bool, kprobes))
             hooks.append(stack.enter_context(listener(lab, monkeypatch, typed=typed)))
         used = {str(probe.attachment) for hook in hooks for probe in hook.attached if probe.event == "keepalive"}
         assert len(used) == len(ways), used

@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
-from test_bad_host import assert_nothing_left
+from leftovers import assert_nothing_left
+from traffic import talk
 from watching import PATIENCE_S, ROOT, Start, both_ends
 
 from tracer.kernel.clocks import boottime_ns
@@ -27,14 +28,6 @@ from tracer.recordings.reader import RecordingReader
 
 COMMAND = [sys.executable, "-m", "tracer"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
-
-
-def talk(lab: Lab, times: int = 1) -> None:
-    """That many connections with a query each, begun and ended."""
-    with Server(lab.server, SERVER, 3306):
-        for _ in range(times):
-            with embedded_client(lab.client, SERVER, 3306) as client:
-                client.ask("query")
 
 
 def test_no_event_is_from_before_what_was_complete(lab: Lab) -> None:

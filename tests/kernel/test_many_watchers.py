@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from counting import Witness
-from test_storms import storm
+from traffic import storm
 from watching import PATIENCE_S, Start, Watch, both_ends
 
 from tracer.lab.namespace import wait_until
