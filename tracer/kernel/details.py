@@ -5,9 +5,9 @@ Which events have a field is declared in tracer/model/events.py. One row here is
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from tracer.kernel.layout import DETAILS, struct_of
 from tracer.kernel.retransmits import retransmit_kind
@@ -35,7 +35,7 @@ TYPES: Mapping[int, str] = {
     11: Kind.UNSENT.value,
 }
 """enum event_type."""
-_RETRANSMIT, _FOUND = Kind.RETRANSMIT.value, Kind.FOUND.value
+_RETRANSMIT, _FOUND, _ERROR = Kind.RETRANSMIT.value, Kind.FOUND.value, Kind.ERROR.value
 _BY_PROBE0 = frozenset({Kind.WINDOW_PROBE.value, Kind.UNSENT.value})
 """Events of the kernel's PROBE0 timer."""
 _RETRIED = _BY_PROBE0 | {_RETRANSMIT}
@@ -43,13 +43,12 @@ _DIRECTIONS = {1: "received", 2: "sent", 3: "refused"}
 _CAUSES = {1: "data", 2: "keepalive", 3: "window", 4: "no-progress"}
 _SEND_RESULTS = {1: "NET_XMIT_DROP"}
 """Results of sending that are not an errno: include/linux/netdevice.h."""
-_MEMBERS = tuple(name for name, _ in DETAILS)
 _unpack = struct_of(DETAILS).unpack
+_FOUND_LIKE = [name for name, _ in DETAILS].index("found_like")
 
 
-@dataclass(slots=True)
-class Socket:
-    """What the state of the socket and its numbers add to the members of the event. silent: jiffies."""
+class SocketMembers(NamedTuple):
+    """Members of the state of the socket that details depend on."""
 
     flags: int
     state: int
@@ -59,86 +58,84 @@ class Socket:
     syn_linear: int
 
 
-@dataclass(slots=True)
-class Context:
-    """The members that one event is decoded from. like: the kind, or for `found` that of the same trouble."""
+def _context_type() -> Any:
+    """The type of what a detail is decoded from: all members of the group by name, the socket's, and the rest.
 
-    members: Mapping[str, Any]
-    socket: Socket
-    name: str
-    like: str | None
-    unacked: int
-    silent: int
-    hz: int
-    reasons: Mapping[int, str]
+    name: the kind of event. like: the same, or for `found` the kind of the same trouble. silent: jiffies.
+    """
+    others = ("name", "like", "unacked", "silent", "hz", "reasons")
+    return namedtuple("Context", (*(name for name, _ in DETAILS), *SocketMembers._fields, *others))
 
-    def ms(self, jiffies: int) -> int | None:
-        """Milliseconds of a duration that may be unknown."""
-        return None if jiffies == UNKNOWN else jiffies * 1000 // self.hz
+
+_Context = _context_type()
+_new = tuple.__new__  # a namedtuple's own constructor is a function in Python
+
+
+def _ms(jiffies: int, hz: int) -> int | None:
+    return None if jiffies == UNKNOWN else jiffies * 1000 // hz
 
 
 def _known_ms(ms: int) -> int | None:
     return None if ms == UNKNOWN else ms
 
 
-def _kind(of: Context) -> str | None:
+def _kind(of: Any) -> str | None:
     if of.name == _FOUND:
-        return "idle" if of.like == SOCKET_TYPE else of.like
+        like: str | None = of.like
+        return "idle" if like == SOCKET_TYPE else like
     return retransmit_kind(
-        synack=bool(of.socket.flags & SYNACK),
-        state=STATES.get(of.socket.state),
-        ca_state=of.socket.ca_state,
-        pending=of.members["pending"],
-        attempt=of.members["attempt"],
-        backoff=of.socket.backoff,
+        synack=bool(of.flags & SYNACK),
+        state=STATES.get(of.state),
+        ca_state=of.ca_state,
+        pending=of.pending,
+        attempt=of.attempt,
+        backoff=of.backoff,
         unacked=of.unacked,
         silent_jiffies=of.silent,
     )
 
 
-def _attempt(of: Context) -> int | None:
-    attempt: int = of.members["attempt"]
-    if of.name == Kind.ERROR:
-        return attempt if attempt and of.members["error"] > 0 else None
+def _attempt(of: Any) -> int | None:
+    attempt: int = of.attempt
+    if of.name == _ERROR:
+        return attempt if attempt and of.error > 0 else None
     return None if of.like == SOCKET_TYPE else attempt
 
 
-def _send_error(of: Context) -> str | None:
-    error = of.members["error"]
+def _send_error(of: Any) -> str | None:
+    error = of.error
     if error < 0:
         return _SEND_RESULTS.get(-error, f"NET_XMIT {-error}")
     return error_name(error) if error else None
 
 
-def _reason(of: Context) -> str | None:
-    if not of.socket.flags & HAS_REASON:
+def _reason(of: Any) -> str | None:
+    if not of.flags & HAS_REASON:
         return None
-    return of.reasons.get(of.members["reason"], f"reason {of.members['reason']}")
+    return str(of.reasons.get(of.reason, f"reason {of.reason}"))
 
 
-Decode = Callable[[Context], Any]
+Decode = Callable[[Any], Any]
 ROWS: Mapping[str, Decode] = {
-    "jiffies": lambda of: of.members["jiffies"],
-    "rto_max_ms": lambda of: of.members["rto_max"] * 1000 // of.hz if of.like in _RETRIED else None,
-    "retrying_ms": lambda of: _known_ms(of.members["retrying_ms"]) if of.like in _RETRIED else None,
-    "retries": lambda of: of.socket.retries if of.like in _RETRIED else None,
-    "thin": lambda of: True if of.like == _RETRANSMIT and of.socket.flags & THIN else None,
-    "probes_out": lambda of: of.members["probes_out"] if of.like in _BY_PROBE0 else None,
-    "syn_linear_timeouts": lambda of: of.socket.syn_linear or None if of.like == _RETRANSMIT else None,
-    "stuck_ms": lambda of: _known_ms(of.members["stuck_ms"]),
-    "asked_ms": lambda of: (
-        of.ms(of.members["since_sent"]) if of.socket.flags & (ACCEPTED | AWAITS) == AWAITS else None
-    ),
-    "timer_ms": lambda of: of.ms(of.members["timer_in"]),
+    "jiffies": lambda of: of.jiffies,
+    "rto_max_ms": lambda of: of.rto_max * 1000 // of.hz if of.like in _RETRIED else None,
+    "retrying_ms": lambda of: _known_ms(of.retrying_ms) if of.like in _RETRIED else None,
+    "retries": lambda of: of.retries if of.like in _RETRIED else None,
+    "thin": lambda of: True if of.like == _RETRANSMIT and of.flags & THIN else None,
+    "probes_out": lambda of: of.probes_out if of.like in _BY_PROBE0 else None,
+    "syn_linear_timeouts": lambda of: of.syn_linear if of.syn_linear and of.like == _RETRANSMIT else None,
+    "stuck_ms": lambda of: _known_ms(of.stuck_ms),
+    "asked_ms": lambda of: _ms(of.since_sent, of.hz) if of.flags & (ACCEPTED | AWAITS) == AWAITS else None,
+    "timer_ms": lambda of: _ms(of.timer_in, of.hz),
     "kind": _kind,
     "attempt": _attempt,
-    "segments": lambda of: of.members["segments"],
+    "segments": lambda of: of.segments,
     "send_error": _send_error,
-    "direction": lambda of: _DIRECTIONS.get(of.members["direction"]),
+    "direction": lambda of: _DIRECTIONS.get(of.direction),
     "reason": _reason,
-    "errno": lambda of: of.members["error"] if of.members["error"] > 0 else None,
-    "error": lambda of: error_name(of.members["error"]) if of.members["error"] > 0 else None,
-    "cause": lambda of: _CAUSES.get(of.members["cause"]),
+    "errno": lambda of: of.error if of.error > 0 else None,
+    "error": lambda of: error_name(of.error) if of.error > 0 else None,
+    "cause": lambda of: _CAUSES.get(of.cause),
 }
 """Each field's value for an event that may have it; None where this one does not."""
 _WITHOUT_SOCKET = frozenset(
@@ -164,18 +161,17 @@ def add_details(
     known: dict[str, Any],
     raw: bytes,
     name: str,
-    socket: Socket,
-    *,
+    socket: SocketMembers,
     unacked: int,
     silent: int,
     hz: int,
     reasons: Mapping[int, str],
 ) -> None:
     """Add the fields of the group `details` that this event has. raw: those members. silent: jiffies."""
-    members = dict(zip(_MEMBERS, _unpack(raw), strict=True))
-    like = TYPES.get(members["found_like"]) if name == _FOUND else name
-    of = Context(members, socket, name, like, unacked, silent, hz, reasons)
-    for field, decode in _ROWS_BY_KIND[name, bool(socket.flags & FULL_SOCK)]:
+    members = _unpack(raw)
+    like = name if name != _FOUND else TYPES.get(members[_FOUND_LIKE])
+    of = _new(_Context, (*members, *socket, name, like, unacked, silent, hz, reasons))
+    for field, decode in _ROWS_BY_KIND[name, bool(socket[0] & FULL_SOCK)]:
         value = decode(of)
         if value is not None:
             known[field] = value

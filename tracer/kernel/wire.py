@@ -11,8 +11,19 @@ from hashlib import blake2s
 from socket import inet_ntoa
 from typing import Any, NamedTuple
 
-from tracer.kernel import details, layout
-from tracer.kernel.details import ACCEPTED, AWAITS, FULL_SOCK, KEEPALIVE, MPTCP, OWN_IDLE, TYPES, UNKNOWN, add_details
+from tracer.kernel import layout
+from tracer.kernel.details import (
+    ACCEPTED,
+    AWAITS,
+    FULL_SOCK,
+    KEEPALIVE,
+    MPTCP,
+    OWN_IDLE,
+    TYPES,
+    UNKNOWN,
+    SocketMembers,
+    add_details,
+)
 from tracer.kernel.layout import OFFSETS, SIZE
 from tracer.kernel.program.ring import RingError
 from tracer.model.events import CA_STATES, STATES, Event, error_name
@@ -53,7 +64,7 @@ class _SocketState(NamedTuple):
     part: Part
     is_full: bool
     is_closing: bool
-    members: details.Socket
+    members: SocketMembers
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +125,7 @@ class Decoder:
             if soft_error:
                 own["soft_error"] = error_name(soft_error)
         if name != _STATE:
-            add_details(
-                own, raw_details, name, socket_members,
-                unacked=unacked, silent=silent, hz=hz, reasons=self.reasons,
-            )  # fmt: skip
+            add_details(own, raw_details, name, socket_members, unacked, silent, hz, self.reasons)
         time_ns = (ktime_ns + clock_offset_ns) // 1000 * 1000
         at_hand = {"time_ns": time_ns, "ktime_ns": ktime_ns, "event": name}
         if sock is not None:
@@ -207,7 +215,7 @@ def _socket(raw: bytes, hz: int) -> _SocketState:
         if probes:
             known["keepalive_probes"] = probes
         known["user_timeout_ms"] = user_timeout_ms
-    members = details.Socket(flags, state, ca_state, backoff, retries, syn_linear)
+    members = SocketMembers(flags, state, ca_state, backoff, retries, syn_linear)
     return _SocketState(Part(known), bool(flags & FULL_SOCK), new_state in _CLOSING, members)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tracer.model import sockets
 from tracer.model.events import Event
-from tracer.model.lazy import LazyEvent, encode, members
+from tracer.model.json_members import encode, members
+from tracer.model.lazy import LazyEvent
 from tracer.model.sockets import Socket
 from tracer.model.times import format_second
 from tracer.model.validation import to_json
