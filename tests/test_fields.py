@@ -146,5 +146,6 @@ def test_a_kind_behaves_as_its_string(kind: Kind) -> None:
     plain = kind.value
     assert type(plain) is str
     assert (str(kind), f"{kind}", f"{kind:>14}", "".join([kind])) == (plain, plain, f"{plain:>14}", plain)
-    assert kind == plain and hash(kind) == hash(plain) and {plain: 1}[kind] == 1 and {kind: 1}[plain] == 1
+    by_kind: dict[str, int] = {kind: 1}
+    assert kind == plain and hash(kind) == hash(plain) and {plain: 1}[kind] == 1 and by_kind[plain] == 1
     assert json.dumps({"event": kind}) == json.dumps({"event": plain})
