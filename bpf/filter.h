@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The filters that the kernel side can decide: ports, family, addresses, namespace. They run first, cheapest first,
- * and each hook reads only what the next test needs. Options combine with and, the values of one option with or;
- * tracer/model/filters.py says the same in Python, and tests/kernel/test_kernel_filters.py holds the two together.
+ * The filters that run in the kernel: ports, family, addresses, network namespace. Every hook applies them first, the
+ * cheapest first, and reads only what the next one needs. A connection must match every option, and one value of each.
+ * tracer/model/filters.py filters the same in Python; tests/kernel/test_kernel_filters.py compares the two.
  */
 #ifndef TCPWATCH_FILTER_H
 #define TCPWATCH_FILTER_H
@@ -27,7 +27,7 @@ struct host_key {
     u8 addr[16];
 };
 
-BPF_HASH(filter_ports, u16, u8, 1024); /* which of FILTER_PORTS the port satisfies */
+BPF_HASH(filter_ports, u16, u8, 1024); /* the FILTER_PORTS bits that the port matches */
 BPF_HASH(filter_netns, u32, u8, 256);
 BPF_LPM_TRIE(filter_hosts, struct host_key, u8, 1024);
 
@@ -49,8 +49,8 @@ static __always_inline u32 active_filters(void)
     return s ? s->filters : 0;
 }
 
-/* A socket on its way through connect() has no local port yet: `unbound` lets it pass what only that port decides. */
-static __always_inline bool ports_wanted(u32 flags, u16 lport, u16 rport, bool unbound)
+/* unbound: during connect() a socket may have no local port yet, and then passes the filters on local ports. */
+static __always_inline bool ports_match(u32 flags, u16 lport, u16 rport, bool unbound)
 {
     u8 *l, *r;
     u8 local = 0, remote = 0;
@@ -74,7 +74,7 @@ static __always_inline bool ports_wanted(u32 flags, u16 lport, u16 rport, bool u
     return true;
 }
 
-static __always_inline bool family_wanted(u32 flags, u8 family)
+static __always_inline bool family_matches(u32 flags, u8 family)
 {
     if ((flags & FILTER_IPV4) && family != 4)
         return false;
@@ -91,14 +91,14 @@ static __always_inline bool host_listed(u8 *addr)
     return filter_hosts.lookup(&key) != NULL;
 }
 
-static __always_inline bool hosts_wanted(u32 flags, struct tuple *t)
+static __always_inline bool hosts_match(u32 flags, struct tuple *t)
 {
     if (!(flags & FILTER_HOST))
         return true;
     return host_listed(t->laddr) || host_listed(t->raddr);
 }
 
-static __always_inline bool netns_wanted(u32 flags, u32 netns)
+static __always_inline bool netns_matches(u32 flags, u32 netns)
 {
     if (!(flags & FILTER_NETNS))
         return true;

@@ -1,58 +1,60 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Who a process is: its number as the reader of the events sees it, and the name of the program that it executes. */
+/* Processes: the pid as the reader of the events sees it, comm, and the name of the executable. */
 #ifndef TCPWATCH_PROCESS_H
 #define TCPWATCH_PROCESS_H
 
 #include "kernel.h"
 #include "settings.h"
 
-/* include/linux/proc_ns.h: PROC_PID_INIT_INO, the inode of the PID namespace that has every process. */
-#define EVERY_PROCESS 0xEFFFFFFCU
+/* PROC_PID_INIT_INO, include/linux/proc_ns.h */
+#define INIT_PID_NS_INODE 0xEFFFFFFCU
 
-/* include/uapi/linux/bpf.h (5.7). It fails unless the process is in that PID namespace, not in one below it. */
-struct numbers {
-    u32 thread;
-    u32 process;
+/* include/uapi/linux/bpf.h (5.7). It fails for a process in a descendant of that PID namespace. */
+struct pidns_info {
+    u32 pid;
+    u32 tgid;
 };
-static long (*current_numbers)(u64 device, u64 inode, struct numbers *numbers, u32 size) = (void *)120;
+static long (*get_ns_current_pid_tgid)(u64 device, u64 inode, struct pidns_info *info, u32 size) = (void *)120;
 
-/* The number of the process on this CPU, in the PID namespace of the reader; 0 where it is not known to have one. */
-static __always_inline u32 current_process(void)
+/* The pid of the process on this CPU, in the PID namespace of the reader; 0 if unknown. */
+static __always_inline u32 current_pid(void)
 {
     struct settings *s = current_settings();
-    struct numbers numbers = {};
+    struct pidns_info info = {};
 
-    if (!s || s->pid_namespace == EVERY_PROCESS)
+    if (!s || s->pid_namespace == INIT_PID_NS_INODE)
         return bpf_get_current_pid_tgid() >> 32;
-    if (current_numbers(s->pid_device, s->pid_namespace, &numbers, sizeof(numbers)) != 0)
+    if (get_ns_current_pid_tgid(s->pid_device, s->pid_namespace, &info, sizeof(info)) != 0)
         return 0;
-    return numbers.process;
+    return info.tgid;
 }
 
 /*
- * The number of the process of a task, in the PID namespace of the process on this CPU: for an iterator, which only
- * visits tasks that have one there (init_seq_pidns(), kernel/bpf/task_iter.c).
+ * For an iterator: the pid of a task's process, in the PID namespace of the process on this CPU, which reads the
+ * iterator. It visits no task without a pid there (init_seq_pidns(), kernel/bpf/task_iter.c).
  */
-static __always_inline u32 number_for_reader(u64 task)
+static __always_inline u32 pid_for_reader(u64 task)
 {
-    u64 reader = READ(task_struct, thread_pid, bpf_get_current_task());
-    u64 leader = READ(task_struct, group_leader, task);
-    u64 number = READ(task_struct, thread_pid, leader) + OFFSET(pid, numbers) + READ(pid, level, reader) * SIZEOF(upid);
+    u64 reader = CORE_READ(task_struct, thread_pid, bpf_get_current_task());
+    u64 leader = CORE_READ(task_struct, group_leader, task);
+    u64 number = CORE_READ(task_struct, thread_pid, leader) + FIELD_OFFSET(pid, numbers) +
+                 CORE_READ(pid, level, reader) * TYPE_SIZE(upid);
 
-    return READ(upid, nr, number);
+    return CORE_READ(upid, nr, number);
 }
 
-/* The name of the process of a task, which is that of its first thread, as in /proc/PID/comm. */
+/* comm of the thread group leader, as /proc/PID/comm shows it. */
 static __always_inline void copy_comm(u8 comm[16], u64 task)
 {
-    bpf_probe_read_kernel(comm, 16, (void *)(READ(task_struct, group_leader, task) + OFFSET(task_struct, comm)));
+    bpf_probe_read_kernel(comm, 16,
+                          (void *)(CORE_READ(task_struct, group_leader, task) + FIELD_OFFSET(task_struct, comm)));
 }
 
-/* The name of the file that a task executes: the last part of /proc/PID/exe. Empty for a kernel thread. */
+/* The last component of /proc/PID/exe. Empty for a kernel thread. */
 static __always_inline void copy_exe(u8 *exe, const u32 size, u64 task)
 {
-    u64 file = READ(mm_struct, exe_file, READ(task_struct, mm, task));
-    u64 name = READ(dentry, d_name__name, READ(file, f_path__dentry, file));
+    u64 file = CORE_READ(mm_struct, exe_file, CORE_READ(task_struct, mm, task));
+    u64 name = CORE_READ(dentry, d_name__name, CORE_READ(file, f_path__dentry, file));
 
     exe[0] = 0;
     if (name)

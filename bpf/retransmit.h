@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* What was sent and not acknowledged is sent again. */
+/* Retransmissions: of data, SYN, FIN and SYN/ACK. */
 #ifndef TCPWATCH_RETRANSMIT_H
 #define TCPWATCH_RETRANSMIT_H
 
@@ -8,51 +8,51 @@
 #define EAGAIN 11 /* include/uapi/asm-generic/errno-base.h */
 
 /*
- * Whether a segment got as far as the transmission, which stamps it with the present time at the earliest
- * (__tcp_transmit_skb()). Before that __tcp_retransmit_skb() may find no route, a window that is too small or no
- * memory, and then does not count it.
+ * Whether a failed retransmission reached __tcp_transmit_skb(), which stamps the segment with the current time.
+ * __tcp_retransmit_skb() may fail earlier: no route, no room in the window, no memory. The kernel does not count that.
  */
 static __always_inline bool was_attempted(u64 sk, u64 skb)
 {
-    return READ(sk_buff, skb_mstamp_ns, skb) >= READ(tcp_sock, tcp_clock_cache, sk);
+    return CORE_READ(sk_buff, skb_mstamp_ns, skb) >= CORE_READ(tcp_sock, tcp_clock_cache, sk);
 }
 
 /*
- * A tail loss probe is sent when its timer has expired. What goes out while that is armed for later is something else:
- * data of a SYN with Fast Open that the SYN/ACK has left out (tcp_rcv_fastopen_synack() before it enters loss).
+ * A tail loss probe is sent once its timer has expired. A retransmission while the timer is still armed is not one:
+ * tcp_rcv_fastopen_synack() resends data of the SYN that the SYN/ACK did not acknowledge, before it enters loss.
  */
 static __always_inline bool has_write_timer_expired(u64 sk)
 {
-    u32 expires = HAS(sock, tcp_retransmit_timer) ? READ(sock, tcp_retransmit_timer__expires, sk)
-                                                  : READ(inet_connection_sock, icsk_retransmit_timer__expires, sk);
+    u32 expires = FIELD_EXISTS(sock, tcp_retransmit_timer)
+                      ? CORE_READ(sock, tcp_retransmit_timer__expires, sk)
+                      : CORE_READ(inet_connection_sock, icsk_retransmit_timer__expires, sk);
 
     return (s32)(expires - (u32)bpf_jiffies64()) <= 0;
 }
 
-/* A retransmission, whatever its kind: __tcp_retransmit_skb(), net/ipv4/tcp_output.c. */
+/* Every kind of retransmission: __tcp_retransmit_skb(), net/ipv4/tcp_output.c. */
 int on_tcp_retransmit_skb(struct bpf_raw_tracepoint_args *ctx)
 {
     u64 sk = ctx->args[0];
     struct tuple t = {};
     struct event *e;
 
-#if ARGS(tcp_retransmit_skb) > 2
-    /* Nothing had to be sent: the window that a fast retransmission needs is not there. */
+#if TRACEPOINT_ARGS(tcp_retransmit_skb) > 2
+    /* Nothing was sent: a fast retransmission found no room in the window. */
     if ((s32)ctx->args[2] == -EAGAIN)
         return 0;
 #endif
     if (!tuple_of_sock(sk, &t, false))
         return 0;
-    e = new_event(EVENT_RETRANSMIT, HOOK_RETRANSMIT, &t);
+    e = reserve_event(EVENT_RETRANSMIT, HOOK_RETRANSMIT, &t);
     if (!e)
         return 0;
-    describe(e, sk, HOOK_RETRANSMIT);
-    remember_retransmissions(sk, e->attempt);
-    e->segments = READ(tcp_skb_cb, tcp_gso_segs, ctx->args[1] + OFFSET(sk_buff, cb));
+    fill_event(e, sk, HOOK_RETRANSMIT);
+    record_retransmits(sk, e->attempt);
+    e->segments = CORE_READ(tcp_skb_cb, tcp_gso_segs, ctx->args[1] + FIELD_OFFSET(sk_buff, cb));
     if (e->pending == TIMER_LOSS_PROBE && !has_write_timer_expired(sk))
         e->pending = TIMER_RETRANSMIT;
     e->error = 0;
-#if ARGS(tcp_retransmit_skb) > 2
+#if TRACEPOINT_ARGS(tcp_retransmit_skb) > 2
     e->error = -(s32)ctx->args[2];
     if (e->error != 0 && !was_attempted(sk, ctx->args[1]))
         e->segments = 0;
@@ -62,45 +62,45 @@ int on_tcp_retransmit_skb(struct bpf_raw_tracepoint_args *ctx)
 }
 
 /*
- * Whether it is the timer that sends a SYN/ACK again, and not another SYN of the client's (tcp_check_req()). The timer
- * of a request is not pending while it is served (reqsk_timer_handler()). With Fast Open it is that of the child, which
- * tcp_write_timer_handler() has marked as served.
+ * Whether the timer caused the SYN/ACK, and not another SYN of the client (tcp_check_req()). While its handler runs,
+ * the timer of a request is not pending (reqsk_timer_handler()), and with TCP Fast Open tcp_write_timer_handler() has
+ * cleared icsk_pending of the child.
  */
 static __always_inline bool is_by_timer(u64 sk, u64 req, bool fast_open)
 {
-    return fast_open ? READ(inet_connection_sock, icsk_pending, sk) == 0
-                     : READ(request_sock, rsk_timer__entry__pprev, req) == 0;
+    return fast_open ? CORE_READ(inet_connection_sock, icsk_pending, sk) == 0
+                     : CORE_READ(request_sock, rsk_timer__entry__pprev, req) == 0;
 }
 
 /*
- * A SYN/ACK again: tcp_rtx_synack(). The connection exists as a request only; the listener tells whose it is. With Fast
- * Open there is the connection, beside the request.
+ * A retransmitted SYN/ACK: tcp_rtx_synack(). sk is the listener, which has the owner; the connection is only a request.
+ * With TCP Fast Open sk is the connection itself.
  */
 int on_tcp_retransmit_synack(struct bpf_raw_tracepoint_args *ctx)
 {
     u64 sk = ctx->args[0];
     u64 req = ctx->args[1];
-    bool fast_open = READ(sock_common, skc_state, sk) != TCP_LISTEN;
+    bool fast_open = CORE_READ(sock_common, skc_state, sk) != TCP_LISTEN;
     struct tuple t = {};
     struct event *e;
 
     if (!tuple_of_sock(req, &t, false))
         return 0;
-    e = new_event(EVENT_RETRANSMIT, HOOK_SYNACK, &t);
+    e = reserve_event(EVENT_RETRANSMIT, HOOK_SYNACK, &t);
     if (!e)
         return 0;
-    e->flags = SYNACK;
+    e->flags = FLAG_SYNACK;
     e->state = TCP_SYN_RECV;
     if (fast_open) {
         e->sk = sk;
-        fill_birth(e, sk);
+        fill_origin(e, sk);
     } else {
         e->sk = req;
-        e->born = READ(tcp_request_sock, snt_isn, req);
+        e->born = CORE_READ(tcp_request_sock, snt_isn, req);
     }
-    e->inode = socket_inode(READ(sock, sk_socket, sk));
-    e->cgroup = READ(kernfs_node, id, READ(cgroup, kn, READ(sock, sk_cgrp_data__cgroup, sk)));
-    e->attempt = is_by_timer(sk, req, fast_open) ? READ(request_sock, num_timeout, req) + 1 : 0;
+    e->inode = socket_inode(CORE_READ(sock, sk_socket, sk));
+    e->cgroup = CORE_READ(kernfs_node, id, CORE_READ(cgroup, kn, CORE_READ(sock, sk_cgrp_data__cgroup, sk)));
+    e->attempt = is_by_timer(sk, req, fast_open) ? CORE_READ(request_sock, num_timeout, req) + 1 : 0;
     e->segments = 1;
     submit(e);
     return 0;

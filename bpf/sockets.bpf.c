@@ -1,19 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * Every TCP connection as it is now, a struct event each. bpf_iter__tcp (BPF_TRACE_ITER, 5.9) has those of one network
- * namespace, and report_held_socket those of all namespaces that a process holds. holder.h says who that is. Reading an
- * iterator runs it; nothing is attached to anything.
+ * The current state of every TCP connection, a struct event each, for `tcpwatch sockets` (tracer/kernel/sockets.py).
+ *
+ * bpf_iter__tcp (BPF_TRACE_ITER, 5.9) has the connections of one network namespace. report_held_socket has those of all
+ * namespaces, if a process holds them. holder.h finds the processes. Reading an iterator runs it; no hook is attached.
  */
 #include "event.h"
 #include "kernel.h"
 #include "filter.h"
 #include "sock.h"
-#include "exchange.h"
+#include "request.h"
 #include "timer.h"
 #include "iterator.h"
 #include "holder.h"
 
-/* net/ipv4/tcp_ipv4.c, each member 8 bytes wide. */
+/* net/ipv4/tcp_ipv4.c; each member is 8 bytes wide. */
 struct bpf_iter__tcp {
     struct bpf_iter_meta *meta;
     void *sk_common;
@@ -22,19 +23,19 @@ struct bpf_iter__tcp {
 
 BPF_PERCPU_ARRAY(scratch, struct event, 1);
 
-/* How often what the timer is armed for has been tried, as `ss -o` counts. */
+/* The attempts that `ss -o` shows for the armed timer. */
 static __always_inline u16 attempts(struct event *e, struct sock_copy *s)
 {
     if (e->timer == TIMER_NONE)
         return 0;
     if (e->timer == TIMER_PROBE0 || e->timer == TIMER_KEEPALIVE)
-        return COPIED(inet_connection_sock, icsk_probes_out, s->sock);
-    return COPIED(inet_connection_sock, icsk_retransmits, s->sock);
+        return COPY_READ(inet_connection_sock, icsk_probes_out, s->sock);
+    return COPY_READ(inet_connection_sock, icsk_retransmits, s->sock);
 }
 
 static __always_inline void report_socket(void *seq, struct event *e, u64 sk, struct tuple *t)
 {
-    struct sock_copy *s = copy_sock(sk, COPY_OF_WALK);
+    struct sock_copy *s = get_sock_copy(sk, SLOT_WALK);
 
     if (!s)
         return;
@@ -44,10 +45,10 @@ static __always_inline void report_socket(void *seq, struct event *e, u64 sk, st
     e->sk = sk;
     fill_tuple(e, t);
     fill_sock(e, s);
-    fill_exchange(e, s);
+    fill_request(e, s);
     fill_timer(e, s);
     e->attempt = attempts(e, s);
-    give_back(s);
+    put_sock_copy(s);
     bpf_seq_write(seq, e, sizeof(*e));
 }
 
@@ -66,8 +67,8 @@ int bpf_iter__tcp(struct bpf_iter__tcp *ctx)
 }
 
 /*
- * Once for each open file. A listener, or a connection that nobody wants, has its address and its namespace only: the
- * kernel counts it among the sockets of the namespace (tracer/kernel/sockets.py).
+ * Runs for each open file. A listener, or a connection that the filters reject, is written with its address and network
+ * namespace only. sockets.py compares the number of sockets in a namespace with the kernel's own count.
  */
 int report_held_socket(struct bpf_iter__task_file *ctx)
 {
@@ -83,7 +84,7 @@ int report_held_socket(struct bpf_iter__task_file *ctx)
     sk = tcp_socket_of(file);
     if (sk == 0)
         return 0;
-    state = READ(sock_common, skc_state, sk);
+    state = CORE_READ(sock_common, skc_state, sk);
     if (state == TCP_CLOSE)
         return 0;
     if (state != TCP_LISTEN && tuple_of_sock(sk, &t, false)) {
@@ -92,7 +93,7 @@ int report_held_socket(struct bpf_iter__task_file *ctx)
     }
     __builtin_memset(e, 0, sizeof(*e));
     e->sk = sk;
-    e->netns = netns_inode(READ(sock_common, skc_net__net, sk));
+    e->netns = netns_inode(CORE_READ(sock_common, skc_net__net, sk));
     bpf_seq_write(ctx->meta->seq, e, sizeof(*e));
     return 0;
 }

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Changes of state, and the errors that end a connection. */
+/* State changes, and the errors that end a connection. */
 #ifndef TCPWATCH_STATE_H
 #define TCPWATCH_STATE_H
 
 #include "submit.h"
-#include "nested.h"
+#include "reentry.h"
 
 /*
- * What a socket was like when it was closed with an error, for the report of that error a moment later on the same CPU.
- * sk_error_report() wakes the process first and traces then, and a connect() on another CPU may have taken sk_err in
- * between (net/core/sock.c); and with the state gone nobody knows any more whether a SYN or FIN was in flight.
+ * A socket at the moment when an error closed it, for the error report that follows on the same CPU. By then the state
+ * is CLOSE, which hides whether a SYN or FIN was in flight, and sk_err may be 0: sk_error_report() wakes the process
+ * before it traces, so that connect() on another CPU may have cleared it (net/core/sock.c).
  */
 struct closing_error {
     u64 sk;
@@ -21,37 +21,37 @@ struct closing_error {
 
 BPF_PERCPU_ARRAY(closing_errors, struct closing_error, 1);
 
-#if ARGS(inet_sk_error_report) == 0
+#if TRACEPOINT_ARGS(inet_sk_error_report) == 0
 static __always_inline void submit_error(u64 sk, struct sock_copy *s, struct tuple *t, s32 error)
 {
-    struct event *e = new_event(EVENT_ERROR, HOOK_ERROR, t);
+    struct event *e = reserve_event(EVENT_ERROR, HOOK_ERROR, t);
 
     if (!e)
         return;
-    describe_copy(e, sk, s);
+    fill_event_from(e, sk, s);
     e->error = error;
     submit(e);
 }
 #endif
 
-/* Before the first event of a life, and at the start of its end. */
-static __always_inline void remember_owner(u64 sk, u32 old_state, u32 new_state)
+/* At the start of a connection, and at its close. */
+static __always_inline void record_process(u64 sk, u32 old_state, u32 new_state)
 {
     if (old_state == TCP_CLOSE && new_state == TCP_SYN_SENT)
-        remember_birth(sk, true);
+        record_origin(sk, true);
     else if (old_state == TCP_SYN_RECV)
-        remember_birth_at_last(sk);
+        record_origin_if_unknown(sk);
     if (new_state == TCP_FIN_WAIT1 || new_state == TCP_LAST_ACK)
-        remember_closer(sk);
+        record_closing_process(sk);
 }
 
-/* What is left to do when a socket is closed: tell of the error, now or when it is reported. */
-static __always_inline void closed(u64 sk, struct sock_copy *s, struct tuple *t, u32 old_state)
+/* The error is submitted now, or kept for inet_sk_error_report (5.14). */
+static __always_inline void handle_close(u64 sk, struct sock_copy *s, struct tuple *t, u32 old_state)
 {
-    s32 error = COPIED(sock, sk_err, s->sock);
+    s32 error = COPY_READ(sock, sk_err, s->sock);
 
     if (error != 0) {
-#if ARGS(inet_sk_error_report) == 0
+#if TRACEPOINT_ARGS(inet_sk_error_report) == 0
         submit_error(sk, s, t, error);
 #else
         int zero = 0;
@@ -65,19 +65,20 @@ static __always_inline void closed(u64 sk, struct sock_copy *s, struct tuple *t,
         }
 #endif
     }
-    remember_end(sk);
+    record_end(sk);
 }
 
-static __always_inline void state_changes(u64 sk, struct sock_copy *s, struct tuple *t, u32 old_state, u32 new_state)
+static __always_inline void submit_state_change(u64 sk, struct sock_copy *s, struct tuple *t, u32 old_state,
+                                                u32 new_state)
 {
     bool connecting = old_state == TCP_CLOSE && new_state == TCP_SYN_SENT;
     struct event *e;
 
-    remember_owner(sk, old_state, new_state);
-    if (!connecting || ports_wanted(active_filters(), t->lport, t->rport, false)) {
-        e = new_event(EVENT_STATE, HOOK_STATE, t);
+    record_process(sk, old_state, new_state);
+    if (!connecting || ports_match(active_filters(), t->lport, t->rport, false)) {
+        e = reserve_event(EVENT_STATE, HOOK_STATE, t);
         if (e) {
-            describe_copy(e, sk, s);
+            fill_event_from(e, sk, s);
             e->state = new_state;
             e->old_state = old_state;
             e->new_state = new_state;
@@ -85,11 +86,11 @@ static __always_inline void state_changes(u64 sk, struct sock_copy *s, struct tu
         }
     }
     if (new_state == TCP_CLOSE)
-        closed(sk, s, t, old_state);
+        handle_close(sk, s, t, old_state);
 }
 
-/* tcp_set_state(): inet_sk_state_store() traces just before it stores, net/ipv4/af_inet.c. */
-static __always_inline void state_hook(struct bpf_raw_tracepoint_args *ctx)
+/* inet_sk_state_store(), net/ipv4/af_inet.c, traces just before it stores the new state. */
+static __always_inline void handle_state_change(struct bpf_raw_tracepoint_args *ctx)
 {
     u64 sk = ctx->args[0];
     u32 old_state = ctx->args[1];
@@ -98,71 +99,71 @@ static __always_inline void state_hook(struct bpf_raw_tracepoint_args *ctx)
     struct tuple t = {};
     struct sock_copy *s;
 
-    /* A listener, or the child of one that will be ESTABLISHED at once: no connection yet. */
+    /* Skip listeners and their new child sockets, which begin in LISTEN and become ESTABLISHED at once. */
     if (old_state == TCP_LISTEN || !tuple_of_sock(sk, &t, connecting) || t.rport == 0)
         return;
-    s = copy_sock(sk, HOOK_STATE);
+    s = get_sock_copy(sk, HOOK_STATE);
     if (!s)
         return;
     if (is_tcp(s))
-        state_changes(sk, s, &t, old_state, new_state);
-    give_back(s);
+        submit_state_change(sk, s, &t, old_state, new_state);
+    put_sock_copy(s);
 }
 
 int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 {
-    struct notes *n = notes_of_cpu();
+    struct reentry *r = reentry_of_cpu();
 
-    if (!n)
+    if (!r)
         return 0;
-    note(n, change_of_state(ctx));
-    state_hook(ctx);
+    push_change(r, state_change(ctx));
+    handle_state_change(ctx);
     return 0;
 }
 
-/* Attached after the other. */
+/* Attached after on_inet_sock_set_state(). */
 int second_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 {
-    struct notes *n = notes_of_cpu();
+    struct reentry *r = reentry_of_cpu();
 
-    if (!n || !is_not_noted(n, change_of_state(ctx)))
+    if (!r || !was_missed(r, state_change(ctx)))
         return 0;
-    state_hook(ctx);
-    lost.atomic_increment(SEEN_BY_SECOND);
+    handle_state_change(ctx);
+    lost.atomic_increment(COUNTER_REENTRY);
     return 0;
 }
 
-#if ARGS(inet_sk_error_report) > 0
-/* What the application's next call returns: sk_error_report(), net/core/sock.c (5.14). */
+#if TRACEPOINT_ARGS(inet_sk_error_report) > 0
+/* The error that the application's next call returns: sk_error_report(), net/core/sock.c (5.14). */
 int on_inet_sk_error_report(struct bpf_raw_tracepoint_args *ctx)
 {
     u64 sk = ctx->args[0];
     int zero = 0;
-    s32 error = READ(sock, sk_err, sk);
+    s32 error = CORE_READ(sock, sk_err, sk);
     struct closing_error *closing = closing_errors.lookup(&zero);
-    bool closed = closing && closing->sk == sk;
+    bool is_closed = closing && closing->sk == sk;
     struct tuple t = {};
     struct sock_copy *s;
     struct event *e;
 
-    if (closed) {
+    if (is_closed) {
         if (error == 0)
             error = closing->error;
         closing->sk = 0;
     }
     /*
-     * Without an error this is a notice in the error queue: a time stamp, the end of a zero-copy send. With the peer's
-     * address gone it is the end of what this end has broken off itself, by SO_LINGER or connect(AF_UNSPEC), and no
-     * call returns that error (tcp_disconnect(), net/ipv4/tcp.c).
+     * Without an error, the report is a message in the error queue: a time stamp, or a completed zero-copy send.
+     * Without a remote port, the application aborted the connection by SO_LINGER or connect(AF_UNSPEC), and no call
+     * returns the error (tcp_disconnect(), net/ipv4/tcp.c).
      */
-    if (error == 0 || READ(sock_common, skc_dport, sk) == 0 || READ(sock, sk_protocol, sk) != IPPROTO_TCP ||
+    if (error == 0 || CORE_READ(sock_common, skc_dport, sk) == 0 || CORE_READ(sock, sk_protocol, sk) != IPPROTO_TCP ||
         !tuple_of_sock(sk, &t, false))
         return 0;
-    e = new_event(EVENT_ERROR, HOOK_ERROR, &t);
+    e = reserve_event(EVENT_ERROR, HOOK_ERROR, &t);
     if (e) {
-        describe(e, sk, HOOK_ERROR);
+        fill_event(e, sk, HOOK_ERROR);
         e->error = error;
-        if (closed) {
+        if (is_closed) {
             e->unacked = closing->unacked;
             e->old_state = closing->state;
         }

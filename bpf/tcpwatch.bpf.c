@@ -1,11 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * The hooks, by subject. Each one filters, fills an event and submits it; nothing is changed and nothing is remembered
- * but when a socket's life began. Python attaches them by name: on_<raw tracepoint>, typed_<raw tracepoint> for the one
- * that knows the kernel's types, second_<raw tracepoint> for the one that takes its place (nested.h), on_<function>
- * for the kprobe, or bpf_iter__<kind> for the iterator (tracer/kernel/probes.py). report_holder and report_member are
- * iterators, too (tracer/kernel/holders.py, namespaces.py). Arguments are taken as u64, so that bcc's rewriter leaves
- * them alone.
+ * The tracer: hooks and iterators, a file for each subject. A hook filters, fills an event and submits it.
+ *
+ * Python attaches the functions by name (tracer/kernel/probes.py):
+ *   on_<tracepoint>      raw tracepoint
+ *   typed_<tracepoint>   the same as tp_btf: it reads typed pointers directly
+ *   second_<tracepoint>  runs after on_<tracepoint> and takes what that one missed (reentry.h)
+ *   on_<function>        kprobe
+ *   bpf_iter__<kind>     iterator of the walk over all sockets
+ * report_holder and report_netns are iterators too (tracer/kernel/holders.py, namespaces.py).
+ *
+ * Arguments are u64, because bcc rewrites accesses through kernel pointers.
  */
 #include "retransmit.h"
 #include "state.h"
@@ -14,4 +19,4 @@
 #include "reset.h"
 #include "walk.h"
 #include "holder.h"
-#include "member.h"
+#include "namespace.h"

@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from builders import SECOND, START
-from test_storage import HEADER
+from recording_files import HEADER
 
-from tracer.model.events import format_time
+from tracer.model.times import format_time
 from tracer.recordings.header import Header
 
 LONG = "\N{GRINNING FACE}"
@@ -49,7 +49,7 @@ def _of(events: int, event: str, header: Header = WHOLE, /, **fields: Callable[[
 
 
 def _stalls(count: int, **fields: Callable[[int], Any]) -> Iterator[bytes]:
-    ends = {name: lambda _, value=value: value for name, value in _ENDS.items()}  # type: ignore[misc]
+    ends = {name: lambda _, value=value: value for name, value in _ENDS.items()}
     identified = {"id": lambda number: f"{number:x}", "duration_ms": lambda number: number}
     return _of(count, "stall", ONLY_STALLS, **{**ends, **identified, **fields})
 

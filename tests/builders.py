@@ -6,7 +6,7 @@ import ipaddress
 import struct
 from typing import Any
 
-from tracer.kernel import wire
+from tracer.kernel.layout import LAYOUT
 from tracer.model.events import Event
 from tracer.model.sockets import Socket
 
@@ -93,8 +93,8 @@ def record(**members: Any) -> bytes:
     }
     values = {**ordinary, **members}
     empty = {"laddr": b"", "raddr": b"", "comm": b""}
-    codes = "".join(code for _, code in wire._LAYOUT)
-    return struct.pack(f"<{codes}", *(values.get(name, empty.get(name, 0)) for name, _ in wire._LAYOUT))
+    codes = "".join(code for _, code in LAYOUT)
+    return struct.pack(f"<{codes}", *(values.get(name, empty.get(name, 0)) for name, _ in LAYOUT))
 
 
 def mapped(address: str) -> bytes:

@@ -1,8 +1,9 @@
-"""The house of the README holds: imports go one way, and each door has one keeper."""
+"""Who imports whom in tracer/ and in tests/."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def test_imports_go_one_way(file: Path) -> None:
 @pytest.mark.parametrize("library", KEEPERS)
 def test_a_library_has_one_keeper(library: str) -> None:
     importing = {relative(file) for file in FILES for module in imports(file) if module.split(".")[0] == library}
+    assert importing
     assert all(name.startswith(KEEPERS[library]) for name in importing), f"{library} is imported by {importing}"
 
 
@@ -75,3 +77,15 @@ def test_only_the_kernel_side_and_the_lab_read_proc_and_sys(file: Path) -> None:
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             assert not node.value.startswith(("/proc", "/sys")), f"tracer/{relative(file)} names {node.value}"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "tests").rglob("*.py")), ids=lambda file: file.stem)
+def test_no_file_imports_a_test_module(file: Path) -> None:
+    """What two test modules share is in a module of its own. Programs in strings count, too."""
+    text = file.read_text()
+    assert not re.search(r"^\s*(from|import) test_", text, re.MULTILINE), file
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.name == "__init__.py"], ids=relative)
+def test_each_package_has_a_docstring(file: Path) -> None:
+    assert ast.get_docstring(ast.parse(file.read_text())), f"tracer/{relative(file)}"

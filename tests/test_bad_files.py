@@ -13,13 +13,14 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
 from builders import event
-from test_cli import ROOT, tcpwatch
-from test_report import header, record
-from test_stalls import close, freeze
+from recording_files import header, record
+from running import ROOT, tcpwatch
+from stall_events import close, freeze
 
 from tracer.model.events import Event
 from tracer.model.filters import Filter
@@ -29,7 +30,7 @@ from tracer.run.replay import Missing, play
 
 def stalled(path: Path, number: int, at: float = 0) -> Path:
     """A recording of one stall, of a socket of its own, on a host of its own."""
-    name = {"sock": f"{number:016x}", "lport": 40_000 + number}
+    name: dict[str, Any] = {"sock": f"{number:016x}", "lport": 40_000 + number}
     events = [*freeze(start=at, **name), *close(at + 13.4, **name)]
     return record(path, events, header(host=f"db{number}"))
 

@@ -14,7 +14,7 @@ from benchmarks.spread import Spread, median_between, percentile, ratios
 from benchmarks.watchers import Counts
 from builders import event
 
-from tracer.model.events import to_json
+from tracer.model.validation import to_json
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = ROOT / "docs/performance.md"
@@ -56,7 +56,9 @@ def test_a_machine_that_becomes_slower_is_no_slowdown() -> None:
 
 
 def test_a_budget_is_met_or_missed_and_says_by_how_much() -> None:
-    assert results.at_most(1.004, 1.01) == "met: 1 ≤ 1.01"
+    assert results.at_most(1.004, 1.01) == "met: 1.004 ≤ 1.01"
+    assert results.at_most(1.01004, 1.01) == "missed: 1.01004 > 1.01"
+    assert results.at_most(1.01, 1.01) == "met: 1.01 ≤ 1.01"
     assert results.at_most(61.2, 50, " ms") == "missed: 61.2 > 50 ms"
     assert results.at_least(120_000, 100_000, "/s") == "met: 120,000 ≥ 100,000/s"
     assert results.at_least(41_234, 100_000, "/s") == "missed: 41,234 < 100,000/s"

@@ -36,76 +36,76 @@ def the_file(directory: Path) -> Path:
 
 
 def test_nothing_was_kept() -> None:
-    assert cache.kept(SOURCE) is None
+    assert cache.load(SOURCE) is None
 
 
 def test_what_was_kept_is_there_for_the_same_source_only(directory: Path) -> None:
-    cache.keep(SOURCE, "{}")
-    assert cache.kept(SOURCE) == b"{}"
-    assert cache.kept(Source(SOURCE.text, SOURCE.cflags, Path("/elsewhere"))) == b"{}"
-    assert [cache.kept(other) for other in OTHERS] == [None, None]
+    cache.store(SOURCE, "{}")
+    assert cache.load(SOURCE) == b"{}"
+    assert cache.load(Source(SOURCE.text, SOURCE.cflags, Path("/elsewhere"))) == b"{}"
+    assert [cache.load(other) for other in OTHERS] == [None, None]
     assert (directory.stat().st_mode & 0o777, the_file(directory).stat().st_mode & 0o777) == (0o755, 0o644)
 
 
 def test_another_version_of_tcpwatch_compiles_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    cache.keep(SOURCE, "{}")
+    cache.store(SOURCE, "{}")
     monkeypatch.setattr("tracer.__version__", "99.0")
-    assert cache.kept(SOURCE) is None
+    assert cache.load(SOURCE) is None
 
 
 @pytest.mark.parametrize("length", [0, 1, 40, 64, 65, 66])
 def test_half_a_file_is_none(directory: Path, length: int) -> None:
-    cache.keep(SOURCE, "{}")
+    cache.store(SOURCE, "{}")
     file = the_file(directory)
     file.write_bytes(file.read_bytes()[:length])
-    assert cache.kept(SOURCE) is None
+    assert cache.load(SOURCE) is None
 
 
 def test_a_bit_that_fell_over_is_noticed(directory: Path) -> None:
-    cache.keep(SOURCE, "{}")
+    cache.store(SOURCE, "{}")
     file = the_file(directory)
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    assert cache.kept(SOURCE) is None
-    cache.keep(SOURCE, "{}")
-    assert cache.kept(SOURCE) == b"{}"
+    assert cache.load(SOURCE) is None
+    cache.store(SOURCE, "{}")
+    assert cache.load(SOURCE) == b"{}"
 
 
 @pytest.mark.parametrize("mode", [0o664, 0o646, 0o666])
 def test_what_others_can_write_to_is_not_trusted(directory: Path, mode: int) -> None:
-    cache.keep(SOURCE, "{}")
+    cache.store(SOURCE, "{}")
     the_file(directory).chmod(mode)
-    assert cache.kept(SOURCE) is None
+    assert cache.load(SOURCE) is None
 
 
 def test_nor_is_a_directory_that_others_can_write_to(directory: Path) -> None:
-    cache.keep(SOURCE, "{}")
+    cache.store(SOURCE, "{}")
     directory.chmod(0o777)
-    assert cache.kept(SOURCE) is None
+    assert cache.load(SOURCE) is None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 @pytest.mark.parametrize("what", ["directory", "file"])
 def test_nor_what_belongs_to_somebody_else(directory: Path, what: str) -> None:
-    cache.keep(SOURCE, "{}")
+    cache.store(SOURCE, "{}")
     os.chown(directory if what == "directory" else the_file(directory), 65534, -1)
-    assert cache.kept(SOURCE) is None
+    assert cache.load(SOURCE) is None
 
 
 def test_a_link_is_not_followed(directory: Path, tmp_path: Path) -> None:
-    cache.keep(SOURCE, "{}")
+    cache.store(SOURCE, "{}")
     file = the_file(directory)
     file.rename(tmp_path / "elsewhere")
     file.symlink_to(tmp_path / "elsewhere")
-    assert cache.kept(SOURCE) is None
+    assert cache.load(SOURCE) is None
 
 
 def test_the_directory_is_no_link_either(directory: Path, tmp_path: Path) -> None:
-    cache.keep(SOURCE, "{}")
+    cache.store(SOURCE, "{}")
     directory.rename(tmp_path / "elsewhere")
     directory.symlink_to(tmp_path / "elsewhere")
-    assert cache.kept(SOURCE) is None
+    assert cache.load(SOURCE) is None
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
@@ -123,41 +123,41 @@ def test_where_nothing_can_be_kept_it_says_why(
     directory: Path, damage: Callable[[Path], object], complaint: str, hint: str
 ) -> None:
     damage(directory)
-    with pytest.raises(cache.NotKept, match=re.escape(complaint)) as caught:
-        cache.keep(SOURCE, "{}")
+    with pytest.raises(cache.NotCached, match=re.escape(complaint)) as caught:
+        cache.store(SOURCE, "{}")
     assert hint in caught.value.hint and str(directory) in caught.value.hint
-    assert cache.kept(SOURCE) is None
+    assert cache.load(SOURCE) is None
 
 
 def test_a_directory_that_cannot_be_made_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CACHE_DIRECTORY", "/nowhere/cache")
-    with pytest.raises(cache.NotKept, match="cannot write to /nowhere/cache: No such file") as caught:
-        cache.keep(SOURCE, "{}")
+    with pytest.raises(cache.NotCached, match="cannot write to /nowhere/cache: No such file") as caught:
+        cache.store(SOURCE, "{}")
     assert "CACHE_DIRECTORY" in caught.value.hint
 
 
 def test_of_several_directories_the_first_is_taken(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CACHE_DIRECTORY", f"{directory}:/nowhere")
-    cache.keep(SOURCE, "{}")
-    assert cache.kept(SOURCE) == b"{}"
+    cache.store(SOURCE, "{}")
+    assert cache.load(SOURCE) == b"{}"
 
 
 def test_what_was_dropped_is_gone() -> None:
-    cache.drop(SOURCE)
-    cache.keep(SOURCE, "{}")
-    cache.drop(SOURCE)
-    assert cache.kept(SOURCE) is None
+    cache.remove(SOURCE)
+    cache.store(SOURCE, "{}")
+    cache.remove(SOURCE)
+    assert cache.load(SOURCE) is None
 
 
 def test_only_the_latest_are_kept(directory: Path) -> None:
     for number in range(cache.MAX_FILES + 4):
         source = Source(SOURCE.text, (f"-DNUMBER={number}",), SOURCE.directory)
-        cache.keep(source, "{}")
+        cache.store(source, "{}")
         newest = max(directory.iterdir(), key=lambda path: path.stat().st_mtime_ns)
         os.utime(newest, (number, number))
     assert len(list(directory.iterdir())) == cache.MAX_FILES
-    assert cache.kept(source) == b"{}"
-    assert cache.kept(Source(SOURCE.text, ("-DNUMBER=0",), SOURCE.directory)) is None
+    assert cache.load(source) == b"{}"
+    assert cache.load(Source(SOURCE.text, ("-DNUMBER=0",), SOURCE.directory)) is None
 
 
 def test_where_no_process_can_be_started_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +216,9 @@ def test_a_helper_below_zero_is_a_function_of_the_kernel() -> None:
 
 
 def test_what_was_compiled_can_be_read() -> None:
-    program = compiled.of_json(json.dumps({"bcc": "0", "maps": {"a": ARRAY}, "functions": {"f": "lQAAAAAAAAA="}}))
+    program = compiled.parse_compiled(
+        json.dumps({"bcc": "0", "maps": {"a": ARRAY}, "functions": {"f": "lQAAAAAAAAA="}})
+    )
     assert program == Compiled({"a": Map(**ARRAY)}, {"f": bytes.fromhex("9500000000000000")})
 
 
@@ -233,4 +235,4 @@ def test_what_was_compiled_can_be_read() -> None:
 )  # fmt: skip
 def test_what_is_no_program_says_so(text: str) -> None:
     with pytest.raises(compiled.InvalidProgram):
-        compiled.of_json(text)
+        compiled.parse_compiled(text)

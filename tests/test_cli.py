@@ -7,33 +7,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from builders import event
-from test_storage import EVENTS, write
+from recording_files import EVENTS, write
+from running import ROOT, tcpwatch
 
-from tracer.model.events import to_json
+from tracer.model.validation import to_json
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent
-
-
-def tcpwatch(*arguments: str | Path, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess[str]:
-    return tcpwatch_from("tracer", *arguments, stdin=stdin, **environment)
-
-
-def tcpwatch_from(
-    module: str, *arguments: str | Path, stdin: bytes = b"", **environment: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
-        input=stdin.decode("latin-1"),
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        timeout=60,
-    )
 
 
 def test_replay_as_json_is_the_recording_without_its_header(tmp_path: Path) -> None:
@@ -219,7 +202,7 @@ def test_a_closed_pipe_ends_it_quietly(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["replay", "report"])
 def test_a_character_set_that_lacks_what_is_shown(tmp_path: Path, command: str) -> None:
-    named = {"comm": "工人", "pid": 7, "pids": [7]}
+    named: dict[str, Any] = {"comm": "工人", "pid": 7, "pids": [7]}
     write(tmp_path / "x.tw", [event(kind="tlp", attempt=0, silent_ms=3_600_000, unacked_bytes=5, **named)])
     shown = tcpwatch(command, tmp_path / "x.tw", PYTHONIOENCODING="ascii")
     assert (shown.returncode, shown.stderr) == (0, "")

@@ -125,13 +125,13 @@ def test_namespaces_are_asked_in_a_thread_and_taken_in_slices(proc: Proc) -> Non
     found = {proc.count(pid, 100): pid for pid in range(1, 6)}
     counters = KernelCounters(proc=proc.path)
     may_go_on = threading.Event()
-    real = counters._find_members
+    real = counters._find
 
     def find_members() -> dict[int, Members]:
         may_go_on.wait()
         return real()
 
-    counters._find_members = find_members
+    counters._find = find_members
     for pid in found.values():
         proc.count(pid, 100 + pid)
     counters.begin()

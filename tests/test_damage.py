@@ -9,24 +9,28 @@ import resource
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import zstandard
 from builders import SECOND, event
-from test_cli import ROOT, tcpwatch
-from test_report import a_night, header, record
-from test_stalls import close, freeze
-from test_storage import EVENTS, HEADER, read, write
+from recording_files import EVENTS, HEADER, header, read, record, write
+from running import ROOT, tcpwatch
+from stall_events import a_night, close, freeze
 
 from tracer.model.errors import TcpwatchError
-from tracer.model.events import Event, to_json
+from tracer.model.events import Event
+from tracer.model.validation import to_json
 from tracer.recordings.header import VERSION, Header
 from tracer.recordings.reader import RecordingReader
 
-PACK = {"": lambda data: data, ".gz": lambda data: gzip.compress(data, mtime=0), ".zst": zstandard.compress}
+PACK: dict[str, Callable[[bytes], bytes]] = {
+    "": lambda data: data,
+    ".gz": lambda data: gzip.compress(data, mtime=0),
+    ".zst": zstandard.compress,
+}
 LATER = replace(HEADER, host="db2", utc_offset_s=0)
 NEWER = HEADER.to_line().replace(f'"version":{VERSION}', f'"version":{VERSION + 1}').encode()
 

@@ -8,7 +8,10 @@ from builders import START, event
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.model.events import Event, InvalidEvent, format_time, from_json, parse_time, retransmit_kind, to_json
+from tracer.kernel.retransmits import retransmit_kind
+from tracer.model.events import Event
+from tracer.model.times import format_time, parse_time
+from tracer.model.validation import InvalidEvent, from_json, to_json
 
 
 def test_json_leaves_out_what_is_unknown() -> None:

@@ -61,7 +61,9 @@ def hosts(*networks: str) -> tuple[Any, ...]:
     ],
 )
 def test_filter(wanted: dict[str, Any], fields: dict[str, Any], passes: bool) -> None:
-    frozen = {name: frozenset(value) if isinstance(value, set) else value for name, value in wanted.items()}
+    frozen: dict[str, Any] = {
+        name: frozenset(value) if isinstance(value, set) else value for name, value in wanted.items()
+    }
     assert Filter(**frozen).wants(event(**fields)) is passes
 
 

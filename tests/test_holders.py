@@ -6,25 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
+from fake_proc import Proc
 
-from tracer.kernel.holders import _HOLDER, InProc, Process, _held, named, process_of, started_ns
-
-
-class Proc:
-    """A /proc of our own making."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def add(self, pid: int, comm: str, *inodes: int, exe: str | None = None) -> None:
-        fds = self.root / str(pid) / "fd"
-        fds.mkdir(parents=True)
-        (self.root / str(pid) / "comm").write_text(comm + "\n")
-        if exe is not None:
-            (self.root / str(pid) / "exe").symlink_to(exe)
-        (fds / "0").symlink_to("/dev/null")
-        for number, inode in enumerate(inodes, 3):
-            (fds / str(number)).symlink_to(f"socket:[{inode}]")
+from tracer.kernel.holders import _HOLDER, ProcHolderFinder, _held
+from tracer.kernel.processes import Process, process_named, process_of, started_ns
 
 
 def test_proc(tmp_path: Path) -> None:
@@ -34,15 +19,15 @@ def test_proc(tmp_path: Path) -> None:
     proc.add(4, "cat", exe="/bin/cat")
     (tmp_path / "5").mkdir()  # not ours to see
     main, child = Process(3, "php-fpm-main", "php-fpm8.2"), Process(20, "php-fpm", None)
-    assert InProc(tmp_path)(None) == {7: (main, child), 8: (child,)}
-    assert InProc(tmp_path)({8, 9}) == {8: (child,)}
+    assert ProcHolderFinder(tmp_path)(None) == {7: (main, child), 8: (child,)}
+    assert ProcHolderFinder(tmp_path)({8, 9}) == {8: (child,)}
 
 
 def test_a_process_that_ends_meanwhile_is_left_out(tmp_path: Path) -> None:
     proc = Proc(tmp_path)
     proc.add(20, "php-fpm", 7)
     (tmp_path / "20" / "comm").unlink()
-    assert InProc(tmp_path)(None) == {}
+    assert ProcHolderFinder(tmp_path)(None) == {}
 
 
 @pytest.mark.parametrize(
@@ -65,7 +50,7 @@ def test_the_names_of_a_process(tmp_path: Path, comm: str, exe: str | None, show
 
 def test_a_process_without_a_number_is_not_looked_for(tmp_path: Path) -> None:
     Proc(tmp_path).add(0, "x", exe="/bin/y")
-    assert named(0, b"x".ljust(16, b"\0"), tmp_path) == (0, "x", None)
+    assert process_named(0, b"x".ljust(16, b"\0"), tmp_path) == (0, "x", None)
 
 
 def test_what_the_iterator_reports() -> None:

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 from builders import event, record, socket
-from test_cli import tcpwatch
-from test_holders import Proc
-from test_stalls import close, freeze, heard
-from test_storage import HEADER, write
+from fake_proc import Proc
+from recording_files import HEADER, write
+from running import tcpwatch
+from stall_events import close, freeze, heard
 
 from tracer.analysis.idle_timeouts import Silences
 from tracer.analysis.risk import at_risk
@@ -28,13 +28,14 @@ from tracer.analysis.stalls import StallTracker
 from tracer.cli import main
 from tracer.cli.types import parse_comm
 from tracer.kernel import host
-from tracer.kernel.holders import InProc
+from tracer.kernel.holders import ProcHolderFinder
 from tracer.kernel.owners import Owners
 from tracer.kernel.wire import Decoder, Owner, text
 from tracer.model.checks import Finding
 from tracer.model.errors import TcpwatchError
-from tracer.model.events import EVENTS, Event
+from tracer.model.events import Event
 from tracer.model.filters import Filter
+from tracer.model.kinds import EVENTS
 from tracer.model.sockets import Socket
 from tracer.output.checks import findings_as_json, findings_as_text
 from tracer.output.format import safe
@@ -71,7 +72,6 @@ def named(kind: type, name: str) -> dict[str, Any]:
 def events(name: str) -> list[Event]:
     """Every kind of event with one text that is the name, and with all of them; and a stall that is found."""
     numbers: dict[str, Any] = {"pid": 1, "pids": [1, 2], "attempt": 1, "gives_up_in_ms": 5, "duration_ms": 5}
-    out = []
     named_by = {field: value for field, value in named(Event, name).items() if field != "event"}
     out: list[Event] = []
     for kind in (*EVENTS, name):
@@ -81,7 +81,7 @@ def events(name: str) -> list[Event]:
     for phase in ("begin", "update", "end"):
         for verdict in (name, "idle-drop"):
             out.append(event("stall", len(out), **{**numbers, **named_by, "phase": phase, "verdict": verdict}))
-    where = {
+    where: dict[str, Any] = {
         "laddr": name,
         "raddr": name,
         "sock": name,
@@ -156,7 +156,7 @@ def test_in_the_table_of_sockets(name: str) -> None:
         ]
 
     # Addresses and states are the kernel's numbers, put into words by the decoder.
-    known = {"laddr": "10.66.1.2", "raddr": "10.66.2.2", "state": "ESTABLISHED"}
+    known: dict[str, Any] = {"laddr": "10.66.1.2", "raddr": "10.66.2.2", "state": "ESTABLISHED"}
     risky, harmless = (
         at_risk([replace(row, **known) for row in rows(word)], 3600.0, 250) for word in (name, safe(name))
     )
@@ -278,7 +278,7 @@ def test_in_a_process_of_this_host(tmp_path: Path, raw: bytes) -> None:
     proc = Proc(tmp_path)
     proc.add(3, "", 7)
     (tmp_path / "3/comm").write_bytes(raw + b"\n")
-    owners = Owners(InProc(tmp_path), proc=tmp_path)
+    owners = Owners(ProcHolderFinder(tmp_path), proc=tmp_path)
     found = event()
     owners.complete((found, Owner(7, 0, 0, b"")))
     assert found.comm == text(owner.comm) == raw.decode("utf-8", "backslashreplace")

@@ -12,6 +12,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from trees import (
@@ -46,7 +47,7 @@ def public() -> Iterator[Path]:
 def install(
     tree: Path, prefix: Path, *options: str, umask: int = 0o022, before: str = "", **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    return run(tree / "scripts/install", "--prefix", prefix, *options, umask=umask, before=before, **environment)
+    return run(tree / "scripts/install", "--prefix", prefix, *options, umask=umask, before=before, **environment)  # type: ignore[arg-type]
 
 
 def version(prefix: Path) -> str:
@@ -166,7 +167,7 @@ def test_the_environment_changes_nothing(tree: Path, public: Path, tmp_path: Pat
     for name in ("click", "tracer", "venv", "compileall", "shutil", "tabulate", "sitecustomize"):
         (fakes / f"{name}.py").write_text(f"open('{tmp_path}/hijacked-{name}', 'w')\nraise SystemExit(9)\n")
     (tmp_path / "bash_env").write_text(f"touch '{tmp_path}/hijacked-BASH_ENV'\n")
-    environment = {
+    environment: dict[str, Any] = {
         "PATH": f"{fakes}:.", "PYTHONPATH": str(fakes), "PYTHONHOME": "/no/such", "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONPYCACHEPREFIX": str(tmp_path / "cache"), "CDPATH": str(fakes), "IFS": "/t", "HOME": "/no/such",
         "TMPDIR": "/no/such", "POSIXLY_CORRECT": "1", "GREP_OPTIONS": "--nonsense",
@@ -217,7 +218,7 @@ def test_a_link_in_its_place_is_left_alone(tree: Path, tmp_path: Path) -> None:
 
 
 def test_at_the_same_time(tree: Path, public: Path) -> None:
-    command = [tree / "scripts/install", "--prefix", public]
+    command: list[str | Path] = [tree / "scripts/install", "--prefix", public]
     running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     for each in running:
         _, said = each.communicate(timeout=PATIENCE_S)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 from builders import event
-from test_storage import HEADER
+from recording_files import HEADER
 
 from tracer.model.events import Event
 from tracer.recordings.header import Header
@@ -38,7 +38,8 @@ class Failing:
 
 
 def test_after_its_first_error_a_sink_gets_nothing_more() -> None:
-    sink, failures = Failing(), []
+    sink = Failing()
+    failures: list[OSError] = []
     isolated = IsolatedSink(sink, (OSError,), failures.append)
     isolated.opened(HEADER)
     for _ in range(3):
@@ -50,7 +51,7 @@ def test_after_its_first_error_a_sink_gets_nothing_more() -> None:
 
 
 def test_other_errors_are_raised() -> None:
-    isolated = IsolatedSink(Failing(), (ValueError,), pytest.fail)
+    isolated = IsolatedSink(Failing(), (ValueError,), lambda error: pytest.fail(str(error)))
     isolated.write([event()])
     with pytest.raises(OSError, match="No space left"):
         isolated.write([event()])

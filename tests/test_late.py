@@ -18,7 +18,9 @@ from timelines import Frozen, frozen
 from tracer.analysis.idle_timeouts import Bracket, Service, Silences
 from tracer.analysis.outstanding import first_rto_ms, outstanding
 from tracer.analysis.stalls import StallTracker
-from tracer.model.events import Event, from_json, parse_time
+from tracer.model.events import Event
+from tracer.model.times import parse_time
+from tracer.model.validation import from_json
 
 INCIDENTS = Path(__file__).parent / "incidents"
 RECORDED = sorted(INCIDENTS.glob("*.tw"))
@@ -102,7 +104,7 @@ def test_a_recorded_stall_without_its_beginning(path: Path) -> None:
             assert_same(whole, stalls_of(rest, hz), mine, f"{path.stem} {mine[0].sock} from {first}")
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(history=frozen(), first=st.integers(0, 30), ends=st.booleans())
 def test_a_stall_without_its_beginning(history: Frozen, first: int, ends: bool) -> None:
     signs = history.signs()
@@ -111,7 +113,7 @@ def test_a_stall_without_its_beginning(history: Frozen, first: int, ends: bool) 
     assert_same(stalls_of(events, history.hz), stalls_of(events[first:], history.hz), signs, f"from {first}")
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(history=frozen(), index=st.integers(0, 30), part=st.floats(0.0, 0.99))
 def test_a_stall_that_was_found(history: Frozen, index: int, part: float) -> None:
     signs = history.signs()
@@ -252,7 +254,7 @@ def test_without_every_nth_event_of_a_recording(path: Path) -> None:
                 assert_nothing_new(events, part, hz, f"{path.stem} without every {nth}th from {offset}")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(keep=st.lists(st.booleans(), min_size=70, max_size=70), tells_send_time=st.booleans())
 def test_whatever_is_missing_nothing_has_recovered_or_survived(keep: list[bool], tells_send_time: bool) -> None:
     events = a_day(tells_send_time)

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 
 from tracer.kernel.owners import Owners
 from tracer.kernel.wire import Decoder, Owner
-from tracer.model.events import Event, from_json, to_json
+from tracer.model.events import Event
+from tracer.model.lazy import LazyEvent
+from tracer.model.validation import from_json, to_json
 from tracer.recordings.encoding import to_line
-from tracer.recordings.lines import LONGEST_REMEMBERED, LineEvent, line_event
+from tracer.recordings.lines import MAX_SHARED, line_event
 
 DECODER = Decoder(hz=250, reasons={}, key=b"k" * 16)
 
@@ -37,9 +39,9 @@ def read_at_once(line: bytes) -> Event:
 def test_as_what_is_read_at_once(kind: int, pid: int, cgroup: int, comm: bytes, silent: int, port: int) -> None:
     line = line_of(pid, cgroup, comm, type=kind, silent=silent, lport=port)
     event = line_event(line)
-    assert type(event) is LineEvent
+    assert type(event) is LazyEvent
     assert event.ktime_ns == 5_000_000_000 and event.sock is not None
-    assert type(event) is LineEvent, "nothing else has to be read for those"
+    assert event.parts is not None, "nothing else has to be read for those"
     assert to_line(event).encode() == line
     assert to_json(event) == to_json(read_at_once(line))
 
@@ -55,9 +57,7 @@ def test_as_what_is_read_at_once(kind: int, pid: int, cgroup: int, comm: bytes, 
         pytest.param(line_of().replace(b',"laddr"', b',"rto_ms":1,"laddr"'), id="with a field in a strange place"),
         pytest.param(line_of().replace(b',"unacked', b',"pid":8,"unacked'), id="with a field twice"),
         pytest.param(line_of().replace(b'"family":4', b'"family":4.5'), id="with a number that is none"),
-        pytest.param(
-            line_of().replace(b',"state"', b"," + b" " * LONGEST_REMEMBERED + b'"state"'), id="with a long part"
-        ),
+        pytest.param(line_of().replace(b',"state"', b"," + b" " * MAX_SHARED + b'"state"'), id="with a long part"),
         pytest.param(line_of().replace(b'"time":"2', b'"time":"x'), id="with a time that is none"),
     ],
 )

@@ -36,7 +36,7 @@ class Kernel:
                 kernel.closed += 1
 
         program = Program()
-        if compiled.is_kept and not program.refused <= compiled.refused:
+        if compiled.is_cached and not program.refused <= compiled.refused:
             raise Outdated("function g")
         return program
 
@@ -54,8 +54,8 @@ def compilations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Source
 
     def compile_afresh(source: Source, _say: object = None) -> Compiled:
         made.append(source)
-        cache.keep(source, PROGRAM)
-        return compiled.of_json(PROGRAM)
+        cache.store(source, PROGRAM)
+        return compiled.parse_compiled(PROGRAM)
 
     monkeypatch.setenv("CACHE_DIRECTORY", str(tmp_path / "cache"))
     monkeypatch.setattr("tracer.kernel.program.compiler.compile_afresh", compile_afresh)

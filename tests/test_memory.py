@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 from adversarial import FAMILIES, WHOLE, line
-from test_cli import ROOT, tcpwatch
+from running import ROOT, tcpwatch
 
 from tracer.analysis import stalls
 from tracer.analysis.stalls import StallTracker
-from tracer.model.events import Event, from_json
+from tracer.model.events import Event
 from tracer.model.recent import Recent, RecentSet
+from tracer.model.validation import from_json
 
 MORE = 104 << 10
 """KiB that any recording may take beyond a short one: the most that any of them was seen to take is a little less."""

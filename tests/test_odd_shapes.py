@@ -12,9 +12,10 @@ import pytest
 from builders import event
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_storage import HEADER
+from recording_files import HEADER
 
-from tracer.model.events import Event, InvalidEvent, from_json, to_json
+from tracer.model.events import Event
+from tracer.model.validation import InvalidEvent, from_json, to_json
 from tracer.recordings.encoding import to_line
 from tracer.recordings.header import FORMAT, VERSION, Header, InvalidHeader, header_from_line
 from tracer.recordings.reader import RecordingReader
@@ -30,7 +31,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=1500)
+@settings(max_examples=1500)
 @given(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=5), st.sets(st.sampled_from(NAMES), max_size=2))
 def test_any_value_in_any_field(changes: dict[str, Any], missing: set[str]) -> None:
     record = {**to_json(event(pid=1, pids=[1], comm="php", advice=["x"])), **changes}
@@ -50,7 +51,6 @@ def test_anything_instead_of_an_object(value: Any) -> None:
         assert isinstance(from_json(value), Event)
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from([field.name for field in fields(Header)]), VALUES))
 def test_any_value_in_a_header(changes: dict[str, Any]) -> None:
     line = json.dumps({"format": FORMAT, "version": VERSION, **changes}).encode()

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from builders import event
 
-from tracer.kernel import holders
 from tracer.kernel import owners as module
-from tracer.kernel.holders import Held, Process
-from tracer.kernel.owners import BURST_S, FRESH_NS, MOST_CHECKED, Owners
+from tracer.kernel import processes
+from tracer.kernel.holders import Held
+from tracer.kernel.owners import FRESH_NS, MAX_CHECKED, Owners
+from tracer.kernel.processes import Process
+from tracer.kernel.searches import BURST_S
 from tracer.kernel.wire import Owner
 from tracer.model.events import Event
 
@@ -94,7 +96,7 @@ def test_every_process_that_shares_the_socket(host: Host) -> None:
 def test_what_all_sockets_were_looked_up_for_is_known_without_another_look(host: Host) -> None:
     host.begin(SHELL)
     host.held = {7: (SHELL,)}
-    host.owners.look_up_all()
+    host.owners.search_all()
     assert named(host.see(7)) == ([50], 50, "sh", "busybox")
     assert host.asked == [None]
 
@@ -184,7 +186,7 @@ def test_events_do_not_wait_for_long(host: Host, monkeypatch: pytest.MonkeyPatch
     host.is_ready.clear()
     monkeypatch.setattr(module, "UNKNOWN_WAIT_S", 0.001)
     assert named(host.see(7)) == (None, None, None, None)
-    search = host.owners._search
+    search = host.owners._searches.running
     assert search is not None
     host.is_ready.set()
     search.join()
@@ -197,11 +199,11 @@ def test_no_event_waits_for_what_takes_longer_than_it_may(host: Host, monkeypatc
     host.held = {7: (PHP,)}
     host.is_ready.clear()
     monkeypatch.setattr(module, "UNKNOWN_WAIT_S", 100.0)
-    host.owners._took_s = 200.0  # as on a host with very many sockets
+    host.owners._searches.took_s = 200.0  # as on a host with very many sockets
     began = time.monotonic()
     assert host.see(7).pid is None
     assert time.monotonic() - began < 50
-    search = host.owners._search
+    search = host.owners._searches.running
     assert search is not None
     host.is_ready.set()
     search.join()
@@ -232,10 +234,10 @@ def test_nobody_is_asked_about_again_and_again(host: Host) -> None:
 def test_looking_up_takes_no_more_than_its_share_and_trouble_comes_first(host: Host) -> None:
     host.begin(PHP)
     host.held = {7: (PHP,)}
-    host.owners._allowance_s = BURST_S / 4
+    host.owners._searches.allowance_s = BURST_S / 4
     assert host.see(7, "state").pid is None, "what is left is for trouble"
     assert host.see(7).pid == 3
-    host.owners._allowance_s = -0.05
+    host.owners._searches.allowance_s = -0.05
     host.held = {9: (PHP,)}
     host.pass_ms(900)
     assert host.see(9, sock="bb").pid is None
@@ -244,10 +246,10 @@ def test_looking_up_takes_no_more_than_its_share_and_trouble_comes_first(host: H
 
 
 def test_what_is_remembered_has_an_end(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "REMEMBERED_SOCKETS", 10)
+    monkeypatch.setattr(module, "MAX_SOCKETS", 10)
     host.begin(PHP)
     host.held = {7: (PHP,)}
-    host.owners.look_up_all()
+    host.owners.search_all()
     for inode in range(100, 120):
         host.see(inode, sock=str(inode))
     assert len(host.owners._found) <= 14 and len(host.owners._last) <= 10
@@ -261,7 +263,7 @@ def test_a_look_up_that_fails_is_made_again(host: Host, monkeypatch: pytest.Monk
     def fail(_inodes: Collection[int] | None) -> Held:
         raise OSError(12, "no memory")
 
-    monkeypatch.setattr(host.owners, "_look_up", fail)
+    monkeypatch.setattr(host.owners._searches, "_find", fail)
     assert host.see(7).pid is None
     monkeypatch.undo()
     assert host.see(7).pid == 3
@@ -278,17 +280,17 @@ def test_a_socket_of_a_thousand_workers_costs_an_event_no_more_than_one_of_a_few
 
     def started_ns(pid: int, proc: Path) -> int | None:
         asked.append(pid)
-        return holders.started_ns(pid, proc)
+        return processes.started_ns(pid, proc)
 
     monkeypatch.setattr(module, "started_ns", started_ns)
     host.pass_ms(1_001)
     host.is_ready.clear()
     assert host.see(7, may_wait=False).pids == [each.pid for each in workers], "all of the first ones live"
-    assert len(asked) <= MOST_CHECKED
+    assert len(asked) <= MAX_CHECKED
     host.end(workers[1])
     host.pass_ms(1_001)
-    assert host.see(7, may_wait=False).pids == [100, *range(102, 100 + MOST_CHECKED)], "no other is known to live"
-    assert len(asked) <= 2 * MOST_CHECKED
+    assert host.see(7, may_wait=False).pids == [100, *range(102, 100 + MAX_CHECKED)], "no other is known to live"
+    assert len(asked) <= 2 * MAX_CHECKED
     host.is_ready.set()
 
 
@@ -307,24 +309,24 @@ def test_the_share_of_a_look_up_is_processor_time(
         return {7: (PHP,)}
 
     host.begin(PHP)
-    monkeypatch.setattr(host.owners, "_look_up", look_up)
-    host.owners.look_up_all()
-    used_s = BURST_S - host.owners._allowance_s
+    monkeypatch.setattr(host.owners._searches, "_find", look_up)
+    host.owners.search_all()
+    used_s = BURST_S - host.owners._searches.allowance_s
     assert (used_s >= 0.1) == uses_cpu and (used_s < 0.05) != uses_cpu
-    assert host.owners._took_s >= 0.1
+    assert host.owners._searches.took_s >= 0.1
 
 
 def test_what_was_found_is_sorted_out_in_the_thread(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever takes longer with more sockets is done in the thread of the look-up."""
+    """Whatever takes longer with more sockets is done in the thread of the search."""
     threads: set[threading.Thread] = set()
-    real = module._found_by_inode
+    real = host.owners._searches._sort
 
-    def found_by_inode(*arguments: Any) -> Any:
+    def sort(*arguments: Any) -> Any:
         threads.add(threading.current_thread())
         return real(*arguments)
 
-    monkeypatch.setattr(module, "_found_by_inode", found_by_inode)
+    monkeypatch.setattr(host.owners._searches, "_sort", sort)
     host.held = dict.fromkeys(range(1, 1000), (PHP,))
-    host.owners.look_up_all()
+    host.owners.search_all()
     host.see(7)
     assert threads and threading.current_thread() not in threads

@@ -10,8 +10,8 @@ import pytest
 from builders import event
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_report import header
-from test_stalls import close, freeze, heard, reset
+from recording_files import header
+from stall_events import close, freeze, heard, reset
 
 from tracer.analysis.idle_timeouts import Bracket, Service, Silences, is_fatal, service_of, survived_silence_ms
 from tracer.analysis.recorded import RecordedStalls
@@ -136,7 +136,7 @@ def lived(lives: list[list[tuple[int, str]]]) -> list[Event]:
     return events
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lives=_LIVES, wanted=st.sampled_from(FILTERS))
 def test_whatever_is_recorded(lives: list[list[tuple[int, str]]], wanted: Filter, tmp_path: Path) -> None:
     events = lived(lives)

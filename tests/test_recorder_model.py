@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from errno import EDQUOT
 from pathlib import Path
+from typing import Any
 
 import pytest
 from builders import event
@@ -30,9 +31,10 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from test_storage import HEADER
+from recording_files import HEADER
 
 from tracer.model.errors import TcpwatchError
+from tracer.model.events import Event
 from tracer.recordings import file, rotating_writer, rotation, series
 from tracer.recordings.reader import RecordingReader
 from tracer.recordings.rotating_writer import RotatingWriter
@@ -405,6 +407,7 @@ class Recorder(RuleBasedStateMachine):
                 elif pieces and pieces[-1].stop == number:
                     pieces[-1] = range(pieces[-1].start, number + 1)
                 else:
+                    assert number is not None
                     pieces.append(range(number, number + 1))
             found = Contents(path, reader.header.number, pieces, told, path.stat().st_size)
         assert not warnings or self.may_be_cut(path) or being_begun, f"{path} is whole: {warnings} {self.said}"
@@ -418,7 +421,7 @@ class Recorder(RuleBasedStateMachine):
         return path in self.killed or is_in_use or could_not or (self.packed and self.world.writing is not None)
 
     @staticmethod
-    def events(reader: RecordingReader) -> Iterator[object]:
+    def events(reader: RecordingReader) -> Iterator[Event]:
         for batch in reader:
             yield from batch.events
 
@@ -428,8 +431,7 @@ def test_no_event_is_lost_but_the_oldest(request: pytest.FixtureRequest) -> None
     soak = request.config.getoption("--soak")
     clock = time.monotonic
     over = clock() + (soak or SECONDS)
-    quiet = {
-        "deadline": None,
+    quiet: dict[str, Any] = {
         "report_multiple_bugs": False,
         "database": None,
         "suppress_health_check": list(HealthCheck),

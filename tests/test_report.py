@@ -6,48 +6,20 @@ import json
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-from builders import SECOND, event
-from test_cli import ROOT, tcpwatch
-from test_stalls import HOUR_MS, LOSS_PROBE_MS, close, freeze, heard, reset
+from builders import event
+from recording_files import header, record
+from running import ROOT, tcpwatch
+from stall_events import HOUR_MS, OWNED, a_night, close, freeze, heard, reset
 
 from tracer.model.events import Event
 from tracer.model.filters import Filter
 from tracer.output.advice import merged
-from tracer.recordings.header import Header, describe_filter
-from tracer.recordings.writer import RecordingWriter
-
-OWNED = {"pid": 8506, "comm": "php", "pids": [8506]}
-
-
-def header(wanted: Filter | None = None, host: str = "db1", clock_offset_ns: int | None = None) -> Header:
-    """Of a recording that began at 08:00 UTC, an hour west of where it was made."""
-    return Header(
-        tool="0.1.0", kernel="6.18", host=host, started="2027-01-15T08:00:00.000000Z",
-        clock_offset_ns=1_800_000_000 * SECOND - SECOND if clock_offset_ns is None else clock_offset_ns,
-        utc_offset_s=3600, hz=250, filters=describe_filter(wanted or Filter()),
-    )  # fmt: skip
-
-
-def record(path: Path, events: list[Event], head: Header | None = None) -> Path:
-    with RecordingWriter(path, head or header()) as writer:
-        for each in sorted(events, key=lambda each: each.ktime_ns):
-            writer.write([each])
-    return path
-
-
-def a_night() -> list[Event]:
-    """58 minutes of silence survived, 61 fatal; some loss; a peer that vanished from a connection in use."""
-    events = [heard(0, silent_ms=58 * 60_000, sock="survivor")]
-    for number, at in enumerate((10, 20)):
-        name = {"sock": f"frozen{number}", "lport": 40000 + number, **OWNED}
-        events += freeze(start=at, silent_ms=61 * 60_000 + LOSS_PROBE_MS, **name) + close(at + 13.4, **name)
-    events += [*freeze(2, start=60, silent_ms=210, sock="lossy"), heard(60.9, silent_ms=1000, sock="lossy")]
-    dead = {"sock": "dead", "raddr": "10.66.2.9", "rport": 6379}
-    events += freeze(start=70, silent_ms=210, **dead) + close(83.4, **dead)
-    return events
+from tracer.recordings.header import Header
 
 
 def test_the_report_of_a_night(tmp_path: Path) -> None:
@@ -147,7 +119,7 @@ def test_the_kernels_counts_are_compared_with_the_same_connections_only(
 
 def test_rotated_files_are_counted_together_and_a_killed_run_is_not_mixed_with_the_next(tmp_path: Path) -> None:
     def run(name: str) -> Header:
-        return Header(**{**_fields(header()), "run": name})  # type: ignore[arg-type]
+        return replace(header(), run=name)
 
     rto = [event(kind="rto", attempt=number, at=number) for number in range(1, 7)]
     files = [
@@ -168,7 +140,7 @@ def test_nothing_recorded_and_nothing_stalled(tmp_path: Path) -> None:
 def test_a_stall_that_begins_in_one_file_and_ends_in_the_next(tmp_path: Path) -> None:
     events = freeze(start=0)
     first = record(tmp_path / "1.tw", events[:3])
-    second_header = Header(**{**_fields(header()), "started": "2027-01-15T08:00:01.000000Z"})
+    second_header = replace(header(), started="2027-01-15T08:00:01.000000Z")
     second = record(tmp_path / "2.tw", [*events[3:], *close(13.4)], second_header)
     shown = tcpwatch("report", first, second).stdout
     assert "1 stall," in shown and "timed-out" in shown
@@ -189,10 +161,6 @@ def test_many_hosts_and_one_without_a_name(tmp_path: Path) -> None:
     shown = tcpwatch("report", *files).stdout
     assert shown.startswith("an unknown host and db1 and db2 and ") and "db7 and 3 other hosts: nothing" in shown
     assert len(json.loads(tcpwatch("report", "--json", *files).stdout)["hosts"]) == 11
-
-
-def _fields(head: Header) -> dict[str, object]:
-    return {name: getattr(head, name) for name in Header.__slots__}
 
 
 def test_a_recording_with_a_filter_keeps_its_own_stalls(tmp_path: Path) -> None:
@@ -224,7 +192,7 @@ def test_damage_in_the_middle_is_said_after_what_stands_before_it(tmp_path: Path
 
 
 def test_hostile_words_reach_no_table(tmp_path: Path) -> None:
-    hostile = {"comm": "\x1b[2Jphp\n", "pid": 1, "raddr": "\x1b]0;x\x07", "sock": "x"}
+    hostile: dict[str, Any] = {"comm": "\x1b[2Jphp\n", "pid": 1, "raddr": "\x1b]0;x\x07", "sock": "x"}
     path = record(tmp_path / "x.tw", [*freeze(**hostile), *close(13.4, "\x1b[31mE", 1, **hostile)])
     for command in ("report", "replay"):
         shown = tcpwatch(command, path).stdout
@@ -328,7 +296,7 @@ def test_connections_that_are_probably_dead_are_listed(tmp_path: Path) -> None:
 
 def owned_by(number: int, comm: str | None, pid: int | None, **fields: object) -> list[Event]:
     """A stall that timed out, of a connection of that process to PostgreSQL."""
-    name: dict[str, object] = {
+    name: dict[str, Any] = {
         "sock": f"s{number}", "lport": 40000 + number, "rport": 5432, "pid": pid, "comm": comm, "keepalive": True,
         "pids": None if pid is None else [pid],
         "keepalive_idle_s": 7200, "keepalive_interval_s": 75, "keepalive_idle_own": False, **fields,

@@ -9,20 +9,19 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from builders import SECOND, START, event
-from test_storage import EVENTS, HEADER, read, write
+from recording_files import EVENTS, HEADER, read, write
+from sinks import Shown
 
 from tracer.model.errors import TcpwatchError
-from tracer.model.events import Event, format_time
+from tracer.model.events import Event
 from tracer.model.filters import Filter
-from tracer.recordings import rotating_writer as module
-from tracer.recordings.header import Header
+from tracer.model.times import format_time
 from tracer.recordings.reader import RecordingReader
 from tracer.recordings.rotating_writer import RotatingWriter
 from tracer.recordings.rotation import Rotation
@@ -100,7 +99,7 @@ def test_a_file_that_cannot_grow_is_an_error_and_nothing_else(tmp_path: Path, su
     program = """
 import gc, os, resource, sys
 from pathlib import Path
-from test_storage import HEADER
+from recording_files import HEADER
 from builders import event
 from tracer.model.errors import TcpwatchError
 from tracer.recordings.writer import RecordingWriter
@@ -160,7 +159,7 @@ def test_a_full_file_is_followed_by_another_and_nothing_is_lost(
 
 def test_an_old_file_is_followed_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hours = itertools.count(0, 3600)
-    monkeypatch.setattr(module.time, "monotonic", lambda: next(hours))
+    monkeypatch.setattr(time, "monotonic", lambda: next(hours))
     files = rotated(tmp_path / "x.tw", Rotation(every_s=7200), MANY[:5])
     assert len(files) > 1
     assert [each for file in files for each in read(file)[0]] == MANY[:5]
@@ -249,22 +248,3 @@ def test_a_stall_goes_on_from_one_file_to_the_next(tmp_path: Path) -> None:
     assert len(files) == 4
     assert [(each.phase, each.verdict) for each in shown.stalls] == [("begin", "idle-drop"), ("end", "idle-drop")]
     assert shown.stalls[1].outcome == "timed-out"
-
-
-class Shown:
-    """A sink that keeps stalls."""
-
-    def __init__(self) -> None:
-        self.stalls: list[Event] = []
-
-    def opened(self, header: Header) -> None:
-        pass
-
-    def write(self, events: Sequence[Event]) -> None:
-        self.stalls += [each for each in events if each.event == "stall"]
-
-    def flush(self, until_ns: int) -> None:
-        pass
-
-    def close(self) -> None:
-        pass

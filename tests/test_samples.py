@@ -19,7 +19,8 @@ from pathlib import Path
 import pytest
 
 from tracer.cli import main
-from tracer.model.events import EVENTS, Event
+from tracer.model.events import Event
+from tracer.model.kinds import EVENTS
 from tracer.recordings.header import VERSION, Header
 from tracer.recordings.reader import RecordingReader
 

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from trees import (
@@ -171,7 +172,11 @@ def test_no_network(tree: Path, tmp_path: Path) -> None:
         assert_in_words(shown, "apt-get could not install", "is Debian's archive in reach?")
         assert "E: Could not resolve the mirror" in shown.stderr
     assert run(tree / "scripts/tcpwatch", "--version").returncode == 0
-    without_index = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), "PIP_CONFIG_FILE": os.devnull}
+    without_index: dict[str, Any] = {
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(tmp_path),
+        "PIP_CONFIG_FILE": os.devnull,
+    }
     shown = run(tree / "scripts/test", before=packages(tmp_path, HAS_PACKAGES), **without_index)
     assert_in_words(shown, "pip could not install what the tests need", "is PyPI in reach?")
 

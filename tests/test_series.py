@@ -10,16 +10,18 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from builders import SECOND, START, event
-from test_rotation import Shown
-from test_storage import HEADER, read
+from recording_files import HEADER, read
+from sinks import Shown
 
 from tracer.cli.live import rotation_of
+from tracer.lab.namespace import wait_until
 from tracer.model.errors import TcpwatchError, UsageError
-from tracer.model.events import format_time
 from tracer.model.filters import Filter
+from tracer.model.times import format_time
 from tracer.recordings import file, rotating_writer, series
 from tracer.recordings.header import Header, header_from_line
 from tracer.recordings.rotating_writer import RotatingWriter
@@ -138,7 +140,7 @@ def test_files_without_events_push_nothing_out_and_go(tmp_path: Path, suffix: st
     program = """
 import os, sys
 from pathlib import Path
-from test_storage import HEADER
+from recording_files import HEADER
 from tracer.recordings.rotating_writer import RotatingWriter
 from tracer.recordings.rotation import Rotation
 RotatingWriter(Path(sys.argv[1]), lambda: HEADER, Rotation(every_s=3600, keep=1), say=print)
@@ -226,23 +228,25 @@ def test_two_that_start_at_once(tmp_path: Path) -> None:
     program = """
 import sys, time
 from pathlib import Path
-from test_storage import HEADER
+from recording_files import HEADER
 from tracer.recordings.rotating_writer import RotatingWriter
 from tracer.recordings.rotation import Rotation
 while time.time() < float(sys.argv[2]):
     pass
 RotatingWriter(Path(sys.argv[1]), lambda: HEADER, Rotation(every_s=3600), say=print)
 print("mine", flush=True)
-time.sleep(2)
+sys.stdin.read()
 """
     at = str(time.time() + 2)
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", program, tmp_path / "r.tw", at], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+            [sys.executable, "-c", program, tmp_path / "r.tw", at], text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
         )
         for _ in range(4)
     ]  # fmt: skip
+    wait_until(lambda: sum(each.poll() is not None for each in started) == 3, 60, "three of four have ended")
     shown = [each.communicate(timeout=60) for each in started]
     assert sum("mine" in out for out, _ in shown) == 1, shown
     assert sum("another tcpwatch is recording" in said for _, said in shown) == 3, shown
@@ -327,7 +331,7 @@ def test_a_reader_takes_them_in_the_order_of_their_numbers(tmp_path: Path) -> No
 def test_a_stall_goes_on_in_the_next_file_though_the_clock_was_set_back(tmp_path: Path) -> None:
     """By the names the second file comes first."""
     offset_ns = START - SECOND
-    begins = {"filters": {}, "clock_offset_ns": offset_ns}
+    begins: dict[str, Any] = {"filters": {}, "clock_offset_ns": offset_ns}
     parts = [
         [
             event(at=100, kind="tlp", attempt=0, silent_ms=90_000, unacked_bytes=5),

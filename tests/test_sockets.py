@@ -11,12 +11,14 @@ import pytest
 from builders import SECOND, START, record, socket
 from hypothesis import given
 from hypothesis import strategies as st
-from test_cli import tcpwatch
+from running import tcpwatch
 
 from tracer.analysis.idle_timeouts import Bracket
 from tracer.analysis.keepalive import keepalive_for
 from tracer.analysis.risk import at_risk
+from tracer.kernel import host
 from tracer.kernel import sockets as walk
+from tracer.kernel.program.btf import KernelTypes
 from tracer.kernel.wire import Decoder
 from tracer.model.errors import TcpwatchError
 from tracer.model.filters import Filter
@@ -112,7 +114,7 @@ def test_json_is_one_object_a_line_and_harmless() -> None:
 def test_a_line_is_what_json_makes_of_it(data: st.DataObject) -> None:
     values = {"str": st.text(), "int": st.integers(0, 2**63), "bool": st.booleans(), "float": st.floats(0, 1e9)}
     values |= {"list[int]": st.lists(st.integers(0, 9)), "list[str]": st.lists(st.text(), max_size=3)}
-    known = {
+    known: dict[str, Any] = {
         field.name: data.draw(st.none() | values[str(field.type).removesuffix(" | None")])
         for field in fields(Socket)
         if field.name != "time_ns"
@@ -299,7 +301,7 @@ def test_every_namespace_by_process_and_by_mount(tmp_path: Path) -> None:
 
 
 def test_a_kernel_without_the_iterator_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Older(walk.KernelTypes):
+    class Older(KernelTypes):
         def __init__(self) -> None:
             pass
 
@@ -310,7 +312,7 @@ def test_a_kernel_without_the_iterator_is_told(monkeypatch: pytest.MonkeyPatch) 
             return None
 
     monkeypatch.setattr(walk, "KernelTypes", Older)
-    monkeypatch.setattr(walk.host, "require_privilege", lambda: None)
+    monkeypatch.setattr(host, "require_privilege", lambda: None)
     with pytest.raises(TcpwatchError, match=r"no BPF iterator over TCP sockets.*Linux 5\.9") as caught:
         walk.read_sockets(Filter())
     assert caught.value.hint.startswith("uname -r")

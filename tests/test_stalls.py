@@ -7,63 +7,27 @@ from typing import Any
 
 import pytest
 from builders import SECOND, event
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
+from stall_events import (
+    HOUR_MS,
+    LOSS_PROBE_MS,
+    close,
+    freeze,
+    heard,
+    probe,
+    reset,
+    rtx,
+    waiting,
+    window,
+)
 
 from tracer.analysis import stalls
-from tracer.analysis.expiry import bucket
 from tracer.analysis.idle_timeouts import Bracket, service_of
 from tracer.analysis.stalls import StallTracker
-from tracer.model.events import EVENTS, STATES, Event, format_time, parse_time
-
-HOUR_MS = 3_600_000
-LOSS_PROBE_MS = 200
-"""When a tail loss probe goes out after what it repeats: 2·srtt + TCP_RTO_MIN."""
-START_JIFFIES = 4_300_000_000 % 2**32
-
-
-def rtx(kind: str = "rto", /, at: float = 0, attempt: int = 1, **fields: Any) -> Event:
-    """A retransmission as HZ=250 shows it, of what was sent LOSS_PROBE_MS before 0; the RTO doubles with each."""
-    ordinary: dict[str, Any] = {
-        "kind": kind,
-        "attempt": 0 if kind == "tlp" else attempt,
-        "rto_ms": 204 if kind == "tlp" else 204 << (attempt - 1),
-        "rto_max_ms": 120_000,
-        "retries": 5,
-        "retrying_ms": None if kind == "tlp" else 204 * ((1 << (attempt - 1)) - 1),
-        "jiffies": (START_JIFFIES + round(at * 250)) % 2**32,
-        "silent_ms": HOUR_MS + LOSS_PROBE_MS + round(at * 1000),
-        "unacked_bytes": 527,
-        "snd_wnd": 65536,
-        "keepalive": True,
-        "keepalive_idle_s": 7200,
-        "keepalive_interval_s": 75,
-        "keepalive_probes": 9,
-        "user_timeout_ms": 0,
-        "ca_state": "Open" if kind == "tlp" else "Loss",
-        "backoff": 0 if kind == "tlp" else attempt - 1,
-    }
-    return event("retransmit", at, **{**ordinary, **fields})
-
-
-def freeze(count: int = 5, start: float = 0, retries: int = 5, **fields: Any) -> list[Event]:
-    """The incident after its query: TLP, then so many RTOs as the timer wheel sends them at HZ=250."""
-    events, jiffies, rto = [rtx("tlp", start, retries=retries, jiffies=0, **fields)], bucket(0, 51), 51
-    first = jiffies
-    for attempt in range(1, count + 1):
-        times = {"rto_ms": rto * 4, "retrying_ms": (jiffies - first) * 4, "jiffies": jiffies}
-        events.append(rtx("rto", start + jiffies / 250, attempt, **{"retries": retries, **times, **fields}))
-        rto = min(2 * rto, 30_000)
-        jiffies = bucket(jiffies, rto)
-    return events
-
-
-def close(at: float, error: str | None = "ETIMEDOUT", number: int = 110, **fields: Any) -> list[Event]:
-    closed = event("state", at, old_state="ESTABLISHED", new_state="CLOSE", **{"state": "CLOSE", **fields})
-    if error is None:
-        return [closed]
-    return [closed, event("error", at, error=error, errno=number, **{"state": "CLOSE", **fields})]
-
+from tracer.model.events import STATES, Event
+from tracer.model.kinds import EVENTS
+from tracer.model.times import format_time, parse_time
 
 NAMES = [field.name for field in fields(Event)]
 
@@ -118,10 +82,6 @@ def test_the_threshold_of_idleness_is_the_users() -> None:
     events = [*freeze(silent_ms=6500), *close(13.4)]
     assert words(told(*events))[-1] == "end path-loss timed-out"
     assert words(told(*events, min_idle_ms=3000))[-1] == "end idle-drop timed-out"
-
-
-def heard(at: float, cause: str = "data", **fields: Any) -> Event:
-    return event("resume", at, cause=cause, **{"silent_ms": HOUR_MS, "unacked_bytes": 527, **fields})
 
 
 def test_an_answer_after_a_long_silence_ends_it_at_once_and_is_no_idle_drop() -> None:
@@ -275,10 +235,6 @@ def test_a_syn_that_is_answered_late() -> None:
     assert told(syn(1, 1), established)[-1].outcome == "recovered"
 
 
-def reset(at: float, direction: str = "received", **fields: Any) -> Event:
-    return event("reset", at, direction=direction, **{"silent_ms": HOUR_MS, "unacked_bytes": 0, **fields})
-
-
 def test_a_reset_after_a_long_silence_is_a_stall_that_is_over_as_it_is_seen() -> None:
     seen = told(reset(0, unacked_bytes=34), *close(0, "ECONNRESET", 104))
     assert words(seen) == ["end idle-reset reset"]
@@ -311,12 +267,6 @@ def test_a_reset_whose_close_was_not_seen_ends_it_too() -> None:
     assert words(told(*freeze(3), reset(2), until=30))[-1] == "end idle-reset reset"
 
 
-def probe(at: float, attempt: int, **fields: Any) -> Event:
-    ordinary = {"keepalive": True, "keepalive_idle_s": 7200, "keepalive_interval_s": 75, "keepalive_probes": 9}
-    silent = 7_200_000 + 75_000 * (attempt - 1)
-    return event("keepalive", at, attempt=attempt, **{**ordinary, "silent_ms": silent, "jiffies": 1, **fields})
-
-
 def test_a_first_probe_is_no_stall_the_second_says_that_it_was_not_answered() -> None:
     seen = told(*(probe(75 * n, n + 1) for n in range(9)), *close(675))
     assert words(seen)[0] == "begin keepalive-failed" and words(seen)[-1] == "end keepalive-failed timed-out"
@@ -335,10 +285,6 @@ def test_with_a_single_probe_the_reset_that_the_kernel_sends_tells() -> None:
     given_up = event("reset", 75, direction="sent", reason="TCP_KEEPALIVE_TIMEOUT", silent_ms=7_275_000, attempt=None)
     seen = told(probe(0, 1, keepalive_probes=1), given_up, *close(75))
     assert words(seen) == ["end keepalive-failed timed-out"]
-
-
-def window(at: float, attempt: int) -> Event:
-    return event("window-probe", at, attempt=attempt, rto_ms=204, unsent_bytes=717_656, snd_wnd=0, silent_ms=300)
 
 
 def test_a_window_that_stays_closed() -> None:
@@ -599,7 +545,6 @@ _EVENTS = st.builds(
 )
 
 
-@settings(deadline=None)
 @example(events=[event("window-probe", attempt=10, rto_ms=-1)])
 @given(events=st.lists(_EVENTS, max_size=40))
 def test_any_stream_gives_stalls_that_begin_once_and_end_once(events: list[Event]) -> None:
@@ -629,19 +574,6 @@ def test_any_stream_gives_stalls_that_begin_once_and_end_once(events: list[Event
 
 
 # Requests without a reply.
-
-
-def waiting(at: float = 0, asked_ms: int = 81_040, **fields: Any) -> Event:
-    silent_ms = fields.pop("silent_ms", asked_ms - 40)
-    ordinary: dict[str, Any] = {
-        "keepalive": False,
-        "keepalive_idle_s": 7200,
-        "keepalive_interval_s": 75,
-        "keepalive_probes": 9,
-        "user_timeout_ms": 0,
-        "unacked_bytes": 0,
-    }
-    return event("waiting", 500 + at, asked_ms=asked_ms, silent_ms=silent_ms, **{**ordinary, **fields})
 
 
 def test_a_request_without_a_reply_is_a_stall_since_it_was_sent() -> None:

@@ -8,39 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import event
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from recording_files import EVENTS, HEADER, read, write
 
 from tracer.model.errors import TcpwatchError
 from tracer.model.events import Event
 from tracer.model.filters import Filter
-from tracer.recordings.header import Header, describe_filter
+from tracer.recordings.header import describe_filter
 from tracer.recordings.input import MAX_LINE
 from tracer.recordings.reader import RecordingReader
 from tracer.recordings.writer import RecordingWriter
-
-HEADER = Header(
-    tool="0.1.0", kernel="6.18", host="db1", started="2027-01-15T08:00:00.000000Z",
-    clock_offset_ns=5, utc_offset_s=3600, hz=250, filters={"ports": [3306]}, sysctls={"net.ipv4.tcp_retries2": 15},
-)  # fmt: skip
-EVENTS = [
-    event(kind="fast", attempt=0, silent_ms=9),
-    event("state", at=1, old_state="ESTABLISHED", new_state="CLOSE"),
-]
-
-
-def write(path: Path, events: list[Event] = EVENTS) -> bytes:
-    with RecordingWriter(path, HEADER) as writer:
-        for each in events:
-            writer.write([each])
-    return path.read_bytes()
-
-
-def read(path: Path) -> tuple[list[Event], list[str]]:
-    warnings: list[str] = []
-    with RecordingReader(path, warnings.append) as reader:
-        return [each for batch in reader for each in batch.events], warnings
 
 
 def test_there_and_back(tmp_path: Path) -> None:

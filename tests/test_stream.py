@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from builders import event
-from test_storage import HEADER
+from recording_files import HEADER
 
 from tracer.model.errors import TcpwatchError, UsageError
 from tracer.model.events import Event

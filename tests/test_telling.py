@@ -8,14 +8,14 @@ from typing import Any
 from builders import event
 from hypothesis import given
 from hypothesis import strategies as st
-from test_stalls import HOUR_MS, close, freeze, heard, probe, waiting, window
+from stall_events import HOUR_MS, close, freeze, heard, probe, waiting, window
 
 from tracer.analysis.stalls import StallTracker
 from tracer.analysis.verdicts import VERDICTS
 from tracer.model.events import Event
 from tracer.output.text import TextSink
 
-OWNED = {"pid": 8506, "comm": "php", "pids": [8506]}
+OWNED: dict[str, Any] = {"pid": 8506, "comm": "php", "pids": [8506]}
 
 
 def shown(*events: Event, until: float | None = None, folded: bool = False, raw: bool = False, **options: Any) -> str:
@@ -74,9 +74,16 @@ def test_how_long_a_stall_lasted_is_on_its_line_or_below_it() -> None:
 
 def test_the_advice_for_a_second_process_is_whole() -> None:
     """`To make it permanent, set it` needs the command before it."""
-    first = {"sock": "a", "pid": 8506, "pids": [8506], "comm": "php", "keepalive": True}
-    second = {"sock": "b", "lport": 40001, "pid": 9100, "pids": [9100], "comm": "php", "keepalive": True}
-    settings = {"keepalive_idle_s": 7200, "keepalive_interval_s": 75, "keepalive_idle_own": False}
+    first: dict[str, Any] = {"sock": "a", "pid": 8506, "pids": [8506], "comm": "php", "keepalive": True}
+    second: dict[str, Any] = {
+        "sock": "b",
+        "lport": 40001,
+        "pid": 9100,
+        "pids": [9100],
+        "comm": "php",
+        "keepalive": True,
+    }
+    settings: dict[str, Any] = {"keepalive_idle_s": 7200, "keepalive_interval_s": 75, "keepalive_idle_own": False}
     text = shown(*freeze(3, **first, **settings), *freeze(3, start=2, **second, **settings), until=4)
     for pid in (8506, 9100):
         assert f"nsenter -t {pid} -n sysctl -w" in text
@@ -94,7 +101,8 @@ def test_advice_that_changed_is_whole_again() -> None:
 
 
 def test_advice_is_given_once_for_each_process() -> None:
-    first, second = {"sock": "a"}, {"sock": "b", "lport": 40001}
+    first: dict[str, Any] = {"sock": "a"}
+    second: dict[str, Any] = {"sock": "b", "lport": 40001}
     text = shown(*freeze(3, **first), *freeze(3, start=2, **second), until=4)
     assert text.count("STALL idle-drop  ") == 2
     assert text.count("tcp_keepalive_time=") == 1, "the second knows already"

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 from builders import event
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.model.events import EVENTS, Event
+from tracer.model.events import Event
+from tracer.model.kinds import EVENTS
 from tracer.output.text import TextSink
 
 
@@ -18,7 +20,7 @@ def lines(*events: Event, colour: bool = False, utc_offset_s: int = 0) -> list[s
     return stream.getvalue().splitlines()
 
 
-OWNED = {"pid": 8506, "comm": "php", "pids": [8506]}
+OWNED: dict[str, Any] = {"pid": 8506, "comm": "php", "pids": [8506]}
 
 
 def test_the_incident_on_eighty_columns() -> None:
@@ -71,7 +73,12 @@ def test_shared_sockets_unknown_owners_and_details() -> None:
 
 
 def test_lost_events_have_a_time_a_place_and_a_cause() -> None:
-    circumstances = {"duration_ms": 2504, "count": 1268, "hook": "inet_sock_set_state", "ring_percent": 2}
+    circumstances: dict[str, Any] = {
+        "duration_ms": 2504,
+        "count": 1268,
+        "hook": "inet_sock_set_state",
+        "ring_percent": 2,
+    }
     shown = lines(
         event("lost", cause="full", **circumstances, ring_peak_percent=100, unread_ms=2310),
         event("lost", cause="reentered", **circumstances, ring_peak_percent=3, unread_ms=12),

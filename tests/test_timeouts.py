@@ -359,7 +359,7 @@ def late_kernel(
 @example(300, 56, 0.033203125, 0, 5997, 5, 2)  # a jiffy more was another slot of the wheel
 @example(100, 3935877895, 0.8533819859361357, 13, 53677, 1, 1181623781)
 @example(1000, 4023915114, 2.148960207867643, 5, 30168, 5, 88764477)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(
     hz=st.sampled_from(HZS),
     jiffies=st.integers(0, 2**32 - 1),
@@ -396,7 +396,6 @@ def test_a_kernel_that_is_a_little_late_is_within(
     assert earliest - max(1.001 / hz, 0.005) <= real / 1000 <= latest + 0.051
 
 
-@settings(deadline=None)
 @given(
     hz=st.sampled_from(HZS),
     jiffies=st.integers(0, 2**32 - 1),

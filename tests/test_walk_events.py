@@ -9,8 +9,9 @@ from builders import SECOND, event, mapped, record
 
 from tracer.kernel import walks
 from tracer.kernel.owners import Owners
-from tracer.kernel.program.program import Suspects
-from tracer.kernel.walks import Walks, move
+from tracer.kernel.program import syscalls
+from tracer.kernel.program.requests import IdleService
+from tracer.kernel.walks import Walks, move_to_later
 from tracer.kernel.wire import Decoder
 from tracer.model.events import Event
 
@@ -22,14 +23,14 @@ class Kernel:
 
     def __init__(self) -> None:
         self.prepared: list[tuple[bool, bool]] = []
-        self.suspects: list[Suspects | None] = []
+        self.services: list[IdleService | None] = []
         self.finds: list[bytes] = []
         self.may_go_on = threading.Event()
         self.may_go_on.set()
 
-    def prepare_walk(self, *, trouble: bool, all_waiting: bool, suspects: Suspects | None = None) -> None:
+    def request_walk(self, *, trouble: bool, all_waiting: bool, service: IdleService | None = None) -> None:
         self.prepared.append((trouble, all_waiting))
-        self.suspects.append(suspects)
+        self.services.append(service)
 
     def read(self, _link: int) -> bytes:
         self.may_go_on.wait()
@@ -41,7 +42,7 @@ class Kernel:
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     made = Kernel()
-    monkeypatch.setattr(walks.syscalls, "read_iterator", made.read)
+    monkeypatch.setattr(syscalls, "read_iterator", made.read)
     monkeypatch.setattr(walks, "WALK_EVERY_S", 0.0)
     return made
 
@@ -54,7 +55,7 @@ def begin(kernel: Kernel) -> Callable[..., list[Event]]:
     def look(now_ns: int = 9 * SECOND, *events: Event, is_drained: bool = True) -> list[Event]:
         if made._thread is not None and kernel.may_go_on.is_set():
             made._thread.join()
-        return made.joined(list(events), now_ns, 0, is_drained=is_drained)[0]
+        return made.merge(list(events), now_ns, 0, is_drained=is_drained)[0]
 
     look.walks = made  # type: ignore[attr-defined]
     return look
@@ -111,9 +112,9 @@ def test_what_the_next_walk_looks_for(kernel: Kernel, change: str) -> None:
     look = begin(kernel)
     look()
     if change == "the host slept":
-        look.walks.begin_again()  # type: ignore[attr-defined]
+        look.walks.restart()  # type: ignore[attr-defined]
     elif change == "events were lost":
-        look.walks.look_for_trouble()  # type: ignore[attr-defined]
+        look.walks.search_trouble()  # type: ignore[attr-defined]
     assert len(look()) == (change == "events were lost")
     look()
     assert kernel.prepared[2] == (True, change != "events were lost")
@@ -131,13 +132,13 @@ def test_all_clocks_of_an_event_go_on() -> None:
         rto_ms=400,
     )
     before = dict(found.known())
-    move(found, 200_000_999, 250)
+    move_to_later(found, 200_000_999, 250)
     changed = {name: value for name, value in found.known().items() if value != before[name]}
     assert changed == {
         "ktime_ns": before["ktime_ns"] + 200_000_999,
         "silent_ms": 1200, "retrying_ms": 1100, "stuck_ms": 1150, "asked_ms": 1190, "jiffies": 49, "timer_ms": 100,
     }  # fmt: skip
-    move(found, SECOND, 250)
+    move_to_later(found, SECOND, 250)
     assert found.timer_ms == 0
 
 
@@ -150,16 +151,16 @@ def test_a_service_is_asked_about_at_once_and_not_again_and_again(
     look = begin(kernel)
     made: Walks = look.walks  # type: ignore[attr-defined]
     assert look() == [] and look() == []
-    suspects = Suspects(1000, mapped("10.66.2.2"), 3306, is_local=False)
+    service = IdleService(1000, mapped("10.66.2.2"), 3306, is_local=False)
     for _ in range(3):
-        made.look_for(suspects)
-    made.look_for(suspects._replace(port=5432))
+        made.search_service(service)
+    made.search_service(service._replace(port=5432))
     assert look() == []
     (found,) = look(6 * SECOND)
     assert (found.event, found.kind, found.attempt, found.silent_ms) == ("found", "idle", None, 9212)
-    assert [each and each.port for each in kernel.suspects] == [None, 3306]
+    assert [each and each.port for each in kernel.services] == [None, 3306]
     assert look() == [] and look() == []
-    assert [each and each.port for each in kernel.suspects] == [None, 3306, 5432]
+    assert [each and each.port for each in kernel.services] == [None, 3306, 5432]
 
 
 def test_what_a_walk_found_is_handed_over_in_slices(kernel: Kernel) -> None:
@@ -169,12 +170,12 @@ def test_what_a_walk_found_is_handed_over_in_slices(kernel: Kernel) -> None:
     made: Walks = look.walks  # type: ignore[attr-defined]
     look()
     first = look(9 * SECOND)
-    assert len(first) == walks.SLICE and made.has_more
+    assert len(first) == walks.MAX_SLICE and made.has_more
     last = Decoder(hz=250, reasons={}, key=b"k").decode(record(sk=300), 0)[0].sock
     second = look(10 * SECOND, event("resume", sock=last, at=9))
     third = look(11 * SECOND)
     assert not made.has_more
-    assert [each.event for each in second].count("waiting") == walks.SLICE
+    assert [each.event for each in second].count("waiting") == walks.MAX_SLICE
     assert {each.ktime_ns for each in third} == {11 * SECOND}
     socks = [each.sock for each in (*first, *second, *third) if each.event == "waiting"]
     assert len(socks) == len(set(socks)) == 299 and last not in socks

@@ -5,11 +5,13 @@ from builders import SECOND, mapped, record
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.kernel import wire
+from tracer.kernel import details, wire
+from tracer.kernel.layout import OFFSETS, SIZE
 from tracer.kernel.owners import Owners
-from tracer.kernel.wire import OFFSETS, SIZE, Decoder, Owner, WireError, text
+from tracer.kernel.wire import Decoder, Owner, WireError, text
 from tracer.model.errors import TcpwatchError
-from tracer.model.events import Event, to_json
+from tracer.model.events import Event
+from tracer.model.validation import to_json
 from tracer.recordings.encoding import to_line
 from tracer.recordings.lines import line_event
 
@@ -22,9 +24,8 @@ def decode(**members: object) -> tuple[Event, Owner]:
 
 
 def test_what_is_unpacked_by_place_is_in_the_order_of_the_layout() -> None:
-    assert wire._Details._fields == tuple(name for name, _ in wire._DETAILS)
-    condition = wire._condition(record(flags=1, state=1, ca_state=4, backoff=2, retries=15, syn_linear=3)[PLACE], 250)
-    assert condition[1:] == (True, 1, 1, 4, 2, 15, 3, False)
+    state = wire._socket(record(flags=1, state=1, ca_state=4, backoff=2, retries=15, syn_linear=3)[PLACE], 250)
+    assert state[1:] == (True, False, details.SocketMembers(1, 1, 4, 2, 15, 3))
 
 
 def test_tail_loss_probe_after_eight_seconds() -> None:
@@ -184,7 +185,7 @@ def test_a_change_of_state_does_not_say_since_when_it_is_stuck() -> None:
     assert [decode(type=kind, stuck_ms=7)[0].stuck_ms for kind in (1, 3, 4, 5, 6, 7)] == [7, None, 7, 7, 7, 7]
 
 
-@pytest.mark.parametrize("kind", [number for number, name in wire._EVENTS.items() if name != "socket"])
+@pytest.mark.parametrize("kind", [number for number, name in details.TYPES.items() if name != "socket"])
 def test_fields_are_in_the_order_that_lines_are_read_quickly_in(kind: int) -> None:
     """Each event, with all that it may have to say."""
     everything = {

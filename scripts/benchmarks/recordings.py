@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks import workloads
 from benchmarks.processes import TCPWATCH
 from benchmarks.watchers import TCPWATCH_PORT, Watcher
-from tracer.model.events import format_time, parse_time
+from tracer.model.times import format_time, parse_time
 
 _CONNECTIONS, _STALLS = 200, 50
 _MARKS = ("@time@", "@ktime@", "@sock@")

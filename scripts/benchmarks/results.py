@@ -46,8 +46,14 @@ def as_json(results: Iterable[Result], host: Mapping[str, Any]) -> dict[str, Any
 def at_most(measured: float, budget: float, unit: str = "") -> str:
     """Whether a cost keeps to its budget."""
     if measured <= budget:
-        return f"met: {measured:.3g} ≤ {budget:g}{unit}"
-    return f"missed: {measured:.3g} > {budget:g}{unit}"
+        return f"met: {_beside(measured, budget)} ≤ {budget:g}{unit}"
+    return f"missed: {_beside(measured, budget)} > {budget:g}{unit}"
+
+
+def _beside(measured: float, budget: float) -> str:
+    """The measured value with four digits, or as many as tell it from the budget."""
+    figures = (f"{measured:.{digits}g}" for digits in range(4, 18))
+    return next((each for each in figures if float(each) != budget), f"{budget:g}")
 
 
 def median_at_most(values: Sequence[float], budget: float, accounted: float) -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator
+from typing import Any
 
 from builders import event, mapped, record
+from stall_events import close, freeze, heard, reset
 from targets import HEADER, OPTIONS
-from test_stalls import close, freeze, heard, reset
 
-from tracer.model.events import EVENTS, Event, to_json
+from tracer.model.events import Event
 from tracer.model.filters import Filter
+from tracer.model.kinds import EVENTS
+from tracer.model.validation import to_json
 from tracer.recordings.header import describe_filter
 
 
@@ -21,7 +24,7 @@ def seeds(target: str) -> list[bytes]:
 
 
 def _stories() -> Iterator[list[Event]]:
-    owned = {"pid": 8506, "comm": "php", "pids": [8506, 8507], "cgroup": "/system.slice"}
+    owned: dict[str, Any] = {"pid": 8506, "comm": "php", "pids": [8506, 8507], "cgroup": "/system.slice"}
     yield [*freeze(2, **owned), *close(3, **owned)]
     yield [*freeze(1, silent_ms=210), heard(2, cause="no-progress"), heard(3)]
     yield [event("keepalive", at, attempt=at + 1, jiffies=at * 250, keepalive_probes=3, keepalive_interval_s=1,

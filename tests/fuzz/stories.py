@@ -11,7 +11,9 @@ from dataclasses import fields
 from typing import Any
 
 from tracer.analysis.verdicts import VERDICTS
-from tracer.model.events import CA_STATES, EVENTS, STATES, Event, format_time
+from tracer.model.events import CA_STATES, STATES, Event
+from tracer.model.kinds import EVENTS
+from tracer.model.times import format_time
 
 START = 1_800_000_000 * 1_000_000_000
 _TYPES = {field.name: str(field.type).removesuffix(" | None") for field in fields(Event) if field.name != "time_ns"}

@@ -23,11 +23,14 @@ from tracer.analysis.idle_timeouts import Silences
 from tracer.analysis.risk import at_risk
 from tracer.analysis.stalls import StallTracker
 from tracer.cli.options import cli_filter
+from tracer.kernel.layout import SIZE
 from tracer.kernel.program.ring import HEADER_BYTES
-from tracer.kernel.wire import SIZE, Decoder, WireError
+from tracer.kernel.wire import Decoder, WireError
 from tracer.model.errors import TcpwatchError, UsageError
-from tracer.model.events import EVENTS, Batch, Event, from_json, to_json
+from tracer.model.events import Batch, Event
 from tracer.model.filters import Filter
+from tracer.model.kinds import EVENTS
+from tracer.model.validation import from_json, to_json
 from tracer.output.format import safe
 from tracer.output.jsonlines import JsonSink
 from tracer.output.report import Report

@@ -53,7 +53,7 @@ def test_the_seeds_themselves(target: str) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_any_bytes(target: str) -> None:
-    @settings(max_examples=RUNS[target] // 5, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=RUNS[target] // 5, suppress_health_check=list(HealthCheck))
     @given(st.sampled_from(seeds(target)), st.integers(0, 2048), st.binary(max_size=512))
     def whatever(seed: bytes, start: int, data: bytes) -> None:
         TARGETS[target](data)

@@ -1,9 +1,9 @@
 """Whether BPF programs run in the context of every process of this host.
 
-Some virtual machines keep the process of their hypervisor's agent out of BPF's sight: no program runs while it is
-current, and that is also what a softirq does that interrupts it. There, now and then, a timer or a segment is handled
-unseen (seen with Linux 6.18: a timer_expire_entry in tracefs that no raw tracepoint program was run for, and no miss
-counted), and a test that expects each single event fails through no fault of its own.
+Some virtual machines hide the process of their hypervisor's agent from BPF: no program runs while it is current, nor
+in a softirq that interrupts it. A timer or a segment that the kernel handles then is not seen (observed with Linux
+6.18: a timer_expire_entry in tracefs without a run of a raw tracepoint program, and no miss counted). A test that
+expects each single event fails without a fault of tcpwatch.
 """
 
 from __future__ import annotations
@@ -26,19 +26,21 @@ int on_sched_switch(struct bpf_raw_tracepoint_args *ctx)
     return 0;
 }
 """
-_ENOUGH = 20
-_LONGEST_S = 3.0
+_MIN_SWITCHES = 20
+_MAX_WAIT_S = 3.0
 
 
 def hidden_process() -> str | None:
-    """The name of a process 1 that BPF does not see although it runs; None where it is seen, or sleeps."""
+    """The name of process 1 if it runs and BPF does not see it. None if BPF sees it, or if it sleeps."""
     os.environ["BCC_KERNEL_SOURCE"] = str(bpf_directory())
     with_bpf = bcc.BPF(text=_PROGRAM)
     try:
         with_bpf.attach_raw_tracepoint(tp=b"sched_switch", fn_name=b"on_sched_switch")
         before = _switches()
-        deadline = time.monotonic() + _LONGEST_S
-        while sum((now := _switches()).values()) - sum(before.values()) < _ENOUGH and time.monotonic() < deadline:
+        deadline = time.monotonic() + _MAX_WAIT_S
+        while (
+            sum((now := _switches()).values()) - sum(before.values()) < _MIN_SWITCHES and time.monotonic() < deadline
+        ):
             time.sleep(0.05)
         counted = {thread.value for thread, _ in with_bpf[b"switched"].items()}
     finally:

@@ -39,3 +39,9 @@ def with_only(capabilities: Iterable[str]) -> list[str]:
     """A command that runs its arguments as root without any other capability."""
     kept = ",".join(["-all", *(f"+{each}" for each in sorted(capabilities))])
     return ["setpriv", f"--bounding-set={kept}", f"--inh-caps={kept}"]
+
+
+def capabilities(pid: int) -> tuple[set[int], dict[str, str]]:
+    """The numbers of the effective capabilities of a process, and its whole /proc/PID/status."""
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return {number for number in range(64) if int(status["CapEff"], 16) >> number & 1}, status

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from blindness import hidden_process
 from counting import Witness
+from reruns import PLUGIN, RERUN, HiddenProcess
 from watching import Start, Watch
 
 from tracer.lab.namespace import Namespace
@@ -19,23 +20,26 @@ _HIDDEN = pytest.StashKey["str | None"]()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """A test that failed for what BPF is not shown here is tried again; anywhere else it has failed."""
+    """Allow reruns where a process is out of BPF's sight (see reruns.py). Anywhere else a failure is final."""
     here = [item for item in items if Path(__file__).parent in item.path.parents]
-    # Without root nothing can be found out, and each test fails by itself.
+    # Only root can load the program that finds out.
     config.stash[_HIDDEN] = hidden_process() if here and os.geteuid() == 0 else None
     if config.stash[_HIDDEN]:
+        config.pluginmanager.register(HiddenProcess(), PLUGIN)
         for item in here:
-            item.add_marker(pytest.mark.flaky(reruns=2))
+            item.add_marker(RERUN)
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
     hidden = config.stash.get(_HIDDEN, None)
-    return [f"{hidden}, process 1, is out of BPF's sight: kernel tests that fail are tried again"] if hidden else []
+    return (
+        [f"{hidden}, process 1, is out of BPF's sight: tests that fail while it runs are run again"] if hidden else []
+    )
 
 
 @pytest.fixture
 def watch() -> Iterator[Start]:
-    """Start tcpwatch; whatever was started is gone after the test."""
+    """Start tcpwatch. Whatever was started is killed after the test."""
     started: list[Watch] = []
 
     def start(*arguments: str | Path, **options: Any) -> Watch:
@@ -49,14 +53,14 @@ def watch() -> Iterator[Start]:
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
-    """Client, firewall and server, port 3306 open; sessions live for a minute unless a test says otherwise."""
+    """A client, a firewall and a server. The firewall opens port 3306 and forgets a session after a minute."""
     with Lab(ttl_s=60) as made:
         yield made
 
 
 @pytest.fixture
 def namespace() -> Iterator[Namespace]:
-    """Nothing but loopback."""
+    """A network namespace with only the loopback device."""
     made = Namespace()
     try:
         made.run("ip", "link", "set", "lo", "up")
@@ -67,7 +71,7 @@ def namespace() -> Iterator[Namespace]:
 
 @pytest.fixture
 def witness(namespace: Namespace) -> Iterator[Witness]:
-    """Counts what happens in that namespace."""
+    """Counts the kernel's events in `namespace`."""
     made = Witness(namespace.netns)
     yield made
     made.close()

@@ -1,16 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Counts the changes of state that tcpwatch should see, by itself and without a ring that could be full. */
+/* Count the state changes that tcpwatch should trace, independently of it and without a ring buffer. */
 #include "event.h"
 #include "kernel.h"
 #include "filter.h"
 #include "sock.h"
-#include "nested.h"
+#include "reentry.h"
 
 #define SLOT_NS 10000000ULL
 #define SLOTS 65536
-#define MMAPABLE (1U << 10)
+#define BPF_F_MMAPABLE (1U << 10)
 
-BPF_F_TABLE("array", int, u64, counted, SLOTS, MMAPABLE); /* by CLOCK_BOOTTIME, round and round */
+BPF_F_TABLE("array", int, u64, counted, SLOTS, BPF_F_MMAPABLE); /* by CLOCK_BOOTTIME, modulo SLOTS */
 
 static __always_inline void count(struct bpf_raw_tracepoint_args *ctx)
 {
@@ -20,7 +20,7 @@ static __always_inline void count(struct bpf_raw_tracepoint_args *ctx)
     struct tuple t = {};
     int slot = bpf_ktime_get_boot_ns() / SLOT_NS % SLOTS;
 
-    if (READ(sock, sk_protocol, sk) != IPPROTO_TCP ||
+    if (CORE_READ(sock, sk_protocol, sk) != IPPROTO_TCP ||
         !tuple_of_sock(sk, &t, old_state == TCP_CLOSE && new_state == TCP_SYN_SENT))
         return;
     if (t.rport != 0 && old_state != TCP_LISTEN)
@@ -29,20 +29,20 @@ static __always_inline void count(struct bpf_raw_tracepoint_args *ctx)
 
 int on_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 {
-    struct notes *n = notes_of_cpu();
+    struct reentry *r = reentry_of_cpu();
 
-    if (!n)
+    if (!r)
         return 0;
-    note(n, change_of_state(ctx));
+    push_change(r, state_change(ctx));
     count(ctx);
     return 0;
 }
 
 int second_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
 {
-    struct notes *n = notes_of_cpu();
+    struct reentry *r = reentry_of_cpu();
 
-    if (n && is_not_noted(n, change_of_state(ctx)))
+    if (r && was_missed(r, state_change(ctx)))
         count(ctx);
     return 0;
 }

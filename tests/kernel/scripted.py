@@ -19,6 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lab.forger import checksum
+
 from tracer.lab.namespace import wait_until
 
 KERNEL, PEER = "192.0.2.1", "192.0.2.2"
@@ -48,16 +50,7 @@ _LETTERS = "FSRPAUEC"
 _END, _PAD, _MSS_OPTION, _WSCALE, _SACK_OK, _SACK, _TIMESTAMP, _FAST_OPEN = 0, 1, 2, 3, 4, 5, 8, 34
 _DEVICE = "tun0"
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-def checksum(data: bytes) -> int:
-    """RFC 1071."""
-    if len(data) % 2:
-        data += b"\0"
-    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
-    while total >> 16:
-        total = (total & 0xFFFF) + (total >> 16)
-    return ~total & 0xFFFF
+_Socket = socket.socket  # for annotations beside the method `socket`
 
 
 def _after(one: int, other: int) -> bool:
@@ -193,8 +186,8 @@ class ScriptedPeer:
                 fcntl.ioctl(s, _SIOCSIFFLAGS, struct.pack("16sH22x", device, flags | _IFF_UP))
             (index,) = struct.unpack_from("i", fcntl.ioctl(s, _SIOCGIFINDEX, struct.pack("16s24x", name)), 16)
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as s:
-            address = socket.inet_pton(socket.AF_INET6, KERNEL6)
-            fcntl.ioctl(s, _SIOCSIFADDR, struct.pack("=16sIi", address, 64, index))
+            address6 = socket.inet_pton(socket.AF_INET6, KERNEL6)
+            fcntl.ioctl(s, _SIOCSIFADDR, struct.pack("=16sIi", address6, 64, index))
         # A work queue of the kernel's makes an address usable, even without duplicate address detection.
         wait_until(self._has_usable_address, PATIENCE_S, "a usable IPv6 address")
 
@@ -316,7 +309,7 @@ class ScriptedPeer:
         made.setblocking(False)
         return made
 
-    def listening(self, *options: tuple[int, int, int | bytes], port: int = PORT) -> socket.socket:
+    def listening(self, *options: tuple[int, int, int | bytes], port: int = PORT) -> _Socket:
         """A listener with these options, (level, name, value)."""
         made = self.socket()
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -342,7 +335,7 @@ class ScriptedPeer:
 
     def syn(
         self,
-        listener: socket.socket | None = None,
+        listener: _Socket | None = None,
         *,
         port: int = PORT,
         window: int = 20000,
@@ -355,7 +348,7 @@ class ScriptedPeer:
         conn.send("S", options=conn.syn_options(**options), data=data)
         return conn
 
-    def accepted(self, listener: socket.socket | None = None, *, window: int = 20000, **options: Any) -> Connection:
+    def accepted(self, listener: _Socket | None = None, *, window: int = 20000, **options: Any) -> Connection:
         """A connection that the peer has made and the application has accepted."""
         conn = self.syn(listener if listener is not None else self.listening(), window=window, **options)
         conn.expect("SA")
@@ -388,7 +381,7 @@ class Connection:
     """One connection, from the peer's side of it. lport: the kernel's end, as tcpwatch has it."""
 
     def __init__(
-        self, peer: ScriptedPeer, *, lport: int, rport: int, window: int, listener: socket.socket | None = None
+        self, peer: ScriptedPeer, *, lport: int, rport: int, window: int, listener: _Socket | None = None
     ) -> None:
         self.peer = peer
         self.lport, self.rport = lport, rport

@@ -153,7 +153,17 @@ class PostgreSQL(Service):
 
 def redis(namespace: Namespace, host: str, directory: Path) -> Service:
     """Keeps nothing on disk."""
-    options = ["--bind", host, "127.0.0.1", "--protected-mode", "no", "--save", "", "--dir", directory]
+    options: list[str | Path] = [
+        "--bind",
+        host,
+        "127.0.0.1",
+        "--protected-mode",
+        "no",
+        "--save",
+        "",
+        "--dir",
+        directory,
+    ]
     return Service(namespace, 6379, [tool("redis-server"), *options], directory)
 
 

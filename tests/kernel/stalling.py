@@ -15,8 +15,9 @@ from tracer.kernel import host
 from tracer.kernel.clocks import boottime_ns
 from tracer.kernel.live import LiveSource
 from tracer.lab.network import Lab
-from tracer.model.events import Event, to_json
+from tracer.model.events import Event
 from tracer.model.filters import Filter
+from tracer.model.validation import to_json
 from tracer.recordings.header import Header
 from tracer.recordings.reader import RecordingReader
 from tracer.recordings.writer import RecordingWriter

@@ -166,7 +166,7 @@ def test_the_printed_ss_ends_a_connect(lab: Lab) -> None:
     lab.drop_everything()
     with embedded_client(lab.client, SERVER, 3306, "--bind-port", "20000", wait=False) as client:
         wait_until(lambda: lab.client.believes(20000, 3306) == "SYN_SENT", 60, "the SYN is out")
-        where = {"pid": client.pid, "laddr": CLIENT, "lport": 20000, "raddr": SERVER, "rport": 3306}
+        where: dict[str, Any] = {"pid": client.pid, "laddr": CLIENT, "lport": 20000, "raddr": SERVER, "rport": 3306}
         lines = advised(client, "handshake", idle_ms=None, kind="syn", state="SYN_SENT", **where)
         run(command(lines, "tcp_syn_retries"))  # by the client's process, which ends with its connect()
         run(command(lines, "ss -K"))
@@ -194,7 +194,7 @@ def test_the_other_commands_show_what_they_promise(lab: Lab) -> None:
 def test_the_settings_of_mysqlnd_and_mariadb(lab: Lab) -> None:
     with MariaDB(lab.server, SERVER) as server:
         php = ["php", "-d", "mysqlnd.net_read_timeout=1", "-r", PHP_CLIENT]
-        where = {"laddr": SERVER, "lport": 3306, "raddr": CLIENT, "rport": 40000, "comm": "mariadbd"}
+        where: dict[str, Any] = {"laddr": SERVER, "lport": 3306, "raddr": CLIENT, "rport": 40000, "comm": "mariadbd"}
         with Client(lab.client, php) as client:
             (line,) = [line for line in advised(client, **where) if "SET GLOBAL" in line]
             server.sql(line.partition("mariadb -e '")[2].removesuffix("'"))

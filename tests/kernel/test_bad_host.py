@@ -2,64 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import bcc
 import pytest
+from changed_host import tcpwatch
+from leftovers import assert_nothing_left
 from watching import AS_NOBODY, ROOT
-
-from tracer.lab.namespace import wait_until
-
-PROGRAMS = ("on_tcp_", "on_inet_", "on_timer_", "on_kfree_")
-
-
-def loaded_programs() -> list[str]:
-    """Names of our BPF programs in the kernel, but for those of a tcpwatch that others run on this host."""
-    shown = subprocess.run(["bpftool", "-j", "prog", "show"], capture_output=True, text=True, check=True).stdout
-    ours = {each["id"]: name for each in json.loads(shown) if (name := each.get("name", "")).startswith(PROGRAMS)}
-    return [name for number, name in ours.items() if number not in _held_by_others()]
-
-
-def _held_by_others() -> set[int]:
-    """Programs of which a process has a descriptor that no test has started."""
-    held = set()
-    for fdinfo in Path("/proc").glob("[0-9]*/fdinfo"):
-        with contextlib.suppress(OSError):
-            for line in (line for each in fdinfo.iterdir() for line in each.read_text().splitlines()):
-                if line.startswith("prog_id:") and not _is_ours(int(fdinfo.parent.name)):
-                    held.add(int(line.split()[1]))
-    return held
-
-
-def _is_ours(pid: int) -> bool:
-    """Whether this process is one of its ancestors."""
-    while pid > 1 and pid != os.getpid():
-        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    return pid == os.getpid()
-
-
-def tcpwatch(*arguments: str, before: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run it in a mount namespace of its own, in which the shell commands `before` were run."""
-    script = f'set -e; {before}\n exec "$@"'
-    command = ["unshare", "--mount", "--propagation", "private", "bash", "-c", script, "bash"]
-    return subprocess.run(
-        [*command, sys.executable, "-m", "tracer", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        timeout=120,
-    )
-
-
-def assert_nothing_left() -> None:
-    """The kernel frees a program a moment after its last descriptor is closed."""
-    wait_until(lambda: not loaded_programs(), 30, f"the kernel frees {loaded_programs()}")
 
 
 def assert_refused(shown: subprocess.CompletedProcess[str], complaint: str, hint: str) -> None:

@@ -9,7 +9,7 @@ from datetime import datetime
 import pytest
 from watching import PATIENCE_S, Watch, both_ends
 
-from tracer.kernel import clocks, live
+from tracer.kernel import clocks
 from tracer.kernel.live import LiveSource
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Server, embedded_client
@@ -44,7 +44,7 @@ def test_the_wall_clock_may_be_set_and_the_order_of_events_stays(
     with Server(lab.server, SERVER, 3306):
         before = connect_and_look(lab, source)
         offset_ns = clocks.offset_ns()
-        monkeypatch.setattr(live.clocks, "offset_ns", lambda: offset_ns - HOUR_NS)
+        monkeypatch.setattr(clocks, "offset_ns", lambda: offset_ns - HOUR_NS)
         after = connect_and_look(lab, source)
     assert after[0].ktime_ns > before[-1].ktime_ns
     for each in before:
@@ -60,7 +60,7 @@ def test_a_host_that_slept_says_so_and_its_silences_are_longer(
         connect_and_look(lab, source)
         # CLOCK_MONOTONIC and jiffies stand still for an hour, as it looks to us: the other clock is an hour ahead.
         shown = time.monotonic_ns
-        monkeypatch.setattr(live.time, "monotonic_ns", lambda: shown() - HOUR_NS)
+        monkeypatch.setattr(time, "monotonic_ns", lambda: shown() - HOUR_NS)
         events = connect_and_look(lab, source)
     (slept,) = [each for each in events if each.event == "lost"]
     assert (slept.hook, slept.count) == (SUSPEND, 0)

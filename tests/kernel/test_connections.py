@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-from subprocess import DEVNULL, PIPE
-
 import pytest
+from lab.disasters import Forger
 from watching import Start, both_ends
 
 from tracer.lab.network import CLIENT, CLIENT6, SERVER, SERVER6, Lab
@@ -121,19 +118,16 @@ def test_a_reset_in_answer_to_a_forgotten_session(lab: Lab, watch: Start) -> Non
 
 
 def test_a_reset_that_is_refused_changes_nothing(lab: Lab, watch: Start) -> None:
-    forger = lab.server.popen(
-        [sys.executable, Path(__file__).with_name("inexact_reset.py"), SERVER, "3306"], stdin=DEVNULL, stdout=PIPE
-    )
-    try:
-        assert forger.stdout is not None and forger.stdout.readline() == "ready\n"
-        seen = watch("--netns", both_ends(lab))
-        with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
-            client.ask("query")
-            reset = seen.wait_for(event="reset")[0]
-            assert lab.client.believes(client.connected["lport"], 3306) == "ESTABLISHED"
-    finally:
-        forger.kill()
-        forger.wait()
+    seen = watch("--netns", both_ends(lab))
+    with (
+        Server(lab.server, SERVER, 3306),
+        Forger(lab) as forger,
+        embedded_client(lab.client, SERVER, 3306) as client,
+    ):
+        client.ask("query")
+        forger.reset(client, to_server=False, off_by=1000)
+        reset = seen.wait_for(event="reset")[0]
+        assert lab.client.believes(client.connected["lport"], 3306) == "ESTABLISHED"
     assert (reset["direction"], reset["state"], reset["pid"]) == ("refused", "ESTABLISHED", client.pid)
     assert reset["lport"] == client.connected["lport"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from lab.disasters import Forger, cut_cable, power_off, restart
 from watching import PATIENCE_S
 
-from tracer.lab.disasters import Forger, cut_cable, power_off, restart
 from tracer.lab.namespace import wait_until
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Client, Server, embedded_client

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lab.disasters import Forger, cut_cable, power_off, restart
 from stalling import IDLE_S, Stalls, ended
+from watching import PATIENCE_S
 
 from tracer.analysis.idle_timeouts import Bracket, service_of
-from tracer.lab.disasters import Forger, cut_cable, power_off, restart
 from tracer.lab.namespace import wait_until
 from tracer.lab.network import CLIENT, SERVER, Lab
 from tracer.lab.peers import Client, Server, embedded_client
@@ -46,6 +48,12 @@ def be_idle(client: Client) -> None:
     time.sleep(IDLE_S + 0.1)
 
 
+def acknowledged_bytes(lab: Lab) -> int:
+    """What the server has acknowledged of the client's only connection."""
+    (count,) = re.findall(r"bytes_acked:(\d+)", lab.client.run("ss", "-tinHO", "dport", "=", ":3306"))
+    return int(count)
+
+
 def at_client(stalls: list[Event]) -> list[Event]:
     return [each for each in stalls if each.raddr == SERVER]
 
@@ -59,7 +67,7 @@ def test_a_forgotten_session(lab: Lab, trace: Trace) -> None:
     with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
         silent_since = time.monotonic()
         seen = trace()
-        time.sleep(max(0.0, silent_since + IDLE_S + 0.1 - time.monotonic()))
+        time.sleep(max(0.0, silent_since + IDLE_S + 0.1 - time.monotonic()))  # the silence is what is tested
         lab.drop_everything()
         idle_ms = (time.monotonic() - silent_since) * 1000
         answer = client.ask("query")
@@ -100,8 +108,9 @@ def test_a_session_that_expires_during_a_query(lab: Lab, trace: Trace) -> None:
     seen = trace()
     with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
         assert client.ask("query")["ok"]
+        before = acknowledged_bytes(lab)
         client.send(f"slow {IDLE_S + 1}")
-        time.sleep(0.5)  # the question gets through
+        wait_until(lambda: acknowledged_bytes(lab) > before, PATIENCE_S, "the server's kernel has the question")
         lab.drop_everything()
         seen.wait_for(phase="end", laddr=SERVER)
         assert not client.answered()
@@ -219,7 +228,7 @@ def test_a_stopped_process_with_a_small_question_is_no_stall(lab: Lab, trace: Tr
         client.ask("query")
         server.stop()
         client.send("query")
-        time.sleep(IDLE_S + 1)  # nothing is what comes
+        time.sleep(IDLE_S + 1)  # that no event comes is what is tested
         assert not client.answered()
         server.go_on()
         assert client.answer()["ok"]

@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from test_bad_host import assert_nothing_left
+from capabilities import capabilities
+from leftovers import assert_nothing_left
 from watching import PATIENCE_S, ROOT, Start, both_ends
 
 from tracer.lab.namespace import wait_until
@@ -101,11 +102,6 @@ def test_two_at_once_do_not_disturb_each_other(watch: Start) -> None:
         second.wait_for(2, new_state="CLOSE", old_state="FIN_WAIT2")
         second.stop()
     assert_nothing_left()
-
-
-def capabilities(pid: int) -> tuple[set[int], dict[str, str]]:
-    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return {number for number in range(64) if int(status["CapEff"], 16) >> number & 1}, status
 
 
 PTRACE, READ_SEARCH, OVERRIDE = 19, 2, 1

@@ -16,23 +16,25 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import capabilities
 import pytest
-from test_resume import Listener
-from test_socket_walk import compared, ss
+from lab.disasters import Forger
+from listening import Listener
+from ss_comparison import compared, ss
 from watching import PATIENCE_S, ROOT, Json, Watch, both_ends
 
-from tracer.kernel import clocks, host, live
-from tracer.kernel.namespaces import InKernel, InProc, find_members
+from tracer.kernel import clocks, host
+from tracer.kernel import probes as kernel_probes
+from tracer.kernel.namespaces import BpfNamespaceFinder, ProcNamespaceFinder, namespace_finder
 from tracer.kernel.probes import kprobes_available
 from tracer.kernel.program.btf import KernelTypes
 from tracer.kernel.program.compiler import compile_source
 from tracer.kernel.program.program import Program
 from tracer.kernel.program.source import TRACER, source_for
-from tracer.lab.disasters import Forger
 from tracer.lab.namespace import wait_until
 from tracer.lab.network import CLIENT, CLIENT6, SERVER, SERVER6, Lab
 from tracer.lab.peers import Client, Server, embedded_client
@@ -156,9 +158,9 @@ def test_the_iterator_over_tasks_finds_the_namespaces_that_proc_shows(lab: Lab) 
         compiled = compile_source(source_for(TRACER, types, hz=host.hz()))
         task = types.function("bpf_iter_task")
     with Program(compiled) as program:
-        in_kernel = find_members(program, task)
-        assert isinstance(in_kernel, InKernel)
-        found, in_proc = in_kernel(), InProc()()
+        in_kernel = namespace_finder(program, task)
+        assert isinstance(in_kernel, BpfNamespaceFinder)
+        found, in_proc = in_kernel(), ProcNamespaceFinder()()
     for each in (lab.client, lab.server):
         assert each.pid in found[each.netns].pids and each.pid in in_proc[each.netns].pids
     own = Path("/proc/self/ns/net").stat().st_ino
@@ -377,6 +379,7 @@ def test_who_waits_for_an_answer_is_told(lab: Lab, servers: Servers) -> None:
             assert client.ask("query")["ok"]
             servers.ipv4.stop()
             try:
+                time.sleep(0.05)  # so that it is not sent in the jiffy of the answer before it
                 client.send("query")
                 told = watch.wait_for(2, event="waiting", **own(client))
             finally:
@@ -531,7 +534,7 @@ def test_each_keepalive_hook_sees_the_same_probes(lab: Lab, seen: Watch, monkeyp
     with ExitStack() as stack:
         hooks = []
         for kprobes, typed in ways:
-            monkeypatch.setattr(live.probes, "kprobes_available", lambda kprobes=kprobes: kprobes)
+            monkeypatch.setattr(kernel_probes, "kprobes_available", partial(bool, kprobes))
             hooks.append(stack.enter_context(listener(lab, monkeypatch, typed=typed)))
         used = {str(probe.attachment) for hook in hooks for probe in hook.attached if probe.event == "keepalive"}
         assert len(used) == len(ways), used

@@ -16,7 +16,8 @@ from tracer.analysis.timeouts import gives_up, next_expiry_ns
 from tracer.kernel import host
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Client, Server, embedded_client
-from tracer.model.events import Event, from_json
+from tracer.model.events import Event
+from tracer.model.validation import from_json
 
 Connection = list[Event]
 

@@ -43,7 +43,9 @@ def test_what_is_not_ours_stays(tmp_path: Path) -> None:
     foreign.parent.mkdir(parents=True)
     foreign.write_text("#!/bin/sh\n")
     for option in ("--prefix", "--remove"):
-        words = ["--prefix", tmp_path] if option == "--prefix" else ["--prefix", tmp_path, "--remove"]
+        words: list[str | Path] = (
+            ["--prefix", tmp_path] if option == "--prefix" else ["--prefix", tmp_path, "--remove"]
+        )
         refused = run(ROOT / "scripts/install", *words)
         assert refused.returncode == 1
         assert "is not ours" in refused.stderr and "Hint: " in refused.stderr

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_bad_host import assert_nothing_left, tcpwatch
+from changed_host import tcpwatch
+from leftovers import assert_nothing_left
 
 QUICK = ("--duration", "10ms", "--port", "9")
 EXIT = base64.b64encode(bytes.fromhex("9500000000000000")).decode()  # without a value in r0: the verifier refuses it

@@ -10,7 +10,7 @@ from watching import Json, Start, both_ends
 from tracer.cli.options import cli_filter
 from tracer.lab.network import CLIENT, SERVER, SERVER6, Lab
 from tracer.lab.peers import Server, embedded_client
-from tracer.model.events import from_json
+from tracer.model.validation import from_json
 
 
 def key(event: Json) -> tuple[object, ...]:

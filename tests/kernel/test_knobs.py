@@ -128,7 +128,7 @@ def after_silence(
                 before[name]()
             clients[name] = stack.enter_context(Client(namespace, argv, connect_timeout_s=None))
         wait_for_all()
-        time.sleep(SILENT_S)  # this is what it is about
+        time.sleep(SILENT_S)  # the silence is what is tested
         for name, client in clients.items():
             if answers[name] is None:
                 client.send("use it")
@@ -282,7 +282,7 @@ def test_a_server_that_limits_its_wait(site: Site) -> None:
     )  # fmt: skip
     try:
         wait_until(lambda: site.postgresql.type(backends).strip() == "1", 30, "the query runs")
-        time.sleep(SILENT_S + LIMIT_S)
+        time.sleep(SILENT_S + LIMIT_S)  # the silence is what is tested
         wait_until(lambda: site.postgresql.type(backends).strip() == "0", 10, "the backend has ended")
     finally:
         client.kill()

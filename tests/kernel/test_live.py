@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
-from test_bad_host import assert_nothing_left
+from leftovers import assert_nothing_left
+from traffic import talk
 from watching import PATIENCE_S, ROOT, Start, both_ends
 
 from tracer.kernel.clocks import boottime_ns
@@ -27,14 +28,6 @@ from tracer.recordings.reader import RecordingReader
 
 COMMAND = [sys.executable, "-m", "tracer"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
-
-
-def talk(lab: Lab, times: int = 1) -> None:
-    """That many connections with a query each, begun and ended."""
-    with Server(lab.server, SERVER, 3306):
-        for _ in range(times):
-            with embedded_client(lab.client, SERVER, 3306) as client:
-                client.ask("query")
 
 
 def test_no_event_is_from_before_what_was_complete(lab: Lab) -> None:
@@ -183,13 +176,13 @@ def test_events_do_not_wait_for_the_counters(lab: Lab) -> None:
     """Which may take seconds where there are thousands of network namespaces."""
     may_go_on = threading.Event()
     with LiveSource(Filter(netns=frozenset({lab.client.netns})), lambda: may_go_on.is_set()) as source:
-        find_members = source.counters._find_members
+        find_members = source.counters._find
 
         def late() -> dict[int, Members]:
             may_go_on.wait()
             return find_members()
 
-        source.counters._find_members = late
+        source.counters._find = late
         source._counters_checked = float("-inf")
         batches = iter(source)
         while not source.counters.is_counting:

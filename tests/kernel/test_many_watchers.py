@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from counting import Witness
-from test_storms import storm
+from traffic import storm
 from watching import PATIENCE_S, Start, Watch, both_ends
 
 from tracer.lab.namespace import wait_until
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Server, embedded_client
-from tracer.model.events import to_json
+from tracer.model.validation import to_json
 from tracer.recordings.reader import RecordingReader
 
 RECORDERS, LIVE = 2, 10

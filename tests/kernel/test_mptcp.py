@@ -20,7 +20,7 @@ def test_a_subflow_that_dies_is_told_as_one_and_its_owner_is_the_connections(tmp
             begin = seen.wait_for(phase="begin", rport=3306)
             end = seen.wait_for(phase="end", rport=3306)
             assert not client.answered(), "the connection itself waits for another subflow"
-            (command,) = begin.advice or ()
+            (command,) = begin.advice or []
             shown = lab.client.run(*command.rpartition(": nsenter -t ")[2].split(" -n ", 1)[1].split())
         lport = client.connected["lport"]
     assert {each.mptcp for each in seen.of("retransmit", lport=lport)} == {True}

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_bad_host import assert_nothing_left, tcpwatch
+from changed_host import tcpwatch
+from leftovers import assert_nothing_left
 from watching import ROOT
 
 QUICK = ("--duration", "10ms", "--port", "9")  # a port that nobody uses

@@ -15,7 +15,7 @@ from counting import Witness
 from watching import PATIENCE_S
 
 from tracer.kernel.live import LiveSource
-from tracer.kernel.program.program import recursion_misses
+from tracer.kernel.program.losses import recursion_misses
 from tracer.lab.namespace import Namespace
 from tracer.model.filters import Filter
 

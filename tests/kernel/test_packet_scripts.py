@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,7 +25,8 @@ from tracer.kernel import clocks
 from tracer.kernel.probes import kprobes_available
 from tracer.kernel.program.btf import KernelTypes
 from tracer.model.counts import counts_of
-from tracer.model.events import Event, from_json
+from tracer.model.events import Event
+from tracer.model.validation import from_json
 
 AT_ONCE = 32
 TRIES = 3
@@ -56,6 +58,11 @@ class Outcome:
     is_complete: bool = True  # no event was lost meanwhile
 
 
+def _distance(before: int, ack: int) -> int:
+    """How far an acknowledgement is after the one before; sequence numbers wrap around."""
+    return (ack - before + (1 << 31)) & 0xFFFFFFFF
+
+
 def on_the_wire(segments: list[Segment]) -> dict[str, int]:
     """What the kernel would count of these segments, from nothing but their headers."""
     counts = dict.fromkeys((RETRANS, RSTS, KEEPALIVES, WINDOW_PROBES, SYNS), 0)
@@ -68,7 +75,7 @@ def on_the_wire(segments: list[Segment]) -> dict[str, int]:
             if "A" in each.flags:
                 before = acked.get(ends, (each.ack, 0))[0]
                 acked[ends] = (
-                    max(before, each.ack, key=lambda ack, a=before: (ack - a + (1 << 31)) & 0xFFFFFFFF),
+                    max(before, each.ack, key=partial(_distance, before)),
                     each.window,
                 )
         elif "R" in each.flags:

@@ -117,7 +117,7 @@ def test_every_counted_event_is_in_the_files(
     ways = [signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT]
     while time.monotonic() < over:
         run = begin(tmp_path, number, namespace.netns)
-        time.sleep(chance.uniform(3, 6))
+        time.sleep(chance.uniform(3, 6))  # random moments are what is tested
         run.process.send_signal(signal.SIGHUP)
         time.sleep(chance.uniform(3, 12))
         if number % 5 == 4:

@@ -15,7 +15,7 @@ from holding import CROWD
 from watching import PATIENCE_S, ROOT, WITHOUT_ITERATOR, Json, Start, Watch, both_ends
 
 from tracer.kernel.clocks import boottime_ns
-from tracer.kernel.holders import started_ns
+from tracer.kernel.processes import started_ns
 from tracer.lab.namespace import wait_until
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Client, Server, embedded_client

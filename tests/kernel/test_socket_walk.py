@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import socket as sockets
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from watching import AS_NOBODY, PATIENCE_S, ROOT, Json, both_ends
+from ss_comparison import MAPPED, compared, ours, ss, tcpwatch_sockets
+from traffic import crowd
+from watching import AS_NOBODY, PATIENCE_S, ROOT, both_ends
 
 from tracer.analysis.risk import gives_up_s
 from tracer.kernel import host
 from tracer.kernel import sockets as walk
+from tracer.kernel.program import syscalls
 from tracer.kernel.sockets import namespaces, read_sockets
 from tracer.lab.namespace import Namespace, wait_until
 from tracer.lab.network import CLIENT, CLIENT6, SERVER, SERVER6, Lab
@@ -28,97 +31,10 @@ from tracer.model.filters import Filter
 from tracer.model.sockets import Socket
 
 HERE = Path(__file__).parent
-MAPPED = f"::ffff:{SERVER}"
-STATES = {
-    "ESTAB": "ESTABLISHED", "SYN-SENT": "SYN_SENT", "SYN-RECV": "SYN_RECV", "FIN-WAIT-1": "FIN_WAIT1",
-    "FIN-WAIT-2": "FIN_WAIT2", "CLOSE-WAIT": "CLOSE_WAIT", "LAST-ACK": "LAST_ACK", "CLOSING": "CLOSING",
-    "TIME-WAIT": "TIME_WAIT",
-}  # fmt: skip
-JIFFY_MS = 10  # the longest
 
 
-def tcpwatch_sockets(*arguments: str | Path) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "tracer", "sockets", *map(str, arguments)],
-        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=PATIENCE_S,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def ours(*arguments: str | Path) -> list[Json]:
-    return [json.loads(line) for line in tcpwatch_sockets("--json", *arguments).splitlines()]
-
-
-def ss(namespace: Namespace, *options: str) -> dict[tuple[int, int], Json]:
-    """What ss says of each connection, by its ports. Of its timer only the kind: it prints 3.032 s as `3.032ms`."""
-    found = {}
-    for line in namespace.run("ss", "-tinoeHO", *options).splitlines():
-        state, unread, unacked, local, remote, *_ = line.split()
-        # One that is overdue, as the timer wheel has it, has no time.
-        timer = re.search(r"timer:\((\w+),([\w.]*),(\d+)\)", line)
-        minutes = timer and re.fullmatch(r"(\d+)min", timer[2])
-        numbers = {name: int(value) for name, value in re.findall(r" (rto|backoff|last\w+):(\d+)", line)}
-        found[int(local.rpartition(":")[2]), int(remote.rpartition(":")[2])] = {
-            "state": STATES[state],
-            "unread": int(unread),
-            "to be acknowledged": int(unacked),
-            "timer": timer and timer[1],
-            "attempt": timer and int(timer[3]),
-            "minutes": minutes and int(minutes[1]),
-            "ca lost": " lost:" in line,
-            **numbers,
-        }
-    return found
-
-
-def same(told: Json) -> Json:
-    """What does not change by itself from one look to the next."""
-    return {name: value for name, value in told.items() if not name.startswith("last") and name != "minutes"}
-
-
-def compared(namespace: Namespace) -> dict[tuple[int, int], Json]:
-    """Ours by ports, after each has been held against ss before and ss after, which agreed with each other."""
-    looks: list[tuple[Any, Any, Any]] = []
-
-    def nothing_happened_meanwhile() -> bool:
-        before = ss(namespace)
-        rows = {(row["lport"], row["rport"]): row for row in ours("--netns", str(namespace.netns))}
-        after = ss(namespace)
-        looks.append((before, rows, after))
-        return {key: same(told) for key, told in before.items()} == {key: same(told) for key, told in after.items()}
-
-    wait_until(nothing_happened_meanwhile, PATIENCE_S, "two looks of ss agree")
-    before, rows, after = looks[-1]
-    assert rows.keys() == before.keys()
-    for key, row in rows.items():
-        told, later = before[key], after[key]
-        assert row["netns"] == namespace.netns
-        assert row["state"] == told["state"]
-        assert row["unread_bytes"] == told["unread"]
-        assert row["unacked_bytes"] + row.get("unsent_bytes", 0) == told["to be acknowledged"]
-        assert (row.get("timer"), row.get("attempt")) == (told["timer"], told["attempt"]), (row, told)
-        assert row["rto_ms"] == told["rto"]
-        assert row["backoff"] == told.get("backoff", 0)
-        assert (row["ca_state"] == "Loss") == told["ca lost"]
-        if told["minutes"] is not None:
-            assert later["minutes"] <= row["timer_ms"] / 60_000 <= told["minutes"] + 1
-        for name, words in (("since_sent_ms", ["lastsnd"]), ("since_received_ms", ["lastrcv"]),
-                            ("silent_ms", ["lastrcv", "lastack"])):  # fmt: skip
-            earliest, latest = (min(look.get(word, 0) for word in words) for look in (told, later))
-            assert earliest - JIFFY_MS <= row[name] <= latest + JIFFY_MS, name
-    return rows
-
-
-@contextmanager
-def crowd(namespace: Namespace, count: int, *arguments: str) -> Iterator[None]:
-    """A process in the namespace that holds both ends of so many connections."""
-    namespace.run("ip", "link", "set", "lo", "up")
-    argv = [sys.executable, HERE / "crowd.py", str(count), *arguments]
-    with namespace.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout.readline() == "ready\n"  # type: ignore[union-attr]
-        yield
-        process.stdin.close()  # type: ignore[union-attr]
+def _is_over(due: float) -> bool:
+    return time.monotonic() >= due
 
 
 @pytest.mark.parametrize(
@@ -240,7 +156,7 @@ def ends(found: Sequence[Socket]) -> set[tuple[Any, ...]]:
 def test_hundreds_of_namespaces_take_one_walk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each walk passes the sockets of all of them."""
     walks: list[int] = []
-    real = walk.bpf.read_iterator
+    real = syscalls.read_iterator
 
     def read_iterator(link: int) -> bytes:
         walks.append(link)
@@ -250,10 +166,10 @@ def test_hundreds_of_namespaces_take_one_walk(monkeypatch: pytest.MonkeyPatch) -
     with populated(NAMESPACES):
         ours = frozenset(namespaces().keys() - before)
         assert len(ours) >= NAMESPACES
-        monkeypatch.setattr(walk.syscalls, "read_iterator", read_iterator)
+        monkeypatch.setattr(syscalls, "read_iterator", read_iterator)
         together = read_sockets(Filter(netns=ours))
         assert len(walks) < NAMESPACES / 10, "one for the sockets, one for their owners, and of what else begins here"
-        monkeypatch.setattr(walk, "FEW", 10**9)
+        monkeypatch.setattr(walk, "MAX_NAMESPACES", 10**9)
         one_by_one = read_sockets(Filter(netns=ours))
     assert len(walks) > NAMESPACES
     assert ends(together) == ends(one_by_one) and len(together) >= 4 * NAMESPACES
@@ -261,7 +177,7 @@ def test_hundreds_of_namespaces_take_one_walk(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_no_process_holds_is_found_beside_what_one_does(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(walk, "FEW", 0)
+    monkeypatch.setattr(walk, "MAX_NAMESPACES", 0)
     both = Filter(netns=frozenset([lab.client.netns, lab.server.netns]))
     with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as staying:
         with embedded_client(lab.client, SERVER, 3306) as ending:
@@ -304,7 +220,7 @@ def test_who_waits_for_whom(pause_s: float) -> None:
             for word in words.split():
                 sender, receiver = (client, server) if word == "question" else (server, client)
                 due = time.monotonic() + pause_s
-                wait_until(lambda due=due: time.monotonic() >= due, 1, "the pause is over")
+                wait_until(partial(_is_over, due), 1, "the pause is over")
                 sender.sendall(word.encode())
                 receiver.recv(100)
         port = listener.getsockname()[1]

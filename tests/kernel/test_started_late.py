@@ -20,7 +20,7 @@ from watching import ROOT, Json, Watch, both_ends
 
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Client, Server, embedded_client
-from tracer.model.events import parse_time
+from tracer.model.times import parse_time
 
 IDLE_S = 62.0
 """Longer than what counts as long, a minute."""
@@ -134,7 +134,7 @@ def late(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Late]:
         for port in (IDLE, ICMP, ONE_WAY, PROBES):
             assert clients[port].ask("query")["ok"]
             told.answered_ns[port] = time.time_ns()
-        watches = {0.0: start(stack, lab)}
+        watches: dict[float, Watch] = {0.0: start(stack, lab)}
         for port in (USED, HEALTHY):
             in_use = Chatter(clients[port], told.asked_ns, port)
             stack.callback(in_use.stop)
@@ -154,16 +154,16 @@ def late(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Late]:
         told.asked_ns[SYN] = time.time_ns()
         for after_s in STARTS_S:
             time.sleep(max(0.0, died + after_s - time.monotonic()))
-            extra = ["-w", recording] if after_s == 40 else []
+            extra: list[str | Path] = ["-w", recording] if after_s == 40 else []
             watches[after_s] = start(stack, lab, *extra)
             ready = time.monotonic()
             watches[after_s].wait_for(
                 count=len(VERDICTS) + len(AT_SERVER) - (after_s < 40), event="stall", phase="begin"
             )
             told.first_ms[after_s] = (time.monotonic() - ready) * 1000
-        for after_s, watch in watches.items():
+        for started_s, watch in watches.items():
             watch.stop()
-            told.said[after_s] = watch.events
+            told.said[started_s] = watch.events
         replay = [sys.executable, "-m", "tracer", "replay", str(recording)]
         told.text = subprocess.run(replay, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         yield told

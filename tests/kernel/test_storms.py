@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pytest
 from counting import Witness
+from traffic import storm
 from watching import PATIENCE_S, ROOT
 
 from tracer.lab.namespace import Namespace, wait_until
@@ -45,15 +46,6 @@ class Traced:
         shown, said = self.process.communicate(timeout=PATIENCE_S)
         assert self.process.returncode == 0, said
         return shown, said
-
-
-def storm(namespace: Namespace, seconds: float, per_second: int | None = None) -> int:
-    """So many short connections have come and gone."""
-    rate = [] if per_second is None else [str(per_second)]
-    shown = namespace.run(
-        sys.executable, str(Path(__file__).with_name("storm.py")), str(seconds), *rate, stdin="go\n"
-    )
-    return int(shown.split()[-1])
 
 
 class Recorded(NamedTuple):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_live import talk
+from traffic import talk
 
 from tracer.kernel.live import LiveSource
 from tracer.kernel.program.program import RING_BYTES

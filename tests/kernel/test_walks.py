@@ -9,8 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from test_endurance import capabilities
-from test_socket_walk import JIFFY_MS, ss
+from capabilities import capabilities
+from ss_comparison import JIFFY_MS, ss
 from watching import PATIENCE_S, ROOT, Json, Start, both_ends
 
 from tracer.kernel import host
@@ -193,7 +193,7 @@ def test_who_waits_for_an_answer(patient: Lab, stack: ExitStack, watch: Start) -
 
 def is_waiting(lab: Lab, client: Client) -> bool:
     told = ss(lab.client)[port(client), DEAF]
-    return told["timer"] != "on" and told.get("lastsnd", 0) >= 1500
+    return bool(told["timer"] != "on" and told.get("lastsnd", 0) >= 1500)
 
 
 def needed_to_walk() -> bool:

@@ -35,7 +35,8 @@ _WALKING = "import tracer.kernel.walks as walks; walks.WALK_EVERY_S = {}; "
 WITHOUT_KPROBES = "import tracer.kernel.probes as probes; probes.kprobes_available = lambda: False; "
 """A prelude: as on a kernel that has none."""
 WITHOUT_ITERATOR = (
-    "import tracer.kernel.live as live, tracer.kernel.holders as h; live.look_up = lambda *_: h.InProc(); "
+    "import tracer.kernel.live as live; from tracer.kernel.holders import ProcHolderFinder; "
+    "live.holder_finder = lambda *_: ProcHolderFinder(); "
 )
 """A prelude: as on a kernel that refuses the iterator over open files."""
 

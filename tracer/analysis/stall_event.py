@@ -9,7 +9,9 @@ from tracer.analysis.advice import Case, advice
 from tracer.analysis.expiry import GiveUp
 from tracer.analysis.idle_timeouts import Bracket
 from tracer.analysis.stall_state import Episode
-from tracer.model.events import LARGEST, LATEST_NS, Event, format_time
+from tracer.model.events import Event
+from tracer.model.fields import MAX_NUMBER
+from tracer.model.times import MAX_TIME_NS, format_time
 
 MS = 1_000_000
 MOVED_NS = 1_000_000_000
@@ -27,7 +29,7 @@ def account(stall: Episode, phase: str, now_ns: int, *, hz: int, bracket: Bracke
     """The stall event of an episode as it stands at that time (CLOCK_BOOTTIME), and what to do about it."""
     facts, seen = stall.facts, stall.seen
     # The clocks and counts of a damaged recording may be anywhere.
-    time_ns = min(max(0, facts.time_ns + (now_ns - facts.ktime_ns) // 1000 * 1000), LATEST_NS)
+    time_ns = min(max(0, facts.time_ns + (now_ns - facts.ktime_ns) // 1000 * 1000), MAX_TIME_NS)
     known = {
         "time_ns": time_ns,
         "ktime_ns": now_ns,
@@ -38,10 +40,10 @@ def account(stall: Episode, phase: str, now_ns: int, *, hz: int, bracket: Bracke
         **_present(errno=stall.errno, error=stall.error),
         "phase": phase,
         "id": stall.id,
-        "since": format_time(min(max(0, time_ns - (now_ns - stall.since_ns) // 1000 * 1000), LATEST_NS)),
+        "since": format_time(min(max(0, time_ns - (now_ns - stall.since_ns) // 1000 * 1000), MAX_TIME_NS)),
         **_present(idle_ms=seen.idle_ms),
         "verdict": stall.verdict,
-        "retransmits": min(seen.retransmits, LARGEST),
+        "retransmits": min(seen.retransmits, MAX_NUMBER),
         **_end_to_come(stall.give_up, time_ns, now_ns),
         **_present(one_way=seen.one_way or None),
         **({"outcome": seen.outcome} if phase == "end" else _present(revoked=stall.revoked or None)),
@@ -79,7 +81,7 @@ def _end_to_come(give_up: GiveUp | None, time_ns: int, now_ns: int) -> dict[str,
     if give_up is None:
         return {}
     until_ms = max(0, (give_up.earliest_ns - now_ns) // MS)
-    at = format_time(min(time_ns + until_ms * MS, LATEST_NS))
+    at = format_time(min(time_ns + until_ms * MS, MAX_TIME_NS))
     window_ms = (give_up.latest_ns - give_up.earliest_ns) // MS or None
     return {"gives_up_at": at, "gives_up_in_ms": until_ms, **_present(gives_up_window_ms=window_ms)}
 

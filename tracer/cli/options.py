@@ -11,8 +11,8 @@ import click
 from tracer.cli import types
 from tracer.cli.netns import NAMESPACES
 from tracer.model.errors import UsageError
-from tracer.model.events import EVENTS
 from tracer.model.filters import Filter
+from tracer.model.kinds import EVENTS
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -17,8 +17,8 @@ from typing import Any, Generic, TypeVar
 import click
 
 from tracer.model.errors import UsageError
-from tracer.model.events import EVENTS
 from tracer.model.filters import Network
+from tracer.model.kinds import EVENTS
 
 T = TypeVar("T")
 

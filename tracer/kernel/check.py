@@ -1,4 +1,4 @@
-"""What this host can do, and what is missing: every hook is really attached, for a moment."""
+"""`tcpwatch check`: what this host supports and what is missing. Every hook is attached for a moment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tracer.model.filters import Filter
 
 
 def check_host() -> list[Finding]:
-    """Every finding, requirements first. Raises nothing: what fails is a finding."""
+    """Every check result, requirements first. A failure is a result too, and never raised."""
     findings = [_kernel(), _lockdown(), _proc(), _privilege(), _python(), _bcc(), _btf()]
     if not any(finding.status == "missing" for finding in findings):
         findings.append(_bpf())
@@ -121,7 +121,7 @@ def _hook(program: Program, probe: probes.Probe) -> Finding:
 
 
 def _hint(error: TcpwatchError) -> str:
-    """The last line of what the compiler or the verifier printed, or else the error's own hint."""
+    """The last line of the compiler's or verifier's log, or the error's own hint without a log."""
     log = error.log if isinstance(error, ProgramError) else ""
     # The verifier ends with a count of instructions.
     lines = [line.strip() for line in log.splitlines() if line.strip() and not line.startswith("processed ")]

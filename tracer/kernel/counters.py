@@ -1,4 +1,4 @@
-"""The kernel's own counts of what we trace, namespace by namespace."""
+"""The kernel's own counters of traced events, for each network namespace."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ from collections import deque
 from pathlib import Path
 from typing import NamedTuple
 
-from tracer.kernel.namespaces import FindMembers, InProc, Members
+from tracer.kernel.namespaces import Members, NamespaceFinder, ProcNamespaceFinder
+from tracer.kernel.processes import PROC
 from tracer.model.counts import NOTHING, Counts
 
 
 class _Namespace(NamedTuple):
-    """One network namespace. cookie, rtnetlink: never the same for two, unlike the inode; 0 where it is not known."""
+    """One network namespace. cookie, rtnetlink: unique, unlike the inode; 0 if unknown."""
 
     counts: Counts
     cookie: int = 0
     rtnetlink: int = 0  # inode of the kernel's own rtnetlink socket in it
 
     def since(self, before: _Namespace | None) -> Counts:
-        """What it has counted since then. A namespace that was made since then began with nothing."""
+        """The increase since an earlier reading. A namespace that is newer than that began with 0."""
         if before is None or self.replaces(before):
             return self.counts
         return self.counts.since(before.counts)
 
     def replaces(self, before: _Namespace) -> bool:
-        """Whether it is another one than before, which has got the same inode. Counters never fall."""
+        """Whether this is another namespace with the same inode. Counters never decrease."""
         for ours, theirs in ((self.cookie, before.cookie), (self.rtnetlink, before.rtnetlink)):
             if ours and theirs:
                 return ours != theirs
@@ -33,40 +34,40 @@ class _Namespace(NamedTuple):
 
 
 class KernelCounters:
-    """What the kernel counts in every network namespace that a process lives in, from the construction on.
+    """The kernel's counters in every network namespace with a process, from the construction on.
 
-    A namespace that comes later counts from 0. One that only a name holds (`ip netns`) cannot be looked into until a
-    process enters it, and then comes with what it had counted before. find_members: how to find the namespaces.
+    A later namespace counts from 0. A namespace without a process (`ip netns`) cannot be read until a process enters
+    it, and then has its earlier counts too. find: finds the namespaces.
 
-    `begin` and `take` are for whoever must not wait. While `is_counting` nothing else may be asked.
+    `begin` and `take` do not block. While `is_counting`, call nothing else.
     """
 
-    def __init__(self, find_members: FindMembers | None = None, proc: Path = Path("/proc")) -> None:
-        self._find_members = find_members or InProc(proc)
+    def __init__(self, find: NamespaceFinder | None = None, proc: Path = PROC) -> None:
+        self._find = ProcNamespaceFinder(proc) if find is None else find
         self._proc = proc
         self._thread: threading.Thread | None = None
         self._new: deque[tuple[int, Counts]] = deque()
         self._now: dict[int, _Namespace] = {}
         self._now = self._read()
-        # What each had counted when it was last seen: it may be out of sight for a while, between two processes.
+        # The latest reading of each: a namespace without a process for a while cannot be read.
         self._known = dict(self._now)
         self._grown: dict[int, Counts] = {}
         self._from_start = set(self._now)
 
     @property
     def from_start(self) -> frozenset[int]:
-        """The inodes of namespaces that were there at the construction, and that no other namespace has got since.
+        """The inodes of the namespaces that existed at the construction, except those that were reused since.
 
-        All counts and events of these are of the time since.
+        Only for these do counts and events cover the same time.
         """
         return frozenset(self._from_start)
 
     def is_from_start(self, netns: int) -> bool:
-        """Whether that one is among `from_start`."""
+        """Whether the inode is in `from_start`."""
         return netns in self._from_start
 
     def begin(self) -> None:
-        """Ask all namespaces again, in a thread of its own. Only where none is at work (`is_counting`)."""
+        """Read all namespaces in a background thread. Do not call it while `is_counting`."""
         thread = threading.Thread(target=self._count, name="counters", daemon=True)
         try:
             thread.start()
@@ -77,15 +78,15 @@ class KernelCounters:
 
     @property
     def is_counting(self) -> bool:
-        """Whether what was begun has not ended."""
+        """Whether the background thread is running."""
         return self._thread is not None and self._thread.is_alive()
 
-    def take(self, most: int) -> list[tuple[int, Counts]]:
-        """What `newly` returned to the thread, at most so many namespaces; each is returned once."""
-        return [self._new.popleft() for _ in range(min(most, len(self._new)))]
+    def take(self, limit: int) -> list[tuple[int, Counts]]:
+        """Take the results of the thread, at most `limit` namespaces."""
+        return [self._new.popleft() for _ in range(min(limit, len(self._new)))]
 
     def close(self) -> None:
-        """Wait for what was begun."""
+        """Wait for the background thread."""
         if self._thread is not None:
             self._thread.join()
 
@@ -93,9 +94,9 @@ class KernelCounters:
         self._new.extend(self.newly().items())
 
     def newly(self) -> dict[int, Counts]:
-        """How far each has grown since this was last asked, by the namespace's inode; only those that have.
+        """The increase of each namespace's counters since the previous call, by inode; only where there is any.
 
-        What a namespace counted after it was last asked, and before it ended, stays unknown.
+        What a namespace counted between its last reading and its end is unknown.
         """
         self._now = self._read()
         grown: dict[int, Counts] = {}
@@ -112,13 +113,13 @@ class KernelCounters:
 
     @property
     def since_start(self) -> dict[int, Counts]:
-        """How far each had grown when `newly` was last asked; only namespaces that a process lived in then."""
+        """The increase from the construction to the latest `newly`, for the namespaces with a process then."""
         return {netns: self._grown.get(netns, NOTHING) for netns in self._now}
 
     def _read(self) -> dict[int, _Namespace]:
         try:
-            members = self._find_members()
-        except OSError:  # no memory: the namespaces that are known are as they were
+            members = self._find()
+        except OSError:  # out of memory: keep the previous reading
             return self._now
         found: dict[int, _Namespace] = {}
         for netns, each in members.items():
@@ -128,14 +129,14 @@ class KernelCounters:
         return found
 
     def _of_one_of(self, members: Members, netns: int) -> _Namespace | None:
-        """The namespace of these processes. None where all of them have left it, or are not ours to see."""
+        """The namespace of these processes. None if all of them have left it, or access is not permitted."""
         for pid in members.pids:
             process = self._proc / str(pid)
             try:
                 snmp, netstat = (process / "net/snmp").read_bytes(), (process / "net/netstat").read_bytes()
-                # To read that file is to go through the netlink sockets of all namespaces (net/netlink/af_netlink.c).
+                # Reading that file walks the netlink sockets of all namespaces (net/netlink/af_netlink.c).
                 rtnetlink = 0 if members.cookie else _rtnetlink(process / "net/netlink")
-                # The number may be that of another process by now.
+                # The pid may belong to another process by now.
                 if (process / "ns/net").stat().st_ino != netns:
                     continue
             except OSError:
@@ -145,10 +146,10 @@ class KernelCounters:
 
 
 def _rtnetlink(netlink: Path) -> int:
-    """The inode of the kernel's own rtnetlink socket in a namespace, which it makes with the namespace; 0: not known.
+    """The inode of the kernel's rtnetlink socket in a namespace, which lives as long as the namespace; 0: unknown.
 
-    The inodes of sockets are counted up (get_next_ino(), fs/inode.c); those of namespaces are used again.
-    SO_NETNS_COOKIE would do as well, but has to be asked inside.
+    Socket inodes increase and are not reused (get_next_ino(), fs/inode.c), unlike those of namespaces.
+    SO_NETNS_COOKIE is as good, but can only be read inside the namespace.
     """
     try:
         rows = [line.split() for line in netlink.read_bytes().splitlines()[1:]]
@@ -158,12 +159,12 @@ def _rtnetlink(netlink: Path) -> int:
 
 
 def _counts(snmp: bytes, netstat: bytes) -> Counts:
-    """Of the two files in /proc/PID/net."""
+    """The counters in /proc/PID/net/snmp and /proc/PID/net/netstat."""
     tcp, extended = _counters(snmp, b"Tcp:"), _counters(netstat, b"TcpExt:")
     return Counts(tcp.get(b"RetransSegs", 0), extended.get(b"TCPKeepAlive", 0), extended.get(b"TCPTimeouts", 0))
 
 
 def _counters(text: bytes, prefix: bytes) -> dict[bytes, int]:
-    """The numbers by name, of the two lines with this prefix: names and numbers. Empty if they are not there."""
+    """The counters in the two lines with this prefix (names, numbers), by name. Empty without these lines."""
     rows = [line.split() for line in text.splitlines() if line.startswith(prefix)]
     return dict(zip(rows[0][1:], map(int, rows[1][1:]), strict=True)) if len(rows) == 2 else {}

@@ -1,4 +1,4 @@
-"""What this machine says about itself: kernel release, clocks, jiffies, namespaces' counters."""
+"""This machine: kernel release, HZ, sysctls, lockdown, and whether it permits tracing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SYS_ADMIN = 21
 
 
 def hz() -> int:
-    """Jiffies per second. The coarse clock advances once a jiffy, and its resolution is KTIME_LOW_RES = 1/HZ."""
+    """Jiffies per second. The resolution of the coarse clock is one jiffy (KTIME_LOW_RES)."""
     return round(1 / time.clock_getres(_CLOCK_MONOTONIC_COARSE))
 
 
@@ -44,10 +44,10 @@ _SYSCTLS = (
 
 
 def tcp_sysctls() -> dict[str, int]:
-    """The net.ipv4 settings that decide when TCP gives up, of the host's network namespace; absent ones left out.
+    """The net.ipv4 settings that decide when TCP gives up, in the host's network namespace, as far as they exist.
 
-    /proc/sys/net shows the namespace of the process that reads it (net_ctl_header_lookup(), net/sysctl_net.c). So
-    there are none where we are in another network namespace than PID 1, as with systemd's PrivateNetwork=.
+    /proc/sys/net shows the namespace of the process that reads it (net_ctl_header_lookup(), net/sysctl_net.c). The
+    result is empty in another network namespace than that of PID 1, as with systemd's PrivateNetwork=.
     """
     if not _shares_network_with_init():
         return {}
@@ -61,7 +61,7 @@ def tcp_sysctls() -> dict[str, int]:
 
 
 def _shares_network_with_init() -> bool:
-    """True also where the kernel does not let us look."""
+    """True also if the kernel does not permit the comparison."""
     try:
         return (_PROC / "1/ns/net").stat().st_ino == (_PROC / "self/ns/net").stat().st_ino
     except OSError:
@@ -69,18 +69,18 @@ def _shares_network_with_init() -> bool:
 
 
 def cpu_seconds() -> float:
-    """What this process has used so far, in user and kernel mode, children not counted."""
+    """CPU time of this process so far, user and system, without children."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 
 
 def memory_bytes() -> int:
-    """The most that this process had resident, libraries included."""
+    """Peak resident memory of this process, libraries included."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def lockdown() -> str:
-    """`none`, `integrity`, `confidentiality`, or `` where the kernel does not say."""
+    """The kernel's lockdown mode: `none`, `integrity`, `confidentiality`; empty if unknown."""
     try:
         text = _LOCKDOWN.read_text(encoding="ascii")
     except (OSError, UnicodeDecodeError):
@@ -89,10 +89,10 @@ def lockdown() -> str:
 
 
 def missing_capabilities() -> list[str]:
-    """The capabilities that tracing needs (5.8; capabilities(7)) and we lack, as `CAP_BPF`. Root has all."""
+    """The capabilities that tracing needs (capabilities(7), 5.8) and this process lacks, as `CAP_BPF`."""
     try:
         effective = privileges.effective()
-    except OSError:  # a seccomp filter refuses capget(2): the kernel's answer to bpf(2) decides
+    except OSError:  # a seccomp filter refuses capget(2): try bpf(2) instead
         return []
     if effective >> _SYS_ADMIN & 1:
         return []
@@ -100,7 +100,7 @@ def missing_capabilities() -> list[str]:
 
 
 def require_privilege() -> None:
-    """Raise TcpwatchError unless we may load BPF programs, and may read of processes what tracing needs."""
+    """Raise TcpwatchError unless this process may load BPF programs and read /proc."""
     if missing := missing_capabilities():
         what = f"tracing the kernel needs root, or {' and '.join(_NEEDED)}"
         if len(missing) < len(_NEEDED):
@@ -116,7 +116,7 @@ def require_privilege() -> None:
 
 
 def require_proc() -> None:
-    """Raise TcpwatchError where /proc is missing or another PID namespace's."""
+    """Raise TcpwatchError if /proc is not mounted, or belongs to another PID namespace."""
     if (_PROC / "self/ns/pid").exists():
         return
     if (_PROC / "version").exists():
@@ -128,7 +128,7 @@ def require_proc() -> None:
 
 
 def require_bpf() -> None:
-    """Raise TcpwatchError where the kernel refuses to load even an empty program."""
+    """Raise TcpwatchError if the kernel refuses to load an empty program."""
     syscalls.raise_limits()
     try:
         syscalls.try_load()
@@ -152,7 +152,7 @@ def require_bpf() -> None:
 
 
 def _is_in_user_namespace() -> bool:
-    """Whether not all user ids are the host's: the initial namespace maps each of them to itself."""
+    """Whether the user ids are mapped. The initial user namespace maps each one to itself."""
     return _first_words(_PROC / "self/uid_map") not in ([], ["0", "0", "4294967295"])
 
 

@@ -1,4 +1,4 @@
-"""LiveSource: the running kernel as a stream of events."""
+"""The running kernel as a source of events."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ from typing import Any
 
 from tracer.kernel import clocks, host, privileges, probes, resets
 from tracer.kernel.counters import KernelCounters
-from tracer.kernel.holders import LookUp, look_up
-from tracer.kernel.namespaces import FindMembers, find_members
+from tracer.kernel.holders import HolderFinder, holder_finder
+from tracer.kernel.namespaces import NamespaceFinder, namespace_finder
 from tracer.kernel.owners import Owners
 from tracer.kernel.presence import absent
 from tracer.kernel.program.btf import KernelTypes
+from tracer.kernel.program.filter_maps import mapped_address
 from tracer.kernel.program.loading import load
-from tracer.kernel.program.program import RESUME_AFTER_S, RING_BYTES, WAITING_AFTER_S, Loss, Program, Suspects, mapped
+from tracer.kernel.program.losses import Loss
+from tracer.kernel.program.program import RESUME_AFTER_S, RING_BYTES, WAITING_AFTER_S, Program
+from tracer.kernel.program.requests import IdleService
 from tracer.kernel.program.ring import Ring
 from tracer.kernel.program.source import TRACER, source_for
+from tracer.kernel.suspends import Suspend, Suspends
 from tracer.kernel.walks import Walks
 from tracer.kernel.wire import Decoder
 from tracer.model.counts import Counts
@@ -26,35 +30,34 @@ from tracer.model.events import SUSPEND, Batch, Event
 from tracer.model.filters import Filter
 
 IDLE_MS, BUSY_MS = 250, 100
-"""Longest wait for an event: how late ^C or --duration may be noticed. Where one has just come, how late a change of
-state may be told; others wake us at once (bpf/submit.h)."""
-BATCH = 128
-"""Most events taken before they are handed on: so a storm does not hold us, and they fit into the CPU's own cache."""
-CALM = 0.01
-"""Of the ring in use: while there is less, an event may wait some milliseconds for the next."""
+"""Timeouts of a poll. IDLE_MS: how late ^C or --duration may be noticed. BUSY_MS, after a poll with events: how late
+a state change may be shown. Other events wake the reader at once (bpf/submit.h)."""
+MAX_BATCH = 128
+"""Events that are handed on at once: few enough for the CPU caches, and for ^C in a storm of events."""
+CALM_SHARE = 0.01
+"""The used share of the ring buffer below which an event may wait some milliseconds for the next."""
 LOST_EVERY_S = 1.0
 COUNTERS_EVERY_S = 60.0
 COUNTING_MS = 10
-"""Longest wait for an event while the end waits for the counters."""
+"""Timeout of a poll while the end of the run waits for the counters."""
 OWNERS_WAIT_S = 1.0
-"""Longest time that the start waits for the owners of all sockets, of which a host may have very many."""
+"""How long the start waits for the owners of all sockets."""
 SETTLED_NS = 50_000_000
-"""An event older than this has been handed over, whichever CPU it happened on."""
+"""Every older event is in the ring buffer, whichever CPU it happened on."""
 CLOCK_STEP_NS = 1_000_000
-"""The wall clock is followed when it has moved this far from CLOCK_BOOTTIME; less is measuring noise."""
+"""A step of the wall clock against CLOCK_BOOTTIME; a smaller difference is measurement noise."""
 
 
 class LiveSource:
-    """Events from the kernel, as they happen, in the order of their time within each look.
+    """Events from the kernel as they happen, by time within each batch.
 
-    Construct it to compile, load and attach: when the constructor returns, every hook is in place.
-    Iterate until `stop()` says to end. Close it, or use it as a context manager.
+    The constructor compiles, loads and attaches: when it returns, every hook is in place. Iterate until `stop()`
+    returns true. Close it, or use it as a context manager.
 
-    wanted: of which connections; what events say is for others to choose by.
-    stop: asked between looks, at most IDLE_MS apart. resume: whether each received segment is looked at, to see
-    peers heard again; resume_after_s: after which silence that is an event of its own. waiting_after_s: after which
-    silence it is one that an answer is outstanding. say: takes a line for the user. Raises TcpwatchError from the
-    constructor for whatever is missing on this host.
+    wanted: filters connections; the caller filters events by kind. stop: called between polls, at most IDLE_MS apart.
+    resume: whether received segments are traced. resume_after_s: the silence after which a segment is an event.
+    waiting_after_s: the silence after which waiting for a response is an event. say: takes a line for the user. The
+    constructor raises TcpwatchError for whatever is missing on this host.
     """
 
     def __init__(
@@ -81,11 +84,11 @@ class LiveSource:
             source = source_for(TRACER, types, hz=hz)
             task_file, task = types.function("bpf_iter_task_file"), types.function("bpf_iter_task")
 
-        def prepare(program: Program) -> tuple[Ring, LookUp, FindMembers]:
+        def prepare(program: Program) -> tuple[Ring, HolderFinder, NamespaceFinder]:
             ring = program.open_events()
             program.configure(wanted)
             program.attach(chosen)
-            return ring, look_up(program, task_file), find_members(program, task)
+            return ring, holder_finder(program, task_file), namespace_finder(program, task)
 
         make = partial(
             Program,
@@ -102,14 +105,14 @@ class LiveSource:
             self._wanted = wanted
             self._stop = stop
             self._clock_offset_ns = clocks.offset_ns()
-            self._sleeps = clocks.Sleeps()
-            self._until_ns = 0  # of the last look: what is said of our own in between brings nobody further
+            self._suspends = Suspends(clocks.boottime_ns(), time.monotonic_ns())
+            self._until_ns = 0  # of the latest poll: our own events in between do not advance it
             self._lost: dict[Loss, int] = {}
             self._lost_checked = self._counters_checked = time.monotonic()
-            self._looked_ns = self._lost_checked_ns = clocks.boottime_ns()
-            self._unread_ns, self._most_used = 0, 0.0  # since the last look at what was lost
+            self._polled_ns = self._lost_checked_ns = clocks.boottime_ns()
+            self._max_unread_ns, self._max_used = 0, 0.0  # since lost events were last checked
             self._owners = Owners(holders)
-            self._owners.look_up_all(OWNERS_WAIT_S)
+            self._owners.search_all(OWNERS_WAIT_S)
             self._walks = None
             if self._program.iterator is not None:
                 self._walks = Walks(self._program, self._program.iterator, self._decoder, self._owners)
@@ -134,31 +137,32 @@ class LiveSource:
 
     @property
     def attached(self) -> list[probes.Probe]:
-        """What serves each kind of event."""
+        """The hook in use for each kind of event."""
         return self._program.attached
 
     @property
     def capabilities(self) -> Sequence[str]:
-        """Those that are of use after the constructor has returned."""
+        """The capabilities that are still used after the constructor has returned."""
         return (*privileges.TO_NAME_OWNERS, *self._program.capabilities)
 
     def look_for_others(self, raddr: str, port: int, *, is_local: bool, silent_ms: int) -> None:
-        """Find the connections to a service that have been silent for so long: `found` events of kind `idle`.
+        """Find connections to a service with at least this silence: `found` events of kind `idle`.
 
-        port: the remote one, or the local one where is_local says that the service is this host's.
+        port: remote, or local with is_local, where this host is the server.
         """
         if self._walks is not None:
-            self._walks.look_for(Suspects(silent_ms * self._decoder.hz // 1000, mapped(raddr), port, is_local))
+            silent_jiffies = silent_ms * self._decoder.hz // 1000
+            self._walks.search_service(IdleService(silent_jiffies, mapped_address(raddr), port, is_local))
 
     def is_behind(self) -> bool:
-        """Whether more events wait than half of the ring holds: we are too slow for them."""
+        """Whether more than half of the ring buffer is in use."""
         return self._ring.used > 0.5
 
     def __iter__(self) -> Iterator[Batch]:
-        patience_ms = 0  # what the first walk has found waits for nothing
+        timeout_ms = 0  # the events of the first walk are there
         while not self._stop():
-            batch = self._look(patience_ms)
-            patience_ms = self._patience_ms(batch)
+            batch = self._poll(timeout_ms)
+            timeout_ms = self._next_timeout_ms(batch)
             yield batch
             now = time.monotonic()
             if now - self._lost_checked >= LOST_EVERY_S:
@@ -166,83 +170,72 @@ class LiveSource:
             if now - self._counters_checked >= COUNTERS_EVERY_S and not self.counters.is_counting:
                 self._counters_checked = now
                 self.counters.begin()
-            if counted := self.counters.take(BATCH):
+            if counted := self.counters.take(MAX_BATCH):
                 yield self._counted(counted)
-        yield from self._looks_while_counting()
-        # Before the last events, so that none of them is counted and not seen.
+        yield from self._polls_while_counting()
+        # Before the last poll, so that each counted event is also seen.
         self.counters.begin()
-        yield from self._looks_while_counting()
-        # What the kernel had seen before the end was asked for belongs to the run. A storm goes on, and we do not.
+        yield from self._polls_while_counting()
+        # Events from before the end belong to the run, later ones do not: they may never cease.
         ended_ns = clocks.boottime_ns()
         more = True
         while more:
-            batch = self._look(0)
-            more = len(batch.events) >= BATCH and batch.events[-1].ktime_ns < ended_ns
+            batch = self._poll(0)
+            more = len(batch.events) >= MAX_BATCH and batch.events[-1].ktime_ns < ended_ns
             yield batch
         yield self._newly_lost()
-        while counted := self.counters.take(BATCH):
+        while counted := self.counters.take(MAX_BATCH):
             yield self._counted(counted)
 
-    def _looks_while_counting(self) -> Iterator[Batch]:
+    def _polls_while_counting(self) -> Iterator[Batch]:
         while self.counters.is_counting:
-            yield self._look(COUNTING_MS)
+            yield self._poll(COUNTING_MS)
 
-    def _patience_ms(self, batch: Batch) -> int:
-        """How long the next look may wait."""
+    def _next_timeout_ms(self, batch: Batch) -> int:
         if self._walks is not None and self._walks.has_more:
             return 0
         return BUSY_MS if batch.events or self.counters.is_counting else IDLE_MS
 
-    def _look(self, timeout_ms: int) -> Batch:
+    def _poll(self, timeout_ms: int) -> Batch:
         began_ns = clocks.boottime_ns()
         self._ring.wait(timeout_ms)
-        slept = self._sleeps.look(clocks.boottime_ns(), time.monotonic_ns())
+        suspend = self._suspends.check(clocks.boottime_ns(), time.monotonic_ns())
         now_ns = clocks.boottime_ns()
-        self._unread_ns, self._looked_ns = max(self._unread_ns, now_ns - self._looked_ns), now_ns
-        self._most_used = max(self._most_used, self._ring.used)
+        self._max_unread_ns, self._polled_ns = max(self._max_unread_ns, now_ns - self._polled_ns), now_ns
+        self._max_used = max(self._max_used, self._ring.used)
         events = self._take()
-        # A full batch left something behind, but nothing from before its last event.
-        is_drained = len(events) < BATCH
+        # A full batch leaves events behind, but none from before its last one.
+        is_drained = len(events) < MAX_BATCH
         until_ns = began_ns if is_drained else events[-1].ktime_ns
         if self._walks is not None:
-            if slept is not None:
-                self._walks.begin_again()
-            events, found = self._walks.joined(events, now_ns, self._clock_offset_ns, is_drained=is_drained)
-            self._count_sleeps(found)
-        if slept is not None:
-            # Before all else: whoever waits for a timer of the kernel's has to know that it stood still.
-            events.insert(0, self._said_at(slept.before_ns, _suspended(slept)))
+            if suspend is not None:
+                self._walks.restart()
+            events, found = self._walks.merge(events, now_ns, self._clock_offset_ns, is_drained=is_drained)
+            self._suspends.add_to(found)
+        if suspend is not None:
+            # First, because the predictions from kernel timers depend on it.
+            events.insert(0, self._own_event(suspend.before_ns, _suspended(suspend)))
         self._until_ns = until_ns - SETTLED_NS
         return Batch(events, self._until_ns)
 
     def _take(self) -> list[Event]:
-        """The events that are there, in the order of their time, about BATCH at most."""
-        taken = self._ring.take(BATCH)
+        """Take the events that are there, by time, about MAX_BATCH at most."""
+        taken = self._ring.take(MAX_BATCH)
         if not taken:
             return []
         self._follow_clock()
         decoded = self._decoder.decode_all(taken, self._clock_offset_ns)
-        while self._ring.used < CALM and resets.is_open([event for event, _ in decoded], clocks.boottime_ns()):
+        while self._ring.used < CALM_SHARE and resets.is_open([event for event, _ in decoded], clocks.boottime_ns()):
             time.sleep(0.001)
-            taken += self._ring.take(BATCH)
+            taken += self._ring.take(MAX_BATCH)
             decoded = self._decoder.decode_all(taken, self._clock_offset_ns)
-        # Where a full batch was there to take, more wait in the ring.
-        events = resets.without_false(self._owners.complete(*decoded, may_wait=len(decoded) < BATCH))
-        self._count_sleeps(events)
+        # After a full batch more events wait, so that this one does not wait for a search.
+        events = resets.without_false(self._owners.complete(*decoded, may_wait=len(decoded) < MAX_BATCH))
+        self._suspends.add_to_taken(events, taken, self._decoder.hz)
         return events
 
-    def _count_sleeps(self, events: Iterable[Event]) -> None:
-        """Durations that the kernel measures by clocks that stand still while the host sleeps."""
-        if not self._sleeps:
-            return
-        for event in events:
-            for name in ("silent_ms", "stuck_ms", "asked_ms"):
-                duration_ms = getattr(event, name)
-                if duration_ms is not None:
-                    setattr(event, name, duration_ms + self._sleeps.slept_ms(duration_ms, event.ktime_ns))
-
     def lost_since(self) -> int:
-        """The number of lost events that no `lost` event has reported: for a run that ends with an error."""
+        """The number of lost events that no `lost` event has reported yet, for a run that ends with an error."""
         return sum(self._program.lost().values()) - sum(self._lost.values())
 
     def _newly_lost(self) -> Batch:
@@ -250,16 +243,16 @@ class LiveSource:
         before, self._lost = self._lost, self._program.lost()
         before_ns, self._lost_checked_ns = self._lost_checked_ns, clocks.boottime_ns()
         if self._walks is not None and self._lost != before:
-            self._walks.look_for_trouble()
-        # Only the reader makes room, so that it sees the ring as full as it ever was.
+            self._walks.search_trouble()
+        # Only the reader makes room, so it has seen the ring buffer at its fullest.
         used = self._ring.used
         circumstances = {
             "ring_percent": round(100 * used),
-            "ring_peak_percent": round(100 * max(self._most_used, used)),
-            "unread_ms": max(self._unread_ns, self._lost_checked_ns - self._looked_ns) // 1_000_000,
+            "ring_peak_percent": round(100 * max(self._max_used, used)),
+            "unread_ms": max(self._max_unread_ns, self._lost_checked_ns - self._polled_ns) // 1_000_000,
         }
-        self._unread_ns, self._most_used = 0, 0.0
-        return self._said_now(
+        self._max_unread_ns, self._max_used = 0, 0.0
+        return self._own_batch(
             {
                 "event": "lost",
                 "cause": loss.cause,
@@ -273,7 +266,7 @@ class LiveSource:
         )
 
     def _counted(self, counted: Iterable[tuple[int, Counts]]) -> Batch:
-        batch = self._said_now(
+        batch = self._own_batch(
             {
                 "event": "counters",
                 "netns": netns,
@@ -286,15 +279,12 @@ class LiveSource:
         )
         return batch._replace(events=self._wanted.followed(batch.events))
 
-    def _said_now(self, fields: Iterable[dict[str, Any]]) -> Batch:
-        """Events of our own.
-
-        Others may wait in the ring since long: whoever took the last batch may have been held up with it.
-        """
+    def _own_batch(self, fields: Iterable[dict[str, Any]]) -> Batch:
+        """A batch of our own events. It does not advance `until`: older events may wait in the ring buffer."""
         ktime_ns = clocks.boottime_ns()
-        return Batch([self._said_at(ktime_ns, each) for each in fields], self._until_ns)
+        return Batch([self._own_event(ktime_ns, each) for each in fields], self._until_ns)
 
-    def _said_at(self, ktime_ns: int, fields: dict[str, Any]) -> Event:
+    def _own_event(self, ktime_ns: int, fields: dict[str, Any]) -> Event:
         time_ns = (ktime_ns + self._clock_offset_ns) // 1000 * 1000
         return Event.of({"time_ns": time_ns, "ktime_ns": ktime_ns, **fields})
 
@@ -304,5 +294,5 @@ class LiveSource:
             self._clock_offset_ns = offset
 
 
-def _suspended(sleep: clocks.Sleep) -> dict[str, Any]:
-    return {"event": "lost", "duration_ms": sleep.slept_ns // 1_000_000, "count": 0, "hook": SUSPEND}
+def _suspended(suspend: Suspend) -> dict[str, Any]:
+    return {"event": "lost", "duration_ms": suspend.slept_ns // 1_000_000, "count": 0, "hook": SUSPEND}

@@ -1,4 +1,4 @@
-"""Processes and network namespaces that a filter names and this host does not have, so that nothing may match."""
+"""Warn of processes and network namespaces that a filter names and this host does not have."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MAX_LINES = 4
 
 
 def absent(wanted: Filter, proc: Path = Path("/proc")) -> list[str]:
-    """A line for each one, with what to type. Call it with the privileges that tracing needs."""
+    """A warning for each, with a command to type. Needs the privileges of tracing."""
     lines = [line for pid in sorted(wanted.pids) if (line := _about_process(pid, proc))]
     if wanted.netns:
         from tracer.kernel.sockets import namespaces
@@ -25,12 +25,12 @@ def absent(wanted: Filter, proc: Path = Path("/proc")) -> list[str]:
 
 
 def _about_process(pid: int, proc: Path) -> str:
-    """Nothing for a process that is there."""
+    """Empty for a process that exists."""
     try:
         status = (proc / str(pid) / "status").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return f"no process has the id {pid} now (pgrep -l NAME shows ids)"
-    except OSError:  # not ours to see
+    except OSError:  # not permitted
         return ""
     process = next((line.split()[1] for line in status.splitlines() if line.startswith("Tgid:")), str(pid))
     if process == str(pid):

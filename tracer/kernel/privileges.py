@@ -1,4 +1,4 @@
-"""Give away what is not needed any more once every hook is attached."""
+"""Drop the capabilities that are no longer needed once every hook is attached."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
 
 TO_NAME_OWNERS = ("CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH")
-"""To see the program and the network namespace of other users' processes, and to find a cgroup by its number."""
+"""To read the executable and network namespace of other users' processes, and to find a cgroup by its id."""
 TO_BEGIN_FILES = ("CAP_DAC_OVERRIDE",)
-"""To go on in a further file in somebody else's directory."""
+"""To create the next recording file in another user's directory."""
 TO_WALK = ("CAP_BPF",)
-"""To make an iterator of a link: older kernels demand it of every bpf() where kernel.unprivileged_bpf_disabled is set
-(__sys_bpf(), kernel/bpf/syscall.c)."""
+"""To create an iterator from a link: before Linux 6.0 every bpf(2) demands it if kernel.unprivileged_bpf_disabled is
+set (__sys_bpf(), kernel/bpf/syscall.c)."""
 
 
 class _Header(ctypes.Structure):
@@ -36,28 +36,28 @@ class _Sets(ctypes.Structure):
 
 
 def effective() -> int:
-    """The effective capabilities of this thread, a bit for each. capget(2). Raises OSError."""
+    """The effective capabilities of this thread as a bit mask: capget(2). Raises OSError."""
     header, sets = _Header(_VERSION_3, 0), (_Sets * 2)()
     _call(ctypes.CDLL(None, use_errno=True).capget(ctypes.byref(header), sets))
     return int(sets[0].effective | sets[1].effective << 32)
 
 
 def keep_only(capabilities: Iterable[str]) -> None:
-    """Drop every other capability of this thread, and of those that it starts, for good. capset(2), prctl(2).
+    """Drop all other capabilities of this thread and of threads that it starts later: capset(2), prctl(2).
 
-    What it does not have it does not get. Detaching needs none: the kernel does it when descriptors are closed.
-    Raises OSError where the kernel refuses, which it has no reason to.
+    It adds none. Detaching needs none, because the kernel detaches a program when its descriptors are closed. Raises
+    OSError.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     kept = sum(1 << _NUMBERS[name] for name in capabilities)
     header, sets = _Header(_VERSION_3, 0), (_Sets * 2)()
     _call(libc.capget(ctypes.byref(header), sets))
-    # The bounding set is what a program that is executed could get back. Without CAP_SETPCAP no_new_privs has to do.
+    # execve() could regain what is in the bounding set. Without CAP_SETPCAP, no_new_privs alone prevents that.
     if sets[0].effective >> _NUMBERS["CAP_SETPCAP"] & 1:
         for number in range(_LAST + 1):
             if not kept >> number & 1 and libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) == 1:
                 _call(libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0))
-    with suppress(OSError):  # a kernel without ambient capabilities has none to clear
+    with suppress(OSError):  # a kernel without ambient capabilities
         _call(libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0))
     for half, part in enumerate(sets):
         part.permitted &= kept >> 32 * half & 0xFFFFFFFF
@@ -68,10 +68,7 @@ def keep_only(capabilities: Iterable[str]) -> None:
 
 
 def is_free(action: Callable[[], None]) -> bool:
-    """Whether an action succeeds without any capability.
-
-    It is tried in a thread that drops all of its own, and ends.
-    """
+    """Whether an action succeeds without any capability. Tries it in a thread that drops all of its own."""
     succeeded = False
 
     def try_it() -> None:
@@ -82,7 +79,7 @@ def is_free(action: Callable[[], None]) -> bool:
             succeeded = True
 
     thread = threading.Thread(target=try_it)
-    with suppress(RuntimeError):  # no thread can be started: then it is not known to be free
+    with suppress(RuntimeError):  # no thread can be started: then assume that it needs some
         thread.start()
         thread.join()
     return succeeded

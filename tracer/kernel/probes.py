@@ -1,4 +1,4 @@
-"""Which hook serves which event on this kernel, and what takes its place where it is missing."""
+"""The hook for each kind of event on this kernel, and its fallback."""
 
 from __future__ import annotations
 
@@ -27,11 +27,10 @@ LOST_HOOKS = (
     "tcp_probe",
     "window-probe",
 )
-"""Names of the counters of lost events, in the order of enum hook in bpf/event.h."""
-
+"""The counters of lost events by name, in the order of enum hook in bpf/event.h."""
 
 FOUND_BY_WALK = "found, waiting"
-"""What a Probe calls the events that come from walks over all sockets."""
+"""The events of walks over all sockets: Probe.event of the iterator."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +39,12 @@ class Attachment:
 
     kind: Literal["raw tracepoint", "typed raw tracepoint", "kprobe", "iterator"]
     hook: str
-    btf_type: int = 0  # of a typed one, and of an iterator
-    is_second: bool = False  # for what the first function on this hook could not see, because it was at work
+    btf_type: int = 0  # BTF id, of a typed raw tracepoint or an iterator
+    is_second: bool = False  # it recovers what the first function on this hook missed (bpf/reentry.h)
 
     @property
     def function(self) -> str:
-        """Its name in bpf/."""
+        """The name of the function in bpf/."""
         if self.kind == "iterator":
             return f"bpf_iter__{self.hook}"
         if self.is_second:
@@ -58,22 +57,21 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """How one kind of event is seen on this kernel.
+    """How one kind of event is traced on this kernel.
 
-    attachment is None where it is not seen, or where another hook sees it as well; note
-    says so, and how to get it, in words for a person.
+    attachment: None if it is not traced, or if another hook traces it too. note: explains that to the user.
     """
 
     event: str
     status: Status
     attachment: Attachment | None
     note: str = ""
-    if_refused: Probe | None = None  # what to attach where the kernel turns this one down
-    second: Attachment | None = None  # to be attached after the attachment
+    if_refused: Probe | None = None  # the fallback if the kernel refuses this one
+    second: Attachment | None = None  # attached after `attachment`
 
 
 class HookArguments(Protocol):
-    """What KernelTypes answers; a test answers for other kernels."""
+    """The part of KernelTypes that `choose` needs."""
 
     def hook_arguments(self, tracepoint: str) -> int:
         """How many arguments a raw tracepoint passes; 0 where there is none."""
@@ -86,17 +84,16 @@ class HookArguments(Protocol):
 
 
 class TimerFunctions(NamedTuple):
-    """Addresses of the kernel's functions, 0 where kallsyms does not tell."""
+    """Addresses of two kernel functions; 0 if unknown."""
 
     keepalive: int  # tcp_keepalive_timer()
     write: int  # tcp_write_timer()
 
 
 def choose(types: HookArguments, *, kprobes: bool, timers: TimerFunctions, resume: bool = True) -> list[Probe]:
-    """A probe for each kind of event, best first.
+    """The best probe for each kind of event.
 
-    kprobes: whether the kernel has them. resume: whether each received segment may be looked at, to see
-    when a peer is heard again.
+    kprobes: whether the kernel has them. resume: whether received segments are traced.
     """
 
     def raw(event: str, hook: str, *, arguments: int = 1, missing: str) -> Probe:
@@ -119,13 +116,12 @@ def choose(types: HookArguments, *, kprobes: bool, timers: TimerFunctions, resum
     if resume:
         probes.append(_typed(types, raw("resume", "tcp_probe", arguments=2, missing="needs Linux 4.16")))
     else:
-        probes.append(Probe("resume", "fallback", None, "off: recovery is told by retransmissions that do not come"))
+        probes.append(Probe("resume", "fallback", None, "off: recovery is inferred when retransmissions stop"))
     probes.append(_walk(types))
     return probes
 
 
 def _walk(types: HookArguments) -> Probe:
-    """What no hook sees because nothing happens."""
     btf_type = types.function("bpf_iter_task_file")
     if btf_type is None:
         return Probe(FOUND_BY_WALK, "missing", None, "needs Linux 5.8")
@@ -134,14 +130,16 @@ def _walk(types: HookArguments) -> Probe:
 
 
 def with_second(probe: Probe) -> Probe:
-    """The same with a second function that sees what comes while the first one is at work (bpf/nested.h)."""
-    return replace(probe, second=replace(probe.attachment, is_second=True)) if probe.attachment else probe
+    """Add a second function, which recovers what the first one misses (bpf/reentry.h)."""
+    if probe.attachment is None:
+        return probe
+    return replace(probe, second=replace(probe.attachment, is_second=True))
 
 
 def _typed(types: HookArguments, probe: Probe) -> Probe:
-    """The same with a program that knows what it is passed: for a hook that is called all the time.
+    """Prefer a program with BTF-typed arguments, for a hook that runs all the time.
 
-    It reads a member by itself, where another has to call a helper.
+    It reads a member directly, without a call of bpf_probe_read_kernel().
     """
     if probe.attachment is None:
         return probe
@@ -153,10 +151,10 @@ def _typed(types: HookArguments, probe: Probe) -> Probe:
 
 
 def _keepalive(types: HookArguments, kprobes: bool, timers: TimerFunctions) -> Probe:
-    why = "the kernel refuses the kprobe (kernel.perf_event_paranoid?)" if kprobes else "no kprobes here"
+    why = "the kernel refuses the kprobe (kernel.perf_event_paranoid?)" if kprobes else "this kernel has no kprobes"
     if timers.keepalive and types.hook_arguments("timer_expire_entry"):
         hook = Attachment("raw tracepoint", "timer_expire_entry")
-        timer_probe = _typed(types, Probe("keepalive", "fallback", hook, f"{why}: from the timers"))
+        timer_probe = _typed(types, Probe("keepalive", "fallback", hook, f"{why}; traced when the timer expires"))
     else:
         note = f"{why}, and /proc/kallsyms hides tcp_keepalive_timer (kernel.kptr_restrict, CAP_SYSLOG)"
         timer_probe = Probe("keepalive", "missing", None, note)
@@ -166,11 +164,11 @@ def _keepalive(types: HookArguments, kprobes: bool, timers: TimerFunctions) -> P
 
 
 def require(probes: Sequence[Probe]) -> None:
-    """Raise where the two events are missing without which nothing can be told."""
+    """Raise TcpwatchError without retransmit or state events: tcpwatch needs both."""
     for probe in probes:
         if probe.event in ("retransmit", "state") and probe.attachment is None:
             raise TcpwatchError(
-                f"this kernel does not show {probe.event} events ({probe.note})",
+                f"this kernel cannot trace {probe.event} events ({probe.note})",
                 hint="tcpwatch check",
             )
 
@@ -181,7 +179,7 @@ def kprobes_available() -> bool:
 
 
 def timer_functions() -> TimerFunctions:
-    """Of the running kernel; 0 where they are hidden (kernel.kptr_restrict) or absent."""
+    """Their addresses in /proc/kallsyms; 0 if hidden (kernel.kptr_restrict) or absent."""
     try:
         with _KALLSYMS.open(encoding="ascii", errors="replace") as lines:
             return TimerFunctions(*symbol_addresses(lines, "tcp_keepalive_timer", "tcp_write_timer"))
@@ -190,7 +188,7 @@ def timer_functions() -> TimerFunctions:
 
 
 def symbol_addresses(lines: Iterable[str], *symbols: str) -> list[int]:
-    """The addresses of exactly these symbols (`.cold` twins exist) in lines of /proc/kallsyms; 0 if not there."""
+    """The addresses of these symbols, without variants such as `.cold`, in lines of /proc/kallsyms; 0 if absent."""
     endings = tuple(f" {symbol}\n" for symbol in symbols)
     found: dict[str, int] = {}
     for line in lines:

@@ -1,9 +1,9 @@
-"""Resets that the kernel reports, and that no peer sent.
+"""Remove received resets that no peer sent.
 
-Data that reaches a socket which the application has closed makes tcp_rcv_state_process() (net/ipv4/tcp_input.c) call
-tcp_reset(), where the tracepoint of received resets is, and then answer with a reset. A RST is never answered, so the
-two together tell. The data's acknowledgement is taken before that, and a RST's is not: so only a reset of a peer that
-was heard in the same moment is in doubt.
+When data arrives for a socket that the application has closed, tcp_rcv_state_process() (net/ipv4/tcp_input.c) calls
+tcp_reset(), which has the tracepoint of received resets, and then sends a reset. A real RST is never answered. So a
+received reset that is followed by a sent one was data. The kernel processes the ACK of data before that, but not the
+ACK of a RST: so only a reset at the moment of the last received segment is in doubt.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from tracer.model.events import Event
 
 AT_ONCE_NS = 10_000_000
-"""The answer is sent by the same call: microseconds later, now and then milliseconds in a virtual machine."""
-_THE_SAME_MOMENT_MS = 10  # a jiffy, whatever HZ is
+"""How long after it the answer is sent: microseconds, sometimes milliseconds in a virtual machine."""
+_MAX_SILENT_MS = 10  # one jiffy at any HZ
 _CLOSED_BY_US = frozenset({"FIN_WAIT1", "FIN_WAIT2"})
 
 
 def is_open(events: Sequence[Event], now_ns: int) -> bool:
-    """Whether the answer that would tell may still come. events: by their time. now_ns: CLOCK_BOOTTIME."""
+    """Whether a reset is in doubt and its answer may still come. events: by time. now_ns: CLOCK_BOOTTIME."""
     for place in range(len(events) - 1, -1, -1):
         event = events[place]
         if now_ns - event.ktime_ns > AT_ONCE_NS:
@@ -30,7 +30,7 @@ def is_open(events: Sequence[Event], now_ns: int) -> bool:
 
 
 def without_false(events: list[Event]) -> list[Event]:
-    """The same events, in the order of their time, without received resets that were none."""
+    """The events, by time, without received resets that no peer sent."""
     false = {
         place
         for place, event in enumerate(events)
@@ -44,7 +44,7 @@ def _is_in_doubt(event: Event) -> bool:
         event.event == "reset"
         and event.direction == "received"
         and event.state in _CLOSED_BY_US
-        and (event.silent_ms or 0) <= _THE_SAME_MOMENT_MS
+        and (event.silent_ms is None or event.silent_ms <= _MAX_SILENT_MS)
     )
 
 

@@ -1,13 +1,11 @@
-"""Every TCP connection of this host as it is now.
+"""The current state of every TCP connection of this host.
 
-sock_diag, which `ss` asks, does not tell the keepalive settings. BPF iterators (bpf/sockets.bpf.c) read them from the
-socket itself, as the tracer does.
+sock_diag, which `ss` uses, lacks the keepalive settings. BPF iterators (bpf/sockets.bpf.c) read them from the socket.
 
-The iterator over TCP sockets has those of one network namespace, and passes the sockets of all others, too: to read
-it in each of N namespaces takes N times as long as there are sockets on the host (established_get_first(),
-net/ipv4/tcp_ipv4.c). Where there are more than FEW namespaces, one walk over the open files of all processes finds
-the sockets that are held. A namespace is walked through by itself only where its own count of sockets says that it
-has others: of a connection that is closing, the process may have ended.
+The iterator over TCP sockets returns those of one network namespace, but visits the sockets of all: with N namespaces
+it visits each socket of the host N times (established_get_first(), net/ipv4/tcp_ipv4.c). Beyond MAX_NAMESPACES, one
+walk over the open files of all processes finds the sockets that processes hold. A namespace is then walked only
+if its own count of sockets shows that it has others, such as closing connections of a process that has ended.
 """
 
 from __future__ import annotations
@@ -21,7 +19,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from tracer.kernel import clocks, host
-from tracer.kernel.holders import LookUp, look_up
+from tracer.kernel.holders import HolderFinder, holder_finder
+from tracer.kernel.layout import OFFSETS, SIZE
 from tracer.kernel.owners import Owners
 from tracer.kernel.program import syscalls
 from tracer.kernel.program.btf import KernelTypes
@@ -29,13 +28,13 @@ from tracer.kernel.program.compiler import ProgramError
 from tracer.kernel.program.loading import load
 from tracer.kernel.program.program import Program
 from tracer.kernel.program.source import SOCKETS, source_for
-from tracer.kernel.wire import OFFSETS, SIZE, Decoder
+from tracer.kernel.wire import Decoder
 from tracer.model.errors import TcpwatchError
 from tracer.model.filters import Filter
 from tracer.model.sockets import Socket
 
-FEW = 32
-"""Network namespaces that are walked through one by one."""
+MAX_NAMESPACES = 32
+"""Network namespaces that are walked one by one."""
 _CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
 
 # A mounted namespace file in mountinfo: `36 25 0:4 net:[4026532000] /run/netns/name rw shared:17 - nsfs nsfs rw`
@@ -44,10 +43,10 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 def read_sockets(wanted: Filter, say: Callable[[str], None] = lambda _: None) -> list[Socket]:
-    """The synchronized connections of every namespace, half closed ones and SYN_SENT too, with their processes.
+    """The connections of every network namespace with their processes, in no order: no listeners, no TIME_WAIT.
 
-    No listeners, no TIME_WAIT. In no order. A namespace is found by a process in it, or by a mount that holds it.
-    say: takes a line for the user. Raises TcpwatchError for whatever is missing on this host.
+    A namespace is found by a process in it or by a mount. say: takes a line for the user. Raises TcpwatchError for
+    whatever is missing on this host.
     """
     host.require_privilege()
     hz = host.hz()
@@ -61,17 +60,17 @@ def read_sockets(wanted: Filter, say: Callable[[str], None] = lambda _: None) ->
         source = source_for(SOCKETS, types, hz=hz)
         task_file = types.function("bpf_iter_task_file")
 
-    def prepare(program: Program) -> tuple[int, int | None, LookUp]:
+    def prepare(program: Program) -> tuple[int, int | None, HolderFinder]:
         program.configure(wanted)
         link = program.link_iterator("bpf_iter__tcp", iterates)
-        return link, _held_sockets(program, task_file), look_up(program, task_file)
+        return link, _held_sockets(program, task_file), holder_finder(program, task_file)
 
     program, (link, held_link, holders) = load(source, Program, prepare, say)
     with program:
         data = _walk(link, held_link, wanted.netns)
-        # After the sockets: those that are new since then are not asked for.
+        # After the sockets, so that each one is included.
         owners = Owners(holders)
-        owners.look_up_all()
+        owners.search_all()
     clock_offset_ns = clocks.offset_ns()
     decoder = Decoder(hz=hz, reasons={}, key=b"")
     sockets = []
@@ -85,7 +84,7 @@ def read_sockets(wanted: Filter, say: Callable[[str], None] = lambda _: None) ->
 
 
 def _held_sockets(program: Program, task_file: int | None) -> int | None:
-    """The link of the iterator over the sockets that a process holds; None where the kernel refuses it."""
+    """The link of the iterator over held sockets; None where the kernel refuses it."""
     if task_file is None:
         return None
     try:
@@ -95,14 +94,14 @@ def _held_sockets(program: Program, task_file: int | None) -> int | None:
 
 
 def _walk(link: int, held_link: int | None, only: Collection[int]) -> bytes:
-    """The records of every namespace, or only of these inodes.
+    """The records of every network namespace, or only of these inodes.
 
-    An iterator walks the namespace of the thread that makes it (bpf_iter_init_seq_net(), fs/proc/proc_net.c). The
-    thread that enters them all does nothing else and ends here.
+    An iterator walks the namespace of the thread that creates it (bpf_iter_init_seq_net(), fs/proc/proc_net.c). A
+    thread of its own enters them, because it cannot be used for anything else afterwards.
     """
     walked = {inode: paths for inode, paths in namespaces().items() if not only or inode in only}
     with ThreadPoolExecutor(max_workers=1) as pool:
-        return pool.submit(_walk_each, link, held_link if len(walked) > FEW else None, walked).result()
+        return pool.submit(_walk_each, link, held_link if len(walked) > MAX_NAMESPACES else None, walked).result()
 
 
 def _walk_each(link: int, held_link: int | None, walked: Mapping[int, list[str]]) -> bytes:
@@ -111,21 +110,21 @@ def _walk_each(link: int, held_link: int | None, walked: Mapping[int, list[str]]
 
 
 class _Held:
-    """The sockets that processes hold, by network namespace: what the iterator over them wrote."""
+    """The records of the sockets that processes hold, by network namespace."""
 
     def __init__(self, data: bytes) -> None:
         self._by_netns: dict[int, dict[bytes, bytes]] = {}
         for start in range(0, len(data), SIZE):
             record = data[start : start + SIZE]
-            # A socket may be held by several processes.
+            # Several processes may hold one socket.
             self._by_netns.setdefault(_netns_of(record), {})[_sk_of(record)] = record
 
     def records(self, netns: int) -> bytes:
-        """Those of connections that are wanted."""
+        """The records of connections that the filters accept."""
         return b"".join(record for record in self._by_netns.get(netns, {}).values() if _type_of(record))
 
     def are_all(self, netns: int) -> bool:
-        """Whether they are all sockets of the namespace of this thread, by the kernel's own count."""
+        """Whether these are all sockets of the namespace, which this thread has entered, by the kernel's count."""
         counted = _sockets_in_use()
         return counted is not None and counted == len(self._by_netns.get(netns, {}))
 
@@ -143,9 +142,9 @@ def _type_of(record: bytes) -> int:
 
 
 def _sockets_in_use(net: Path = Path("/proc/thread-self/net")) -> int | None:
-    """How many TCP sockets the network namespace has, listeners included, TIME_WAIT and half-open ones not.
+    """The number of TCP sockets in a hash table of this network namespace (inet_hash(), net/ipv4/inet_hashtables.c).
 
-    Sockets that are in one of the hash tables (inet_hash(), net/ipv4/inet_hashtables.c). None where it is not known.
+    With listeners, without TIME_WAIT and request sockets. None if unknown.
     """
     count = 0
     for file, prefix in (("sockstat", b"TCP: inuse "), ("sockstat6", b"TCP6: inuse ")):
@@ -161,7 +160,7 @@ def _sockets_in_use(net: Path = Path("/proc/thread-self/net")) -> int | None:
 
 def _read_inside(link: int, inode: int, paths: list[str], held: _Held | None) -> bytes:
     for path in paths:
-        # A process that ended, or whose number another one has got, is no way in any more.
+        # The process may have ended, or its pid may belong to another one.
         with suppress(FileNotFoundError, ProcessLookupError):
             namespace = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -191,7 +190,7 @@ def _read_all(link: int) -> bytes:
 
 
 def namespaces(proc: Path = Path("/proc")) -> dict[int, list[str]]:
-    """Every network namespace by its inode, with the files by which it can be entered, most lasting first."""
+    """Every network namespace by its inode, with the files that lead into it, the most durable ones first."""
     found: dict[int, list[str]] = {}
     with suppress(OSError):
         mounts = (proc / "self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape")

@@ -1,1 +1,1 @@
-"""The incident in network namespaces: client, firewall, server. Nothing of the host is touched."""
+"""The incident of `tcpwatch demo` in network namespaces of its own: client, firewall, server."""

@@ -1,4 +1,4 @@
-"""The incident, start to end, in half a minute, told as it happens; or the same with one of its four fixes."""
+"""`tcpwatch demo`: the incident in half a minute, with a line for each step; or with one of its four fixes."""
 
 from __future__ import annotations
 
@@ -27,34 +27,34 @@ from tracer.recordings.header import Header
 from tracer.run.pipeline import Totals, finish, run
 from tracer.run.stopping import Stop
 
-# A second here is ten minutes there: the firewall forgets after an hour, keepalive begins after two.
+# One second stands for ten minutes: a firewall that forgets after an hour, keepalive that begins after two hours.
 TTL_S = 6
 KEEPALIVE_S = 12
-# Half of it is what the advice counts on: the 3 s of the fix and its timer's lateness fit in, whatever the load.
+# The advice is half of it, at most: the 3 s of the fix and the lateness of its timer fit in, whatever the load.
 SILENCE_S = 7
 MIN_IDLE_S = 3
 RETRIES2 = 5
 PORT = 3306
 
 FIXES = {
-    "keepalive": f"tcp_keepalive_time is {TTL_S // 2} s in the worker's namespace, below the firewall's {TTL_S} s",
-    "ttl": f"the firewall remembers for {KEEPALIVE_S + 4} s, longer than keepalive's {KEEPALIVE_S} s",
-    "reset": "the firewall answers with a reset what it does not know any more, instead of dropping it",
-    "ping": f"the worker asks a small question every {TTL_S // 2} s",
+    "keepalive": f"tcp_keepalive_time is {TTL_S // 2}s in the worker's namespace, less than the firewall's {TTL_S}s",
+    "ttl": f"the firewall keeps an idle session for {KEEPALIVE_S + 4}s, longer than keepalive's {KEEPALIVE_S}s",
+    "reset": "the firewall answers packets of a forgotten session with a reset, instead of dropping them",
+    "ping": f"the worker sends a small query every {TTL_S // 2}s",
 }
-"""What each changes, of the same incident."""
+"""What each fix changes."""
 
 
 class _Interrupted(Exception):
-    """^C: tidy up and end."""
+    """The user pressed ^C."""
 
 
 class _Kept:
-    """A sink that keeps what the story comes back to."""
+    """A sink that keeps the events that later steps refer to."""
 
     def __init__(self) -> None:
-        self.foretold: Event | None = None  # the stall, with an exact time
-        self.stall: Event | None = None  # the stall, as it ended
+        self.predicted: Event | None = None  # the stall, with the exact time of giving up
+        self.stall: Event | None = None  # the end of the stall
         self.ended: Event | None = None  # the kernel's error
         self.probes = 0
 
@@ -71,17 +71,17 @@ class _Kept:
             elif event.event == "stall" and event.phase == "end":
                 self.stall = event
             elif event.event == "stall" and event.gives_up_in_ms is not None and event.gives_up_window_ms is None:
-                self.foretold = self.foretold or event
+                self.predicted = self.predicted or event
 
     def flush(self, until_ns: int) -> None:
-        """Nothing waits."""
+        """Do nothing: no event is buffered."""
 
     def close(self) -> None:
-        """Nothing is left to do."""
+        """Do nothing."""
 
 
 class _Stage:
-    """Events and the story between them, in the order of time, on stdout."""
+    """Prints events and the steps of the demo to stdout, in the order of time."""
 
     def __init__(self, source: LiveSource, stop: Stop, sink: TextSink, *, colour: bool) -> None:
         self._batches: Iterator[Batch] = iter(source)
@@ -92,19 +92,19 @@ class _Stage:
         self._sinks: list[Sink] = [sink, self.kept]
         self.totals = Totals()
 
-    def tell(self, text: str) -> None:
-        """A line of the story."""
+    def step(self, text: str) -> None:
+        """Print what happens now."""
         print(click.style(f"● {text}", bold=True) if self._colour else f"● {text}", flush=True)
 
     def show(self, who: str, what: str) -> None:
-        """What one of them believes or knows."""
+        """Print what a host of the lab, or tcpwatch, reports."""
         print(f"    {who:<9} {what}", flush=True)
 
     def watch_until(self, condition: Callable[[], bool]) -> None:
-        """Show events as they come until the condition holds, and what had happened by then."""
+        """Print events until the condition holds, and those that happened before it held."""
         while True:
             over = condition()
-            # One more look after it came true: its events are there.
+            # One more batch after the condition holds has the events before it.
             batch = next(self._batches, Batch([], 0))
             run([batch], Filter(), self._tracker, self._sinks, self.totals)
             if self._stop():
@@ -113,19 +113,19 @@ class _Stage:
                 return
 
     def watch_for(self, seconds: float) -> None:
-        """Show events as they come, for so long."""
+        """Print events for that long."""
         until = time.monotonic() + seconds
         self.watch_until(lambda: time.monotonic() >= until)
 
     def finish(self) -> None:
-        """The end of what is still open."""
+        """End the stalls that are open."""
         finish(self._tracker, Filter(), self._sinks, self.totals)
 
 
 def demo(server: str, fix: str | None, stop: Stop, *, colour: bool, utc_offset_s: int) -> None:
-    """Show the incident with an `embedded` server or with `mariadb`; with a fix (FIXES), show that it holds.
+    """Run the incident with an `embedded` server or with `mariadb`, with one of FIXES or without.
 
-    Raises TcpwatchError for what is missing, and where a fix did not hold. Nothing is left behind, whatever happens.
+    Raises TcpwatchError if a tool is missing, or if a fix does not work. It always removes what it created.
     """
     with ExitStack() as stack, suppress(_Interrupted):
         say("setting up a client, a firewall and a server in network namespaces of their own")
@@ -148,7 +148,7 @@ def demo(server: str, fix: str | None, stop: Stop, *, colour: bool, utc_offset_s
         connect = mariadb_client if database else embedded_client
         with connect(lab.client, SERVER, PORT) as client:
             answer = client.ask("query")
-            stage.tell(f"A worker connects and asks a query: answered in {answer['seconds'] * 1000:.1f} ms.")
+            stage.step(f"A worker connects and sends a query. The answer takes {answer['seconds'] * 1000:.1f} ms.")
             if fix is None or fix == "reset":
                 _incident(stage, lab, client, database, fix, utc_offset_s)
             else:
@@ -162,84 +162,91 @@ def _incident(
     stage.watch_until(lambda: True)
     silent_since = time.monotonic()
     if fix is not None:
-        stage.tell(f"The fix: {FIXES[fix]}.")
-    stage.tell(f"Then nobody talks. The firewall forgets a session after {TTL_S} s of silence.")
+        stage.step(f"The fix: {FIXES[fix]}.")
+    stage.step(f"The connection is idle. The firewall forgets a session after {TTL_S}s without a packet.")
     stage.watch_until(lambda: time.monotonic() - silent_since >= SILENCE_S and not lab.sessions(PORT))
-    stage.show("worker", _belief(lab.client.believes(lport, PORT)))
-    stage.show("server", _belief(lab.server.believes(PORT, lport)) + _processlist(database))
-    stage.show("firewall", "knows no such connection")
-    stage.tell(f"After {duration((time.monotonic() - silent_since) * 1000)} the worker asks again. tcpwatch sees:")
+    stage.show("worker", _socket_state(lab.client.believes(lport, PORT)))
+    stage.show("server", _socket_state(lab.server.believes(PORT, lport)) + _processlist(database))
+    stage.show("firewall", "has no session for it")
+    silent = duration((time.monotonic() - silent_since) * 1000)
+    stage.step(f"After {silent} of silence the worker sends its next query. tcpwatch reports:")
     before = lab.client.counter("TcpRetransSegs")
     client.send("query")
     stage.watch_until(client.answered)
     answer = client.answer()
-    # The error comes with the kernel's giving up, and its events with the next look.
+    # The worker gets its error when the kernel gives up. The events follow with the next batch.
     stage.watch_until(lambda: stage.kept.stall is not None)
-    stage.tell(_ending(answer))
+    stage.step(_ending(answer))
     if database is not None:
-        stage.show("PyMySQL", f"says {answer['error']}")
-    stage.show("worker", _belief(lab.client.believes(lport, PORT)))
-    stage.show("server", _belief(lab.server.believes(PORT, lport)) + _processlist(database))
+        stage.show("PyMySQL", f"reports {answer['error']}")
+    stage.show("worker", _socket_state(lab.client.believes(lport, PORT)))
+    stage.show("server", _socket_state(lab.server.believes(PORT, lport)) + _processlist(database))
     packets = plural(lab.dropped_packets(), "packet")
     if fix == "reset":
         stage.show("firewall", f"answered {packets} with a reset")
         if answer["seconds"] > 1:
-            raise TcpwatchError(f"the fix did not hold: the worker waited for {duration(answer['seconds'] * 1000)}")
-        stage.tell("No freeze: the worker knows at once, and can connect again.")
+            raise TcpwatchError(f"the fix did not work: the worker waited for {duration(answer['seconds'] * 1000)}")
+        stage.step("No freeze: the worker gets an error at once, and can connect again.")
         return
     retransmits = plural(stage.totals.seen.total().segments, "retransmission")
-    stage.show("firewall", f"dropped {packets} without a word")
+    stage.show("firewall", f"dropped {packets} without a reply")
     stage.show("tcpwatch", f"saw {retransmits}; the kernel counted {lab.client.counter('TcpRetransSegs') - before}")
-    for line in _prophecy(stage.kept, utc_offset_s):
+    for line in _prediction(stage.kept, utc_offset_s):
         stage.show("", line)
-    stage.tell(f"With the default tcp_retries2=15 the worker hangs for a quarter of an hour; here it is {RETRIES2}.")
+    stage.step(
+        f"Here tcp_retries2 is {RETRIES2}. With the default of 15 the worker would hang for a quarter of an hour."
+    )
     print("  Try the advice: tcpwatch demo --fix keepalive, or --fix ttl, reset, ping.")
 
 
 def _survival(stage: _Stage, lab: Lab, client: Client, fix: str) -> None:
-    stage.tell(f"The fix: {FIXES[fix]}.")
-    stage.tell("Then nobody talks." if fix != "ping" else "Then nobody has any work.")
+    stage.step(f"The fix: {FIXES[fix]}.")
+    stage.step("The connection is idle." if fix != "ping" else "The worker has no other queries.")
     silent_since = time.monotonic()
     if fix == "ping":
         for _ in range(3):
             stage.watch_for(TTL_S / 2)
             client.ask("query")
     else:
-        # Past the time at which the session would have been forgotten, and past the first probe.
+        # Longer than the firewall would have kept the session, and until after the first probe.
         wanted = 2 if fix == "keepalive" else 1
         stage.watch_until(lambda: stage.kept.probes >= wanted)
         stage.watch_for(TTL_S / 2)
-    stage.show("firewall", "knows the connection" if lab.sessions(PORT) else "knows no such connection")
+    stage.show("firewall", "still has the session" if lab.sessions(PORT) else "has no session for it")
     waited = duration((time.monotonic() - silent_since) * 1000)
     answer = client.ask("query")
     stage.watch_until(lambda: True)
     stage.finish()
     if not answer["ok"] or answer["seconds"] > 1 or stage.kept.stall is not None:
-        raise TcpwatchError(f"the fix did not hold: {_ending(answer)}")
+        raise TcpwatchError(f"the fix did not work: {_ending(answer)}")
     how = f" and {plural(stage.kept.probes, 'keepalive probe')}" if stage.kept.probes else ""
-    stage.tell(f"After {waited}{how} the worker asks again: answered in {answer['seconds'] * 1000:.2f} ms.")
+    stage.step(
+        f"After {waited}{how} the worker sends its next query. The answer takes {answer['seconds'] * 1000:.2f} ms."
+    )
     if fix == "keepalive":
-        print(f"  The firewall still forgets after {TTL_S} s of silence, but there never was so long a silence.")
-
-
-def _prophecy(kept: _Kept, utc_offset_s: int) -> list[str]:
-    """How well the time was foretold, and what the verdict was."""
-    lines = []
-    if kept.foretold is not None and kept.ended is not None and kept.foretold.gives_up_in_ms is not None:
-        foretold_ns = kept.foretold.time_ns + kept.foretold.gives_up_in_ms * 1_000_000
-        off_ms = (kept.ended.time_ns - foretold_ns) / 1_000_000
-        lines.append(
-            f"said {clock(kept.foretold.time_ns, utc_offset_s)} that the kernel gives up at "
-            f"{clock(foretold_ns, utc_offset_s)}:"
+        print(
+            f"  The firewall still forgets a session after {TTL_S}s, but the probes never let it be silent that long."
         )
-        lines.append(f"it gave up at {clock(kept.ended.time_ns, utc_offset_s)}, {off_ms:+.0f} ms from that")
+
+
+def _prediction(kept: _Kept, utc_offset_s: int) -> list[str]:
+    """When tcpwatch predicted the end of the stall, when it ended, and the verdict."""
+    lines = []
+    if kept.predicted is not None and kept.ended is not None and kept.predicted.gives_up_in_ms is not None:
+        predicted_ns = kept.predicted.time_ns + kept.predicted.gives_up_in_ms * 1_000_000
+        off_ms = (kept.ended.time_ns - predicted_ns) / 1_000_000
+        lines.append(
+            f"predicted at {clock(kept.predicted.time_ns, utc_offset_s)} that the kernel gives up at "
+            f"{clock(predicted_ns, utc_offset_s)}:"
+        )
+        lines.append(f"it gave up at {clock(kept.ended.time_ns, utc_offset_s)} ({off_ms:+.0f} ms)")
     if kept.stall is not None:
         lines.append(f"verdict: {kept.stall.verdict}, {kept.stall.outcome}")
     return lines
 
 
-def _belief(state: str | None) -> str:
-    return f"believes the connection is {state}" if state else "has no such connection any more"
+def _socket_state(state: str | None) -> str:
+    return f"has the connection in state {state}" if state else "has no such connection any more"
 
 
 def _processlist(database: MariaDB | None) -> str:
@@ -251,5 +258,5 @@ def _processlist(database: MariaDB | None) -> str:
 def _ending(answer: dict[str, Any]) -> str:
     waited = duration(answer["seconds"] * 1000)
     if answer["ok"]:
-        return f"The worker's query was answered after {waited}, and should not have been."
+        return f"The worker's query was answered after {waited}, although it should fail."
     return f"The worker's query fails after {waited}: {error_name(answer['errno'])}"

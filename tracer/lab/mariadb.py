@@ -1,4 +1,4 @@
-"""A real MariaDB on a private data directory in a namespace, and a PyMySQL client of it."""
+"""A MariaDB server in a namespace, with a data directory of its own, and a PyMySQL client."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ GRANT ALL ON {DATABASE}.* TO {USER}@'%';
 
 
 class MariaDB(Process):
-    """mariadbd on HOST:PORT of the namespace. It takes a few seconds to be ready; the constructor waits.
+    """mariadbd on HOST:PORT of the namespace. The constructor waits the few seconds until it is ready.
 
-    Nothing is written outside of a temporary directory, which goes with it. Create it in the main thread: the
-    server dies with the thread that started it.
+    It writes only to a temporary directory, which `close` removes. Create it in the main thread: the server is killed
+    when the thread that started it ends (prctl(2), PR_SET_PDEATHSIG).
     """
 
     def __init__(self, namespace: Namespace, host: str, port: int = 3306) -> None:
@@ -40,7 +40,7 @@ class MariaDB(Process):
                 raise TcpwatchError(f"MariaDB is not installed ({tool})", hint="sudo apt-get install mariadb-server")
         self._namespace = namespace
         self._directory = Path(tempfile.mkdtemp(prefix="tcpwatch-mariadb-"))
-        # Reads a pipe that only we can write to, so that the directory goes even when we are killed.
+        # Reads a pipe that only this process can write to: it removes the directory even when this process is killed.
         self._sweeper = subprocess.Popen(
             ["sh", "-c", 'cat; rm -rf "$0"', self._directory], stdin=subprocess.PIPE, start_new_session=True
         )
@@ -48,7 +48,7 @@ class MariaDB(Process):
         self._log = self._directory / "log"
         try:
             self._install()
-            # What its own clients read last, so that it counts.
+            # MariaDB's clients read this file last, so it overrides the others.
             (self._directory / ".my.cnf").write_text(f"[client]\nuser = root\nsocket = {self._socket}\n")
             super().__init__(self._start(host, port))
             wait_until(self._ready, 120, "MariaDB accepts connections")
@@ -82,19 +82,19 @@ class MariaDB(Process):
         )  # fmt: skip
         with install:
             try:
-                said, _ = install.communicate()
+                output, _ = install.communicate()
             except BaseException:
-                # A script and what it started, which would write on into the directory that we remove. Its output
-                # ends when the last of them has.
+                # It is a script. Its children would go on writing to the directory; its output ends with the last.
                 os.killpg(install.pid, signal.SIGKILL)
                 install.communicate()
                 raise
         if install.returncode != 0:
-            raise TcpwatchError(f"mariadb-install-db: {said.strip()[-500:]}")
+            raise TcpwatchError(f"mariadb-install-db: {output.strip()[-500:]}")
 
     def _start(self, host: str, port: int) -> subprocess.Popen[str]:
         argv = [
-            # However we end, it ends; the kernel forgets that wish when a process changes its user, so it stays root.
+            # It is killed when this process ends. The kernel clears that setting when a process changes its user: it
+            # stays root.
             "setpriv", "--pdeathsig", "KILL", _find("mariadbd") or "", "--no-defaults", "--user=root",
             f"--datadir={self._directory / 'data'}", f"--socket={self._socket}",
             f"--pid-file={self._directory / 'pid'}",
@@ -124,7 +124,7 @@ class MariaDB(Process):
         return [line.split("\t") for line in done.stdout.splitlines()]
 
     def type(self, command: str) -> str:
-        """Type a command on its host, as root of both."""
+        """Run a shell command on its host, as root of the host and of the database."""
         done = subprocess.run(
             command, shell=True, capture_output=True, text=True, start_new_session=True,
             env={**os.environ, "HOME": str(self._directory)},
@@ -134,7 +134,7 @@ class MariaDB(Process):
         return done.stdout
 
     def sleeping_connections(self) -> int:
-        """How many connections of the application the server believes to be idle: `Sleep` in its process list."""
+        """How many connections of the application are `Sleep` in the server's process list."""
         rows = self.sql(
             f"SELECT COUNT(*) FROM information_schema.processlist WHERE user = '{USER}' AND command = 'Sleep'"
         )
@@ -142,7 +142,7 @@ class MariaDB(Process):
 
 
 def mariadb_client(namespace: Namespace, host: str, port: int = 3306) -> Client:
-    """A PyMySQL client that obeys the commands of the embedded one."""
+    """A PyMySQL client with the command `query` of the embedded one."""
     if importlib.util.find_spec("pymysql") is None:
         raise TcpwatchError(
             "PyMySQL is not installed", hint="sudo apt-get install python3-pymysql, or pip install PyMySQL"

@@ -1,4 +1,4 @@
-"""A PyMySQL client as a process of its own inside a namespace; it obeys `query`, as peer.py does."""
+"""A PyMySQL client as a process in a namespace. It obeys the command `query`, as peer.py does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pymysql
 
-# Run by its path: its neighbour is found here, and tracer need not be.
+# It is run by its path: peer.py is found here, without the package tracer.
 sys.path.insert(0, str(Path(__file__).parent))
 
 

@@ -31,21 +31,21 @@ def require_tools(*tools: str) -> None:
 
 
 def wait_until(condition: Callable[[], Any], timeout_s: float, what: str) -> None:
-    """Look every 10 ms until the condition holds. Raises TcpwatchError, naming `what` did not happen."""
+    """Check the condition every 10 ms until it holds. Raises TcpwatchError with `what` after `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
             raise TcpwatchError(
-                f"after {timeout_s:g} s still not: {what}", hint="is this machine overloaded? try it again"
+                f"timed out after {timeout_s:g}s waiting: {what}", hint="the machine may be overloaded: try it again"
             )
         time.sleep(0.01)
 
 
 class Namespace:
-    """A network namespace that lives as long as a process of ours, its holder.
+    """A network namespace that lives as long as its holder, a child process.
 
-    The holder reads a pipe that only we can write to, so that it ends with us whatever ends us,
-    kill -9 included, and takes the namespace with it. Close it to end it sooner.
+    The holder reads a pipe that only this process can write to. It ends with this process, even after kill -9, and
+    the namespace with it. `close` ends it sooner.
     """
 
     def __init__(self) -> None:
@@ -70,9 +70,9 @@ class Namespace:
             return Path(f"/proc/{self.pid}/ns/net").stat().st_ino
         except FileNotFoundError:  # a zombie has no namespaces
             self._holder.wait()
-            said = self._holder.stderr.read().decode("utf-8", "replace").strip() if self._holder.stderr else ""
+            reason = self._holder.stderr.read().decode("utf-8", "replace").strip() if self._holder.stderr else ""
             raise TcpwatchError(
-                f"no network namespace can be made: {said}", hint="run it with sudo, on the host"
+                f"cannot create a network namespace: {reason}", hint="run it with sudo, on the host"
             ) from None
 
     def close(self) -> None:
@@ -85,15 +85,15 @@ class Namespace:
                 stream.close()
 
     def command(self, argv: Sequence[str | Path]) -> list[str]:
-        """What to execute so that argv runs in this namespace, as the same process."""
+        """The command that runs argv in this namespace, in the same process."""
         return ["nsenter", f"--net=/proc/{self.pid}/ns/net", "--", *map(str, argv)]
 
     def popen(self, argv: Sequence[str | Path], **options: Any) -> subprocess.Popen[str]:
-        """Start a command in the namespace, with text streams, out of reach of the terminal's ^C, which is for us."""
+        """Start a command in the namespace, with text streams, in a session of its own: ^C does not reach it."""
         return subprocess.Popen(self.command(argv), text=True, start_new_session=True, **options)
 
     def run(self, *argv: str | Path, stdin: str = "") -> str:
-        """Run a command to its end and return what it printed. TcpwatchError with what it complained about."""
+        """Run a command and return its output. Raises TcpwatchError with its error messages."""
         done = subprocess.run(self.command(argv), input=stdin, capture_output=True, text=True, start_new_session=True)
         if done.returncode != 0:
             raise TcpwatchError(
@@ -103,11 +103,11 @@ class Namespace:
         return done.stdout
 
     def set_sysctl(self, name: str, value: int | str) -> None:
-        """Set net.… of this namespace. Its /proc/sys/net shows to whoever opens it from inside."""
+        """Set a net.… sysctl of this namespace."""
         self.run("tee", "/proc/sys/" + name.replace(".", "/"), stdin=str(value))
 
     def believes(self, lport: int, rport: int) -> str | None:
-        """The state of a TCP socket of this namespace by its two ports, IPv4; None where there is no such socket."""
+        """The state of the IPv4 TCP socket with these two ports. None if the namespace has none."""
         lines = Path(f"/proc/{self.pid}/net/tcp").read_text(encoding="ascii").splitlines()[1:]
         for line in lines:
             _, local, remote, state, *_ = line.split()
@@ -116,7 +116,7 @@ class Namespace:
         return None
 
     def counter(self, name: str) -> int:
-        """One of the kernel's own counters, as nstat names it: TcpRetransSegs, TcpExtTCPTimeouts."""
+        """A counter of the kernel by its name in nstat: TcpRetransSegs, TcpExtTCPTimeouts."""
         for file in ("snmp", "netstat"):
             lines = Path(f"/proc/{self.pid}/net/{file}").read_text(encoding="ascii").splitlines()
             for names, values in zip(lines[::2], lines[1::2], strict=True):

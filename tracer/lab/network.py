@@ -1,4 +1,4 @@
-"""Client — firewall — server: three namespaces, and a real stateful firewall that forgets."""
+"""A client, a stateful firewall that forgets idle sessions, and a server: three network namespaces."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tracer.model.errors import TcpwatchError
 CLIENT, SERVER = "10.66.1.2", "10.66.2.2"
 CLIENT6, SERVER6 = "fd66:1::2", "fd66:2::2"
 
-# What the firewall does not know any more is invalid to it, and is dropped without a word.
+# Packets of a forgotten session are `invalid`; the firewall drops them without a reply.
 _RULES = """
 table inet lab {{
   counter forgotten {{ }}
@@ -26,9 +26,8 @@ table inet lab {{
 """
 _SYN = "tcp flags & (fin|syn|rst|ack) == syn"
 
-# What befalls packets whatever their sessions; one at a time. TCP only: without neighbour discovery a host would know
-# in a second that it cannot reach anybody. A drop comes before conntrack, so that the session table does not even see
-# what is lost.
+# What happens to packets whatever their session; one rule at a time. Only to TCP: without neighbour discovery a host
+# would get an error within a second. A drop comes before conntrack, so that the session does not see the packet.
 _TROUBLE = """
 table inet trouble {{
   chain forward {{
@@ -51,11 +50,11 @@ table ip nat {
 
 
 class Lab:
-    """The three namespaces, connected: use it as a context manager.
+    """The three namespaces, connected. A context manager.
 
-    ttl_s: seconds of silence after which the firewall forgets a session. ports: what it lets through.
-    retries2: net.ipv4.tcp_retries2 of the client; 5 gives up after some 13.4 s, the default of 15 after
-    a quarter of an hour. Raises TcpwatchError for what is missing; whatever happens nothing is left behind.
+    ttl_s: seconds of silence after which the firewall forgets a session. ports: TCP ports that it opens.
+    retries2: net.ipv4.tcp_retries2 of the client; 5 gives up after some 13.4 s, the default of 15 after a quarter of
+    an hour. Raises TcpwatchError if a tool is missing. Nothing is left behind, even after an error.
     """
 
     def __init__(self, *, ttl_s: int = 6, ports: Sequence[int] = (3306,), retries2: int = 5) -> None:
@@ -84,7 +83,7 @@ class Lab:
         self.close()
 
     def close(self) -> None:
-        """Take everything down. Closing again does nothing."""
+        """Remove the namespaces. Closing again does nothing."""
         for namespace in self._namespaces:
             namespace.close()
 
@@ -128,12 +127,12 @@ class Lab:
         self._load("inet trouble", _TROUBLE.format(hook=hook, what=what, interfaces=", ".join(interfaces)))
 
     def dropped_packets(self) -> int:
-        """Packets of forgotten sessions that the firewall dropped, or rejected, since its rules were set."""
+        """How many packets of forgotten sessions the firewall has dropped or rejected since its rules were set."""
         shown = json.loads(self.firewall.run("nft", "-j", "list", "counter", "inet", "lab", "forgotten"))
         return next(int(item["counter"]["packets"]) for item in shown["nftables"] if "counter" in item)
 
     def sessions(self, port: int) -> list[str]:
-        """The firewall's sessions to that server port, as `conntrack -L` shows them. To look evicts what is over."""
+        """The firewall's sessions to that server port, as `conntrack -L` prints them. This removes expired ones."""
         lines = []
         for family in ("ipv4", "ipv6"):
             listed = self.firewall.run("conntrack", "-L", "-f", family, "-p", "tcp", "--dport", str(port))
@@ -141,34 +140,33 @@ class Lab:
         return lines
 
     def forget_sessions(self) -> None:
-        """The firewall forgets all sessions at once, as it does when their time is over, or when it restarts."""
+        """Forget all sessions at once, as after their timeout or a restart of the firewall."""
         self.firewall.run("conntrack", "-F")
 
     def reject_with_reset(self) -> None:
-        """From now on packets of forgotten sessions are answered with a RST instead of silence."""
+        """From now on, answer packets of forgotten sessions with a RST instead of dropping them."""
         self._set_rules("reject with tcp reset")
 
     def masquerade(self) -> None:
-        """From now on a connection reaches the server from the firewall's address and a random port.
+        """From now on, translate the client's address and port to the firewall's address and a random port.
 
-        A forgotten session that talks again is let through, as the default nf_conntrack_tcp_loose=1 has it: as a
-        new one, from another port.
+        A forgotten session passes again with another port, as a new one (nf_conntrack_tcp_loose=1, the default).
         """
         self._load("ip nat", _MASQUERADE)
         self._set_rules("drop", opening="")
         self.firewall.set_sysctl("net.netfilter.nf_conntrack_tcp_loose", 1)
 
     def drop_everything(self, *, to_client: bool = True, to_server: bool = True) -> None:
-        """A black hole in one direction or both, whatever the sessions: as a dead path."""
+        """Drop every TCP packet in one direction or both."""
         interfaces = [name for name, cut in (("s0", to_client), ("c0", to_server)) if cut]
         self._trouble(_BEFORE_CONNTRACK, "drop", interfaces)
 
     def lose(self, percent: int) -> None:
-        """So many in a hundred packets are lost at random, in each direction."""
+        """Drop this percentage of the TCP packets at random, in each direction."""
         self._trouble(_BEFORE_CONNTRACK, f"numgen random mod 100 < {percent} drop")
 
     def reject(self, why: str) -> None:
-        """Answer every packet with an ICMP error: `host-unreachable`, `port-unreachable` or `admin-prohibited`."""
+        """Answer every TCP packet with this ICMP error: host-unreachable, port-unreachable or admin-prohibited."""
         self._trouble(_FORWARDING, f"reject with icmpx type {why}")
 
     def restore(self) -> None:

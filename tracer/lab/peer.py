@@ -1,21 +1,21 @@
-"""One end of a connection, as a process of its own inside a namespace: `python peer.py server|client …`.
+"""One end of a connection, as a process in a namespace: `python peer.py server|client …`.
 
-Only the standard library, and nothing of tracer, so that it runs by its path alone.
+It imports only the standard library, so that it runs by its path alone.
 
 server HOST PORT [--deaf] [--abort]: prints `listening`, then answers each line that it receives with one line:
 `SLEEP seconds` after that time, `SEND bytes` after that many bytes, anything else at once. --deaf reads nothing.
---abort ends a connection with a RST, so that nothing of it is left where the server ran.
+--abort ends connections with a RST, so that the server's kernel keeps no socket.
 client HOST PORT [options]: connects, prints where, then obeys one command a line on stdin, and prints one
 JSON object for each:
 
 query           ask the server and wait for the answer
-slow SECONDS    the same, the server takes that long
-busy SECONDS    ask again and again for so long; says how many were answered and how long the slowest took
-send BYTES      send that much, which the server does not answer; more than net.ipv4.tcp_rmem fills a stopped one
+slow SECONDS    ask a query that takes the server that long
+busy SECONDS    ask queries back to back for that long; prints their number and the time of the slowest
+send BYTES      send bytes without a newline, which the server does not answer
 flood           send without end
 download BYTES  have the server send that much, and read nothing but its beginning
 fork N          have N children share the socket
-shut            end what it sends, and keep it
+shut            shut down the sending side
 close           close it
 """
 
@@ -41,29 +41,29 @@ _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME = 1, 4, 15
 
 
 def die_with_parent() -> None:
-    """Be killed when the process that started us ends, however it ends."""
+    """Ask the kernel to kill this process when its parent ends (PR_SET_PDEATHSIG)."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def be_called(name: str) -> None:
-    """Set the name that ps and tcpwatch show, at most 15 bytes."""
+    """Set the process's name, at most 15 bytes."""
     ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode())
 
 
 def become(uid: int) -> None:
-    """Run as that user, as one that was so from its start: its /proc directory is its own."""
+    """Change to that user, who also owns /proc/PID then, as of a process started by that user."""
     os.setgid(uid)
     os.setuid(uid)
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 1)
 
 
 def say(**words: Any) -> None:
-    """One JSON object on stdout."""
+    """Print one JSON object."""
     print(json.dumps(words), flush=True)
 
 
 def serve(host: str, port: int, *, deaf: bool, abort: bool, mptcp: bool) -> None:
-    """Answer each line with one line, on any number of connections, for ever; or never read what comes."""
+    """Answer each line with one line, on any number of connections, until killed. deaf: accept and read nothing."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM, IPPROTO_MPTCP if mptcp else 0) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -92,14 +92,14 @@ def _answer(connection: socket.socket) -> None:
 
 
 def ask(connection: socket.socket, answers: BinaryIO, question: bytes = b"SELECT q FROM jobs WHERE id = 1") -> None:
-    """One question, one answer. Raises OSError."""
+    """Send a query and wait for the answer. Raises OSError."""
     connection.sendall(question + b"\n")
     if not answers.readline():
         raise ConnectionResetError(errno.ECONNRESET, "the server closed the connection")
 
 
 def ask_all_the_time(connection: socket.socket, answers: BinaryIO, duration_s: float) -> dict[str, Any]:
-    """Queries back to back; how many, and the slowest in seconds."""
+    """Ask queries back to back. Returns their count, and the time of the slowest in seconds."""
     count, slowest_s = 0, 0.0
     began = asked = time.monotonic()
     while asked - began < duration_s:
@@ -110,7 +110,7 @@ def ask_all_the_time(connection: socket.socket, answers: BinaryIO, duration_s: f
 
 
 def connect(options: argparse.Namespace) -> socket.socket:
-    """A connection as a database driver makes it: SO_KEEPALIVE on, all else the system's."""
+    """Connect as a database driver does: with SO_KEEPALIVE, and the system's settings unless options change them."""
     family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
     connection = socket.socket(family, socket.SOCK_STREAM, IPPROTO_MPTCP if options.mptcp else 0)
     if options.bind_port:
@@ -131,7 +131,7 @@ def connect(options: argparse.Namespace) -> socket.socket:
 
 
 def obey(connection: socket.socket) -> None:
-    """Do what stdin says, until it ends."""
+    """Obey commands on stdin until it ends."""
     answers = connection.makefile("rb")
     for line in sys.stdin:
         word, *rest = line.split() or [""]

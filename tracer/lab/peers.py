@@ -1,4 +1,4 @@
-"""The two ends of a connection, started in their namespaces and spoken to from here."""
+"""The two ends of a connection as processes in namespaces, and the commands to them."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ Answer = dict[str, Any]
 
 
 class Process:
-    """A child that is killed when it is closed, and at the latest when we end."""
+    """A child process that `close` kills."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
     @property
     def pid(self) -> int:
-        """Of the process itself: nsenter becomes it."""
+        """The process id of the command itself: nsenter executes it in its own place."""
         return self._process.pid
 
     def kill(self) -> None:
-        """As `kill -9`, with all that it started: it leads a session of its own."""
+        """Kill it with SIGKILL, and its children: it leads a process group."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
     def stop(self) -> None:
-        """It runs no further, as with ^Z or `kill -STOP`; its sockets stay, and the kernel goes on serving them."""
+        """Suspend it (SIGSTOP). The kernel goes on serving its sockets."""
         os.kill(self._process.pid, signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """End a `stop`."""
+        """Resume it after `stop`."""
         os.kill(self._process.pid, signal.SIGCONT)
 
     def close(self) -> None:
-        """End it. Closing again does nothing."""
+        """Kill it if it runs. Closing again does nothing."""
         if self._process.poll() is None:
             self.kill()
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
@@ -82,27 +82,27 @@ class Server(Process):
 
 
 class Talker(Protocol):
-    """A client that can be told to query: the embedded one, or MariaDB's."""
+    """A client that obeys commands: the embedded one, or MariaDB's."""
 
     connected: Answer
 
     def ask(self, command: str, timeout_s: float = 60) -> Answer:
-        """Do it and wait for the answer."""
+        """Send a command and wait for the answer."""
 
     def send(self, command: str) -> None:
-        """Do it, without waiting."""
+        """Send a command without waiting."""
 
     def answered(self) -> bool:
         """Whether `answer` would return at once."""
 
     def answer(self, timeout_s: float = 60) -> Answer:
-        """The answer to the oldest command that was sent."""
+        """The answer to the oldest command without one."""
 
 
 class Client(Process):
-    """A client process that obeys commands and tells how they ended; see peer.py.
+    """A client process that obeys commands and prints their results; see peer.py.
 
-    connected: where it is connected, or with which errno connecting failed.
+    connected: its process id and both addresses, or the errno of the failed connect.
     """
 
     def __init__(
@@ -126,12 +126,12 @@ class Client(Process):
         self._answers.put(None)
 
     def ask(self, command: str, timeout_s: float = 60) -> Answer:
-        """Do it and wait for the answer. TcpwatchError when there is none in time."""
+        """Send a command and wait for the answer. Raises TcpwatchError if none comes in time."""
         self.send(command)
         return self.answer(timeout_s)
 
     def send(self, command: str) -> None:
-        """Do it, without waiting."""
+        """Send a command without waiting."""
         assert self._process.stdin is not None
         self._process.stdin.write(command + "\n")
         self._process.stdin.flush()
@@ -141,7 +141,7 @@ class Client(Process):
         return not self._answers.empty()
 
     def answer(self, timeout_s: float = 60) -> Answer:
-        """The answer to the oldest command that was sent, or where it connected."""
+        """The answer to the oldest command without one, or the result of connecting."""
         try:
             answer = self._answers.get(timeout=timeout_s)
         except queue.Empty:
@@ -152,12 +152,12 @@ class Client(Process):
 
 
 def embedded_client(namespace: Namespace, host: str, port: int, *options: str, wait: bool = True) -> Client:
-    """The client of peer.py with its options. wait=False: return while it is still connecting."""
+    """Start the client of peer.py with these options. wait=False: return while it is connecting."""
     argv: list[str | Path] = [sys.executable, _PEER, "client", host, str(port), "--comm", "worker", *options]
     return Client(namespace, argv, connect_timeout_s=60 if wait else None)
 
 
 def _failed(process: Process, what: str) -> TcpwatchError:
     process._process.kill()
-    _, said = process._process.communicate()
-    return TcpwatchError(f"{what}: {(said or '').strip() or 'it said nothing'}")
+    _, errors = process._process.communicate()
+    return TcpwatchError(f"{what}: {(errors or '').strip() or 'no error message'}")

@@ -1,32 +1,23 @@
-"""What happened to which connection: the one type that everything after the kernel speaks.
+"""The Event type shared by capture, analysis, recordings and output.
 
-The field names are the JSON contract (docs/events.md). None means unknown and is left
-out of the JSON. `Event` does not say where it came from: live and replay are one path.
+Its declarations are the JSON contract. docs/events.md is made from them (scripts/field_tables.py).
 """
 
 from __future__ import annotations
 
-import calendar
 import errno
-import re
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from functools import lru_cache
-from operator import itemgetter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from sys import getsizeof
 from typing import Any, NamedTuple
 
-EVENTS = (
-    "retransmit", "keepalive", "window-probe", "unsent", "found", "waiting", "state", "reset", "error", "resume",
-    "stall", "counters", "lost",
-)  # fmt: skip
-"""The values of `Event.event` that this version knows. Of a recording others are left out, and counted."""
+from tracer.model.fields import EVERY, MAX_PATH, declarations, declared, json_types, required
+from tracer.model.kinds import Kind
 
 SUSPEND = "suspend"
-"""The hook of a `lost` event that says that the host slept, for duration_ms: timers stood still, nothing was lost."""
+"""The hook of a `lost` event which reports that the host slept for duration_ms: nothing was lost."""
 RECORDING = "recording"
-"""The hook of a `lost` event that counts events which the recording lacks: no space, or its reader was too slow."""
+"""The hook of a `lost` event for events that the recording lacks: no space, or its reader was too slow."""
 
 STATES = {
     1: "ESTABLISHED",
@@ -47,111 +38,463 @@ STATES = {
 CA_STATES = {0: "Open", 1: "Disorder", 2: "CWR", 3: "Recovery", 4: "Loss"}
 """enum tcp_ca_state, include/uapi/linux/tcp.h."""
 
+_TIMED = (Kind.RETRANSMIT, Kind.KEEPALIVE, Kind.WINDOW_PROBE, Kind.UNSENT, Kind.FOUND)
+_RETRIED = (Kind.RETRANSMIT, Kind.WINDOW_PROBE, Kind.UNSENT, Kind.FOUND)
+_RETRANSMITTED = (Kind.RETRANSMIT, Kind.FOUND)
+_STALL = (Kind.STALL,)
+_COUNTERS = (Kind.COUNTERS,)
+_LOST = (Kind.LOST,)
 
-@dataclass(kw_only=True)
+
+@dataclass(kw_only=True, eq=False)
 class Event:
-    """One event. Times in the unit that the name ends with, ports in host byte order.
+    """One event. Times in the unit that the name ends with, ports in host byte order, absent fields None.
 
-    Without slots: of some fifty fields an event has half at most, and one made by `of` stores no others.
+    Without slots: an event stores only the fields that it has, at most half of them.
     """
 
-    time_ns: int  # wall clock, nanoseconds since 1970; whole microseconds, as the JSON has no more
-    ktime_ns: int  # CLOCK_BOOTTIME, nanoseconds: the order of events
-    event: str
-    family: int | None = None  # 4 or 6; a v4-mapped address is 4
-    laddr: str | None = None
-    lport: int | None = None  # None in connect(), before the socket has one
-    raddr: str | None = None
-    rport: int | None = None
-    netns: int | None = None  # inode
-    sock: str | None = None  # the same for all of a socket's life, never the same for two
-    state: str | None = None
-    old_state: str | None = None
-    new_state: str | None = None
-    ca_state: str | None = None
-    backoff: int | None = None
-    orphan: bool | None = None  # no process holds it any more
-    mptcp: bool | None = None  # one subflow of a Multipath TCP connection
-    keepalive: bool | None = None
-    keepalive_idle_s: int | None = None
-    keepalive_idle_own: bool | None = None  # the socket's (TCP_KEEPIDLE), not its namespace's
-    keepalive_interval_s: int | None = None
-    keepalive_probes: int | None = None
-    user_timeout_ms: int | None = None  # 0: not set
-    unacked_bytes: int | None = None
-    unsent_bytes: int | None = None  # written by the application and not sent yet
-    silent_ms: int | None = None  # since the peer was last heard
-    rto_ms: int | None = None
-    srtt_ms: float | None = None
-    snd_wnd: int | None = None  # bytes that the peer is ready to take
-    soft_error: str | None = None  # an ICMP error came back, and the kernel goes on trying
-    jiffies: int | None = None  # retransmit, keepalive: the kernel's clock, its low 32 bits
-    rto_max_ms: int | None = None  # retransmit
-    retrying_ms: int | None = None  # since the first retransmission by RTO, window probe or attempt to send
-    retries: int | None = None  # retransmit: the limit in force (tcp_retries2, tcp_orphan_retries, tcp_syn_retries)
-    thin: bool | None = None  # retransmit: the first RTOs are not doubled, or may not be
-    probes_out: int | None = None  # window-probe, unsent: so many before it without any answer
-    syn_linear_timeouts: int | None = None  # retransmit of a SYN: the first so many do not double the RTO
-    stuck_ms: int | None = None  # since what is not acknowledged was first sent, or the peer closed its window
-    asked_ms: int | None = None  # waiting, keepalive: since data was last sent, to which no data has come in reply
-    timer_ms: int | None = None  # found, waiting: until the timer behind it is called, as late as its wheel makes it
-    kind: str | None = None  # retransmit: rto, tlp, fast, syn, synack, fin; found: what it is like
-    attempt: int | None = None  # retransmit: RTOs so far, as `ss -o` counts; keepalive: 1 for the first probe
-    segments: int | None = None  # retransmit: how many, as TcpRetransSegs counts
-    send_error: str | None = None  # retransmit: why it did not leave this host
-    direction: str | None = None  # reset: received, sent, refused
-    reason: str | None = None  # reset: the kernel's
-    errno: int | None = None
-    error: str | None = None
-    cause: str | None = None  # resume: what the peer was heard by; lost: why
-    phase: str | None = None  # stall: begin, update, end
-    id: str | None = None  # stall: the same for its begin, updates and end
-    since: str | None = None  # stall: when what is unanswered was first sent, RFC 3339 in UTC
-    idle_ms: int | None = None  # stall: silence before that
-    verdict: str | None = None  # stall
-    retransmits: int | None = None  # stall: retransmissions or probes that nobody answered, as the kernel counts
-    gives_up_at: str | None = None  # stall: when the kernel gives up, at the earliest
-    gives_up_in_ms: int | None = None  # stall: the same, from `time` on
-    gives_up_window_ms: int | None = None  # stall: how much later it may be; absent where it is exact
-    one_way: bool | None = None  # stall: the peer is heard meanwhile, and acknowledges nothing
-    outcome: str | None = None  # stall: how it ended
-    revoked: bool | None = None  # stall, update: the outcome that it was presumed to have was wrong
-    duration_ms: int | None = (
-        None  # stall: from `since` to its end; lost: since the look before, or how long the host slept
+    time_ns: int = required("RFC 3339 in UTC, with microseconds")
+    ktime_ns: int = required(
+        "CLOCK_BOOTTIME in nanoseconds: the order of events, and what to subtract for a duration"
     )
-    advice: list[str] | None = None  # stall
-    retrans_segs: int | None = None  # counters: of the kernel's, since the last such event: TcpRetransSegs
-    keepalives: int | None = None  # counters: TCPKeepAlive
-    timeouts: int | None = None  # counters: TCPTimeouts
-    late: bool | None = None  # counters: first seen after the start, so that its first counts may be from before
-    count: int | None = None  # lost
-    hook: str | None = None  # lost
-    ring_percent: int | None = None  # lost: how full the ring buffer is
-    ring_peak_percent: int | None = None  # lost: at most, within duration_ms
-    unread_ms: int | None = None  # lost: the longest time that the ring buffer was not looked into
-    pids: list[int] | None = None  # the processes that hold the socket
-    pid: int | None = None  # the first of them
-    comm: str | None = None
-    exe: str | None = None  # name of the program file that pid executes, where it is not comm
-    cgroup: str | None = None
+    event: str = required(" ".join(f"`{kind}`" for kind in Kind))
+
+    family: int | None = declared(
+        "connection",
+        "4 or 6. A v4-mapped address (`::ffff:10.1.2.3`) is shown and filtered as IPv4",
+        in_stalls=True,
+    )
+    laddr: str | None = declared("connection", "local address", in_stalls=True)
+    lport: int | None = declared(
+        "connection", "local port. Absent while `connect()` has not chosen one", in_stalls=True
+    )
+    raddr: str | None = declared("connection", "remote address", in_stalls=True)
+    rport: int | None = declared("connection", "remote port", in_stalls=True)
+    netns: int | None = declared(
+        "connection",
+        "inode of the network namespace, as `lsns -t net` shows it",
+        kinds=tuple(kind for kind in Kind if kind is not Kind.LOST),
+        in_stalls=True,
+    )
+    sock: str | None = declared(
+        "connection",
+        "identity of the socket. It stays the same for the socket's life and for what follows its close, is never "
+        "used twice, and differs from run to run",
+        in_stalls=True,
+    )
+
+    state: str | None = declared(
+        "state",
+        "`ESTABLISHED`, `SYN_SENT`, `FIN_WAIT1`, …: the kernel's names without `TCP_`",
+        in_stalls=True,
+    )
+    old_state: str | None = declared(
+        "state", tables={"state": "the state before", "error": "the state in which the error closed the socket"}
+    )
+    new_state: str | None = declared("state", tables={"state": "the state after"})
+    ca_state: str | None = declared("state", "congestion control: `Open` `Disorder` `CWR` `Recovery` `Loss`")
+    backoff: int | None = declared("state", "times that the RTO was doubled")
+    orphan: bool | None = declared("state", "true: no process holds the socket any more", in_stalls=True)
+    mptcp: bool | None = declared(
+        "state",
+        "true: one subflow of a Multipath TCP connection. `pid` holds that connection; `error` is the subflow's, and "
+        "the application may get none",
+        in_stalls=True,
+    )
+    keepalive: bool | None = declared("settings", "SO_KEEPALIVE is on", in_stalls=True)
+    keepalive_idle_s: int | None = declared(
+        "settings",
+        "idle time before the first keepalive probe: the socket's own, else its namespace's sysctl",
+        in_stalls=True,
+    )
+    keepalive_idle_own: bool | None = declared(
+        "settings",
+        "true: `keepalive_idle_s` is the socket's own (TCP_KEEPIDLE), and the sysctl does not matter to it",
+        in_stalls=True,
+    )
+    keepalive_interval_s: int | None = declared(
+        "settings", "time between keepalive probes: the socket's own, else its namespace's sysctl", in_stalls=True
+    )
+    keepalive_probes: int | None = declared(
+        "settings", "unanswered keepalive probes that end the connection: likewise", in_stalls=True
+    )
+    user_timeout_ms: int | None = declared("settings", "TCP_USER_TIMEOUT; 0 = not set", in_stalls=True)
+
+    unacked_bytes: int | None = declared(
+        "numbers", "bytes sent and not acknowledged. SYN and FIN do not count", in_stalls=True
+    )
+    unsent_bytes: int | None = declared(
+        "numbers", "bytes that the application has written and the kernel has not sent yet", in_stalls=True
+    )
+    silent_ms: int | None = declared(
+        "numbers",
+        tables={
+            EVERY: "time since anything was received from the peer, data or ACK. Absent if nothing ever was. Its "
+            "resolution is one jiffy",
+            "resume": "how long the peer was silent before",
+        },
+        in_stalls=True,
+    )
+    rto_ms: int | None = declared("numbers", "current retransmission timeout", in_stalls=True)
+    srtt_ms: float | None = declared("numbers", "smoothed round-trip time", in_stalls=True)
+    snd_wnd: int | None = declared("numbers", "the peer's receive window in bytes", in_stalls=True)
+    soft_error: str | None = declared(
+        "numbers", "an ICMP error came back, and the kernel goes on trying: `EHOSTUNREACH`, …", in_stalls=True
+    )
+
+    jiffies: int | None = declared(
+        "details",
+        tables={
+            "retransmit": "the kernel's clock, low 32 bits; also on `keepalive`, `window-probe`, `unsent` and `found`"
+        },
+        kinds=_TIMED,
+    )
+    rto_max_ms: int | None = declared(
+        "details", tables={"retransmit": "the RTO is doubled up to this"}, kinds=_RETRIED
+    )
+    retrying_ms: int | None = declared(
+        "details",
+        tables={
+            "retransmit": "time since the first retransmission by the RTO timer, as the kernel compares it with "
+            "`retries`; on `window-probe` and `unsent` since the first of them"
+        },
+        kinds=_RETRIED,
+    )
+    retries: int | None = declared(
+        "details",
+        tables={
+            "retransmit": "the limit in force: `tcp_retries2` of the socket's namespace, `tcp_orphan_retries` of an "
+            "orphan, the retries of a SYN; also on `window-probe` and `unsent`"
+        },
+        kinds=_RETRIED,
+    )
+    thin: bool | None = declared(
+        "details",
+        tables={
+            "retransmit": "true: the stream is thin (TCP_THIN_LINEAR_TIMEOUTS), so that the first six RTOs are not "
+            "doubled; on a `tlp` it is not decided yet"
+        },
+        kinds=_RETRANSMITTED,
+    )
+    probes_out: int | None = declared(
+        "details",
+        tables={
+            "window-probe": "probes before this one that the peer has not answered",
+            "unsent": "attempts by the timer before this one that failed",
+            "stall": "of a closed window: probes that the peer has not answered",
+        },
+        kinds=(Kind.WINDOW_PROBE, Kind.UNSENT, Kind.FOUND, Kind.STALL),
+    )
+    syn_linear_timeouts: int | None = declared(
+        "details",
+        tables={"retransmit": "of a SYN: the RTO is not doubled for this number of them"},
+        kinds=_RETRANSMITTED,
+    )
+    stuck_ms: int | None = declared(
+        "details",
+        tables={
+            "found": "time since the oldest unacknowledged data was first sent, or since the peer closed its window; "
+            "also on `retransmit`, `window-probe`, `reset`, `resume` and `error`"
+        },
+        kinds=(Kind.RETRANSMIT, Kind.WINDOW_PROBE, Kind.FOUND, Kind.RESET, Kind.RESUME, Kind.ERROR),
+    )
+    asked_ms: int | None = declared(
+        "details",
+        tables={
+            "waiting": "time since data was last sent; also on `keepalive` and `found`, where a reply is outstanding"
+        },
+        kinds=(Kind.KEEPALIVE, Kind.FOUND, Kind.WAITING, Kind.STALL),
+    )
+    timer_ms: int | None = declared(
+        "details",
+        tables={
+            "found": "time until the kernel calls the timer behind it, the lateness of the timer wheel included; "
+            "also on `waiting`, where keepalive is on"
+        },
+        kinds=(Kind.FOUND, Kind.WAITING),
+    )
+    kind: str | None = declared(
+        "details",
+        tables={
+            "retransmit": "`tlp`: tail loss probe, the first try about 2·srtt + 200 ms after a lone segment. `rto`: "
+            "the retransmission timer. `fast`: because later segments were acknowledged. `syn`, `synack`, `fin`: "
+            "those segments, by whichever timer",
+            "found": "the event that shows the same trouble: `retransmit` `keepalive` `window-probe` `unsent`; or "
+            "`idle`, see below",
+        },
+        kinds=_RETRANSMITTED,
+    )
+    attempt: int | None = declared(
+        "details",
+        tables={
+            "retransmit": "how often the RTO timer has sent this segment again so far, as `ss -o` counts. 0 on a "
+            "`tlp`, and on a SYN/ACK that answers another SYN of the client",
+            "keepalive": "1 when everything so far was answered, 2 when one probe is unanswered, and so on",
+            "found": "the kernel's count of them so far",
+            "error": "with ETIMEDOUT: how often the RTO timer had sent the segment again",
+        },
+        kinds=(*_TIMED, Kind.ERROR),
+    )
+    segments: int | None = declared(
+        "details",
+        tables={
+            "retransmit": "how many segments the kernel adds to `TcpRetransSegs`. 0 where it gave up before that: no "
+            "route, no memory"
+        },
+        kinds=(Kind.RETRANSMIT,),
+    )
+    send_error: str | None = declared(
+        "details",
+        tables={
+            "retransmit": "the retransmission did not leave this host (Linux 6.17): `EPERM` by its own firewall, "
+            "`NET_XMIT_DROP` by its queue, `EHOSTUNREACH` without a route, `EBUSY` while the segment waits in its "
+            "queue still, …"
+        },
+        kinds=(Kind.RETRANSMIT, Kind.STALL),
+    )
+    direction: str | None = declared(
+        "details",
+        tables={
+            "reset": "`received`: a RST closes the connection. What reaches an end that has closed is not a RST, "
+            "though the kernel reports it as one (tcp_reset(), net/ipv4/tcp_input.c): there is only the reset that "
+            "is sent in answer. `sent`: this host sends one. `refused`: a RST was in the window but not exact, and "
+            "was answered with a challenge ACK instead (RFC 5961); the connection lives on (Linux 6.11)"
+        },
+        kinds=(Kind.RESET,),
+    )
+    reason: str | None = declared(
+        "details",
+        tables={
+            "reset": "why it is sent, by the kernel's name: `NO_SOCKET`, `TCP_KEEPALIVE_TIMEOUT`, … (Linux 6.10)"
+        },
+        kinds=(Kind.RESET,),
+    )
+    errno: int | None = declared(
+        "details",
+        tables={
+            "error": "the number that the application's next call on the socket returns: 110",
+            "stall": "of an `end`: what the application got",
+        },
+        kinds=(Kind.ERROR, Kind.STALL),
+    )
+    error: str | None = declared(
+        "details",
+        tables={"error": "its name: `ETIMEDOUT`", "stall": "the name of `errno`"},
+        kinds=(Kind.ERROR, Kind.STALL),
+    )
+    cause: str | None = declared(
+        "details",
+        tables={
+            "resume": "`data`: it sent data, or acknowledged ours. `keepalive`: neither; it answered our probe, or "
+            "sent one of its own. `window`: it opened its window. `no-progress`: it sends, but does not acknowledge "
+            "the data that is outstanding",
+            "lost": "`full`: the ring buffer had no room, see `--buffer-size`. `reentered`: an interrupt brought the "
+            "event while the hook was at work on the same CPU, and the kernel does not run a hook within itself "
+            "(Linux 5.12)",
+        },
+        kinds=(Kind.RESUME, Kind.LOST),
+    )
+
+    phase: str | None = declared(
+        "stall",
+        tables={
+            "stall": "`begin`, `update` or `end`. A stall that is over as soon as it is seen (a reset) has only its "
+            "`end`. Updates come when there is news, or seldom"
+        },
+        kinds=_STALL,
+    )
+    id: str | None = declared(
+        "stall", tables={"stall": "the same for the begin, the updates and the end of a stall"}, kinds=_STALL
+    )
+    since: str | None = declared(
+        "stall",
+        tables={
+            "stall": "when the unanswered data was first sent (RFC 3339 in UTC), whether tcpwatch ran then or not"
+        },
+        kinds=_STALL,
+    )
+    idle_ms: int | None = declared(
+        "stall", tables={"stall": "the silence before `since`. Absent in a handshake"}, kinds=_STALL
+    )
+    verdict: str | None = declared(
+        "stall", tables={"stall": "what it is consistent with, never more: see below"}, kinds=_STALL
+    )
+    retransmits: int | None = declared(
+        "stall",
+        tables={
+            "stall": "the kernel's own count of unanswered retransmissions by timer, or of unanswered probes; those "
+            "before tcpwatch started included"
+        },
+        kinds=_STALL,
+    )
+    gives_up_at: str | None = declared(
+        "stall", tables={"stall": "when the kernel gives up, at the earliest (RFC 3339 in UTC)"}, kinds=_STALL
+    )
+    gives_up_in_ms: int | None = declared(
+        "stall", tables={"stall": "how long `gives_up_at` is from `time`"}, kinds=_STALL
+    )
+    gives_up_window_ms: int | None = declared(
+        "stall",
+        tables={
+            "stall": "how much later than `gives_up_at` it may be. Absent from the first RTO on: then it is exact to "
+            "a few milliseconds, 15 minutes ahead"
+        },
+        kinds=_STALL,
+    )
+    one_way: bool | None = declared(
+        "stall",
+        tables={
+            "stall": "true: the peer sends meanwhile, and acknowledges nothing. One direction of the path is dead"
+        },
+        kinds=_STALL,
+    )
+    outcome: str | None = declared(
+        "stall",
+        tables={
+            "stall": "of an `end`: `recovered` (a segment acknowledged it, or a change of state or the kernel's "
+            "count proves that) `timed-out` `reset` `closed` (by this end) `unreachable` `ongoing` (when the run "
+            "ended, or events were lost), `presumed` (the next retransmission was not seen: it was probably "
+            "answered), `alive` (of `unanswered`: the peer answered a keepalive probe, or acknowledged more data)"
+        },
+        kinds=_STALL,
+    )
+    revoked: bool | None = declared(
+        "stall",
+        tables={
+            "stall": "of an `update`, true: the `end` before it, `presumed` or `ongoing`, was wrong, and the stall "
+            "goes on"
+        },
+        kinds=_STALL,
+    )
+    duration_ms: int | None = declared(
+        "stall",
+        tables={
+            "stall": "of an `end`: from `since`",
+            "lost": "the time before `ktime_ns` in which they were lost; with the hook `suspend`, how long the host "
+            "slept",
+        },
+        kinds=(Kind.STALL, Kind.LOST),
+    )
+    advice: list[str] | None = declared(
+        "stall",
+        tables={"stall": "what to change, most useful first; a command stands after a colon at the end"},
+        kinds=_STALL,
+        max_length=MAX_PATH,
+    )
+
+    retrans_segs: int | None = declared(
+        "counters",
+        tables={"counters": "`TcpRetransSegs`: the sum of `segments` of all retransmissions"},
+        kinds=_COUNTERS,
+    )
+    keepalives: int | None = declared(
+        "counters",
+        tables={"counters": "`TcpExtTCPKeepAlive`: the number of `keepalive` events"},
+        kinds=_COUNTERS,
+    )
+    timeouts: int | None = declared(
+        "counters",
+        tables={
+            "counters": "`TcpExtTCPTimeouts`: expiries of the retransmission timer. Each is a `retransmit` of kind "
+            "`rto`, `syn`, `synack` or `fin` with an `attempt`, or at last an `error`; see below"
+        },
+        kinds=_COUNTERS,
+    )
+    late: bool | None = declared(
+        "counters",
+        tables={
+            "counters": "true: the namespace was first seen after the start, so its first counts may be from before. "
+            "Also of a namespace with the inode of one that ended"
+        },
+        kinds=_COUNTERS,
+    )
+
+    count: int | None = declared("lost", tables={"lost": "the number of lost events"}, kinds=_LOST)
+    hook: str | None = declared(
+        "lost",
+        tables={"lost": "where they were lost; `output`, `recording` and `suspend` are explained below"},
+        kinds=_LOST,
+        max_length=MAX_PATH,
+    )
+    ring_percent: int | None = declared(
+        "lost", tables={"lost": "how full the ring buffer is at `ktime_ns`"}, kinds=_LOST
+    )
+    ring_peak_percent: int | None = declared(
+        "lost", tables={"lost": "how full the ring buffer was at most, within `duration_ms`"}, kinds=_LOST
+    )
+    unread_ms: int | None = declared(
+        "lost",
+        tables={
+            "lost": "the longest time within `duration_ms` that tcpwatch did not look into the ring buffer. It looks "
+            "every 250 ms at least. With more than that, tcpwatch was held up: by a lack of CPU, or by what it "
+            "writes to. With less, events came faster than it can take them"
+        },
+        kinds=_LOST,
+    )
+
+    pids: list[int] | None = declared(
+        "owner",
+        "the processes that hold the socket, lowest pid first. Absent once it is an orphan, or all of them have "
+        "ended",
+        in_stalls=True,
+    )
+    pid: int | None = declared(
+        "owner",
+        "the first of `pids`; after the last one has gone, who held it last. A process without a number in "
+        "tcpwatch's PID namespace has no `pid`",
+        in_stalls=True,
+    )
+    comm: str | None = declared("owner", "the name of that process", in_stalls=True, max_length=MAX_PATH)
+    exe: str | None = declared(
+        "owner",
+        "name of the program file that `pid` executes, at most 35 bytes, where that is not `comm`: `python3.11` of "
+        "`gunicorn`, `node` of `MainThread`. Also absent where `comm` is its first 15 bytes, which is all that a "
+        "`comm` holds",
+        in_stalls=True,
+        max_length=MAX_PATH,
+    )
+    cgroup: str | None = declared(
+        "owner", "path of the cgroup the socket was made in (cgroup v2)", in_stalls=True, max_length=MAX_PATH
+    )
 
     @classmethod
     def of(cls, known: dict[str, Any]) -> Event:
-        """The event with these fields, unchecked: the quick way. The dictionary is the event's from now on."""
+        """An event with these fields, which are not checked. The event keeps the dictionary itself."""
         event = object.__new__(cls)
         event.__dict__ = known
         return event
 
     def known(self) -> dict[str, Any]:
-        """The fields by name. Those that are not known are None, or are not there."""
+        """The fields by name. An unknown field is None or absent."""
         return self.__dict__
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Event):
+            return NotImplemented
+        return _present(self) == _present(other)
+
+
+DECLARATIONS = declarations(Event)
+"""The fields of an event, in the order of JSON lines."""
+TEXTS = tuple(name for name, json_type in json_types(Event).items() if json_type == "str")
+CARRIED_BY_STALLS = tuple(name for name, each in DECLARATIONS.items() if each.in_stalls and each.group != "owner")
+"""The fields that a stall copies from its newest event, the owner's aside."""
+
+
+def names_of(*groups: str) -> tuple[str, ...]:
+    """The fields of these groups, in the order of JSON lines."""
+    return tuple(name for name, each in DECLARATIONS.items() if each.group in groups)
+
+
+def _present(event: Event) -> dict[str, Any]:
+    return {name: value for name, value in event.known().items() if value is not None}
 
 
 class Batch(NamedTuple):
-    """Events in the order in which they are to be taken, and how far they reach.
+    """Events in the order in which they are to be processed.
 
-    until_ns, CLOCK_BOOTTIME: an event of an earlier time does not come any more. A batch without events says
-    that nothing happened. has_gap: events before the first of these are missing.
+    until_ns, CLOCK_BOOTTIME: no later batch has an event from before it. A batch without events reports that nothing
+    happened until then. has_gap: events before the first of these are missing.
     """
 
     events: Sequence[Event]
@@ -159,125 +502,10 @@ class Batch(NamedTuple):
     has_gap: bool = False
 
 
-class InvalidEvent(ValueError):
-    """A JSON object that is not an event; the text says why."""
-
-
-_TYPES: dict[str, tuple[type, ...]] = {
-    "int": (int,),
-    "str": (str,),
-    "bool": (bool,),
-    "float": (int, float),
-    "list[int]": (list,),
-    "list[str]": (list,),
-}
-_FIELDS: dict[str, tuple[type, ...]] = {
-    field.name: _TYPES[str(field.type).removesuffix(" | None")] for field in fields(Event) if field.name != "time_ns"
-}
-LARGEST = 2**63 - 1
-"""No number is larger: nanoseconds are signed to the kernel, too."""
-MOST_TEXT = 4096
-"""Characters of a text: the longest is a cgroup's path (PATH_MAX)."""
-SHORT_TEXT = 64
-"""Characters of most texts that events really have."""
-TEXTS = tuple(field.name for field in fields(Event) if str(field.type).startswith("str"))
-_LENGTHS = {**dict.fromkeys(TEXTS, 512), **dict.fromkeys(("comm", "exe", "cgroup", "hook"), MOST_TEXT)}
-"""Characters that a text may have."""
-_NAMES = {field.name: field.name for field in fields(Event)}
-LATEST_NS = 253_402_300_799_999_999_000
-"""The last microsecond that RFC 3339 has: of the year 9999."""
-_SECOND = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)", re.ASCII)
-
-
-def to_json(event: Event) -> dict[str, Any]:
-    """The event as a flat JSON object, `time` first."""
-    record = {name: value for name, value in event.known().items() if value is not None}
-    return {"time": format_time(record.pop("time_ns")), **record}
-
-
-def from_json(record: Mapping[str, Any]) -> Event:
-    """The event of a JSON object. Unknown fields are ignored; raises InvalidEvent for anything else."""
-    if not isinstance(record, Mapping):
-        raise InvalidEvent("not a JSON object")
-    values = checked(record)
-    for name in ("ktime_ns", "event"):
-        if name not in values:
-            raise InvalidEvent(f"{name} is missing")
-    time_text = record.get("time")
-    if not isinstance(time_text, str):
-        raise InvalidEvent("time is missing")
-    return Event.of({"time_ns": parse_time(time_text), **values})
-
-
-def checked(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a JSON object that an event has, its time aside. Raises InvalidEvent for a value that is none."""
-    if _is_plain(record):
-        # With names that are shared: JSON has its own for each record, which take more memory than the values.
-        values = {_NAMES[name]: value for name, value in record.items() if name != "time"}
-    else:
-        values = _checked_one_by_one(record)
-    values.pop("time", None)
-    if not all(type(pid) is int and 0 <= pid <= LARGEST for pid in values.get("pids", ())):
-        raise InvalidEvent("pids has something else than numbers")
-    if not all(type(line) is str and len(line) <= MOST_TEXT for line in values.get("advice", ())):
-        raise InvalidEvent("advice has something else than text")
-    return values
-
-
-def _is_plain(record: Mapping[str, Any]) -> bool:
-    """Whether all fields are known and sound, what lists hold aside. False also where that is not easily told."""
-    try:
-        take_numbers, take_texts = _takers(tuple(record), tuple(map(type, record.values())))
-        numbers, texts = take_numbers(record), take_texts(record)
-        # No number is more than the sum, which is not a number where one of them is none.
-        return min(numbers) >= 0 and sum(numbers) <= LARGEST and max(map(len, texts)) <= SHORT_TEXT
-    except (KeyError, OverflowError):
-        return False
-
-
-_Taker = Callable[[Mapping[str, Any]], Sequence[Any]]
-
-
-@lru_cache(maxsize=256)
-def _takers(names: Sequence[str], kinds: Sequence[type]) -> tuple[_Taker, _Taker]:
-    """What takes the numbers, and what takes the texts, of a record of such fields. KeyError where one is wrong."""
-    of_kind: dict[type, list[str]] = {int: [], str: [], bool: [], list: []}
-    for name, kind in zip(names, kinds, strict=True):
-        if name != "time" and kind not in _FIELDS[name]:
-            raise KeyError(name)
-        of_kind[int if kind is float else kind].append(name)
-    return _taker(of_kind[int], nothing=0), _taker(of_kind[str], nothing="")
-
-
-def _taker(names: Sequence[str], nothing: Any) -> _Taker:
-    if len(names) > 1:
-        return itemgetter(*names)
-    return lambda record: [record[name] for name in names] or [nothing]
-
-
-def _checked_one_by_one(record: Mapping[str, Any]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for name, value in record.items():
-        types = _FIELDS.get(name)
-        if value is None or types is None:
-            continue
-        # The exact type: bool is an int to Python, not to us.
-        kind = type(value)
-        if kind not in types:
-            raise InvalidEvent(f"{name} is {value!r:.40}")
-        if kind is str:
-            if len(value) > (most := _LENGTHS[name]):
-                raise InvalidEvent(f"{name} has more than {most} characters")
-        elif (kind is int or kind is float) and not 0 <= value <= LARGEST:
-            raise InvalidEvent(f"{name} is {value!r:.40}")
-        values[_NAMES[name]] = value
-    return values
-
-
 def size_of(event: Event) -> int:
-    """The memory that the event takes, bytes, about, if it shares no value with others."""
+    """The approximate memory of an event in bytes, if it shares no value with others."""
     known = event.known()
-    size = 160 * len(known)  # a name, a place in the dictionary, and a number or what any text takes
+    size = 160 * len(known)  # a name, a place in the dictionary, and a number or the fixed part of a text
     for value in known.values():
         if type(value) is str:
             size += len(value) if value.isascii() else 4 * len(value)
@@ -286,74 +514,6 @@ def size_of(event: Event) -> int:
     return size
 
 
-@lru_cache(maxsize=4)
-def format_second(second: int) -> str:
-    """Seconds since 1970 as RFC 3339 in UTC, without the zone."""
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-
-
-def format_time(time_ns: int) -> str:
-    """RFC 3339 in UTC with microseconds."""
-    second, rest = divmod(time_ns, 1_000_000_000)
-    return f"{format_second(second)}.{rest // 1000:06d}Z"
-
-
-def parse_time(text: str) -> int:
-    """Nanoseconds since 1970 of what `format_time` wrote; InvalidEvent for anything else."""
-    fraction = text[20:26]
-    is_one = len(text) == len("2026-11-25T03:00:00.123456Z") and text[19] == "." and text[26] == "Z"
-    second = parse_second(text[:19]) if is_one and fraction.isdecimal() and fraction.isascii() else None
-    if second is None:
-        raise InvalidEvent(f"time is {text!r:.40}")
-    return second * 1_000_000_000 + int(fraction) * 1000
-
-
-@lru_cache(maxsize=4)
-def parse_second(text: str) -> int | None:
-    """Seconds since 1970 of what `format_second` wrote; None for anything else."""
-    match = _SECOND.fullmatch(text)
-    if match is None:
-        return None
-    year, month, day, hour, minute, second = map(int, match.groups())
-    if not (year >= 1970 and 1 <= month <= 12 and 1 <= day <= 31 and hour < 24 and minute < 60 and second < 61):
-        return None
-    return calendar.timegm((year, month, day, hour, minute, second))
-
-
 def error_name(number: int) -> str:
     """`ETIMEDOUT` for 110."""
     return errno.errorcode.get(number, f"errno {number}")
-
-
-def retransmit_kind(
-    *,
-    synack: bool,
-    state: str | None,
-    ca_state: int,
-    pending: int,
-    attempt: int,
-    backoff: int,
-    unacked: int,
-    silent_jiffies: int,
-) -> str:
-    """Why a segment went out again, from the socket at that instant.
-
-    The RTO timer clears icsk_pending before it retransmits, a tail loss probe leaves
-    ICSK_TIME_LOSS_PROBE (5) in it (tcp_write_timer_handler, net/ipv4/tcp_timer.c). When an
-    ICMP error makes the kernel retry early (tcp_ld_RTO_revert, net/ipv4/tcp_ipv4.c), pending is
-    set again, but the socket is in Loss and nothing has been heard; what recovery from loss
-    sends follows an ACK at once. The retransmission timer doubles the RTO after it has sent, so
-    what is sent with it doubled as often already is not by the timer, but because the path's
-    MTU has shrunk (tcp_simple_retransmit, net/ipv4/tcp_input.c).
-    """
-    if synack or state == "SYN_RECV":  # without a request where both ends have connected at once
-        return "synack"
-    if state == "SYN_SENT":
-        return "syn"
-    if state in ("FIN_WAIT1", "CLOSING", "LAST_ACK") and unacked == 0:
-        return "fin"
-    if pending == 5 and ca_state < 3:
-        return "tlp"
-    if pending == 0 or (ca_state == 4 and attempt > backoff and silent_jiffies >= 2):
-        return "rto"
-    return "fast"

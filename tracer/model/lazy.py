@@ -1,109 +1,103 @@
-"""Events that are put together when somebody looks into them: into most nobody does, they are only written down.
+"""Lazily assembled events: most are written as JSON and never inspected.
 
-Most of what such an event says was said before: the two ends of a connection, the settings of its socket, its
-process. Those are parts that it shares with others, and only a few numbers are its own.
+An event shares its connection, the state of its socket and its owner with other events. Each of these is a `Part`
+that is decoded and encoded once. Only a few numbers are the event's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
-from tracer.model.events import Event
+from tracer.model.events import Event, names_of
+from tracer.model.json_members import members
 
-AT_HAND = frozenset({"time_ns", "ktime_ns", "event", "sock"})
-"""What each event is asked for."""
-CONNECTION = ("family", "laddr", "lport", "raddr", "rport", "netns", "sock")
-STATES = ("state", "old_state", "new_state", "ca_state", "backoff", "orphan", "mptcp")
-SETTINGS = (
-    "keepalive", "keepalive_idle_s", "keepalive_idle_own", "keepalive_interval_s", "keepalive_probes",
-    "user_timeout_ms",
-)  # fmt: skip
-OWNER = ("pids", "pid", "comm", "exe", "cgroup")
+CONNECTION = names_of("connection")
+SOCKET = names_of("state", "settings")
+OWN = names_of("numbers", "details", "stall", "counters", "lost")
+OWNER = names_of("owner")
 
 
-@dataclass(slots=True, eq=False)
 class Part:
-    """Some fields. Once they are known they do not change. json: the same as text, once that was asked for."""
+    """Some fields of an event, which do not change. Their JSON is made when it is first asked for."""
 
-    fields: Mapping[str, Any]
-    json: str | None = None
+    __slots__ = ("_json", "fields")
 
-
-@dataclass(slots=True, eq=False)
-class Row:
-    """A part that only one event has: numbers, and their names, which others have as well."""
-
-    names: Sequence[str]
-    values: tuple[float, ...]
-    json: None = None
+    def __init__(self, known: Mapping[str, Any]) -> None:
+        self.fields = known
+        self._json: str | None = None
 
     @property
-    def fields(self) -> Mapping[str, Any]:
-        """As a Part has them."""
-        return dict(zip(self.names, self.values, strict=True))
+    def json(self) -> str:
+        """The fields as members of a JSON object, each after a comma."""
+        text = self._json
+        if text is None:
+            text = self._json = members(self.fields)
+        return text
 
 
 NOTHING = Part({})
 
 
-class PartedEvent(Event):
-    """An Event in parts, which becomes a plain one as soon as a field is asked for that is not at hand.
+class LazyEvent(Event):
+    """An Event in parts, which are put together when a field is read that is not at hand.
 
-    parts: its connection, how its socket is, what is its own, and its owner, which is NOTHING until it is set.
-    Together, in this order, they are its fields after the first three. sock: as in its connection.
+    At hand are time_ns, ktime_ns, event, sock and the fields of the connection. parts: its connection, its socket's
+    state and settings, its own numbers, and its owner; in this order they are its fields after the first three. None
+    once they are put together.
     """
 
-    def __init__(
-        self,
-        time_ns: int,
-        ktime_ns: int,
-        event: str,
-        sock: str | None,
-        connection: Part,
-        socket: Part,
-        own: Part | Row,
-    ) -> None:
-        self.time_ns = time_ns
-        self.ktime_ns = ktime_ns
-        self.event = event
-        self.sock = sock
-        self.parts: list[Part | Row] = [connection, socket, own, NOTHING]
-
-    def connection(self) -> Mapping[str, Any]:
-        """The fields of its connection."""
-        return self.parts[0].fields
+    __slots__ = ("parts",)
+    parts: list[Part] | None
 
     def known(self) -> dict[str, Any]:
-        """All fields that are known, by name. From then on it is a plain event."""
-        known = {"time_ns": self.time_ns, "ktime_ns": self.ktime_ns, "event": self.event}
-        for part in self.parts:
-            known.update(part.fields)
-        self.__dict__, self.__class__ = known, Event  # type: ignore[assignment]
-        return known
+        """All fields that are known, by name, in the order of JSON lines."""
+        parts = self.parts
+        if parts is not None:
+            changed = self.__dict__
+            known = {"time_ns": self.time_ns, "ktime_ns": self.ktime_ns, "event": self.event}
+            for part in parts:
+                known.update(part.fields)
+            known.update(changed)
+            self.__dict__, self.parts = known, None
+        return self.__dict__
 
 
-class _OfConnection:
-    """What filters ask for: no reason to put the event together."""
+class _InParts:
+    """A field that the event does not have at hand: reading it puts the parts together.
+
+    Not a data descriptor: once the event itself has the field, Python does not come here.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
 
-    def __get__(self, event: PartedEvent | None, owner: type) -> Any:
-        return None if event is None else event.connection().get(self._name)
-
-    def __set__(self, event: PartedEvent, value: Any) -> None:
-        event.known()[self._name] = value
-
-
-class _Elsewhere(_OfConnection):
-    """A field that is in one of the parts, or in none."""
-
-    def __get__(self, event: PartedEvent | None, owner: type) -> Any:
+    def __get__(self, event: LazyEvent | None, owner: type) -> Any:
         return None if event is None else event.known().get(self._name)
 
 
+class _InConnection(_InParts):
+    """A field of the connection, which filters read: no reason to put the parts together."""
+
+    def __get__(self, event: LazyEvent | None, owner: type) -> Any:
+        if event is None or event.parts is None:
+            return None
+        return event.parts[0].fields.get(self._name)
+
+
 for _field in fields(Event):
-    if _field.name not in AT_HAND:
-        setattr(PartedEvent, _field.name, (_OfConnection if _field.name in CONNECTION else _Elsewhere)(_field.name))
+    if _field.name in CONNECTION:
+        setattr(LazyEvent, _field.name, _InConnection(_field.name))
+    elif _field.name not in ("time_ns", "ktime_ns", "event"):
+        setattr(LazyEvent, _field.name, _InParts(_field.name))
+
+_new = object.__new__
+
+
+def lazy_event(at_hand: dict[str, Any], parts: list[Part]) -> LazyEvent:
+    """An event of these parts. at_hand: time_ns, ktime_ns, event, and sock if it is known."""
+    event = _new(LazyEvent)
+    event.__dict__ = at_hand
+    event.parts = parts
+    return event

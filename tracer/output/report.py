@@ -16,8 +16,10 @@ from tracer.analysis.idle_timeouts import Service, Silences, service_of
 from tracer.analysis.middleboxes import matching
 from tracer.analysis.verdicts import WITHOUT_EVIDENCE
 from tracer.model.counts import Tally, counts_of, counts_of_kernel
-from tracer.model.events import Event, InvalidEvent, format_time, parse_time, size_of, to_json
+from tracer.model.events import Event, size_of
 from tracer.model.recent import Recent
+from tracer.model.times import InvalidTime, format_time, parse_time
+from tracer.model.validation import to_json
 from tracer.output.advice import OwnersAdvice
 from tracer.output.crosscheck import beside_the_kernel, what_was_missed
 from tracer.output.format import duration, endpoint, local_time, plural, process, quoted, safe
@@ -570,7 +572,7 @@ def _row(stall: Event, number: int, host: str) -> _Stall:
 def _began_ns(stall: Event) -> int:
     """When what was unanswered was first sent; of a recording that does not say, when it was first noticed."""
     if stall.since is not None:
-        with suppress(InvalidEvent):
+        with suppress(InvalidTime):
             return parse_time(stall.since)
     return stall.time_ns - (stall.duration_ms or 0) * 1_000_000
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tracer.analysis.clients import HEARTBEATS
 from tracer.analysis.timeouts import FAR_MS
-from tracer.model.events import Event, InvalidEvent, parse_time
+from tracer.model.events import Event
+from tracer.model.times import InvalidTime, parse_time
 from tracer.output.format import clock, duration, endpoint, local_time, plural, safe, size
 
 _CONSISTENT_WITH = {
@@ -69,7 +70,7 @@ def _since(stall: Event, utc_offset_s: int) -> str:
         return ""
     try:
         since_ns = parse_time(stall.since)
-    except InvalidEvent:
+    except InvalidTime:
         return ""
     lasted_ms = (stall.time_ns - since_ns) // 1_000_000
     if lasted_ms < LATE_MS:

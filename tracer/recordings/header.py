@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tracer.model.events import LARGEST, InvalidEvent, parse_time
+from tracer.model.fields import MAX_NUMBER
 from tracer.model.filters import Filter
+from tracer.model.times import InvalidTime, parse_time
 
 FORMAT = "tcpwatch"
 HEADER_START = b'{"format":"tcpwatch",'
@@ -52,7 +53,7 @@ class Header:
         """When the recording began, CLOCK_BOOTTIME of its host; 0 if unknown."""
         try:
             return parse_time(self.started) - self.clock_offset_ns
-        except InvalidEvent:
+        except InvalidTime:
             return 0
 
     @property
@@ -93,7 +94,7 @@ def header_from_line(line: bytes) -> Header:
     if version > VERSION:
         raise NewerVersion(f"format version {version:.6g} is newer than this tcpwatch reads ({VERSION})")
     hz = _number(record, "hz")
-    number = max(0, min(LARGEST, _number(record, "number")))
+    number = max(0, min(MAX_NUMBER, _number(record, "number")))
     return Header(
         tool=_text(record, "tool"),
         kernel=_text(record, "kernel"),

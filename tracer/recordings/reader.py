@@ -8,7 +8,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tracer.model.events import EVENTS, Batch, Event, InvalidEvent, from_json
+from tracer.model.events import Batch, Event
+from tracer.model.kinds import EVENTS
+from tracer.model.validation import InvalidEvent, from_json
 from tracer.recordings.header import FORMAT, HEADER_START, Header, InvalidHeader, NewerVersion, header_from_line
 from tracer.recordings.input import MAX_LINE, Damaged, EndlessLine
 from tracer.recordings.lines import line_event

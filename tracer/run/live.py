@@ -15,8 +15,9 @@ from tracer.kernel import clocks, host, privileges
 from tracer.kernel.live import LiveSource
 from tracer.kernel.program.program import RESUME_AFTER_S, RING_BYTES, WAITING_AFTER_S
 from tracer.model.errors import TcpwatchError
-from tracer.model.events import Batch, format_time
+from tracer.model.events import Batch
 from tracer.model.filters import Filter
+from tracer.model.times import format_time
 from tracer.output.background_writer import BackgroundWriter, Stream
 from tracer.output.messages import say
 from tracer.output.sink import Sink

@@ -17,9 +17,9 @@ from benchmarks.results import Cell, Line, Result, at_least
 from benchmarks.scale import Scale
 from benchmarks.watchers import BPFTRACE, TCPSTATES, TCPWATCH_PORT, Peer, Target, Watcher, Watchers, counts, watchers
 from benchmarks.workloads import PORT, load, loopback
+from tracer.kernel.layout import SIZE
 from tracer.kernel.program.program import RING_BYTES
 from tracer.kernel.program.ring import HEADER_BYTES
-from tracer.kernel.wire import SIZE
 from tracer.lab.peers import Client
 
 BUDGET = 100_000

@@ -10,7 +10,7 @@ from benchmarks.scale import Scale
 from benchmarks.spread import Spread
 from benchmarks.workloads import load, loopback
 from tracer.kernel import host
-from tracer.kernel.holders import InKernel, InProc, LookUp
+from tracer.kernel.holders import BpfHolderFinder, HolderFinder, ProcHolderFinder
 from tracer.kernel.program.btf import KernelTypes
 from tracer.kernel.program.compiler import compile_source
 from tracer.kernel.program.program import Program
@@ -31,12 +31,12 @@ def owners(scale: Scale) -> Result:
     with Program(compiled) as program:
         program.configure(Filter())
         for count in scale.of((10_000, 120_000), (2_000,)):
-            lines += _among(count, InKernel(program, task_file), scale.of(15, 5))
+            lines += _among(count, BpfHolderFinder(program, task_file), scale.of(15, 5))
     notes = ["idle sockets of one process", f"{scale.of(15, 5)} rounds"]
     return Result("owners", "who holds a socket", "sockets asked for", lines, notes)
 
 
-def _among(count: int, in_kernel: LookUp, rounds: int) -> Iterator[Line]:
+def _among(count: int, in_kernel: HolderFinder, rounds: int) -> Iterator[Line]:
     with loopback() as namespace:
         namespace.set_sysctl("net.ipv4.ip_local_port_range", "1024 65535")
         with load(namespace, "crowd", count // 2) as crowd:
@@ -44,9 +44,9 @@ def _among(count: int, in_kernel: LookUp, rounds: int) -> Iterator[Line]:
             one = next(inode for inode, holders in held.items() if holders[0].pid == crowd.pid)
             for name, look_up, inodes in (
                 ("one of {}, iterator", in_kernel, {one}),
-                ("one of {}, /proc", InProc(), {one}),
+                ("one of {}, /proc", ProcHolderFinder(), {one}),
                 ("all of {}, iterator", in_kernel, None),
-                ("all of {}, /proc", InProc(), None),
+                ("all of {}, /proc", ProcHolderFinder(), None),
             ):
                 wall, cpu = _measured(look_up, inodes, rounds)
                 is_budgeted = look_up is in_kernel and inodes is not None
@@ -54,7 +54,7 @@ def _among(count: int, in_kernel: LookUp, rounds: int) -> Iterator[Line]:
                 yield Line(name.format(f"{count:,}"), {"wall, ms": wall, "CPU, ms": cpu}, verdict)
 
 
-def _measured(look_up: LookUp, inodes: Collection[int] | None, rounds: int) -> tuple[Spread, Spread]:
+def _measured(look_up: HolderFinder, inodes: Collection[int] | None, rounds: int) -> tuple[Spread, Spread]:
     wall, cpu = [], []
     for _ in range(rounds):
         began, used = time.monotonic(), time.thread_time()

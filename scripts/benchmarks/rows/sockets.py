@@ -10,7 +10,7 @@ from benchmarks.results import Line, Result
 from benchmarks.scale import Scale
 from benchmarks.spread import Spread
 from benchmarks.workloads import load, loopback, population
-from tracer.kernel.namespaces import InProc
+from tracer.kernel.namespaces import ProcNamespaceFinder
 
 
 def sockets(scale: Scale) -> Result:
@@ -28,9 +28,9 @@ def sockets(scale: Scale) -> Result:
         }
         lines = _measured(commands, rounds)
     with loopback() as namespace:
-        before = InProc()().keys()
+        before = ProcNamespaceFinder()().keys()
         with population(namespace, namespaces, 5, namespaces):
-            new = [members.pids[0] for netns, members in InProc()().items() if netns not in before]
+            new = [members.pids[0] for netns, members in ProcNamespaceFinder()().items() if netns not in before]
             each = f"for pid in {' '.join(map(str, new))}; do nsenter --net=/proc/$pid/ns/net ss -tino; done"
             commands = {
                 f"tcpwatch sockets --json, {namespaces:,} namespaces": [*TCPWATCH, "sockets", "--json"],

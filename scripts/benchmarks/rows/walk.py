@@ -43,7 +43,7 @@ def walk(scale: Scale) -> Result:
                 cpu["load"].append(1000 * (time.thread_time() - used))
                 assert program.iterator is not None, of_walk.note
                 for name, first in (("first walk", True), ("later walk", False)):
-                    program.prepare_walk(trouble=first, all_waiting=first)
+                    program.request_walk(trouble=first, all_waiting=first)
                     began, used = time.monotonic(), time.thread_time()
                     syscalls.read_iterator(program.iterator)
                     wall[name].append(1000 * (time.monotonic() - began))

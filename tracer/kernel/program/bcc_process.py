@@ -1,9 +1,9 @@
-"""A process of its own that compiles with bcc: LLVM's memory ends with it.
+"""Compile with bcc, in a process of its own that returns LLVM's memory when it ends.
 
-Run as a file and isolated (python -I), it imports nothing of tracer. On stdin one JSON object, {"text", "cflags"}; on
-stdout another: {"bcc"}, its version, and if there was a text what compiled.py reads; or {"missing"} or {"foreign"}
-without the right bcc, {"memory"} without enough memory, {"error"} where it does not compile. The compiler's own
-messages go to stderr.
+It runs as a file, isolated (python -I), and imports nothing of tracer. It reads one JSON object from stdin: {"text",
+"cflags"}. It writes one to stdout: {"bcc": its version}, with the compiled program if there was a text (see
+compiled.py); or {"missing"} or {"foreign"} without the right bcc, {"memory"} without enough memory, {"error"} if the
+text does not compile. The compiler's messages go to stderr.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ _INSTRUCTION = struct.Struct("<BBhi")  # struct bpf_insn, include/uapi/linux/bpf
 _LD_IMM64 = 0x18  # BPF_LD | BPF_IMM | BPF_DW
 _PSEUDO_MAP_FD = 1  # as the source register: the immediate is a map's descriptor
 
-# How the dynamic loader names a lack of memory (elf/dl-load.c in glibc).
+# The dynamic loader's messages for a lack of memory (elf/dl-load.c in glibc).
 _LOADER_MEMORY = ("failed to map segment", "cannot allocate memory", "cannot create shared object descriptor")
 
 
 def main() -> None:
-    """Answer once."""
-    # systemd stops all of a unit's processes at once. The one that asked ends in order, with this answer.
+    """Compile once."""
+    # systemd terminates all processes of a unit at once. The parent needs this answer to end properly.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     answer = os.dup(1)
-    os.dup2(2, 1)  # libbcc talks
-    asked = json.load(sys.stdin)
+    os.dup2(2, 1)  # libbcc prints to stdout
+    request = json.load(sys.stdin)
     with os.fdopen(answer, "w", encoding="ascii") as out:
-        json.dump(_answer(**asked), out)
-    os._exit(0)  # without taking LLVM apart first
+        json.dump(_answer(**request), out)
+    os._exit(0)  # skip the destructors of LLVM
 
 
 def _answer(text: str, cflags: Sequence[str]) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def _answer(text: str, cflags: Sequence[str]) -> dict[str, Any]:
 
 
 def _parts(bcc: Any, bpf: Any) -> dict[str, Any]:
-    """Maps and functions. Where an instruction names a map, its place among the maps stands for it."""
+    """The maps and functions. An instruction that refers to a map has the index of the map."""
     library = bcc.lib
     library.bpf_num_tables.restype = ctypes.c_size_t
     library.bpf_num_tables.argtypes = [ctypes.c_void_p]
@@ -79,14 +79,14 @@ def _parts(bcc: Any, bpf: Any) -> dict[str, Any]:
 
 
 def _map(descriptor: int) -> dict[str, int]:
-    """What the map was made with, as the kernel says."""
+    """The attributes of a map, from its fdinfo."""
     lines = Path(f"/proc/self/fdinfo/{descriptor}").read_text(encoding="ascii").splitlines()
-    said = dict(line.split(":\t", 1) for line in lines)
-    return {name: int(said[name], 0) for name in ("map_type", "key_size", "value_size", "max_entries", "map_flags")}
+    info = dict(line.split(":\t", 1) for line in lines)
+    return {name: int(info[name], 0) for name in ("map_type", "key_size", "value_size", "max_entries", "map_flags")}
 
 
 def _code(code: bytes, descriptors: Sequence[int]) -> str:
-    """Instructions in base64."""
+    """The instructions in base64."""
     placed = bytearray(code)
     for start in range(0, len(code), _INSTRUCTION.size):
         opcode, registers, offset, immediate = _INSTRUCTION.unpack_from(code, start)

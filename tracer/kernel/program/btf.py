@@ -1,8 +1,7 @@
 """Struct offsets, enum values and tracepoint arguments from the running kernel's BTF.
 
-Nothing else knows them: the same release of a kernel lays out `tcp_sock` differently
-from one point release to the next and from one configuration to another. libbpf reads
-the BTF; it is a dependency of libbcc, so it is there where bcc is.
+The layout of a struct such as `tcp_sock` depends on the point release and the configuration of a kernel. libbpf reads
+the BTF; it is a dependency of libbcc, so it is installed wherever bcc is.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ from pathlib import Path
 from tracer.model.errors import TcpwatchError
 
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
-_BTF_BYTES = 32 << 20  # what libbpf takes for a kernel's types, at most
+_BTF_BYTES = 32 << 20  # the maximum that libbpf allocates for a kernel's types
 _SYSFS = Path("/sys/kernel")
-_HINTS = {
+_HINTS: dict[int | None, str] = {
     errno.EACCES: "run it as root",
     errno.EPERM: "run it as root",
     errno.ENOMEM: "free -m; ulimit -v",
@@ -37,8 +36,10 @@ _TRANSPARENT = {_KIND_TYPEDEF, _KIND_VOLATILE, _KIND_CONST, _KIND_RESTRICT, _KIN
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Where a struct member lies: bytes from the start of the struct, bytes to read, and for a bitfield
-    how far to shift right and how many bits remain (0 = all)."""
+    """The place of a struct member: offset and size in bytes; for a bit field, the right shift and the width in bits.
+
+    bits: 0 for a member that is not a bit field.
+    """
 
     offset: int
     size: int
@@ -47,11 +48,11 @@ class Member:
 
 
 def _unreadable() -> TcpwatchError:
-    """Why the kernel's BTF was not loaded. libbpf, which looks for it in several places, does not say."""
+    """The reason why libbpf could not load the kernel's BTF, which it does not return."""
     try:
         VMLINUX.read_bytes()
     except OSError as error:
-        hint = _HINTS.get(error.errno or 0, f"ls -l {VMLINUX}")
+        hint = _HINTS.get(error.errno, f"ls -l {VMLINUX}")
         return TcpwatchError(f"{VMLINUX} cannot be read: {error.strerror}", hint=hint)
     except MemoryError:
         return _without_memory(str(VMLINUX))
@@ -60,7 +61,7 @@ def _unreadable() -> TcpwatchError:
     except OSError:
         return _without_memory(str(VMLINUX))
     return TcpwatchError(
-        f"{VMLINUX} cannot be read: it is damaged, or newer than libbpf",
+        f"{VMLINUX} cannot be read: it is damaged or newer than libbpf",
         hint="sudo apt-get install --only-upgrade libbpf1",
     )
 
@@ -92,13 +93,13 @@ class _Enumerator64(ctypes.Structure):
 
 @lru_cache(maxsize=1)
 def libbpf() -> ctypes.CDLL:
-    """The library that bcc brings along. Raises TcpwatchError where it is missing."""
+    """The library, a dependency of bcc. Raises TcpwatchError where it is missing."""
     for name in ("libbpf.so.1", "libbpf.so.0"):
         try:
             lib = ctypes.CDLL(name, use_errno=True)
             break
         except OSError as error:
-            if "failed to map segment" in str(error):  # as the dynamic loader names a lack of memory
+            if "failed to map segment" in str(error):  # the dynamic loader's message for a lack of memory
                 raise _without_memory(name) from error
     else:
         raise TcpwatchError("libbpf is missing", hint="sudo apt-get install python3-bpfcc")
@@ -119,9 +120,8 @@ def libbpf() -> ctypes.CDLL:
 class KernelTypes:
     """The type information of the running kernel.
 
-    Answers None for what this kernel does not have. Raises TcpwatchError where the
-    kernel has no BTF at all. Use it as a context manager: the information takes some
-    megabytes, and is needed only until the program is compiled.
+    Methods return None for what this kernel does not have. The constructor raises TcpwatchError where the kernel has
+    no BTF. Use it as a context manager: it takes some megabytes, and is needed only until the program is compiled.
     """
 
     def __init__(self) -> None:
@@ -148,7 +148,7 @@ class KernelTypes:
         self._lib.btf__free(self._handle)
 
     def member(self, struct_name: str, path: str) -> Member | None:
-        """The member at the dotted path, looked for inside anonymous structs and unions as C does."""
+        """The member at a dotted path, also inside anonymous structs and unions, as in C."""
         type_id = self._find(struct_name, _KIND_STRUCT)
         if type_id is None:
             return None
@@ -166,20 +166,20 @@ class KernelTypes:
         return Member(first, last - first + 1, offset_bits % 8, bitfield)
 
     def size(self, struct: str) -> int | None:
-        """Bytes of a struct."""
+        """The size of a struct in bytes."""
         type_id = self._find(struct, _KIND_STRUCT)
         return None if type_id is None else int(self._lib.btf__resolve_size(self._handle, type_id))
 
     def struct(self, name: str) -> int | None:
-        """The type of a struct, by which the verifier knows it."""
+        """The BTF id of a struct."""
         return self._find(name, _KIND_STRUCT)
 
     def enumerator(self, enum: str, name: str) -> int | None:
-        """The value of one name of a named enum."""
+        """The value of an enumerator of a named enum."""
         return self.enumerators(enum).get(name)
 
     def enumerators(self, enum: str) -> dict[str, int]:
-        """All names of a named enum with their values; empty where the kernel has no such enum."""
+        """The enumerators of a named enum with their values; empty if the kernel has no such enum."""
         values: dict[str, int] = {}
         for kind, entry in ((_KIND_ENUM, _Enumerator), (_KIND_ENUM64, _Enumerator64)):
             type_id = self._find(enum, kind)
@@ -193,7 +193,7 @@ class KernelTypes:
         return values
 
     def hook_arguments(self, tracepoint: str) -> int:
-        """How many arguments a raw tracepoint passes; 0 where the kernel has no such tracepoint."""
+        """The number of arguments of a raw tracepoint; 0 if the kernel has no such tracepoint."""
         type_id = self._find(f"btf_trace_{tracepoint}", _KIND_TYPEDEF)
         if type_id is None:
             return 0
@@ -201,15 +201,15 @@ class KernelTypes:
         return prototype.count - 1  # the first one is the kernel's own `void *__data`
 
     def hook_type(self, tracepoint: str) -> int | None:
-        """The type of a raw tracepoint, by which a program can be made that knows what its arguments are (5.5)."""
+        """The BTF id of a raw tracepoint, for a program with typed arguments (5.5)."""
         return self._find(f"btf_trace_{tracepoint}", _KIND_TYPEDEF)
 
     def function(self, name: str) -> int | None:
-        """The type of a function of the kernel, by which a program can be made for it."""
+        """The BTF id of a kernel function."""
         return self._find(name, _KIND_FUNC)
 
     def _find(self, name: str, kind: int) -> int | None:
-        # libbpf goes through all of the hundred thousand types.
+        # libbpf searches a hundred thousand types one by one.
         if (name, kind) not in self._found:
             self._found[name, kind] = self._lib.btf__find_by_name_kind(self._handle, name.encode(), kind)
         type_id = self._found[name, kind]
@@ -230,7 +230,7 @@ class KernelTypes:
             type_id = described.size_or_type
 
     def _members(self, type_id: int) -> dict[str, tuple[int, int, int]]:
-        """(offset in bits, type, bits of a bitfield or 0) of each member, those of anonymous members included."""
+        """Each member, also of anonymous members: offset in bits, type, and width of a bit field or 0."""
         address, described = self._type(self._skip(type_id, _TRANSPARENT))
         if described.kind not in (_KIND_STRUCT, _KIND_UNION):
             return {}

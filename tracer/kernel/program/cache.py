@@ -1,7 +1,7 @@
-"""Compiled programs, kept from one start to the next: compiling takes some seconds and a hundred megabytes.
+"""The cache of compiled programs: compiling takes some seconds and a hundred megabytes.
 
-What is here is loaded into the kernel by root. So it is taken only from a directory and a file that nobody but root,
-or the user that we are, can write to.
+Root loads these programs into the kernel. So they are read only from a directory and a file that no other user than
+root and ourselves can write to.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from tracer.kernel.program.source import Source
 from tracer.model.errors import TcpwatchError
 
 MAX_FILES = 16
-"""Programs that are kept, the latest: one for each kernel and version of tcpwatch."""
+"""The number of programs in the cache. Each kernel and each version of tcpwatch has its own."""
 _MAX_BYTES = 4 * 1024 * 1024
 
 
-class NotKept(TcpwatchError):
-    """A program could not be kept, so that the next start compiles it again."""
+class NotCached(TcpwatchError):
+    """A program could not be cached, so the next start compiles it again."""
 
 
 def directory() -> Path:
-    """systemd's CacheDirectory= sets CACHE_DIRECTORY, with colons between several."""
+    """$CACHE_DIRECTORY, which systemd's CacheDirectory= sets (colon-separated), or /var/cache/tcpwatch."""
     return Path(os.environ.get("CACHE_DIRECTORY", "").partition(":")[0] or "/var/cache/tcpwatch")
 
 
-def kept(source: Source) -> bytes | None:
-    """The program that was kept of this source. None where there is none, or none to be trusted."""
+def load(source: Source) -> bytes | None:
+    """The cached program of this source. None if there is none, or if it cannot be trusted."""
     path = _path(source)
     try:
         if _distrust(path.parent, path.parent.lstat()):
@@ -49,8 +49,8 @@ def kept(source: Source) -> bytes | None:
     return content if digest == _digest(content) else None
 
 
-def keep(source: Source, content: str) -> None:
-    """Keep a program for the next start. Raises NotKept where that is not possible."""
+def store(source: Source, content: str) -> None:
+    """Cache a program for the next start. Raises NotCached."""
     path = _path(source)
     data = content.encode()
     try:
@@ -68,17 +68,17 @@ def keep(source: Source, content: str) -> None:
             fresh.unlink(missing_ok=True)
         _tidy(path.parent)
     except OSError as error:
-        raise NotKept(f"cannot write to {path.parent}: {error.strerror}", hint=_hint(error, path.parent)) from error
+        raise NotCached(f"cannot write to {path.parent}: {error.strerror}", hint=_hint(error, path.parent)) from error
 
 
-def drop(source: Source) -> None:
-    """Forget the program that was kept of this source."""
+def remove(source: Source) -> None:
+    """Remove the cached program of this source."""
     with suppress(OSError):
         _path(source).unlink()
 
 
 def _path(source: Source) -> Path:
-    """The file of a program: its name depends on all that the program does, except for bcc's version."""
+    """The file of a program. Its name is a hash of everything that the program depends on, except bcc's version."""
     parts = (tracer.__version__, os.uname().machine, *source.cflags, source.text)
     name = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     return directory() / f"{name[:32]}.bpf"
@@ -88,15 +88,15 @@ def _digest(content: bytes) -> bytes:
     return hashlib.sha256(content).hexdigest().encode()
 
 
-def _distrust(path: Path, status: os.stat_result) -> NotKept | None:
-    """Why nothing is taken from a directory, and what to type; None where all is well."""
+def _distrust(path: Path, status: os.stat_result) -> NotCached | None:
+    """Why a directory cannot be trusted; None if it can."""
     if not stat.S_ISDIR(status.st_mode):
-        return NotKept(f"{path} is not a directory", hint=f"sudo rm {path}")
+        return NotCached(f"{path} is not a directory", hint=f"sudo rm {path}")
     if not _is_of_ours(status):
-        return NotKept(f"{path} belongs to another user (uid {status.st_uid})", hint=f"sudo chown root: {path}")
+        return NotCached(f"{path} belongs to another user (uid {status.st_uid})", hint=f"sudo chown root: {path}")
     if not _only_ours(status):
         mode = stat.S_IMODE(status.st_mode)
-        return NotKept(f"other users can write to {path} (mode {mode:04o})", hint=f"sudo chmod go-w {path}")
+        return NotCached(f"other users can write to {path} (mode {mode:04o})", hint=f"sudo chmod go-w {path}")
     return None
 
 

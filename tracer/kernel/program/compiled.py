@@ -1,4 +1,4 @@
-"""A compiled program: maps to be made and functions to be loaded, as plain data that can be kept."""
+"""A compiled program: the maps to create and the functions to load, as plain data that can be cached."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class InvalidProgram(ValueError):
 
 
 class Outdated(Exception):
-    """A kept program does not suit this kernel or this tcpwatch: it has to be compiled again."""
+    """A cached program does not suit this kernel or this tcpwatch: it must be compiled again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Map:
-    """What BPF_MAP_CREATE is asked for. Sizes in bytes."""
+    """The attributes of a map, for BPF_MAP_CREATE. Sizes in bytes."""
 
     map_type: int
     key_size: int
@@ -39,20 +39,21 @@ class Map:
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """maps in the order that the instructions number them in; functions by name, each its instructions.
+    """A program as bcc compiles it.
 
-    is_kept: it was not compiled now. refused: functions that the kernel refused when it had just been compiled.
+    maps: in the order of the indices in the instructions. functions: the instructions of each, by name. is_cached: it
+    comes from the cache. refused: functions that the kernel refused when the program was new.
     """
 
     maps: Mapping[str, Map]
     functions: Mapping[str, bytes]
-    is_kept: bool = False
+    is_cached: bool = False
     refused: frozenset[str] = frozenset()
 
     def linked(self, function: str, descriptors: Sequence[int]) -> bytes:
-        """The instructions of a function, with the maps' descriptors in place of their numbers.
+        """The instructions of a function, with descriptors of maps in place of their indices.
 
-        bcc cannot compile a call of a kernel function (5.13): a negative helper stands for one, by its BTF type.
+        bcc cannot compile the call of a kfunc (5.13). A negative helper number stands for one: minus its BTF id.
         """
         code = bytearray(self.functions[function])
         for start in range(0, len(code), _INSTRUCTION_BYTES):
@@ -66,14 +67,14 @@ class Compiled:
         return bytes(code)
 
 
-def of_json(text: str | bytes, *, is_kept: bool = False) -> Compiled:
-    """What bcc_process.py wrote. Raises InvalidProgram."""
+def parse_compiled(text: str | bytes, *, is_cached: bool = False) -> Compiled:
+    """Parse the output of bcc_process.py. Raises InvalidProgram."""
     try:
         answer: dict[str, Any] = json.loads(text)
         program = Compiled(
             maps={name: Map(**members) for name, members in answer["maps"].items()},
             functions={name: base64.b64decode(code, validate=True) for name, code in answer["functions"].items()},
-            is_kept=is_kept,
+            is_cached=is_cached,
             refused=frozenset(answer.get("refused", ())),
         )
         for each in program.maps.values():
@@ -85,6 +86,6 @@ def of_json(text: str | bytes, *, is_kept: bool = False) -> Compiled:
     return program
 
 
-def with_refused(text: str | bytes, functions: Collection[str]) -> str:
-    """The same text of a program, with the functions that the kernel refused."""
+def add_refused(text: str | bytes, functions: Collection[str]) -> str:
+    """Add to a program's text the functions that the kernel refused."""
     return json.dumps({**json.loads(text), "refused": sorted(functions)})

@@ -1,4 +1,4 @@
-"""Source → compiled program: by bcc, or from where one of the same source was kept."""
+"""Compile a source with bcc, or take the compiled program from the cache."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tracer.kernel.program import cache
-from tracer.kernel.program.compiled import Compiled, InvalidProgram
-from tracer.kernel.program.compiled import of_json as compiled_of
+from tracer.kernel.program.compiled import Compiled, InvalidProgram, parse_compiled
 from tracer.kernel.program.source import Source, bpf_directory
 from tracer.model.errors import TcpwatchError
 
@@ -27,7 +26,7 @@ MEMORY_HINT = "free -m; ulimit -v; cat /sys/fs/cgroup/memory.max"
 
 
 def ignore(_line: str) -> None:
-    """Where no user is to read it."""
+    """Discard a line for the user."""
 
 
 class ProgramError(TcpwatchError):
@@ -39,36 +38,36 @@ class ProgramError(TcpwatchError):
 
 
 def compile_source(source: Source, say: Callable[[str], None] = ignore) -> Compiled:
-    """Take the kept program of this source, or compile and keep it. Raises what `compile_afresh` does."""
-    kept = cache.kept(source)
-    if kept is not None:
+    """Take the program from the cache, or compile and cache it. Raises the errors of `compile_afresh`."""
+    cached = cache.load(source)
+    if cached is not None:
         try:
-            return compiled_of(kept, is_kept=True)
+            return parse_compiled(cached, is_cached=True)
         except InvalidProgram:  # truncated, or of another version
             pass
     return compile_afresh(source, say)
 
 
 def compile_afresh(source: Source, say: Callable[[str], None] = ignore) -> Compiled:
-    """Compile with bcc and keep the program. Raises TcpwatchError without bcc, ProgramError where the compiler fails.
+    """Compile with bcc and cache the program. Raises TcpwatchError without bcc, ProgramError if the compiler fails.
 
-    say: takes a line for the user where the program cannot be kept.
+    say: takes a line for the user if the program cannot be cached.
     """
     began = time.monotonic()
     run = _ask(source)
     try:
-        program = compiled_of(run.stdout)
+        program = parse_compiled(run.stdout)
     except InvalidProgram as error:
         raise _failure(run) from error
     try:
-        cache.keep(source, run.stdout)
-    except cache.NotKept as error:
+        cache.store(source, run.stdout)
+    except cache.NotCached as error:
         say(f"each start compiles for {time.monotonic() - began:.1f}s, because {error}. Hint: {error.hint}")
     return program
 
 
 def bcc_version() -> str:
-    """Of the distribution's bcc. Raises TcpwatchError where it is missing."""
+    """The version of the distribution's bcc. Raises TcpwatchError if it is missing."""
     run = _ask(Source("", (), bpf_directory()))
     try:
         return str(json.loads(run.stdout)["bcc"])
@@ -83,35 +82,35 @@ def _ask(source: Source) -> subprocess.CompletedProcess[str]:
             [sys.executable, "-I", str(_PROCESS)],
             input=json.dumps({"text": source.text, "cflags": source.cflags}),
             capture_output=True,
-            # bcc wants a directory of kernel headers, and takes it from here before any other place.
+            # bcc needs a directory of kernel headers, and prefers this one.
             env={**os.environ, "BCC_KERNEL_SOURCE": str(source.directory)},
             encoding="utf-8",
             errors="replace",
             check=False,
-            cwd="/",  # clang asks for it, and ours may have been removed
-            start_new_session=True,  # ^C is ours to answer, when it is done
+            cwd="/",  # clang needs one, and ours may have been removed
+            start_new_session=True,  # ^C must not reach it
         )
     except OSError as error:
-        limits = {
+        limits: dict[int | None, str] = {
             errno.EAGAIN: "ulimit -u; cat /sys/fs/cgroup/pids.max",
             errno.ENOMEM: MEMORY_HINT,
             errno.EMFILE: "ulimit -n 1024",
         }
         raise TcpwatchError(
             f"cannot start {sys.executable or 'Python'} to compile the program: {error.strerror}",
-            hint=limits.get(error.errno or 0, f"ls -l {sys.executable or '/usr/bin/python3'}"),
+            hint=limits.get(error.errno, f"ls -l {sys.executable or '/usr/bin/python3'}"),
         ) from error
 
 
 def _failure(run: subprocess.CompletedProcess[str]) -> TcpwatchError:
-    """The error for a run that brought no program."""
-    said = run.stderr
+    """The error for a run without a program."""
     try:
         why: dict[str, str] = json.loads(run.stdout)
     except ValueError:
         return _death(run)
     if "memory" in why:
-        return ProgramError(f"not enough memory to compile the program ({why['memory']})", log=said, hint=MEMORY_HINT)
+        message = f"not enough memory to compile the program ({why['memory']})"
+        return ProgramError(message, log=run.stderr, hint=MEMORY_HINT)
     if "missing" in why:
         return TcpwatchError(f"the Python package bcc is missing ({why['missing']})", hint=_GET_BCC)
     if "foreign" in why:
@@ -119,8 +118,8 @@ def _failure(run: subprocess.CompletedProcess[str]) -> TcpwatchError:
             f"the Python package bcc in {why['foreign']} is PyPI's, which is another project",
             hint=f"{sys.executable} -m pip uninstall bcc; {_GET_BCC}",
         )
-    detail = next((line.strip() for line in said.splitlines() if "error:" in line), why.get("error"))
-    return ProgramError(f"bcc could not compile the program: {detail}", log=said)
+    detail = next((line.strip() for line in run.stderr.splitlines() if "error:" in line), why.get("error"))
+    return ProgramError(f"bcc could not compile the program: {detail}", log=run.stderr)
 
 
 def _death(run: subprocess.CompletedProcess[str]) -> ProgramError:
@@ -128,7 +127,7 @@ def _death(run: subprocess.CompletedProcess[str]) -> ProgramError:
     lines = [line.strip() for line in run.stderr.splitlines() if line.strip()]
     words = f": {lines[-1]}" if lines else ""
     if run.returncode < 0:
-        # SIGKILL is the kernel's when memory runs out, SIGABRT is LLVM's.
+        # Without memory, the kernel sends SIGKILL and LLVM raises SIGABRT.
         name = signal.Signals(-run.returncode).name
         message = f"the compiler was killed by {name}, probably for lack of memory{words}"
         return ProgramError(message, log=run.stderr, hint=MEMORY_HINT)

@@ -1,4 +1,4 @@
-"""Source → a program in the kernel, whether it was compiled now or kept from an earlier start."""
+"""Load a source into the kernel: from the cache if possible, else compiled."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from tracer.kernel.program import cache
-from tracer.kernel.program.compiled import Compiled, Outdated, with_refused
+from tracer.kernel.program.compiled import Compiled, Outdated, add_refused
 from tracer.kernel.program.compiler import compile_afresh, compile_source, ignore
 from tracer.kernel.program.program import Program
 from tracer.kernel.program.source import Source
@@ -21,17 +21,17 @@ def load(
     prepare: Callable[[Program], Prepared],
     say: Callable[[str], None] = ignore,
 ) -> tuple[Program, Prepared]:
-    """The program of a source, loaded and prepared, and what `prepare` returned.
+    """Load and prepare a program. Returns it, and the result of `prepare`.
 
-    make: Program with its options. prepare: configures and attaches it. A kept program that the kernel refuses is
-    dropped and compiled again, once. say: takes a line for the user, where that happens or each start compiles again.
-    Raises TcpwatchError; then nothing stays in the kernel.
+    make: Program with its options. prepare: configures and attaches it. A cached program that the kernel refuses is
+    removed and compiled again, once. say: takes a line for the user if that happens, or if the program cannot be
+    cached. Raises TcpwatchError, and leaves nothing in the kernel.
     """
     compiled = compile_source(source, say)
     try:
         program, prepared = _started(compiled, make, prepare)
     except Outdated as error:
-        cache.drop(source)
+        cache.remove(source)
         say(f"the compiled program in {cache.directory()} does not fit this kernel ({error}); compiling it again")
         compiled = compile_afresh(source, say)
         program, prepared = _started(compiled, make, prepare)
@@ -52,8 +52,8 @@ def _started(
 
 
 def _keep_refused(source: Source, functions: Collection[str]) -> None:
-    """Add to the kept program which functions the kernel refuses, so that it is not compiled again for that."""
-    kept = cache.kept(source)
-    if kept is not None:
-        with suppress(cache.NotKept):
-            cache.keep(source, with_refused(kept, functions))
+    """Add to the cached program the functions that the kernel refuses, so that it is not compiled again for them."""
+    cached = cache.load(source)
+    if cached is not None:
+        with suppress(cache.NotCached):
+            cache.store(source, add_refused(cached, functions))

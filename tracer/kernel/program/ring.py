@@ -1,7 +1,7 @@
-"""The ring buffer that the kernel side writes events to, read in place.
+"""The reading end of the BPF ring buffer, in shared memory.
 
-libbpf calls back for each record, which costs Python as much as decoding it. Ours are all of one size, so that a look
-takes everything that is ready as one piece of memory.
+libbpf calls back for each record, which costs Python as much as decoding it. Our records all have one size, so that
+all that are ready are taken as one piece of memory.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ import threading
 
 from tracer.model.errors import TcpwatchError
 
-HEADER_BYTES = 8  # BPF_RINGBUF_HDR_SZ: the record's length, and where its page is
+HEADER_BYTES = 8  # BPF_RINGBUF_HDR_SZ: length and page offset of the record
 _BUSY = 1 << 31  # BPF_RINGBUF_BUSY_BIT, include/uapi/linux/bpf.h
 
 
 class RingError(TcpwatchError):
-    """The ring does not hold what was agreed: the two sides of tcpwatch do not belong together."""
+    """The ring buffer does not contain events of this version."""
 
     def __init__(self, what: str) -> None:
         super().__init__(
-            f"the kernel side handed over no event ({what}): bpf/ and tracer/ are of different versions",
-            hint="install tcpwatch again, all of it; tcpwatch --version",
+            f"the BPF program sent an invalid event ({what}): bpf/ and tracer/ are of different versions",
+            hint="install tcpwatch again; tcpwatch --version",
         )
 
 
 class Ring:
-    """The reading end of a BPF_MAP_TYPE_RINGBUF whose records all have the same size.
+    """A BPF_MAP_TYPE_RINGBUF with records of one size. Close it before the map.
 
-    fd: the map's. size: of its data, bytes, a power of two and whole pages. record: bytes of one record without its
-    header. kernel/bpf/ringbuf.c has the layout: a page with the consumer's position, a page with the producer's, and
-    the data twice in a row, so that nothing is ever split. Close it before the map.
+    fd: of the map. size: of its data in bytes, a power of two and whole pages. record: size of a record in bytes,
+    without its header. kernel/bpf/ringbuf.c has the layout: a page with the consumer position, a page with the
+    producer position, and the data mapped twice in a row, so that no record is split.
     """
 
     def __init__(self, fd: int, size: int, record: int) -> None:
@@ -51,28 +51,28 @@ class Ring:
         self._lock.acquire()
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Unmap the memory."""
         for view in (self._consumed, self._produced, self._headers, self._data):
             view.release()
         self._consumer.close()
         self._producer.close()
 
     def wait(self, timeout_ms: int) -> bool:
-        """Until there is something to take, at most so long. A signal ends it sooner where its handler raises."""
+        """Wait for a record. False after the timeout. A signal handler that raises ends it early."""
         return bool(self._poll.poll(timeout_ms))
 
     @property
     def used(self) -> float:
-        """How full it is, 0 to 1."""
+        """The used share, 0 to 1."""
         return float((self._produced[0] - self._consumed[0]) / self._size)
 
-    def take(self, most: int) -> bytes:
-        """The oldest records, at most so many, each HEADER_BYTES of header and then itself padded to 8 bytes.
+    def take(self, limit: int) -> bytes:
+        """Take the oldest records, at most `limit`: each a header of HEADER_BYTES and the record, padded to 8 bytes.
 
-        A record that the kernel is still writing ends them. Raises RingError.
+        Stops before a record that the kernel is still writing. Raises RingError.
         """
         consumed = self._consumed[0]
-        count = min((self._produced[0] - consumed) // self._stride, most)
+        count = min((self._produced[0] - consumed) // self._stride, limit)
         if count <= 0:
             return b""
         start = consumed % self._size
@@ -84,7 +84,7 @@ class Ring:
                     end = start + number * self._stride
                     break
                 raise RingError(f"a record with the header {header:#x} instead of {self._record:#x}")
-        # Only now the data: what a header says of it holds for what is read after the header.
+        # Read the data after its header, which makes it valid.
         self._barrier()
         taken = bytes(self._data[start:end])
         self._barrier()
@@ -92,9 +92,9 @@ class Ring:
         return taken
 
     def _barrier(self) -> None:
-        """What stands before it is read before what stands behind it; aarch64 would not keep that order by itself.
+        """A full memory barrier: aarch64 would reorder the reads and writes around it.
 
-        The kernel pairs with smp_load_acquire() and smp_store_release(). A lock released and taken again is both.
+        It pairs with the kernel's smp_load_acquire() and smp_store_release(). Releasing and taking a lock is both.
         """
         self._lock.release()
         self._lock.acquire()

@@ -1,4 +1,4 @@
-"""The C in bpf/, and what it asks about the kernel that it is compiled for."""
+"""The C source in bpf/, with the facts about the running kernel that it is compiled with."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from pathlib import Path
 from tracer.kernel.program.btf import KernelTypes, Member
 
 _INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
-_MEMBER = re.compile(r"\b(?:READ|COPIED|LOAD|HAS|OFFSET)\((\w+), (\w+)[,)]")
-_SIZE = re.compile(r"\b(?:SIZEOF|COPY|COPY_OF)\((\w+)[,)]")
-_ENUM = re.compile(r"\bENUM\((\w+), (\w+)\)")
-_ARGS = re.compile(r"\bARGS\((\w+)\)")
-_BTF_TYPE = re.compile(r"\bBTF_TYPE\((\w+)\)")
-_KFUNC = re.compile(r"\bKFUNC\((\w+)\)")
+# The macros of bpf/kernel.h that name something of the running kernel.
+_MEMBER = re.compile(r"\b(?:CORE_READ|COPY_READ|TYPED_READ|FIELD_EXISTS|FIELD_OFFSET)\((\w+), (\w+)[,)]")
+_SIZE = re.compile(r"\b(?:TYPE_SIZE|DECLARE_COPY|FILL_COPY)\((\w+)[,)]")
+_ENUM = re.compile(r"\bENUM_VALUE\((\w+), (\w+)\)")
+_ARGS = re.compile(r"\bTRACEPOINT_ARGS\((\w+)\)")
+_TYPE_ID = re.compile(r"\bTYPE_ID\((\w+)\)")
+_KFUNC = re.compile(r"\bKFUNC_ID\((\w+)\)")
 
-# The C takes one or the other of these, by kernel or by architecture: lacking one leaves no field absent.
+# The source reads one or another of these, by kernel or architecture: without one of them no field is unknown.
 _ALTERNATIVES = {
     "inet_connection_sock.icsk_keepalive_timer",
     "inet_connection_sock.icsk_keepalive_timer.entry.pprev",
@@ -39,12 +40,12 @@ _ALTERNATIVES = {
 }
 
 TRACER, SOCKETS = "tcpwatch.bpf.c", "sockets.bpf.c"
-"""The programs in bpf/: the hooks, and the walk over all sockets."""
+"""The programs in bpf/: the tracer, and the reader of all sockets."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """All that the compiler is given: equal sources make equal programs. directory: where its headers are."""
+    """The input of the compiler: equal sources compile to equal programs. directory: of the headers."""
 
     text: str
     cflags: tuple[str, ...]
@@ -52,9 +53,9 @@ class Source:
 
 
 def source_for(name: str, types: KernelTypes, *, hz: int) -> Source:
-    """A program of bpf/ for the running kernel. hz: its jiffies per second.
+    """The source of a program in bpf/ for the running kernel. hz: jiffies per second.
 
-    Nothing in it changes from one start or one boot to the next: what does is handed over when it is loaded.
+    It is the same for each start and each boot, so that the program can be cached. Settings are written to a map.
     """
     directory = bpf_directory()
     text = read_source(directory, name)
@@ -68,16 +69,16 @@ def source_for(name: str, types: KernelTypes, *, hz: int) -> Source:
 
 
 def bpf_directory() -> Path:
-    """Where the C is: bpf/ at the top of the tree, or tracer/bpf/ once installed."""
+    """The directory of the C source: bpf/ at the top of the tree, or tracer/bpf/ once installed."""
     package = Path(__file__).resolve().parents[2]
     installed = package / "bpf"
     return installed if installed.is_dir() else package.parent / "bpf"
 
 
 def read_source(directory: Path, name: str) -> str:
-    """The program as one text, each of our headers in the place of its first #include.
+    """The program as one text, with our headers in place of their first #include.
 
-    bcc rewrites map accesses only in the file that it is given.
+    bcc rewrites map accesses only in the main file.
     """
     seen: set[str] = set()
 
@@ -92,10 +93,10 @@ def read_source(directory: Path, name: str) -> str:
 
 
 def definitions(source: str, types: KernelTypes) -> list[str]:
-    """What the source asks about the running kernel, answered, as -D arguments."""
+    """The answers to the macros of bpf/kernel.h for the running kernel, as -D arguments."""
     answers: dict[str, int] = {}
     for struct, name in _MEMBER.findall(source):
-        if struct == "type":  # kernel.h's own definition of the macro
+        if struct == "type":  # the definition of the macro
             continue
         member = types.member(struct, name.replace("__", ".")) or Member(0, 0)
         answers[f"OFFSET_{struct}__{name}"] = member.offset
@@ -104,23 +105,27 @@ def definitions(source: str, types: KernelTypes) -> list[str]:
         answers[f"BITS_{struct}__{name}"] = member.bits
     for struct in _SIZE.findall(source):
         if struct != "type":
-            answers[f"SIZEOF_{struct}"] = types.size(struct) or 0
+            answers[f"SIZEOF_{struct}"] = _or_absent(types.size(struct))
     for enum, name in _ENUM.findall(source):
-        value = types.enumerator(enum, name)
-        answers[f"ENUM_{enum}__{name}"] = 0 if value is None else value
+        answers[f"ENUM_{enum}__{name}"] = _or_absent(types.enumerator(enum, name))
     for hook in _ARGS.findall(source):
         answers[f"ARGS_{hook}"] = types.hook_arguments(hook)
-    for struct in _BTF_TYPE.findall(source):
+    for struct in _TYPE_ID.findall(source):
         if struct != "type":
-            answers[f"BTF_TYPE_{struct}"] = types.struct(struct) or 0
+            answers[f"TYPE_ID_{struct}"] = _or_absent(types.struct(struct))
     for function in _KFUNC.findall(source):
         if function != "function":
-            answers[f"KFUNC_{function}"] = types.function(function) or 0
+            answers[f"KFUNC_ID_{function}"] = _or_absent(types.function(function))
     return [f"-D{name}={value}" for name, value in answers.items()]
 
 
+def _or_absent(answer: int | None) -> int:
+    """0 for what this kernel lacks, as bpf/kernel.h defines it."""
+    return 0 if answer is None else answer
+
+
 def absent_members(source: str, types: KernelTypes) -> list[str]:
-    """The members that the source reads and this kernel lacks, as `struct.member`: fields that stay unknown."""
+    """The members that the source reads and this kernel lacks, as `struct.member`: their fields stay unknown."""
     absent = {
         f"{struct}.{name.replace('__', '.')}"
         for struct, name in _MEMBER.findall(source)

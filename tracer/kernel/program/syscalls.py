@@ -1,6 +1,6 @@
-"""bpf(2) and perf_event_open(2), as far as a program needs them to be loaded and attached.
+"""bpf(2) and perf_event_open(2): create maps, load and attach functions, read iterators.
 
-Descriptors are close-on-exec; what they stand for ends with the last of them. Failures raise OSError.
+Descriptors are close-on-exec. The kernel removes an object with its last descriptor. Failures raise OSError.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ KPROBE, RAW_TRACEPOINT, TRACING = 2, 17, 26
 RINGBUF = 27
 """enum bpf_map_type."""
 MIN_FILES = 1024
-"""Descriptors that a run may need: a program has sixty, and /proc and recordings take some more."""
+"""The descriptors that a run may need: sixty for a program, and some for /proc and recordings."""
 _TRACE_RAW_TP, _TRACE_ITER = 23, 28  # enum bpf_attach_type
 
 _SYSCALLS = {"x86_64": (321, 298), "aarch64": (280, 241)}  # bpf, perf_event_open
-_LICENSE = b"GPL"  # as bpf/ says; the kernel's helpers demand it
-_MOST_NAME = 15  # BPF_OBJ_NAME_LEN without its NUL
-_LOG_BYTES = (1 << 24) - 1  # the most that every kernel takes; in a smaller one the end is lost, which says why
-# An iterator hands over what its buffer of 8 pages holds (bpf_seq_read(), kernel/bpf/bpf_iter.c).
+_LICENSE = b"GPL"  # the licence of bpf/, which the helpers demand
+_MAX_NAME = 15  # BPF_OBJ_NAME_LEN without its NUL
+_LOG_BYTES = (1 << 24) - 1  # the maximum of every kernel; a smaller log lacks its end, which has the reason
+# An iterator returns up to its buffer of 8 pages at once (bpf_seq_read(), kernel/bpf/bpf_iter.c).
 _ITERATOR_BYTES = 8 * mmap.PAGESIZE
-# What the verifier answers where an instruction, a map or a kernel function is not what it takes (bpf_check()).
+# What the verifier returns for an instruction, a map or a kfunc that it does not accept (bpf_check()).
 _CODE_ERRORS = {errno.EACCES, errno.EINVAL, errno.E2BIG, errno.EBADF, errno.EFAULT, errno.ENOENT, errno.ERANGE}
 _RETURN_0 = bytes.fromhex("b7000000000000009500000000000000")  # r0 = 0; exit
-_TRIES = 5  # the verifier gives up with EAGAIN where a signal comes (bpf_check(), kernel/bpf/verifier.c)
+_MAX_TRIES = 5  # a signal ends the verifier with EAGAIN (bpf_check(), kernel/bpf/verifier.c)
 
 _KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe/type")
 _PERF_FLAG_FD_CLOEXEC = 8
@@ -48,18 +48,18 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Refused(OSError):
-    """The kernel refused a function; `log` is what its verifier printed."""
+    """The kernel refused a function. log: the output of the verifier."""
 
     log = ""
 
     @property
     def is_for_its_code(self) -> bool:
-        """Whether it was the function itself, and not a privilege or a resource that is missing."""
+        """Whether the function itself was refused, and no privilege or resource is missing."""
         return self.errno in _CODE_ERRORS
 
 
 def create_map(name: str, wanted: Map) -> int:
-    """A map's descriptor."""
+    """Create a map, and return its descriptor."""
     attr = struct.pack(
         "<IIIIIII16s",
         wanted.map_type, wanted.key_size, wanted.value_size, wanted.max_entries, wanted.map_flags, 0, 0, _named(name),
@@ -74,15 +74,16 @@ def update_map(fd: int, key: bytes, value: bytes) -> None:
 
 
 def load(name: str, kind: int, code: bytes, *, iterates: int = 0, traces: int = 0) -> int:
-    """A function's descriptor. kind: KPROBE, RAW_TRACEPOINT or TRACING. That last one is for an iterator, whose BTF
-    type iterates is (bpf_iter_tcp), or for one raw tracepoint, whose BTF type traces is (btf_trace_tcp_probe).
-    Raises Refused.
+    """Load a function, and return its descriptor. Raises Refused.
+
+    kind: KPROBE, RAW_TRACEPOINT or TRACING. For TRACING, iterates is the BTF id of an iterator (bpf_iter_tcp), or
+    traces that of a raw tracepoint (btf_trace_tcp_probe).
     """
     attach = (_TRACE_ITER, iterates) if iterates else (_TRACE_RAW_TP, traces) if traces else (0, 0)
     try:
         return _load(name, kind, code, attach, None)
     except OSError as error:
-        # Again, for the verifier's words, which cost it time.
+        # Again with a log, which makes the verifier slower.
         log = ctypes.create_string_buffer(_LOG_BYTES)
         with suppress(OSError):
             return _load(name, kind, code, attach, log)
@@ -105,18 +106,18 @@ def _load(name: str, kind: int, code: bytes, attach: tuple[int, int], log: ctype
 
 
 def open_raw_tracepoint(name: str, function: int) -> int:
-    """Attach a function: the descriptor that holds it there."""
+    """Attach a function to a raw tracepoint, and return the descriptor of the link."""
     tracepoint = ctypes.create_string_buffer(name.encode())
     return _bpf(_RAW_TRACEPOINT_OPEN, struct.pack("<QIxxxx", ctypes.addressof(tracepoint), function))
 
 
 def open_typed_tracepoint(_name: str, function: int) -> int:
-    """The same of a function that was loaded for one raw tracepoint."""
+    """As open_raw_tracepoint(), for a function with typed arguments, which was loaded for one tracepoint."""
     return _bpf(_RAW_TRACEPOINT_OPEN, struct.pack("<QIxxxx", 0, function))
 
 
 def open_kprobe(symbol: str, function: int) -> int:
-    """The same, at the entry of a function of the kernel: perf's dynamic PMU (4.17), which needs no tracefs."""
+    """Attach a function to the entry of a kernel function: perf's kprobe PMU (4.17), which needs no tracefs."""
     name = ctypes.create_string_buffer(symbol.encode())
     # struct perf_event_attr: type, size, config, sample_period, sample_type, read_format, flags, wakeup_events,
     # bp_type, config1 = kprobe_func, config2 = probe_offset
@@ -146,22 +147,22 @@ def open_kprobe(symbol: str, function: int) -> int:
 
 
 def link_iterator(function: int) -> int:
-    """What makes iterators of a function."""
+    """Create the link of an iterator function."""
     return _bpf(_LINK_CREATE, struct.pack("<IIIIQII", function, 0, _TRACE_ITER, 0, 0, 0, 0))
 
 
 def create_iterator(link: int) -> int:
-    """A file whose reading runs the function for each object of the kind."""
+    """Create an iterator: a file that runs the function for each object when it is read."""
     return _bpf(_ITER_CREATE, struct.pack("<II", link, 0))
 
 
 def read_iterator(link: int) -> bytes:
-    """All that the function behind a link writes when it has run for each object of the kind."""
+    """Run the function of a link for each object, and return all that it writes."""
     iterator = create_iterator(link)
     parts: list[bytes] = []
     try:
         while True:
-            with suppress(BlockingIOError):  # a million objects in a row of which it wrote nothing
+            with suppress(BlockingIOError):  # a million objects without output
                 part = os.read(iterator, _ITERATOR_BYTES)
                 if not part:
                     return b"".join(parts)
@@ -171,16 +172,16 @@ def read_iterator(link: int) -> bytes:
 
 
 def try_load() -> None:
-    """Load a program that does nothing. Raises OSError where the kernel lets us load none."""
+    """Load a program that does nothing. Raises OSError if the kernel refuses it."""
     os.close(_load("try_load", RAW_TRACEPOINT, _RETURN_0, (0, 0), None))
 
 
 def raise_limits() -> None:
-    """Raise the limits of this process that BPF exceeds.
+    """Raise the limits on locked memory and open files.
 
-    Until 5.11 maps and programs are counted against RLIMIT_MEMLOCK, which is 64 KiB by default.
+    Before Linux 5.11 maps and programs count against RLIMIT_MEMLOCK, 64 KiB by default.
     """
-    with suppress(OSError, ValueError):  # without CAP_SYS_RESOURCE: then the kernel refuses what is too much
+    with suppress(OSError, ValueError):  # without CAP_SYS_RESOURCE
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     with suppress(OSError, ValueError):
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -191,7 +192,7 @@ def raise_limits() -> None:
 
 
 def _bpf(command: int, attr: bytes) -> int:
-    for _ in range(_TRIES - 1):
+    for _ in range(_MAX_TRIES - 1):
         with suppress(BlockingIOError):
             return _call(0, command, ctypes.c_char_p(attr), ctypes.c_long(len(attr)))
     return _call(0, command, ctypes.c_char_p(attr), ctypes.c_long(len(attr)))
@@ -206,4 +207,4 @@ def _call(which: int, *arguments: object) -> int:
 
 
 def _named(name: str) -> bytes:
-    return name.encode()[:_MOST_NAME]
+    return name.encode()[:_MAX_NAME]

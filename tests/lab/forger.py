@@ -1,11 +1,11 @@
-"""A middlebox that ends connections by itself: `python forger.py`, inside the firewall's namespace.
+"""A middlebox that resets connections: `python forger.py`, in the firewall's namespace. IPv4 only.
 
-Only the standard library, and nothing of tracer, so that it runs by its path alone. IPv4. It follows every connection
-that it forwards, prints `ready`, and then obeys commands on stdin, each answered with one line:
+It imports only the standard library, so that it runs by its path alone. It follows every connection that it forwards,
+prints `ready`, and obeys commands on stdin. It answers each with one line:
 
-reset PORT END OFFSET   a RST to the `client` or the `server` of the connection whose client has that port, in the
-                        other end's name; its sequence number is what END expects next, plus OFFSET.
-                        `sent`; or `not yet`, while END has not acknowledged all that went to it
+reset PORT END OFFSET   Send a RST to END (`client` or `server`) of the connection with this client port, with the
+                        other end's address as the source. Its sequence number is the one that END expects next,
+                        plus OFFSET. Prints `sent`, or `not yet` while END has unacknowledged data to receive.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ End = tuple[bytes, int]  # address and port
 
 @dataclass(frozen=True)
 class Segment:
-    """What matters of one TCP segment: from whom, to whom, where it ends, and what its sender expects next."""
+    """One TCP segment. end: the sequence number after it. acknowledged: the one that its sender expects next."""
 
     source: End
     destination: End
@@ -36,7 +36,7 @@ class Segment:
 
 
 def parse(packet: bytes) -> Segment | None:
-    """An IPv4 packet; None for one that acknowledges nothing."""
+    """The TCP segment of an IPv4 packet; None if it is another protocol's or has no ACK flag."""
     header = (packet[0] & 0xF) * 4
     flags = packet[header + 13]
     if packet[9] != socket.IPPROTO_TCP or not flags & _ACK:
@@ -48,7 +48,9 @@ def parse(packet: bytes) -> Segment | None:
 
 
 def checksum(data: bytes) -> int:
-    """Of the Internet protocols (RFC 1071), over an even number of bytes."""
+    """The Internet checksum (RFC 1071)."""
+    if len(data) % 2:
+        data += b"\0"
     total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
@@ -56,7 +58,7 @@ def checksum(data: bytes) -> int:
 
 
 def reset(source: End, destination: End, sequence: int) -> bytes:
-    """An IPv4 packet with a RST; the kernel fills in the length and the checksum of the IP header (raw(7))."""
+    """An IPv4 packet with a RST. The kernel fills in the length and the checksum of the IP header (raw(7))."""
     segment = struct.pack("!HHIIBBHHH", source[1], destination[1], sequence, 0, 5 << 4, _RST, 0, 0, 0)
     pseudo = source[0] + destination[0] + struct.pack("!BBH", 0, socket.IPPROTO_TCP, len(segment))
     segment = segment[:16] + struct.pack("!H", checksum(pseudo + segment)) + segment[18:]
@@ -79,7 +81,7 @@ class Follower:
                 self._last[segment.source, segment.destination] = segment
 
     def ready(self, client_port: int, end: str) -> Segment | None:
-        """What that end of the connection of that client port said last, once it has acknowledged everything."""
+        """The last segment from `end` of the connection with this client port, once it acknowledges all data."""
         for segment in list(self._last.values()):
             if (segment.source if end == "client" else segment.destination)[1] != client_port:
                 continue
@@ -90,7 +92,7 @@ class Follower:
 
 
 def main() -> None:
-    """Follow, and do what stdin says until it ends."""
+    """Obey stdin until it ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     follower = Follower()
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:

@@ -1,4 +1,4 @@
-"""What befalls the hosts and the wires of a lab; what its firewall does to packets is in network.py."""
+"""Failures of a lab's hosts and links. Failures of its firewall are methods of Lab (tracer/lab/network.py)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FORGER = Path(__file__).with_name("forger.py")
 
 
 def power_off(lab: Lab, server: Server) -> None:
-    """The server's host is gone without a word, and nobody tells: as behind a switch, which keeps the link up.
+    """Power off the server's host. It sends nothing more, and the link stays up, as behind a switch.
 
     Start the server with --abort, or its namespace goes on retransmitting its FIN.
     """
@@ -25,9 +25,9 @@ def power_off(lab: Lab, server: Server) -> None:
 
 
 def restart(lab: Lab, server: Server, host: str, port: int) -> Server:
-    """The server's host goes down without a word and comes up again, not knowing the connections that it had.
+    """Power off the server's host and start it again, without its connections. Returns the new server.
 
-    The server must have been started with --abort. Returns the new one.
+    The old one must have been started with --abort.
     """
     power_off(lab, server)
     lab.restore()
@@ -35,31 +35,31 @@ def restart(lab: Lab, server: Server, host: str, port: int) -> Server:
 
 
 def cut_cable(lab: Lab) -> None:
-    """The firewall loses the link to the server, and sends ICMP host-unreachable.
+    """Cut the link between firewall and server. The firewall then sends ICMP host-unreachable.
 
-    It does so once it has asked for the server's link address in vain, for some 3 s (mcast_solicit x retrans_time_ms
-    of net.ipv4.neigh). The server loses its routes with its interface, for good.
+    It does so after ARP requests for some 3 s (mcast_solicit x retrans_time_ms of net.ipv4.neigh). The server loses
+    its routes with its interface, and does not get them back.
     """
     lab.server.run("ip", "link", "set", "eth0", "down")
 
 
 class Forger(Process):
-    """A middlebox that sends resets in the name of the other end: see forger.py. Start it before the connection."""
+    """A middlebox that resets connections: see forger.py. Start it before the connections."""
 
     def __init__(self, lab: Lab) -> None:
         super().__init__(
             lab.firewall.popen([sys.executable, _FORGER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None)
         )
-        wait_until(lambda: self._said("ready"), 10, "the forger is there")
+        wait_until(lambda: self._printed("ready"), 10, "the forger is there")
 
     def __enter__(self) -> Forger:
         return self
 
     def reset(self, client: Client, *, to_client: bool = True, to_server: bool = True, off_by: int = 0) -> None:
-        """End this client's connection at one end or both. off_by: what is wrong with the sequence number, bytes.
+        """Send a RST to one end of this client's connection or to both, once it has acknowledged all data.
 
-        An end accepts only what it expects next (RFC 5961), and answers anything else in its window with a
-        challenge ACK. Waits until it has acknowledged what went to it.
+        off_by: bytes that are added to the sequence number. An end accepts only the one that it expects next
+        (RFC 5961), and answers any other in its window with a challenge ACK.
         """
         for end, wanted in (("client", to_client), ("server", to_server)):
             if wanted:
@@ -70,9 +70,9 @@ class Forger(Process):
         assert self._process.stdin is not None
         self._process.stdin.write(command)
         self._process.stdin.flush()
-        return self._said("sent")
+        return self._printed("sent")
 
-    def _said(self, word: str) -> bool:
+    def _printed(self, word: str) -> bool:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:

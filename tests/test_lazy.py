@@ -11,25 +11,28 @@ from hypothesis import strategies as st
 
 from tracer.kernel.owners import Owners
 from tracer.kernel.wire import Decoder, Owner
-from tracer.model.events import Event, to_json
-from tracer.model.lazy import Part, PartedEvent, Row
+from tracer.model.events import Event
+from tracer.model.lazy import NOTHING, LazyEvent, Part, lazy_event
+from tracer.model.validation import to_json
 from tracer.recordings.encoding import to_line
 
 DECODER = Decoder(hz=250, reasons={}, key=b"k" * 16)
 NAMES = [field.name for field in fields(Event)]
 
 
-def parted(own: Part | Row | None = None) -> PartedEvent:
+def parted(own: Part | None = None) -> LazyEvent:
     """An event without an owner so far."""
     connection: dict[str, Any] = {"family": 4, "laddr": "10.0.0.1", "lport": 5, "raddr": "10.0.0.2", "rport": 3306}
     connection |= {"netns": 1, "sock": "aa"}
     socket = {"state": "ESTABLISHED", "backoff": 0, "orphan": True}
     own = own or Part({"silent_ms": 8000, "srtt_ms": 0.5})
-    return PartedEvent(1_000, 2, "state", "aa", Part(connection), Part(socket), own)
+    at_hand = {"time_ns": 1_000, "ktime_ns": 2, "event": "state", "sock": "aa"}
+    return lazy_event(at_hand, [Part(connection), Part(socket), own, NOTHING])
 
 
-def owned() -> PartedEvent:
+def owned() -> LazyEvent:
     event = parted()
+    assert event.parts is not None
     event.parts[-1] = Part({"pids": [7], "pid": 7, "comm": 'a"ä'})
     return event
 
@@ -37,7 +40,7 @@ def owned() -> PartedEvent:
 def test_what_is_at_hand_does_not_put_it_together() -> None:
     event = owned()
     assert (event.time_ns, event.ktime_ns, event.event, event.lport, event.sock) == (1_000, 2, "state", 5, "aa")
-    assert type(event) is PartedEvent
+    assert event.parts is not None
 
 
 @pytest.mark.parametrize(
@@ -46,7 +49,7 @@ def test_what_is_at_hand_does_not_put_it_together() -> None:
 def test_any_other_field_does(name: str, value: object) -> None:
     event = owned()
     assert getattr(event, name) == value
-    assert type(event) is Event and "parts" not in vars(event)
+    assert event.parts is None
     assert (event.silent_ms, event.state, event.rport) == (8000, "ESTABLISHED", 3306)
 
 
@@ -62,10 +65,16 @@ def test_without_an_owner() -> None:
     assert parted().pid is None
 
 
-def test_a_row_says_what_a_part_says() -> None:
-    row = Row(("silent_ms", "srtt_ms"), (8000, 0.5))
-    assert to_line(parted(row)) == to_line(parted())
-    assert parted(row).silent_ms == 8000 and to_json(parted(row)) == to_json(parted())
+def test_a_field_that_is_set_before_any_is_read() -> None:
+    event = owned()
+    event.silent_ms = 9000
+    assert '"silent_ms":9000' in to_line(event)
+    assert (event.silent_ms, event.comm) == (9000, 'a"ä')
+
+
+def test_equal_to_the_same_event_put_together() -> None:
+    assert owned() == Event.of(dict(owned().known())) == owned()
+    assert owned() != parted()
 
 
 def members() -> Iterator[tuple[str, st.SearchStrategy[int | bytes]]]:
@@ -82,15 +91,16 @@ def members() -> Iterator[tuple[str, st.SearchStrategy[int | bytes]]]:
 
 @given(st.fixed_dictionaries(dict(members())), st.integers(0, 2), st.binary(max_size=16))
 def test_an_event_says_the_same_in_parts_and_put_together(known: dict[str, int], pid: int, comm: bytes) -> None:
-    def made() -> Event:
+    def made() -> LazyEvent:
         event, _ = DECODER.decode(record(**known), 0)
         Owners(lambda _: {}, cgroup_path=lambda _: "/ä").complete((event, Owner(0, pid, pid, comm)))
+        assert isinstance(event, LazyEvent)
         return event
 
     line = to_line(made())
     together = made()
     present = [name for name in NAMES if getattr(together, name) is not None]
-    assert type(together) is Event
+    assert together.parts is None
     assert to_line(together) == line
     assert list(together.known()) == present, "in the order of Event's fields"
     assert to_json(made()) == to_json(together)
