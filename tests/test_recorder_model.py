@@ -331,6 +331,8 @@ class Recorder(RuleBasedStateMachine):
         assert must <= there, f"lost: {sorted(must - there)[:5]}"
         assert max(there, default=-1) < self.given
         self.before = now
+        self.limits_hold()
+        self.no_more_than_one_file_is_empty()
 
     def promised(self) -> int:
         """Events below were flushed, or have to be counted in a file."""
@@ -355,7 +357,6 @@ class Recorder(RuleBasedStateMachine):
                 self.has_to_say.append(f"removed {path}, ")
         unlink(path)
 
-    @invariant()
     def limits_hold(self) -> None:
         if self.recorder is None:
             return
@@ -365,7 +366,6 @@ class Recorder(RuleBasedStateMachine):
         if self.rotation.keep_size is not None:
             assert sum(each.size for each in self.before) <= self.rotation.keep_size
 
-    @invariant()
     def no_more_than_one_file_is_empty(self) -> None:
         assert sum(not (each.numbers) for each in self.before) <= 1 + (self.recorder is None)
 

@@ -248,3 +248,21 @@ def test_a_stall_goes_on_from_one_file_to_the_next(tmp_path: Path) -> None:
     assert len(files) == 4
     assert [(each.phase, each.verdict) for each in shown.stalls] == [("begin", "idle-drop"), ("end", "idle-drop")]
     assert shown.stalls[1].outcome == "timed-out"
+
+
+@pytest.mark.parametrize("suffix", ["", *PACKED])
+def test_keep_size_holds_while_one_file_follows_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    """The end of the old file is written after the header of the new one."""
+    now = itertools.count(step=11.0)
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(now)))
+    limit = 1 << 15
+    writer = RotatingWriter(tmp_path / f"x.tw{suffix}", lambda: HEADER, Rotation(keep_size=limit), say=lambda _: None)
+    for number in range(400):
+        writer.write([event(at=number + each / 100, attempt=number, kind="rto") for each in range(number % 37 + 1)])
+        writer.flush()
+        writer.hang_up()
+        writer.flush()
+        assert sum(each.stat().st_size for each in tmp_path.iterdir()) <= limit, number
+    writer.close()

@@ -200,6 +200,7 @@ class RotatingWriter:
         old.release()
         if self._series is not None:
             self._series.add(old)
+        self._keep_below(0, file.path)  # the end of the old file was written after the header of this one
         self._remove_old()
 
     def _begin_beside(self, missing: Missing | None = None) -> RecordingFile | None:
