@@ -41,7 +41,7 @@ def test_as_what_is_read_at_once(kind: int, pid: int, cgroup: int, comm: bytes, 
     event = line_event(line)
     assert type(event) is LazyEvent
     assert event.ktime_ns == 5_000_000_000 and event.sock is not None
-    assert event.parts is not None, "nothing else has to be read for those"
+    assert event.connection is not None, "nothing else has to be read for those"
     assert to_line(event).encode() == line
     assert to_json(event) == to_json(read_at_once(line))
 
@@ -57,9 +57,7 @@ def test_as_what_is_read_at_once(kind: int, pid: int, cgroup: int, comm: bytes, 
         pytest.param(line_of().replace(b',"laddr"', b',"rto_ms":1,"laddr"'), id="with a field in a strange place"),
         pytest.param(line_of().replace(b',"unacked', b',"pid":8,"unacked'), id="with a field twice"),
         pytest.param(line_of().replace(b'"family":4', b'"family":4.5'), id="with a number that is none"),
-        pytest.param(
-            line_of().replace(b',"state"', b"," + b" " * MAX_SHARED + b'"state"'), id="with a long part"
-        ),
+        pytest.param(line_of().replace(b',"state"', b"," + b" " * MAX_SHARED + b'"state"'), id="with a long part"),
         pytest.param(line_of().replace(b'"time":"2', b'"time":"x'), id="with a time that is none"),
     ],
 )

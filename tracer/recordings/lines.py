@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
+from typing import Any
 
 from tracer.model.kinds import EVENTS
-from tracer.model.lazy import CONNECTION, NOTHING, OWN, OWNER, SOCKET, LazyEvent, Part, lazy_event
+from tracer.model.lazy import CONNECTION, OWN, OWNER, SOCKET, LazyEvent, Part, lazy_event
 from tracer.model.times import parse_second
 from tracer.model.validation import InvalidEvent, checked
 
@@ -66,15 +67,12 @@ def line_event(line: bytes) -> LazyEvent | None:
             "event": _KINDS[line[kind_at:kind_ends]],
             "sock": connection.fields["sock"],
         }
-        parts = [
-            connection,
-            _socket(line[sock_ends:own_at]),
-            _part(line[own_at:owner_at], _OWN_NAMES),
-            NOTHING if not owner else (_short_owner if len(owner) <= MAX_SHORT else _long_owner)(owner),
-        ]
+        socket = _socket(line[sock_ends:own_at])
+        own = _fields(line[own_at:owner_at], _OWN_NAMES)
+        owned_by = (_short_owner if len(owner) <= MAX_SHORT else _long_owner)(owner)
     except (ValueError, TypeError, KeyError, RecursionError, InvalidEvent):
         return None
-    return lazy_event(at_hand, parts)
+    return lazy_event(at_hand, connection, socket, own, owned_by)
 
 
 def _owner_at(line: bytes, start: int) -> int:
@@ -94,7 +92,7 @@ def _second_ns(text: bytes) -> int:
     return second * 1_000_000_000
 
 
-def _part(piece: bytes, names: frozenset[str]) -> Part:
+def _fields(piece: bytes, names: frozenset[str]) -> dict[str, Any]:
     """The fields of some members of the object, each after a comma. Raises ValueError or InvalidEvent."""
     text = f"{{{piece[1:].decode()}}}" if piece else "{}"
     if piece[:1] not in (b",", b""):
@@ -102,21 +100,21 @@ def _part(piece: bytes, names: frozenset[str]) -> Part:
     known, end = _parse(text)
     if end != len(text) or not names.issuperset(known):
         raise ValueError("other fields")
-    return Part(checked(known))
+    return checked(known)
 
 
 @lru_cache(maxsize=1024)
 def _connection(piece: bytes) -> Part:
-    return _part(piece, _CONNECTION_NAMES)
+    return Part(_fields(piece, _CONNECTION_NAMES))
 
 
 @lru_cache(maxsize=1024)
 def _socket(piece: bytes) -> Part:
-    return _part(piece, _SOCKET_NAMES)
+    return Part(_fields(piece, _SOCKET_NAMES))
 
 
 def _owner(piece: bytes) -> Part:
-    return _part(piece, _OWNER_NAMES)
+    return Part(_fields(piece, _OWNER_NAMES))
 
 
 _short_owner = lru_cache(maxsize=1024)(_owner)
