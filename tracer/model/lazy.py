@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from sys import intern
 from typing import Any
 
 from tracer.model.events import Event, names_of
@@ -62,7 +63,7 @@ class LazyEvent(Event):
                 "event": self.event,
                 **self.connection.fields,
                 **self.socket.fields,
-                **self.own,
+                **{intern(name): value for name, value in self.own.items()},  # JSON has new names for each record
                 **self.owner.fields,
                 **self.__dict__,  # what was set meanwhile
             }

@@ -13,14 +13,14 @@ from typing import Any
 from tracer.model.kinds import EVENTS
 from tracer.model.lazy import CONNECTION, OWN, OWNER, SOCKET, LazyEvent, Part, lazy_event
 from tracer.model.times import parse_second
-from tracer.model.validation import InvalidEvent, checked
+from tracer.model.validation import check_lists, checked, is_plain
 
 MAX_SHARED = 8192
 """Bytes of the parts that stay in memory, of one line. A longer line is left to the JSON reader."""
 MAX_SHORT = 1024
 """Bytes of a part that a cache of 1,024 keeps."""
 
-_parse = json.JSONDecoder().raw_decode
+_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 _TIME = b'{"time":"'
 _FRACTION = len(_TIME) + len("2026-11-25T03:00:00")
 _KTIME = b'Z","ktime_ns":'
@@ -70,7 +70,7 @@ def line_event(line: bytes) -> LazyEvent | None:
         socket = _socket(line[sock_ends:own_at])
         own = _fields(line[own_at:owner_at], _OWN_NAMES)
         owned_by = (_short_owner if len(owner) <= MAX_SHORT else _long_owner)(owner)
-    except (ValueError, TypeError, KeyError, RecursionError, InvalidEvent):
+    except (ValueError, TypeError, KeyError, RecursionError, StopIteration):
         return None
     return lazy_event(at_hand, connection, socket, own, owned_by)
 
@@ -93,13 +93,16 @@ def _second_ns(text: bytes) -> int:
 
 
 def _fields(piece: bytes, names: frozenset[str]) -> dict[str, Any]:
-    """The fields of some members of the object, each after a comma. Raises ValueError or InvalidEvent."""
-    text = f"{{{piece[1:].decode()}}}" if piece else "{}"
+    """The fields of some members of the object, each after a comma. Raises ValueError or StopIteration."""
     if piece[:1] not in (b",", b""):
         raise ValueError("not members of an object")
-    known, end = _parse(text)
+    text = f"{{{piece[1:].decode()}}}"
+    known, end = _scan(text, 0)
     if end != len(text) or not names.issuperset(known):
         raise ValueError("other fields")
+    if is_plain(known):
+        check_lists(known)
+        return known  # type: ignore[no-any-return]
     return checked(known)
 
 
