@@ -100,9 +100,13 @@ def _getters(names: Sequence[str], types: Sequence[type]) -> tuple[_Getter, _Get
 
 
 def _getter(names: Sequence[str], default: Any) -> _Getter:
-    if len(names) > 1:
-        return itemgetter(*names)
-    return lambda record: [record[name] for name in names] or [default]
+    if not names:
+        defaults = (default,)
+        return lambda _: defaults
+    if len(names) == 1:
+        name = names[0]
+        return lambda record: (record[name],)
+    return itemgetter(*names)
 
 
 def _checked_one_by_one(record: Mapping[str, Any]) -> dict[str, Any]:
