@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tracer.kernel.owners import Owners
 from tracer.kernel.wire import Decoder, Owner
 from tracer.model.events import Event
-from tracer.model.lazy import NOTHING, LazyEvent, Part, lazy_event
+from tracer.model.lazy import LazyEvent, Part, lazy_event
 from tracer.model.validation import to_json
 from tracer.recordings.encoding import to_line
 
@@ -20,27 +20,26 @@ DECODER = Decoder(hz=250, reasons={}, key=b"k" * 16)
 NAMES = [field.name for field in fields(Event)]
 
 
-def parted(own: Part | None = None) -> LazyEvent:
+def parted(own: dict[str, Any] | None = None) -> LazyEvent:
     """An event without an owner so far."""
     connection: dict[str, Any] = {"family": 4, "laddr": "10.0.0.1", "lport": 5, "raddr": "10.0.0.2", "rport": 3306}
     connection |= {"netns": 1, "sock": "aa"}
     socket = {"state": "ESTABLISHED", "backoff": 0, "orphan": True}
-    own = own or Part({"silent_ms": 8000, "srtt_ms": 0.5})
+    own = own or {"silent_ms": 8000, "srtt_ms": 0.5}
     at_hand = {"time_ns": 1_000, "ktime_ns": 2, "event": "state", "sock": "aa"}
-    return lazy_event(at_hand, [Part(connection), Part(socket), own, NOTHING])
+    return lazy_event(at_hand, Part(connection), Part(socket), own)
 
 
 def owned() -> LazyEvent:
     event = parted()
-    assert event.parts is not None
-    event.parts[-1] = Part({"pids": [7], "pid": 7, "comm": 'a"ä'})
+    event.owner = Part({"pids": [7], "pid": 7, "comm": 'a"ä'})
     return event
 
 
 def test_what_is_at_hand_does_not_put_it_together() -> None:
     event = owned()
     assert (event.time_ns, event.ktime_ns, event.event, event.lport, event.sock) == (1_000, 2, "state", 5, "aa")
-    assert event.parts is not None
+    assert event.connection is not None
 
 
 @pytest.mark.parametrize(
@@ -49,7 +48,7 @@ def test_what_is_at_hand_does_not_put_it_together() -> None:
 def test_any_other_field_does(name: str, value: object) -> None:
     event = owned()
     assert getattr(event, name) == value
-    assert event.parts is None
+    assert event.connection is None
     assert (event.silent_ms, event.state, event.rport) == (8000, "ESTABLISHED", 3306)
 
 
@@ -100,7 +99,7 @@ def test_an_event_says_the_same_in_parts_and_put_together(known: dict[str, int],
     line = to_line(made())
     together = made()
     present = [name for name in NAMES if getattr(together, name) is not None]
-    assert together.parts is None
+    assert together.connection is None
     assert to_line(together) == line
     assert list(together.known()) == present, "in the order of Event's fields"
     assert to_json(made()) == to_json(together)

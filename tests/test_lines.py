@@ -41,7 +41,7 @@ def test_as_what_is_read_at_once(kind: int, pid: int, cgroup: int, comm: bytes, 
     event = line_event(line)
     assert type(event) is LazyEvent
     assert event.ktime_ns == 5_000_000_000 and event.sock is not None
-    assert event.parts is not None, "nothing else has to be read for those"
+    assert event.connection is not None, "nothing else has to be read for those"
     assert to_line(event).encode() == line
     assert to_json(event) == to_json(read_at_once(line))
 

@@ -182,8 +182,8 @@ class Owners:
             part = holders.part(self._cgroup_path(cgroup) if cgroup else None)
             if len(holders.parts) < MAX_CGROUPS:
                 holders.parts[cgroup] = part
-        if type(event) is LazyEvent and event.parts is not None:
-            event.parts[-1] = part
+        if type(event) is LazyEvent and event.connection is not None:
+            event.owner = part
         else:
             event.known().update(part.fields)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from sys import intern
 from typing import Any
 
 from tracer.model.events import Event, names_of
@@ -20,47 +21,53 @@ OWNER = names_of("owner")
 
 
 class Part:
-    """Some fields of an event, which do not change. Their JSON is made when it is first asked for."""
+    """Some fields of an event, which do not change. json: as `json_of` makes it; None until it is asked for."""
 
-    __slots__ = ("_json", "fields")
+    __slots__ = ("fields", "json")
 
     def __init__(self, known: Mapping[str, Any]) -> None:
         self.fields = known
-        self._json: str | None = None
+        self.json: str | None = None
 
-    @property
-    def json(self) -> str:
-        """The fields as members of a JSON object, each after a comma."""
-        text = self._json
-        if text is None:
-            text = self._json = members(self.fields)
-        return text
+
+def json_of(part: Part) -> str:
+    """The fields as members of a JSON object, each after a comma."""
+    if part.json is None:
+        part.json = members(part.fields)
+    return part.json
 
 
 NOTHING = Part({})
 
 
 class LazyEvent(Event):
-    """An Event in parts, which are put together when a field is read that is not at hand.
+    """An Event that shares parts with others, and is put together when a field is read that is not at hand.
 
-    At hand are time_ns, ktime_ns, event, sock and the fields of the connection. parts: its connection, its socket's
-    state and settings, its own numbers, and its owner; in this order they are its fields after the first three. None
-    once they are put together.
+    At hand are time_ns, ktime_ns, event, sock and the fields of the connection. After the first three come, in the
+    order of JSON lines: connection, the socket's state and settings, the event's own numbers, its owner. connection
+    is None once the event is put together.
     """
 
-    __slots__ = ("parts",)
-    parts: list[Part] | None
+    __slots__ = ("connection", "own", "owner", "socket")
+    connection: Part | None
+    socket: Part
+    own: Mapping[str, Any]
+    owner: Part
 
     def known(self) -> dict[str, Any]:
         """All fields that are known, by name, in the order of JSON lines."""
-        parts = self.parts
-        if parts is not None:
-            changed = self.__dict__
-            known = {"time_ns": self.time_ns, "ktime_ns": self.ktime_ns, "event": self.event}
-            for part in parts:
-                known.update(part.fields)
-            known.update(changed)
-            self.__dict__, self.parts = known, None
+        if self.connection is not None:
+            self.__dict__ = {
+                "time_ns": self.time_ns,
+                "ktime_ns": self.ktime_ns,
+                "event": self.event,
+                **self.connection.fields,
+                **self.socket.fields,
+                **{intern(name): value for name, value in self.own.items()},  # JSON has new names for each record
+                **self.owner.fields,
+                **self.__dict__,  # what was set meanwhile
+            }
+            self.connection = None
         return self.__dict__
 
 
@@ -81,9 +88,9 @@ class _InConnection(_InParts):
     """A field of the connection, which filters read: no reason to put the parts together."""
 
     def __get__(self, event: LazyEvent | None, owner: type) -> Any:
-        if event is None or event.parts is None:
+        if event is None or event.connection is None:
             return None
-        return event.parts[0].fields.get(self._name)
+        return event.connection.fields.get(self._name)
 
 
 for _field in fields(Event):
@@ -95,9 +102,14 @@ for _field in fields(Event):
 _new = object.__new__
 
 
-def lazy_event(at_hand: dict[str, Any], parts: list[Part]) -> LazyEvent:
+def lazy_event(
+    at_hand: dict[str, Any], connection: Part, socket: Part, own: Mapping[str, Any], owner: Part = NOTHING
+) -> LazyEvent:
     """An event of these parts. at_hand: time_ns, ktime_ns, event, and sock if it is known."""
     event = _new(LazyEvent)
     event.__dict__ = at_hand
-    event.parts = parts
+    event.connection = connection
+    event.socket = socket
+    event.own = own
+    event.owner = owner
     return event

@@ -62,11 +62,16 @@ def checked(record: Mapping[str, Any]) -> dict[str, Any]:
     else:
         values = _checked_one_by_one(record)
     values.pop("time", None)
-    if not all(type(pid) is int and 0 <= pid <= MAX_NUMBER for pid in values.get("pids", ())):
-        raise InvalidEvent("pids has something else than numbers")
-    if not all(type(line) is str and len(line) <= MAX_PATH for line in values.get("advice", ())):
-        raise InvalidEvent("advice has something else than text")
+    check_lists(values)
     return values
+
+
+def check_lists(values: Mapping[str, Any]) -> None:
+    """Raise InvalidEvent for a list with a member of another type."""
+    if "pids" in values and not all(type(pid) is int and 0 <= pid <= MAX_NUMBER for pid in values["pids"]):
+        raise InvalidEvent("pids has something else than numbers")
+    if "advice" in values and not all(type(line) is str and len(line) <= MAX_PATH for line in values["advice"]):
+        raise InvalidEvent("advice has something else than text")
 
 
 def is_plain(record: Mapping[str, Any]) -> bool:
@@ -95,9 +100,13 @@ def _getters(names: Sequence[str], types: Sequence[type]) -> tuple[_Getter, _Get
 
 
 def _getter(names: Sequence[str], default: Any) -> _Getter:
-    if len(names) > 1:
-        return itemgetter(*names)
-    return lambda record: [record[name] for name in names] or [default]
+    if not names:
+        defaults = (default,)
+        return lambda _: defaults
+    if len(names) == 1:
+        name = names[0]
+        return lambda record: (record[name],)
+    return itemgetter(*names)
 
 
 def _checked_one_by_one(record: Mapping[str, Any]) -> dict[str, Any]:

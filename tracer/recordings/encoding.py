@@ -5,7 +5,7 @@ from __future__ import annotations
 from tracer.model import sockets
 from tracer.model.events import Event
 from tracer.model.json_members import encode, members
-from tracer.model.lazy import LazyEvent
+from tracer.model.lazy import LazyEvent, json_of
 from tracer.model.sockets import Socket
 from tracer.model.times import format_second
 from tracer.model.validation import to_json
@@ -18,12 +18,13 @@ def to_line(event: Event) -> str:
 
     Its numbers are finite: JSON has no others.
     """
-    if type(event) is LazyEvent and event.parts is not None and len(event.__dict__) <= 4:
-        connection, socket, own, owner = event.parts
+    if type(event) is LazyEvent and (connection := event.connection) is not None and len(event.__dict__) <= 4:
+        socket, owner = event.socket, event.owner
         second, micros = divmod(event.time_ns // 1000, 1_000_000)
         return (
             f'{{"time":"{format_second(second)}.{micros:06d}Z","ktime_ns":{event.ktime_ns},"event":"{event.event}"'
-            f"{connection.json}{socket.json}{own.json}{owner.json}}}\n"
+            f"{connection.json or json_of(connection)}{socket.json or json_of(socket)}{members(event.own)}"
+            f"{owner.json or json_of(owner)}}}\n"
         )
     known = event.known()
     if list(known)[:3] != _LEADING or None in known.values():

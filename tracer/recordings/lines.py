@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
+from typing import Any
 
 from tracer.model.kinds import EVENTS
-from tracer.model.lazy import CONNECTION, NOTHING, OWN, OWNER, SOCKET, LazyEvent, Part, lazy_event
+from tracer.model.lazy import CONNECTION, OWN, OWNER, SOCKET, LazyEvent, Part, lazy_event
 from tracer.model.times import parse_second
-from tracer.model.validation import InvalidEvent, checked
+from tracer.model.validation import check_lists, checked, is_plain
 
 MAX_SHARED = 8192
 """Bytes of the parts that stay in memory, of one line. A longer line is left to the JSON reader."""
 MAX_SHORT = 1024
 """Bytes of a part that a cache of 1,024 keeps."""
 
-_parse = json.JSONDecoder().raw_decode
+_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 _TIME = b'{"time":"'
 _FRACTION = len(_TIME) + len("2026-11-25T03:00:00")
 _KTIME = b'Z","ktime_ns":'
@@ -66,15 +67,12 @@ def line_event(line: bytes) -> LazyEvent | None:
             "event": _KINDS[line[kind_at:kind_ends]],
             "sock": connection.fields["sock"],
         }
-        parts = [
-            connection,
-            _socket(line[sock_ends:own_at]),
-            _part(line[own_at:owner_at], _OWN_NAMES),
-            NOTHING if not owner else (_short_owner if len(owner) <= MAX_SHORT else _long_owner)(owner),
-        ]
-    except (ValueError, TypeError, KeyError, RecursionError, InvalidEvent):
+        socket = _socket(line[sock_ends:own_at])
+        own = _fields(line[own_at:owner_at], _OWN_NAMES)
+        owned_by = (_short_owner if len(owner) <= MAX_SHORT else _long_owner)(owner)
+    except (ValueError, TypeError, KeyError, RecursionError, StopIteration):
         return None
-    return lazy_event(at_hand, parts)
+    return lazy_event(at_hand, connection, socket, own, owned_by)
 
 
 def _owner_at(line: bytes, start: int) -> int:
@@ -94,29 +92,32 @@ def _second_ns(text: bytes) -> int:
     return second * 1_000_000_000
 
 
-def _part(piece: bytes, names: frozenset[str]) -> Part:
-    """The fields of some members of the object, each after a comma. Raises ValueError or InvalidEvent."""
-    text = f"{{{piece[1:].decode()}}}" if piece else "{}"
+def _fields(piece: bytes, names: frozenset[str]) -> dict[str, Any]:
+    """The fields of some members of the object, each after a comma. Raises ValueError or StopIteration."""
     if piece[:1] not in (b",", b""):
         raise ValueError("not members of an object")
-    known, end = _parse(text)
+    text = f"{{{piece[1:].decode()}}}"
+    known, end = _scan(text, 0)
     if end != len(text) or not names.issuperset(known):
         raise ValueError("other fields")
-    return Part(checked(known))
+    if is_plain(known):
+        check_lists(known)
+        return known  # type: ignore[no-any-return]
+    return checked(known)
 
 
 @lru_cache(maxsize=1024)
 def _connection(piece: bytes) -> Part:
-    return _part(piece, _CONNECTION_NAMES)
+    return Part(_fields(piece, _CONNECTION_NAMES))
 
 
 @lru_cache(maxsize=1024)
 def _socket(piece: bytes) -> Part:
-    return _part(piece, _SOCKET_NAMES)
+    return Part(_fields(piece, _SOCKET_NAMES))
 
 
 def _owner(piece: bytes) -> Part:
-    return _part(piece, _OWNER_NAMES)
+    return Part(_fields(piece, _OWNER_NAMES))
 
 
 _short_owner = lru_cache(maxsize=1024)(_owner)
