@@ -100,6 +100,8 @@ if __name__ == "__main__":
         main(prog_name="scripts/vm")
     except MachineError as error:
         print(f"vm: {error}", file=sys.stderr)
+        if error.hint:
+            print(f"Hint: {error.hint}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

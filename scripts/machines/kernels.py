@@ -10,6 +10,7 @@ from pathlib import Path
 
 from machines.archive import Suite
 from machines.errors import MachineError, NotThere
+from machines.sources import archive_for
 
 NEWEST = "newest"
 """The newest kernel that trixie-backports has, whatever that is today."""
@@ -58,6 +59,7 @@ def get(label: str, cache: Path) -> Kernel:
 def _suite(label: str, cache: Path) -> Suite:
     if label not in SUITES:
         raise MachineError(f"no kernel {label!r} is known; there are {', '.join(SUITES)}")
+    archive_for(SUITES[label])  # a machine without Debian sources is an error, not a kernel that is gone
     try:
         return Suite(SUITES[label], cache)
     except MachineError as error:
