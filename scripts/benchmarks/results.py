@@ -59,7 +59,7 @@ def median_at_most(values: Sequence[float], budget: float, accounted: float) -> 
     measured = f"{low:.3f} to {high:.3f}"
     if low <= budget < high:
         sign, verdict = ("≤", "met") if accounted <= budget else (">", "missed")
-        return f"{verdict} by processor time: {accounted:.3f} {sign} {budget:g}; by the clock unclear: {measured}"
+        return f"{verdict} by CPU time: {accounted:.3f} {sign} {budget:g}; by the clock unclear: {measured}"
     sign, verdict = ("≤", "met") if high <= budget else (">", "missed")
     return f"{verdict}: {measured} {sign} {budget:g}"
 

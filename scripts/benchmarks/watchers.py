@@ -254,8 +254,8 @@ class Watchers:
         compiles = any(peer.name.startswith("bcc") and peer.name not in self.reasons for peer in peers)
         if self.lent and other is not None and compiles:
             notes.append(
-                f"there are no headers of this kernel, so bcc's tools were lent those of {other.name}: "
-                "good for what they cost, not for what they print"
+                f"this kernel has no headers, so bcc's tools used those of {other.name}: "
+                "valid for their cost, not for what they print"
             )
         return notes
 

@@ -89,10 +89,14 @@ def capacity(scale: Scale) -> Result:
             for mode in (*MODES, *map(_peer, usable)):
                 lines.append(_line(mode, started, client, watching, scale))
     notes = [
-        "connections on loopback that carry nothing are the events: "
-        + ("the watcher has one processor, they the other" if watching else "they and the watcher share a processor"),
+        "empty connections on loopback make the events: "
+        + (
+            "the watcher has one processor, they have the other"
+            if watching
+            else "they and the watcher share a processor"
+        ),
         f"flooded: as many as come in {flood_s:g} s; without loss: the highest rate tried that lost nothing in "
-        f"{try_s:g} s, in one of {_TRIES} tries, each rate a tenth below the one before, as far as to the half",
+        f"{try_s:g} s, in one of {_TRIES} tries, each rate a tenth below the one before, down to half",
         f"tcpwatch's ring buffer holds some {RING_BYTES // (HEADER_BYTES + SIZE):,} events",
     ]
     return Result("capacity", "events a second", "output", lines, notes + started.notes(PEERS))

@@ -39,10 +39,10 @@ def cpu(scale: Scale) -> Result:
         peers = started.usable(PEERS, Target(PORT, os.getpid()))
         lines = [_line(storm, peer, started) for storm in storms for peer in peers]
     notes = [
-        "2,000 short connections a second; stalls: connections that are cut off all at once and given up 7 s later",
+        "2,000 short connections a second; stalls: connections that a firewall drops all at once, given up 7 s later",
         "process: user and system time of the watcher, its output to a file; hooks: of its BPF programs "
-        "(kernel.bpf_stats_enabled), charged to whoever is interrupted",
-        "an event of another tool is a line that it prints",
+        "(kernel.bpf_stats_enabled), charged to the interrupted process",
+        "other tools: each printed line is an event",
     ]
     return Result("cpu", "processor time", "watched by", lines, notes + started.notes(PEERS))
 

@@ -70,10 +70,10 @@ def crowd(scale: Scale) -> Result:
     notes = [
         f"200 retransmissions and {_CONNECTIONS} short connections a second, watched for {seconds:g} s; "
         "late: from ktime_ns of a retransmission to its line being read from the pipe of tcpwatch --json",
-        "each process has both ends of idle connections, and does nothing; the first second is left out",
-        "all of it runs before what else this host does (SCHED_RR)",
-        "lost: of all events, as tcpwatch itself says; of a peer, retransmissions that the kernel counted and it did "
-        "not print, those among them that no BPF program sees on this machine",
+        "each process holds both ends of idle connections; the first second is not measured",
+        "all of it has priority over other work of this host (SCHED_RR)",
+        "lost: for tcpwatch, all events that it reports as lost; for others, retransmissions that the kernel counted "
+        "and they did not print, which include those that no BPF program sees on this machine",
     ]
     return Result("crowd", "how late a line is on a busy host", "", lines, notes + started.notes(_PEERS))
 

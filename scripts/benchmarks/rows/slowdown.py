@@ -84,17 +84,17 @@ def _row(name: str, title: str, workload: Workloads, scale: Scale) -> Result:
     notes = [
         f"{rounds} rounds in random order, {seconds:g} s watched between {seconds:g} s unwatched each time; "
         "median and quartiles",
-        "process: processor time of the watcher itself; hooks: of its BPF programs in the kernel, measured by itself",
+        "process: CPU time of the watcher; hooks: CPU time of its BPF programs in the kernel, measured separately",
         f"output goes to a file; tcpdump writes to /dev/null; strace follows the {traced}",
     ]
     if judged:
-        notes.append("client, server and watcher share one processor: what a watcher takes, it takes from the work")
-        notes.append(f"nothing and tcpwatch {OFTEN} times a round; budget: of the median, with 95 % confidence")
+        notes.append("client, server and watcher share one processor: what a watcher uses is missing for the work")
+        notes.append(f"nothing and tcpwatch {OFTEN} times a round; budget: the median, with 95 % confidence")
         low, high = (1000 * us for us in median_between(segment_us))
         notes.append(
-            "by processor time: process and hooks together, beside the time of one that nobody watches; the hook of "
-            f"received segments as it is by the clock, {1000 * statistics.median(segment_us):.0f} ns each "
-            f"({low:.0f} to {high:.0f}), measured apart"
+            "by CPU time: process and hooks together, relative to the unwatched time; the hook of "
+            f"received segments is measured by the clock, {1000 * statistics.median(segment_us):.0f} ns each "
+            f"({low:.0f} to {high:.0f}), separately"
         )
     return Result(name, title, "watched by", lines, notes + started.notes(PEERS))
 
