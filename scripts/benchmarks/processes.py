@@ -1,4 +1,4 @@
-"""What processes use: processor time and memory."""
+"""CPU time and memory of processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs that watch connections: tcpwatch and the others, started, known to be ready, and ended."""
+"""Start tcpwatch and other tools that watch connections, wait until they are ready, and end them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _SUMMARY = re.compile(r"tcpwatch: ([\d,]+) events?(?: \([\d,]+ not shown\))?, ([
 
 
 class CannotRun(TcpwatchError):
-    """A watcher that does not work on this host; the message is its own complaint."""
+    """A watcher does not work on this host; the message is its own error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is to be watched: a port, and a process of the namespace, which a tracer of system calls takes."""
+    """What to watch: a port, and a process of the namespace, for tracers of system calls."""
 
     port: int
     pid: int
@@ -118,14 +118,14 @@ PEERS = (TCPRETRANS, TCPRETRANS_TLP, TCPSTATES, BPFTRACE, BPFTRACE_TCPRETRANS, T
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What tcpwatch says at its end."""
+    """The counts in tcpwatch's summary."""
 
     events: int
     lost: int
 
 
 def counts(said: str) -> Counts | None:
-    """Out of what it said on stderr; None where that was another program."""
+    """Parse the counts from stderr; None for another program."""
     found = _SUMMARY.search(said)
     return Counts(*(int(number.replace(",", "")) for number in found.groups())) if found else None
 
@@ -202,7 +202,7 @@ class Watcher:
             time.sleep(0.001)
 
     def stop(self) -> str:
-        """As ^C; what it said on stderr. Stopping again does nothing more."""
+        """Send ^C and return its stderr. Stopping again does nothing."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
         try:
@@ -219,7 +219,7 @@ class Watcher:
 
 
 class Watchers:
-    """Starts peers; knows which of them cannot run here, and why."""
+    """Starts watchers, and collects the reasons of those that cannot run here."""
 
     def __init__(self, directory: Path, lent: Sequence[str]) -> None:
         self._directory = directory
@@ -235,7 +235,7 @@ class Watchers:
             raise CannotRun(f"{peer.name}: {error}") from error
 
     def usable(self, peers: Sequence[Peer], target: Target) -> list[Peer]:
-        """Those of the peers that can run here, found out by trying; `reasons` tells of the others."""
+        """The peers that can run here, found by trying. `reasons` has the errors of the others."""
         usable = []
         for peer in peers:
             try:
@@ -246,7 +246,7 @@ class Watchers:
         return usable
 
     def notes(self, peers: Sequence[Peer]) -> list[str]:
-        """What is to be said about these peers."""
+        """Notes about these peers for below the table."""
         notes = [
             f"{peer.name} cannot run here: {self.reasons[peer.name]}" for peer in peers if peer.name in self.reasons
         ]
@@ -268,7 +268,7 @@ def watchers() -> Iterator[Watchers]:
 
 
 def _reason(said: str) -> str:
-    """The line of a complaint that says most: the first that looks like an error, else the last."""
+    """The most informative line of an error: the first that looks like one, else the last."""
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     # bpftrace goes on after that one.
     errors = [line for line in lines if _ERROR.match(line) and "RLIMIT_MEMLOCK" not in line]

@@ -1,4 +1,4 @@
-"""What goes on while something watches: MariaDB, Redis, short connections, in namespaces of their own."""
+"""The watched workloads: MariaDB, Redis, short connections, in namespaces of their own."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def storm() -> Iterator[Workload]:
 
 @contextmanager
 def short_connections(count: int, rate: float) -> Iterator[Storm]:
-    """As `storm`, so many, `rate` of them a second."""
+    """As `storm`, with a number of connections, `rate` a second."""
     with loopback() as namespace, load(namespace, "sink", PORT), load(namespace, "short", PORT) as client:
 
         def go() -> None:
@@ -201,7 +201,7 @@ def trickling(namespace: Namespace, connections: int = 200) -> Iterator[Target]:
 
 @contextmanager
 def stalls(count: int, pause_s: float = 0) -> Iterator[Storm]:
-    """So many connections that a firewall cuts off, written to pause_s apart, until the kernel gives them up."""
+    """Connections that a firewall drops, written to pause_s apart, until the kernel gives them up."""
     with Lab(ttl_s=600, ports=[PORT], retries2=3) as lab:
         with Server(lab.server, SERVER, PORT), load(lab.client, "connections", SERVER, PORT, count) as client:
 

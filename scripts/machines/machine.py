@@ -24,7 +24,7 @@ _VIRTIOFSD = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
 _SOCKET_S = 10
 
 TIMED_OUT = 124
-"""The exit status of a command that took too long, as of timeout(1)."""
+"""Exit status of a command that timed out, as of timeout(1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +75,14 @@ class Machine:
             if not in_time:
                 return TIMED_OUT
             said = "\n".join(_read(console).splitlines()[-30:])
-            raise MachineError(f"{self.kernel.release} ended without a word:\n{said}")
+            raise MachineError(f"{self.kernel.release} ended without an exit status:\n{said}")
 
     def _boot(self, devices: Sequence[str], console: Path, output: BinaryIO, timeout_s: float) -> bool:
         """Whether it ended by itself."""
         read_end, write_end = os.pipe()
         argv = [
             "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-            # No KVM: the same on every host, in CI and inside other virtual machines.
+            # Without KVM, so that it is the same on every host, in CI and inside other virtual machines.
             "-accel", "tcg", "-machine", "q35,memory-backend=memory", "-cpu", "max", "-smp", str(self.cpus),
             "-m", str(self.memory_mib),
             "-object", f"memory-backend-memfd,id=memory,size={self.memory_mib}M,share=on",
@@ -119,7 +119,10 @@ class _Sharing:
         self._made = made
         self._daemon = next((each for each in _VIRTIOFSD if Path(each).exists()), None)
         if self._daemon is None:
-            raise MachineError("there is no virtiofsd (of qemu-system-common, or a package of its own)")
+            raise MachineError(
+                "virtiofsd is missing (it is in qemu-system-common or in virtiofsd)",
+                hint="sudo apt-get install qemu-system-common",
+            )
         self.processes: list[subprocess.Popen[bytes]] = []
         self.devices: list[str] = []
 

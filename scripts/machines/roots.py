@@ -34,7 +34,7 @@ def get(name: str, cache: Path) -> Path:
     if name == HOST:
         return Path("/")
     if name not in RELEASES:
-        raise MachineError(f"no root {name!r} is known; there are {HOST}, {', '.join(RELEASES)}")
+        raise MachineError(f"unknown root {name!r} (expected one of {HOST}, {', '.join(RELEASES)})")
     tree = cache / "roots" / name
     done = cache / "roots" / f"{name}.packages"
     if not (done.exists() and done.read_text(encoding="utf-8").split() == list(PACKAGES)):

@@ -1,4 +1,4 @@
-"""How many events a second can be had without losing any."""
+"""How many events a second are recorded without loss."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Run:
 
 
 def capacity(scale: Scale) -> Result:
-    """Each way of putting out, flooded first, then at the rates below until nothing is lost."""
+    """Flood each output first, then lower the rate until nothing is lost."""
     lines = []
     flood_s, try_s = _seconds(scale)
     with watchers() as started, loopback() as namespace:

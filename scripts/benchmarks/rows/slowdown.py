@@ -1,4 +1,4 @@
-"""How much slower a workload is while somebody watches."""
+"""How much slower a workload is while it is watched."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WARM_S = 0.4
 """What goes on before each measurement: until then the kernel has taken apart what the watcher before has left, and a
 virtual processor runs, which it does sooner where a watcher has just started."""
 OFTEN = 4
-"""What a budget is for is measured so many times a round: a hundredth is less than the noise of a single time."""
+"""Measurements a round where there is a budget: 1 % is less than the noise of a single one."""
 _SLOWER, _PROCESS, _HOOKS = "time each, unwatched = 1", "process, µs each", "hooks, µs each"
 
 
@@ -52,7 +52,7 @@ def redis(scale: Scale) -> Result:
 
 
 def storm(scale: Scale) -> Result:
-    """Nothing but connections that come and go."""
+    """Short connections only."""
     return _row("storm", "short connections over loopback: connect, one byte, close", workloads.storm, scale)
 
 
