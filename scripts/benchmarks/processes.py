@@ -124,7 +124,7 @@ def _run(argv: Sequence[str], stdin: Iterable[bytes]) -> tuple[float, float]:
         feeder.start()
         assert process.stderr is not None
         try:
-            said = process.stderr.read()
+            stderr = process.stderr.read()
             _, status, usage = os.wait4(process.pid, 0)
         except BaseException:
             # What GNU time has started, too: it leads a session of its own.
@@ -133,7 +133,7 @@ def _run(argv: Sequence[str], stdin: Iterable[bytes]) -> tuple[float, float]:
         process.returncode = os.waitstatus_to_exitcode(status)
         feeder.join()
     if process.returncode != 0:
-        raise TcpwatchError(f"{' '.join(argv)} failed: {said.decode('utf-8', 'replace').strip()[-500:]}")
+        raise TcpwatchError(f"{' '.join(argv)} failed: {stderr.decode('utf-8', 'replace').strip()[-500:]}")
     return time.monotonic() - began, usage.ru_utime + usage.ru_stime
 
 

@@ -124,9 +124,9 @@ class Counts:
     lost: int
 
 
-def counts(said: str) -> Counts | None:
+def counts(stderr: str) -> Counts | None:
     """Parse the counts from stderr; None for another program."""
-    found = _SUMMARY.search(said)
+    found = _SUMMARY.search(stderr)
     return Counts(*(int(number.replace(",", "")) for number in found.groups())) if found else None
 
 
@@ -162,7 +162,7 @@ class Watcher:
             )
         self.pid = self._process.pid
         try:
-            self._wait(lambda: ready in self.said() or ready in self.printed(), "it was not ready")
+            self._wait(lambda: ready in self.stderr() or ready in self.printed(), "it was not ready")
         except BaseException:
             self.kill()
             raise
@@ -183,7 +183,7 @@ class Watcher:
         """Its stdout so far."""
         return self._stdout.read_text(encoding="utf-8", errors="replace")
 
-    def said(self) -> str:
+    def stderr(self) -> str:
         """Its stderr so far."""
         return self._stderr.read_text(encoding="utf-8", errors="replace")
 
@@ -196,7 +196,7 @@ class Watcher:
         deadline = time.monotonic() + READY_S
         while not condition():
             if self._process.poll() is not None:
-                raise CannotRun(_reason(self.said()) or f"it ended with status {self._process.returncode}")
+                raise CannotRun(_reason(self.stderr()) or f"it ended with status {self._process.returncode}")
             if time.monotonic() > deadline:
                 raise CannotRun(f"{complaint} within {READY_S} s")
             time.sleep(0.001)
@@ -209,7 +209,7 @@ class Watcher:
             self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
             self.kill()
-        return self.said()
+        return self.stderr()
 
     def kill(self) -> None:
         """At once."""
@@ -267,9 +267,9 @@ def watchers() -> Iterator[Watchers]:
         yield Watchers(directory, before)
 
 
-def _reason(said: str) -> str:
+def _reason(stderr: str) -> str:
     """The most informative line of an error: the first that looks like one, else the last."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     # bpftrace goes on after that one.
     errors = [line for line in lines if _ERROR.match(line) and "RLIMIT_MEMLOCK" not in line]
     return (errors or lines[-1:] or [""])[0]

@@ -88,5 +88,5 @@ def _is_active() -> bool:
 def _systemctl(*words: str, hint: str) -> None:
     done = subprocess.run(["systemctl", *words], capture_output=True, text=True, errors="replace")
     if done.returncode != 0:
-        said = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
-        raise InstallError(f"systemctl {' '.join(words)} failed: {said}", hint)
+        reason = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
+        raise InstallError(f"systemctl {' '.join(words)} failed: {reason}", hint)

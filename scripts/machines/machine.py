@@ -74,8 +74,8 @@ class Machine:
                 return int(status)
             if not in_time:
                 return TIMED_OUT
-            said = "\n".join(_read(console).splitlines()[-30:])
-            raise MachineError(f"{self.kernel.release} ended without an exit status:\n{said}")
+            last_lines = "\n".join(_read(console).splitlines()[-30:])
+            raise MachineError(f"{self.kernel.release} ended without an exit status:\n{last_lines}")
 
     def _boot(self, devices: Sequence[str], console: Path, output: BinaryIO, timeout_s: float) -> bool:
         """Whether it ended by itself."""
@@ -95,9 +95,9 @@ class Machine:
             "-device", "virtserialport,chardev=output,name=output",
             *devices,
         ]  # fmt: skip
-        with console.open("wb") as said:
+        with console.open("wb") as log:
             # In our own session: a terminal's ^C ends the machines with us.
-            qemu = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=said, stderr=said, pass_fds=[write_end])
+            qemu = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[write_end])
         os.close(write_end)
         copier = threading.Thread(target=_copy, args=(read_end, output), daemon=True)
         copier.start()
@@ -128,8 +128,8 @@ class _Sharing:
 
     def __call__(self, tag: str, directory: Path, cache: str) -> None:
         socket = self._made / f"{tag}.socket"
-        said = self._made / f"{tag}.log"
-        with said.open("wb") as log:
+        log_path = self._made / f"{tag}.log"
+        with log_path.open("wb") as log:
             process = subprocess.Popen(
                 # Its default sandbox cannot share `/`.
                 [str(self._daemon), f"--socket-path={socket}", "-o", f"source={directory}", "-o", f"cache={cache}",
@@ -140,7 +140,7 @@ class _Sharing:
         deadline = time.monotonic() + _SOCKET_S
         while not socket.exists():
             if process.poll() is not None or time.monotonic() > deadline:
-                raise MachineError(f"virtiofsd cannot share {directory}: {_read(said).strip()}")
+                raise MachineError(f"virtiofsd cannot share {directory}: {_read(log_path).strip()}")
             time.sleep(0.01)
         self.devices += [
             "-chardev", f"socket,id=fs-{tag},path={socket}",

@@ -155,14 +155,14 @@ def _run(
             began = time.monotonic()
             answer = client.ask(f"for {seconds} {rate or ''}", timeout_s=seconds * 10 + 60)
             shown = wait_until_idle(watcher.pid)
-            said = counts(watcher.stop())
-            events = said.events if said else watcher.printed().count(f"{PORT}")
+            summary = counts(watcher.stop())
+            events = summary.events if summary else watcher.printed().count(f"{PORT}")
     happened = answer["count"] * mode.each
     return Run(
         offered=happened / answer["seconds"],
         handled=events / (shown - began),
         happened=happened,
-        lost=said.lost if said else max(0, happened - events),
+        lost=summary.lost if summary else max(0, happened - events),
     )
 
 

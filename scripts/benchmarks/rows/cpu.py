@@ -54,8 +54,8 @@ def _line(prepared: Callable[[], AbstractContextManager[Storm]], peer: Peer, sta
         wait_until_idle(watcher.pid)
         process_us = 1e6 * (cpu_s(watcher.pid) - process_s)
         hooks_us = (programs.total_ns(watcher.pid) - hooks_ns) / 1e3
-        said = counts(watcher.stop())
-        events = said.events if said else watcher.printed().count(str(storm.target.port))
+        summary = counts(watcher.stop())
+        events = summary.events if summary else watcher.printed().count(str(storm.target.port))
     return Line(
         f"{storm.what}: {peer.name}",
         {

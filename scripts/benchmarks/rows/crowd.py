@@ -94,9 +94,9 @@ def _by_tcpwatch(started: Watchers, peer: Peer, crowd: Crowd, seconds: float) ->
             settled_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + SETTLED_NS
             time.sleep(seconds)
             used_s = cpu_s(watcher.pid)
-            said = counts(watcher.stop())
+            summary = counts(watcher.stop())
         netns = namespace.netns
-    assert said is not None
+    assert summary is not None
     late_ms = [
         ms
         for event, ms in by_line(read)
@@ -105,8 +105,8 @@ def _by_tcpwatch(started: Watchers, peer: Peer, crowd: Crowd, seconds: float) ->
     places = {"late: median, ms": 50, "p99, ms": 99, "longest, ms": 100}
     cells: dict[str, Cell] = {"retransmissions": len(late_ms)}
     cells |= {heading: percentile(late_ms, percent) for heading, percent in places.items()}
-    cells |= {"lost": said.lost, "CPU, s": used_s}
-    verdict = f"{at_most(percentile(late_ms, 99), BUDGET_MS, ' ms (p99)')}; {at_most(said.lost, 0, ' lost')}"
+    cells |= {"lost": summary.lost, "CPU, s": used_s}
+    verdict = f"{at_most(percentile(late_ms, 99), BUDGET_MS, ' ms (p99)')}; {at_most(summary.lost, 0, ' lost')}"
     return Line(f"{peer.name}: {crowd}", cells, verdict)
 
 
