@@ -10,7 +10,7 @@ refused PORT        connects to a port of 127/8 that is closed. The same command
 sink PORT           the server of `short` and `empty`: obeys nothing, and never ends
 crowd COUNT         holds COUNT connections to itself
 connections HOST PORT COUNT  that many. `write [PAUSE]`: a line on each, PAUSE seconds apart
-unanswered HOST PORT COUNT  SYNs that nobody answers, begun evenly in a second. `for SECONDS`: keeps them so long
+unanswered HOST PORT COUNT  SYNs without an answer, started evenly over a second. `for SECONDS`: keep them that long
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def dies_with_us(argv: Sequence[str | Path]) -> list[str]:
 
 @contextmanager
 def one_processor() -> Iterator[None]:
-    """Whatever is started meanwhile shares one processor with us, and is never idle where somebody works."""
+    """Processes started in the block share one processor with us, and it is never idle while one of them works."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(before)})
     try:

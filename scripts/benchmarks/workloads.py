@@ -72,7 +72,7 @@ def _rate(client: Client, seconds: float) -> float:
 
 @contextmanager
 def loopback() -> Iterator[Namespace]:
-    """A namespace with nothing but its own addresses, and one whose packets reach nobody."""
+    """A namespace with its own addresses only, and one where packets vanish."""
     require_tools("ip", "nsenter", "unshare")
     namespace = Namespace()
     try:
@@ -112,7 +112,7 @@ def redis() -> Iterator[Workload]:
         server = stack.enter_context(_redis(namespace, "redis-server", "--port", PORT, "--save", "", "--dir", "/tmp"))
         wait_until(lambda: namespace.believes(PORT, 0) == "LISTEN", 30, "Redis listens")
         console = stack.enter_context(_redis(namespace, "redis-cli", "-p", PORT))
-        # One run that does not end, for connections that come are events; it is stopped where nobody measures.
+        # One endless run, because new connections would be events. It is stopped outside the measurements.
         asked = ("redis-benchmark", "-p", PORT, "-c", 50, "-t", "get", "-q", "-n", 2**31 - 1)
         asking = Process(stack.enter_context(_redis(namespace, *asked)))
 
@@ -212,7 +212,7 @@ def stalls(count: int, pause_s: float = 0) -> Iterator[Storm]:
 
             yield Storm("stalls", Target(PORT, client.pid), count, go)
             lab.restore()
-        # The server's ends would go on saying goodbye to nobody, beside whatever is measured next.
+        # The server's ends would retransmit their FINs during the next measurement.
         wait_until(lambda: _states(lab.server) <= {"TIME_WAIT"}, 60, "all connections are gone")
 
 

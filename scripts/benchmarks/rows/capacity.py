@@ -168,7 +168,7 @@ def _run(
 
 @contextmanager
 def _output(kind: str) -> Iterator[int | None]:
-    """A descriptor for stdout, and somebody who reads it; None for a file."""
+    """A descriptor for stdout and a thread that reads it; None for a file."""
     if kind == "file":
         yield None
         return
