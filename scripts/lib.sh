@@ -1,15 +1,15 @@
 # shellcheck shell=bash
-# What the scripts share: messages, apt packages, the virtual environment. Sourced, not run.
+# Shared by the scripts: messages, apt packages, the virtual environment. Sourced, not run.
 # The scripts set PATH themselves, before they find this file.
 
 root=$(dirname -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")")
 venv=$root/.venv
-# How the environment is made: a new number makes it anew.
+# Version of the environment: a new number makes it again.
 environment=2
-# The interpreter that the distribution's bcc belongs to, whatever other python3 is on the PATH.
+# The interpreter of the distribution's bcc, whatever other python3 is on the PATH.
 python=/usr/bin/python3
 
-# What the caller's environment would change in bash, in Python and in the tools that run here.
+# Variables of the caller that would change bash, Python and the tools that run here.
 unset CDPATH GLOBIGNORE POSIXLY_CORRECT "${!PYTHON@}"
 script_arguments=("$@")
 [ -d "${TMPDIR:-/tmp}" ] || unset TMPDIR
@@ -41,7 +41,7 @@ need_root() {
     [ "$(id -u)" = 0 ] || fail "$what needs root" "sudo $0${*:+ $*}"
 }
 
-# Root is about to run or to install code that any user can change.
+# Warn root before it runs or installs code that any user can change.
 warn_if_open() {
     local open
     [ "$(id -u)" = 0 ] || return 0
@@ -49,7 +49,7 @@ warn_if_open() {
     [ -z "$open" ] || say "warning: every user can write to $open, and so change what root runs: chmod -R o-w $root"
 }
 
-# Those of the packages that are not installed.
+# missing_packages PACKAGE...: print those that are not installed.
 missing_packages() {
     local package
     for package in "$@"; do
@@ -57,12 +57,12 @@ missing_packages() {
     done
 }
 
-# need_packages WHY PACKAGE...: install what is missing.
+# need_packages WHY PACKAGE...: install the missing ones.
 need_packages() {
     local why=$1 missing
     shift
     if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
-        say "no apt-get here: taking for granted what Debian calls $*"
+        say "no apt-get here: assuming that these Debian packages are installed: $*"
         return
     fi
     mapfile -t missing < <(missing_packages "$@")
@@ -72,7 +72,7 @@ need_packages() {
     install_packages "${missing[@]}"
 }
 
-# need_modules MODULE...: what python must be able to import, wherever it came from.
+# need_modules MODULE...: fail unless python can import them, from any source.
 need_modules() {
     local module
     [ -x "$python" ] || fail "there is no $python" "install Python 3.10 or newer with the packages of your distribution"
@@ -82,7 +82,7 @@ need_modules() {
     done
 }
 
-# A subshell, so that its locks and its trap end with it. Two at a time wait for each other.
+# In a subshell, so that its lock and its trap end with it. Concurrent calls wait for each other.
 install_packages() (
     umask 022
     exec 9</usr/sbin
@@ -94,7 +94,7 @@ install_packages() (
     forbid_services
     export DEBIAN_FRONTEND=noninteractive
     apt=(apt-get -q -o Acquire::Retries=3 -o DPkg::Lock::Timeout=300)
-    # What an old list of packages or another cached package has may do, where the archive is not in reach.
+    # Without the archive, an old package list and cached packages may be enough.
     if ! { { "${apt[@]}" update || true; } &&
         env "$policy_variable=yes" "${apt[@]}" install --yes --no-install-recommends "$@"; } >"$log" 2>&1 </dev/null 9<&-; then
         tail -n 20 "$log" >&2
@@ -108,7 +108,7 @@ policy=/usr/sbin/policy-rc.d
 policy_mark="# Made by tcpwatch's scripts while they install packages."
 policy_variable=TCPWATCH_INSTALLS_PACKAGES
 
-# It forbids only what our own apt-get starts, so that one which a kill leaves behind changes nothing on the host.
+# It forbids only services of our own apt-get, so that a file left behind after a kill changes nothing on the host.
 forbid_services() {
     local fresh
     [ ! -e "$policy" ] || is_our_policy || return 0
@@ -126,28 +126,28 @@ is_our_policy() {
     [ -f "$policy" ] && grep -qsxF "$policy_mark" "$policy"
 }
 
-# What the environment was made from: another interpreter or other requirements make it anew.
+# What the environment was made from. Another interpreter or other requirements make it again.
 stamp() {
     "$python" -I --version
     sha256sum <"$root/pyproject.toml"
     printf '%s\n' "$environment" "$root" "$*"
 }
 
-# is_ready KIND: whether the environment has been made for that already, and nobody else can change it.
+# is_ready KIND: whether the environment was made for KIND, and no other user can change it.
 is_ready() {
     [ -f "$venv/stamp.$1" ] && [ "$(stamp "$1")" = "$(<"$venv/stamp.$1")" ] &&
         [ -z "$(find "$venv" -maxdepth 2 -perm -o=w ! -type l -print -quit)" ]
 }
 
-# make_venv DIRECTORY: an environment that sees the distribution's packages and imports tracer from the tree.
+# make_venv DIRECTORY: an environment with the distribution's packages that imports tracer from the tree.
 make_venv() {
     local directory=$1 site
     "$python" -I -m venv --system-site-packages --without-pip "$directory" ||
         fail "$python could not make a virtual environment" "sudo apt-get install python3-venv; df -h $root"
     site=$(echo "$directory"/lib/python3*/site-packages)
     printf '%s\n' "$root" >"$site/tcpwatch.pth"
-    # Until tcpwatch itself listens to ^C, it ends at once and without Python's traceback. With a umask that lets others
-    # write, Python would make directories for compiled modules in which they could put theirs.
+    # Until tcpwatch handles ^C itself, ^C ends it at once, without a traceback of Python. With a umask that lets others
+    # write, Python's directories for compiled modules would be writable for them, so it makes none.
     cat >"$directory/bin/tcpwatch.py" <<'END'
 import os
 import signal
@@ -172,7 +172,8 @@ need_writable_tree() {
     fail "cannot write to $root (a read-only file system?)" "cp -R $root /var/tmp/tcpwatch; sudo /var/tmp/tcpwatch/scripts/tcpwatch"
 }
 
-# The environment that runs tcpwatch from the tree. Two at a time wait for each other; a failure leaves nothing half made.
+# Make the environment that runs tcpwatch from the tree. Concurrent calls wait for each other. A failure leaves nothing
+# behind.
 ensure_runtime() {
     is_ready runtime && return
     need_packages "to run at all" "${runtime_packages[@]}" python3-venv
@@ -188,7 +189,7 @@ ensure_runtime() {
         trap 'rm -rf "$fresh"' EXIT
         make_venv "$fresh"
         stamp runtime >"$fresh/stamp.runtime"
-        # A default ACL of the tree goes before the umask.
+        # A default ACL of the tree overrides the umask.
         chmod -R u=rwX,go=rX "$fresh"
         rm -rf "$venv"
         mv "$fresh" "$venv"
@@ -196,12 +197,12 @@ ensure_runtime() {
     is_ready runtime || fail "the environment $venv could not be made" "sudo rm -rf $venv; sudo $0"
 }
 
-# The same with what the tests need; as root also the packages of the tests on the kernel.
+# Add what the tests need; as root also the packages of the tests on the kernel.
 ensure_tests() {
     ensure_runtime
     if [ "$(id -u)" = 0 ]; then
         need_packages "for the tests" "${lab_packages[@]}" "${test_packages[@]}" "${knob_packages[@]}"
-        # Not by package: other sources of Node.js have both in one.
+        # Not by package: other sources of Node.js have both in one package.
         command -v node >/dev/null || need_packages "for the tests" nodejs
         command -v java >/dev/null || need_packages "for the tests" default-jre-headless
         command -v npm >/dev/null || need_packages "for the tests" npm
@@ -233,7 +234,7 @@ clients_stamp() {
     (cd "$root/tests/kernel/clients" && sha256sum -- *)
 }
 
-# The client libraries, at fixed versions and apart from what the tests themselves use.
+# Install the client libraries, at fixed versions and separate from the modules of the tests.
 ensure_clients() {
     local listed=$root/tests/kernel/clients
     [ -f "$clients/stamp" ] && [ "$(clients_stamp)" = "$(<"$clients/stamp")" ] && return

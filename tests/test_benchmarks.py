@@ -76,8 +76,8 @@ def test_a_median_is_as_sure_as_there_are_measurements() -> None:
     [
         (1.01, 1.02, "met: 1.000 to 1.009 ≤ 1.01"),
         (0.99, 0.98, "missed: 1.000 to 1.009 > 0.99"),
-        (1.008, 1.007, "met by processor time: 1.007 ≤ 1.008; by the clock unclear: 1.000 to 1.009"),
-        (1.008, 1.009, "missed by processor time: 1.009 > 1.008; by the clock unclear: 1.000 to 1.009"),
+        (1.008, 1.007, "met by CPU time: 1.007 ≤ 1.008; by the clock unclear: 1.000 to 1.009"),
+        (1.008, 1.009, "missed by CPU time: 1.009 > 1.008; by the clock unclear: 1.000 to 1.009"),
     ],
 )
 def test_a_budget_is_held_against_where_the_median_can_be(budget: float, accounted: float, expected: str) -> None:

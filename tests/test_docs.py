@@ -16,7 +16,9 @@ from tracer.model.events import Event
 from tracer.model.kinds import EVENTS
 from tracer.model.sockets import Socket
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.glob("**/*.md")]
 OUTCOMES = ("recovered", "timed-out", "reset", "closed", "unreachable", "ongoing", "presumed", "alive")
 
 
@@ -73,3 +75,30 @@ def test_the_readme_has_every_verdict_and_filter() -> None:
     assert len(FILTER_NAMES) == 11
     for option in ("--port", "--lport", "--rport", "--host", "-4", "-6", "--pid", "--comm", "--netns", "--event"):
         assert has_option(text, option), option
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_paths_and_links_in_a_page_exist(page: Path) -> None:
+    text = page.read_text()
+    for name in re.findall(r"(?<![\w/.:])(?:bpf|docs|scripts|tests|tracer)/[\w./-]*\w", text):
+        assert (ROOT / name).exists(), name
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", text):
+        linked = page.parent / target if target else page
+        assert linked.exists(), target
+        assert not anchor or anchor in _anchors(linked), f"{target}#{anchor}"
+
+
+def _anchors(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_the_hooks_of_pre_commit_check_what_the_tests_check() -> None:
+    config = (ROOT / ".pre-commit-config.yaml").read_text()
+    patterns = [re.compile(pattern) for pattern in re.findall(r"files: (\S+)", config)]
+    checks = re.findall(r"^ +(?:shellcheck|.*clang-format\").*", (ROOT / "scripts/test").read_text(), re.MULTILINE)
+    named = {word for line in checks for word in line.split() if not word.startswith(("-", '"')) and "/" in word}
+    files = {str(path.relative_to(ROOT)) for name in named for path in ROOT.glob(name)}
+    assert files
+    for file in files:
+        assert any(pattern.search(file) for pattern in patterns), file

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from machines import archive as archive_module
 from machines import kernels, matrix, table
-from machines.archive import Suite, mirror
-from machines.errors import NotThere
+from machines.archive import Suite
+from machines.errors import MachineError, NotThere
 from machines.matrix import Outcome
+from machines.sources import Archive, archive_for
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-class Archive(Suite):
-    """That has these packages, and names more."""
+class FakeSuite(Suite):
+    """A suite that has these packages, and names more."""
 
     def __init__(self, has: dict[str, str], names: list[str] | None = None) -> None:
         self.name = "a-suite"
@@ -32,12 +35,12 @@ class Archive(Suite):
 
 
 def test_the_newest_of_a_series_by_its_numbers() -> None:
-    archive = Archive({f"linux-image-6.1.0-{number}-cloud-amd64": "" for number in (9, 10, 56)})
+    archive = FakeSuite({f"linux-image-6.1.0-{number}-cloud-amd64": "" for number in (9, 10, 56)})
     assert kernels._newest(archive, "6.1") == "6.1.0-56-cloud-amd64"
 
 
 def test_other_flavours_series_and_debug_symbols_are_none() -> None:
-    archive = Archive(
+    archive = FakeSuite(
         dict.fromkeys(
             (
                 "linux-image-6.1.0-9-amd64", "linux-image-6.10.1-cloud-amd64", "linux-image-6.1.0-9-cloud-amd64-dbg",
@@ -53,7 +56,7 @@ def test_other_flavours_series_and_debug_symbols_are_none() -> None:
 def test_an_image_that_outlived_its_modules_is_passed_over() -> None:
     split = "linux-binary-{0} (= 1), linux-modules-{0} (= 1)"
     new, old = "7.1.3+deb13-cloud-amd64", "7.0.9+deb13-cloud-amd64"
-    archive = Archive(
+    archive = FakeSuite(
         {
             f"linux-image-{new}": split.format(new),
             f"linux-image-{old}": split.format(old),
@@ -65,20 +68,107 @@ def test_an_image_that_outlived_its_modules_is_passed_over() -> None:
     assert kernels._newest(archive, kernels.NEWEST) == old
 
 
+KEY = "/usr/share/keyrings/company.gpg"
+DEB822 = """\
+# Near us.
+Types: deb deb-src
+URIs: http://near/debian/
+# http://comment/debian
+Suites: bookworm bookworm-updates
+Components: main contrib
+Signed-By: {key}
+
+Types: deb
+URIs: http://near/security
+Suites: bookworm-security
+Components: main
+"""
+
+
 @pytest.mark.parametrize(
-    ("sources", "expected"),
+    ("suite", "sources", "expected"),
     [
-        ({"sources.list": "deb [arch=amd64] http://near/debian bookworm main\n"}, "http://near/debian"),
-        ({"sources.list.d/a.sources": "Types: deb\nURIs: http://near/debian/\nSuites: x\n"}, "http://near/debian/"),
-        ({"sources.list.d/a.list": "# deb http://off/debian x main\n"}, "http://deb.debian.org/debian"),
-        ({"sources.list": "deb http://near/ubuntu noble main\n"}, "http://deb.debian.org/debian"),
+        ("trixie", {"sources.list": "deb [arch=amd64] http://near/debian bookworm main\n"}, Archive("http://near/debian")),
+        ("trixie", {"sources.list": f"deb [ arch=amd64 signed-by={KEY} ] http://near/d/ sid main # x\n"},
+         Archive("http://near/d", KEY)),
+        ("sid", {"sources.list.d/a.sources": DEB822.format(key=KEY)}, Archive("http://near/debian", KEY)),
+        ("sid-backports", {"sources.list.d/a.sources": DEB822.format(key=KEY)}, Archive("http://near/debian", KEY)),
+        ("bullseye-security", {"sources.list.d/a.sources": DEB822.format(key=KEY)}, Archive("http://near/security")),
+        ("bullseye-security", {"sources.list": "deb http://old/s buster/updates main\n"}, Archive("http://old/s")),
+        ("sid", {"sources.list": "deb [trusted=yes] file:/srv/debian bookworm main\n"},
+         Archive("file:/srv/debian", is_trusted=True)),
+        ("sid", {"sources.list": "deb cdrom:[Debian 12]/ bookworm main\ndeb http://near/debian bookworm main\n"},
+         Archive("http://near/debian")),
+        ("sid", {"sources.list.d/a.list": "deb http://other/x bookworm main\n",
+                 "sources.list.d/b.list": "deb http://near/d sid main\ndeb http://near/d trixie main\n"},
+         Archive("http://near/d")),
+    ],
+)  # fmt: skip
+def test_a_suite_comes_from_the_sources_of_this_machine(
+    tmp_path: Path, suite: str, sources: dict[str, str], expected: Archive
+) -> None:
+    write_sources(tmp_path, sources)
+    assert archive_for(suite, tmp_path) == expected
+
+
+def test_a_key_in_the_source_is_kept_whole(tmp_path: Path) -> None:
+    key = "\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n mQINBF\n -----END PGP PUBLIC KEY BLOCK-----"
+    write_sources(tmp_path, {"sources.list.d/a.sources": DEB822.format(key=key)})
+    archive = archive_for("sid", tmp_path)
+    assert archive.signed_by == key
+    assert f"Signed-By: {key}\n" in archive_module._source("sid", archive)
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        {},
+        {"sources.list": "deb http://near/ubuntu noble main\n"},
+        {"sources.list": "# deb http://off/debian bookworm main\ndeb-src http://off/debian bookworm main\n"},
+        {"sources.list": "deb http://near/debian bookworm contrib\n"},
+        {"sources.list": "deb http://near/pgdg bookworm-pgdg main\ndeb http://near/x ./\n"},
+        {"sources.list.d/a.sources": "Enabled: no\n" + DEB822.format(key=KEY).partition("\n\n")[0]},
+        {"sources.list.d/a.sources.off": DEB822.format(key=KEY)},
     ],
 )
-def test_the_mirror_is_this_hosts(tmp_path: Path, sources: dict[str, str], expected: str) -> None:
-    (tmp_path / "sources.list.d").mkdir()
+def test_without_debian_sources_it_says_what_to_add(tmp_path: Path, sources: dict[str, str]) -> None:
+    write_sources(tmp_path, sources)
+    with pytest.raises(MachineError, match="no Debian source for sid") as raised:
+        archive_for("sid", tmp_path)
+    assert "sid main" in raised.value.hint
+
+
+def test_without_security_sources_a_kernel_of_them_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_sources(tmp_path, {"sources.list": "deb http://near/debian sid main\n"})
+    monkeypatch.setattr(kernels, "archive_for", lambda suite: archive_for(suite, tmp_path))
+    with pytest.raises(MachineError, match="bookworm-security") as raised:
+        kernels.get("6.1", tmp_path / "cache")
+    assert not isinstance(raised.value, NotThere)
+
+
+def test_debootstrap_gets_the_first_address_of_a_list_of_mirrors(tmp_path: Path) -> None:
+    mirrors = tmp_path / "mirrors"
+    mirrors.write_text("# near first\n\nhttp://near/debian/\tpriority:1\nhttp://far/debian\n")
+    assert Archive(f"mirror+file:{mirrors}").address() == "http://near/debian"
+    assert Archive(f"mirror+file://{mirrors}").address() == "http://near/debian"
+    for uri in ("mirror+http://near/list", "mirror://near/list", "tor+http://near/debian"):
+        with pytest.raises(MachineError, match="debootstrap cannot use") as raised:
+            Archive(uri).address()
+        assert "http://" in raised.value.hint
+
+
+def test_the_scripts_name_no_package_host() -> None:
+    for path in (ROOT / "scripts").rglob("*"):
+        if path.is_file() and path.suffix != ".pyc":
+            assert not re.search(r"(deb|security|archive|ftp)\.debian\.org", path.read_text()), path
+
+
+def write_sources(apt: Path, sources: dict[str, str]) -> None:
+    (apt / "sources.list.d").mkdir()
     for name, text in sources.items():
-        (tmp_path / name).write_text(text)
-    assert mirror("debian", tmp_path) == expected
+        (apt / name).write_text(text)
 
 
 def found(**details: Any) -> dict[str, Any]:

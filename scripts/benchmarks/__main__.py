@@ -32,7 +32,7 @@ _DRAWN = ("connections", "events")
 @click.option(
     "--json", "output", type=click.Path(path_type=Path, dir_okay=False), help="All that was measured, as JSON."
 )
-@click.option("--write", is_flag=True, help="Write the tables in docs/performance.md anew.")
+@click.option("--write", is_flag=True, help="Rewrite the tables in docs/performance.md.")
 def main(rows: tuple[str, ...], quick: bool, output: Path | None, write: bool) -> None:
     """Measure what tcpwatch costs, beside other tools and against its budgets. Needs root.
 

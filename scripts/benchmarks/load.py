@@ -8,9 +8,9 @@ short PORT          connects to 127/8, sends a byte, closes. `for SECONDS [RATE]
 empty PORT          the same without the byte
 refused PORT        connects to a port of 127/8 that is closed. The same commands
 sink PORT           the server of `short` and `empty`: obeys nothing, and never ends
-crowd COUNT         holds so many connections to itself
+crowd COUNT         holds COUNT connections to itself
 connections HOST PORT COUNT  that many. `write [PAUSE]`: a line on each, PAUSE seconds apart
-unanswered HOST PORT COUNT  SYNs that nobody answers, begun evenly in a second. `for SECONDS`: keeps them so long
+unanswered HOST PORT COUNT  SYNs without an answer, started evenly over a second. `for SECONDS`: keep them that long
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def repeat(once: Callable[[], None], seconds: float, rate: float | None) -> dict
 
 
 def times(once: Callable[[], None], count: int, rate: float | None) -> dict[str, Any]:
-    """Do it so many times."""
+    """Repeat it."""
     began = time.monotonic()
     done = 0
     while done < count:
@@ -182,7 +182,7 @@ def crowd(count: str) -> None:
 
 @contextlib.contextmanager
 def _connected(count: int) -> Iterator[None]:
-    """So many connections to ourselves."""
+    """Connections to ourselves."""
     kept: list[socket.socket] = []
     with socket.create_server(("", 0), backlog=1024) as listener:
         address = _addresses(listener.getsockname()[1])
@@ -192,7 +192,7 @@ def _connected(count: int) -> Iterator[None]:
 
 
 def connections(host: str, port: str, count: str) -> None:
-    """Connections that are written to when it is said."""
+    """Connections that are written to on command."""
     _many_files(int(count))
     kept = [socket.create_connection((host, int(port))) for _ in range(int(count))]
     say(ready=True)

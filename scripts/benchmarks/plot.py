@@ -1,4 +1,4 @@
-"""Growth as a picture: alone imports matplotlib."""
+"""The picture of the growth. Only this module imports matplotlib."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What processes use: processor time and memory."""
+"""CPU time and memory of processes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def dies_with_us(argv: Sequence[str | Path]) -> list[str]:
 
 @contextmanager
 def one_processor() -> Iterator[None]:
-    """Whatever is started meanwhile shares one processor with us, and is never idle where somebody works."""
+    """Processes started in the block share one processor with us, and it is never idle while one of them works."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(before)})
     try:
@@ -124,7 +124,7 @@ def _run(argv: Sequence[str], stdin: Iterable[bytes]) -> tuple[float, float]:
         feeder.start()
         assert process.stderr is not None
         try:
-            said = process.stderr.read()
+            stderr = process.stderr.read()
             _, status, usage = os.wait4(process.pid, 0)
         except BaseException:
             # What GNU time has started, too: it leads a session of its own.
@@ -133,7 +133,7 @@ def _run(argv: Sequence[str], stdin: Iterable[bytes]) -> tuple[float, float]:
         process.returncode = os.waitstatus_to_exitcode(status)
         feeder.join()
     if process.returncode != 0:
-        raise TcpwatchError(f"{' '.join(argv)} failed: {said.decode('utf-8', 'replace').strip()[-500:]}")
+        raise TcpwatchError(f"{' '.join(argv)} failed: {stderr.decode('utf-8', 'replace').strip()[-500:]}")
     return time.monotonic() - began, usage.ru_utime + usage.ru_stime
 
 

@@ -34,14 +34,14 @@ def runs_of(pid: int) -> list[Runs]:
         except FileNotFoundError:  # no program: those stay open
             continue
         pairs = (line.partition(":\t") for line in lines)
-        said = {name.strip(): value.strip() for name, _, value in pairs}
-        if "run_cnt" in said:
-            programs[said["prog_id"]] = said
-        elif "tp_name" in said:
-            hooks[said["prog_id"]] = said["tp_name"]
+        values = {name.strip(): value.strip() for name, _, value in pairs}
+        if "run_cnt" in values:
+            programs[values["prog_id"]] = values
+        elif "tp_name" in values:
+            hooks[values["prog_id"]] = values["tp_name"]
     return [
-        Runs(hooks.get(number, ""), int(said["run_cnt"]), int(said["run_time_ns"]))
-        for number, said in programs.items()
+        Runs(hooks.get(number, ""), int(values["run_cnt"]), int(values["run_time_ns"]))
+        for number, values in programs.items()
     ]
 
 

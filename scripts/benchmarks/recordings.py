@@ -56,7 +56,7 @@ class _Template:
         return cls([*pieces, text], time_ns, ktime_ns, sock)
 
     def again(self, copy: int, later_ns: int) -> str:
-        """The line of another connection, so much later."""
+        """The line with a later time and another socket."""
         before, between, then, after = self.pieces
         time = format_time(self.time_ns + later_ns)
         # A line without a socket has its last piece empty.
@@ -65,7 +65,7 @@ class _Template:
 
 
 def multiply(sample: Path, events: int) -> Iterator[bytes]:
-    """A recording of so many events, in blocks: the sample again and again, later and of other sockets each time."""
+    """A recording with a number of events, in blocks: the sample repeated, with later times and other sockets."""
     header, *lines = sample.read_text(encoding="utf-8").splitlines()
     templates = [_Template.of(line) for line in lines]
     span_ns = templates[-1].ktime_ns - templates[0].ktime_ns + _PAUSE_NS

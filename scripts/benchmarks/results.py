@@ -1,4 +1,4 @@
-"""What a row of the bench found: lines of cells, and a verdict where there is a budget."""
+"""Results of a row of the bench: lines of cells, and a verdict if there is a budget."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.spread import Spread, median_between
 
 Cell = Spread | float | int | str | None
-"""None: not measured, and not to be had."""
+"""None: could not be measured."""
 
 
 @dataclass(slots=True)
@@ -44,7 +44,7 @@ def as_json(results: Iterable[Result], host: Mapping[str, Any]) -> dict[str, Any
 
 
 def at_most(measured: float, budget: float, unit: str = "") -> str:
-    """Whether a cost keeps to its budget."""
+    """The verdict on a cost."""
     if measured <= budget:
         return f"met: {_beside(measured, budget)} ≤ {budget:g}{unit}"
     return f"missed: {_beside(measured, budget)} > {budget:g}{unit}"
@@ -65,13 +65,13 @@ def median_at_most(values: Sequence[float], budget: float, accounted: float) -> 
     measured = f"{low:.3f} to {high:.3f}"
     if low <= budget < high:
         sign, verdict = ("≤", "met") if accounted <= budget else (">", "missed")
-        return f"{verdict} by processor time: {accounted:.3f} {sign} {budget:g}; by the clock unclear: {measured}"
+        return f"{verdict} by CPU time: {accounted:.3f} {sign} {budget:g}; by the clock unclear: {measured}"
     sign, verdict = ("≤", "met") if high <= budget else (">", "missed")
     return f"{verdict}: {measured} {sign} {budget:g}"
 
 
 def at_least(measured: float, budget: float, unit: str = "") -> str:
-    """Whether a rate reaches its budget."""
+    """The verdict on a rate."""
     if measured >= budget:
         return f"met: {measured:,.0f} ≥ {budget:,.0f}{unit}"
     return f"missed: {measured:,.0f} < {budget:,.0f}{unit}"

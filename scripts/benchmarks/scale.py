@@ -1,4 +1,4 @@
-"""How much is measured: all, or quickly some."""
+"""How much is measured: everything, or a quick selection."""
 
 from __future__ import annotations
 

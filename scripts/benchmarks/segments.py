@@ -68,7 +68,7 @@ def _runs() -> int:
 
 @contextmanager
 def _conversation() -> Iterator[Callable[[int], None]]:
-    """One byte there and one back, so many times, on a connection over loopback."""
+    """Exchange one byte in each direction, repeatedly, on a connection over loopback."""
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         socket.create_connection(listener.getsockname()) as one,

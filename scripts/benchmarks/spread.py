@@ -1,4 +1,4 @@
-"""Repeated measurements as one value: the median, and between what half of them lie."""
+"""Repeated measurements as one value: the median and the quartiles."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Spread:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The value below which so many in a hundred lie, between two of them where none is there."""
+    """The percentile of some values, interpolated."""
     if not values:
         raise ValueError("no measurement")
     ordered = sorted(values)

@@ -1,4 +1,4 @@
-"""What other BPF tools need around them and tcpwatch does without: kernel headers, tracefs."""
+"""What other BPF tools need, unlike tcpwatch: kernel headers, tracefs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ exec cat
 
 
 def borrowed_headers() -> Path | None:
-    """The newest /lib/modules/RELEASE of a kernel whose headers are there; None where bcc finds the right ones."""
+    """The newest /lib/modules/RELEASE with headers; None if those of the running kernel are installed."""
     if (_MODULES / platform.release() / "build").exists() or Path("/sys/kernel/kheaders.tar.xz").exists():
         return None
     found = [each.parent for each in _MODULES.glob("*/build") if each.exists()]

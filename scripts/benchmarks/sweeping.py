@@ -1,4 +1,4 @@
-"""What must be undone whatever ends us, kill -9 included."""
+"""Undo changes to the host whatever ends us, kill -9 included."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _afterwards(script: str, *arguments: str) -> Iterator[None]:
 
 @contextmanager
 def temporary_directory(where: Path | None = None) -> Iterator[Path]:
-    """A directory that goes with all that is in it."""
+    """A directory that is removed with its contents."""
     made = tempfile.mkdtemp(prefix="tcpwatch-bench-", dir=where)
     with _afterwards('rm -rf "$1"', made):
         yield Path(made)

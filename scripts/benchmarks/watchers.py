@@ -1,4 +1,4 @@
-"""Programs that watch connections: tcpwatch and the others, started, known to be ready, and ended."""
+"""Start tcpwatch and other tools that watch connections, wait until they are ready, and end them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _SUMMARY = re.compile(r"tcpwatch: ([\d,]+) events?(?: \([\d,]+ not shown\))?, ([
 
 
 class CannotRun(TcpwatchError):
-    """A watcher that does not work on this host; the message is its own complaint."""
+    """A watcher does not work on this host; the message is its own error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is to be watched: a port, and a process of the namespace, which a tracer of system calls takes."""
+    """What to watch: a port, and a process of the namespace, for tracers of system calls."""
 
     port: int
     pid: int
@@ -118,15 +118,15 @@ PEERS = (TCPRETRANS, TCPRETRANS_TLP, TCPSTATES, BPFTRACE, BPFTRACE_TCPRETRANS, T
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What tcpwatch says at its end."""
+    """The counts in tcpwatch's summary."""
 
     events: int
     lost: int
 
 
-def counts(said: str) -> Counts | None:
-    """Out of what it said on stderr; None where that was another program."""
-    found = _SUMMARY.search(said)
+def counts(stderr: str) -> Counts | None:
+    """Parse the counts from stderr; None for another program."""
+    found = _SUMMARY.search(stderr)
     return Counts(*(int(number.replace(",", "")) for number in found.groups())) if found else None
 
 
@@ -162,7 +162,7 @@ class Watcher:
             )
         self.pid = self._process.pid
         try:
-            self._wait(lambda: ready in self.said() or ready in self.printed(), "it was not ready")
+            self._wait(lambda: ready in self.stderr() or ready in self.printed(), "it was not ready")
         except BaseException:
             self.kill()
             raise
@@ -183,7 +183,7 @@ class Watcher:
         """Its stdout so far."""
         return self._stdout.read_text(encoding="utf-8", errors="replace")
 
-    def said(self) -> str:
+    def stderr(self) -> str:
         """Its stderr so far."""
         return self._stderr.read_text(encoding="utf-8", errors="replace")
 
@@ -196,20 +196,20 @@ class Watcher:
         deadline = time.monotonic() + READY_S
         while not condition():
             if self._process.poll() is not None:
-                raise CannotRun(_reason(self.said()) or f"it ended with status {self._process.returncode}")
+                raise CannotRun(_reason(self.stderr()) or f"it ended with status {self._process.returncode}")
             if time.monotonic() > deadline:
                 raise CannotRun(f"{complaint} within {READY_S} s")
             time.sleep(0.001)
 
     def stop(self) -> str:
-        """As ^C; what it said on stderr. Stopping again does nothing more."""
+        """Send ^C and return its stderr. Stopping again does nothing."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
         try:
             self._process.wait(_END_S)
         except subprocess.TimeoutExpired:
             self.kill()
-        return self.said()
+        return self.stderr()
 
     def kill(self) -> None:
         """At once."""
@@ -219,7 +219,7 @@ class Watcher:
 
 
 class Watchers:
-    """Starts peers; knows which of them cannot run here, and why."""
+    """Starts watchers, and collects the reasons of those that cannot run here."""
 
     def __init__(self, directory: Path, lent: Sequence[str]) -> None:
         self._directory = directory
@@ -235,7 +235,7 @@ class Watchers:
             raise CannotRun(f"{peer.name}: {error}") from error
 
     def usable(self, peers: Sequence[Peer], target: Target) -> list[Peer]:
-        """Those of the peers that can run here, found out by trying; `reasons` tells of the others."""
+        """The peers that can run here, found by trying. `reasons` has the errors of the others."""
         usable = []
         for peer in peers:
             try:
@@ -246,7 +246,7 @@ class Watchers:
         return usable
 
     def notes(self, peers: Sequence[Peer]) -> list[str]:
-        """What is to be said about these peers."""
+        """Notes about these peers for below the table."""
         notes = [
             f"{peer.name} cannot run here: {self.reasons[peer.name]}" for peer in peers if peer.name in self.reasons
         ]
@@ -254,8 +254,8 @@ class Watchers:
         compiles = any(peer.name.startswith("bcc") and peer.name not in self.reasons for peer in peers)
         if self.lent and other is not None and compiles:
             notes.append(
-                f"there are no headers of this kernel, so bcc's tools were lent those of {other.name}: "
-                "good for what they cost, not for what they print"
+                f"this kernel has no headers, so bcc's tools used those of {other.name}: "
+                "valid for their cost, not for what they print"
             )
         return notes
 
@@ -267,9 +267,9 @@ def watchers() -> Iterator[Watchers]:
         yield Watchers(directory, before)
 
 
-def _reason(said: str) -> str:
-    """The line of a complaint that says most: the first that looks like an error, else the last."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+def _reason(stderr: str) -> str:
+    """The most informative line of an error: the first that looks like one, else the last."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     # bpftrace goes on after that one.
     errors = [line for line in lines if _ERROR.match(line) and "RLIMIT_MEMLOCK" not in line]
     return (errors or lines[-1:] or [""])[0]

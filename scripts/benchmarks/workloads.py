@@ -1,4 +1,4 @@
-"""What goes on while something watches: MariaDB, Redis, short connections, in namespaces of their own."""
+"""The watched workloads: MariaDB, Redis, short connections, in namespaces of their own."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _rate(client: Client, seconds: float) -> float:
 
 @contextmanager
 def loopback() -> Iterator[Namespace]:
-    """A namespace with nothing but its own addresses, and one whose packets reach nobody."""
+    """A namespace with its own addresses only, and one where packets vanish."""
     require_tools("ip", "nsenter", "unshare")
     namespace = Namespace()
     try:
@@ -112,7 +112,7 @@ def redis() -> Iterator[Workload]:
         server = stack.enter_context(_redis(namespace, "redis-server", "--port", PORT, "--save", "", "--dir", "/tmp"))
         wait_until(lambda: namespace.believes(PORT, 0) == "LISTEN", 30, "Redis listens")
         console = stack.enter_context(_redis(namespace, "redis-cli", "-p", PORT))
-        # One run that does not end, for connections that come are events; it is stopped where nobody measures.
+        # One endless run, because new connections would be events. It is stopped outside the measurements.
         asked = ("redis-benchmark", "-p", PORT, "-c", 50, "-t", "get", "-q", "-n", 2**31 - 1)
         asking = Process(stack.enter_context(_redis(namespace, *asked)))
 
@@ -166,7 +166,7 @@ def storm() -> Iterator[Workload]:
 
 @contextmanager
 def short_connections(count: int, rate: float) -> Iterator[Storm]:
-    """As `storm`, so many, `rate` of them a second."""
+    """As `storm`, with a number of connections, `rate` a second."""
     with loopback() as namespace, load(namespace, "sink", PORT), load(namespace, "short", PORT) as client:
 
         def go() -> None:
@@ -201,7 +201,7 @@ def trickling(namespace: Namespace, connections: int = 200) -> Iterator[Target]:
 
 @contextmanager
 def stalls(count: int, pause_s: float = 0) -> Iterator[Storm]:
-    """So many connections that a firewall cuts off, written to pause_s apart, until the kernel gives them up."""
+    """Connections that a firewall drops, written to pause_s apart, until the kernel gives them up."""
     with Lab(ttl_s=600, ports=[PORT], retries2=3) as lab:
         with Server(lab.server, SERVER, PORT), load(lab.client, "connections", SERVER, PORT, count) as client:
 
@@ -212,7 +212,7 @@ def stalls(count: int, pause_s: float = 0) -> Iterator[Storm]:
 
             yield Storm("stalls", Target(PORT, client.pid), count, go)
             lab.restore()
-        # The server's ends would go on saying goodbye to nobody, beside whatever is measured next.
+        # The server's ends would retransmit their FINs during the next measurement.
         wait_until(lambda: _states(lab.server) <= {"TIME_WAIT"}, 60, "all connections are gone")
 
 

@@ -17,8 +17,8 @@ from installation.places import Places
 _PYTHON = "/usr/bin/python3"
 # As [tool.setuptools.package-data] of pyproject.toml has it.
 _SOURCES = ("LICENSE", "*.c", "*.h", "include/**/*.h")
-# -I: as root, nothing is imported from the directory that one happens to be in, nor from where the environment says.
-# Until tcpwatch itself listens to ^C, it ends at once and without Python's traceback.
+# -I: root imports nothing from the current directory or from paths in the environment.
+# Until tcpwatch handles ^C itself, ^C ends it at once, without a traceback of Python.
 _COMMAND = f"""#!{_PYTHON} -I
 import os
 import signal

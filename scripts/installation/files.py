@@ -1,4 +1,4 @@
-"""Files and directories whose owner and mode depend on nothing but us, and changes that happen as a whole."""
+"""Files and directories with a fixed owner and mode, and changes that are atomic."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # include/uapi/linux/fs.h
 _ACLS = ("system.posix_acl_access", "system.posix_acl_default")
 STAGED = ".tcpwatch."
-"""How the name of everything begins that is not finished."""
+"""Prefix of the names of unfinished files and directories."""
 
 
 def settle(path: Path, mode: int) -> None:
-    """Give it to root, if we are root, with exactly this mode: no set-group-ID bit and no ACL of its directory."""
+    """Set root as the owner, if we are root, and exactly this mode, without set-group-ID bit and inherited ACL."""
     if os.geteuid() == 0:
         os.chown(path, 0, 0, follow_symlinks=False)
     for name in _ACLS:
@@ -32,7 +32,7 @@ def settle(path: Path, mode: int) -> None:
 
 
 def settle_tree(tree: Path, *, programs: tuple[Path, ...]) -> None:
-    """The same for all that is in the tree: directories and programs 0755, other files 0644."""
+    """Do so for everything in the tree: directories and programs 0755, other files 0644."""
     for directory, _, names in os.walk(tree):
         for name in names:
             path = Path(directory, name)
@@ -41,7 +41,7 @@ def settle_tree(tree: Path, *, programs: tuple[Path, ...]) -> None:
 
 
 def make_directories(directory: Path) -> None:
-    """With those above it that are missing. Those that exist stay as they are."""
+    """Make a directory and its missing parents. Existing ones stay unchanged."""
     if directory.is_dir():
         return
     make_directories(directory.parent)
@@ -51,7 +51,7 @@ def make_directories(directory: Path) -> None:
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold the lock of this directory: no other installation works in it."""
+    """Hold the lock of this directory, so that no other installation changes it."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -61,7 +61,7 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def sweep(directory: Path) -> None:
-    """Remove what an installation that was killed has left in this directory. The lock must be held."""
+    """Remove what a killed installation left in this directory. The lock must be held."""
     if directory.is_dir():
         for path in directory.glob(f"{STAGED}*"):
             if path.is_dir() and not path.is_symlink():
@@ -80,14 +80,14 @@ def stage_file(target: Path, content: bytes) -> Path:
 
 
 def stage_link(target: Path, destination: Path) -> Path:
-    """The same for a symbolic link."""
+    """A finished symbolic link beside its target, for os.replace()."""
     staged = Path(tempfile.mktemp(prefix=STAGED, dir=target.parent))
     staged.symlink_to(destination)
     return staged
 
 
 def put_in_place(fresh: Path, target: Path) -> None:
-    """Make the directory `fresh` the target. What the target was before is then `fresh`, if there was anything."""
+    """Make the directory `fresh` the target, and the earlier target, if there was one, `fresh`."""
     if not target.exists():
         fresh.rename(target)
         return
@@ -97,7 +97,7 @@ def put_in_place(fresh: Path, target: Path) -> None:
     number = ctypes.get_errno()
     if number not in (errno.EINVAL, errno.ENOSYS, errno.EXDEV):
         raise OSError(number, os.strerror(number), str(target))
-    # A file system that cannot exchange: for a moment there is neither.
+    # This file system cannot exchange: for a moment there is no target.
     old = set_aside(target)
     try:
         fresh.rename(target)
@@ -128,7 +128,7 @@ def set_aside(directory: Path) -> Path | None:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """^C, SIGTERM and SIGHUP wait until this has ended."""
+    """Defer ^C, SIGTERM and SIGHUP until the block has ended."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         yield

@@ -19,7 +19,7 @@ from installation.places import Places, check_directories, refuse_foreign
 
 
 def install(tree: Path, places: Places) -> None:
-    """Make everything beside what is there, then put all of it in place at once."""
+    """Make all parts beside the installed ones, then put them in place at once."""
     refuse_foreign(places)
     for warning in check_directories(places):
         _say(warning)
@@ -55,7 +55,7 @@ def install(tree: Path, places: Places) -> None:
 
 
 def remove(tree: Path, places: Places) -> None:
-    """Stop what runs, then remove what `install` has put there. Recordings and the administrator's settings stay."""
+    """Stop the unit, then remove what `install` installed. Recordings and the administrator's settings stay."""
     refuse_foreign(places)
     if not places.home.parent.is_dir():
         _say(f"nothing is installed in {places.root}")
@@ -94,7 +94,7 @@ def _take_away(places: Places, edited: bool) -> Iterator[Path]:
 
 @contextmanager
 def _alone(places: Places) -> Iterator[None]:
-    """While no other installation works there. What one that was killed has left is removed."""
+    """Lock out other installations, and remove what a killed one left."""
     with files.locked(places.home.parent):
         refuse_foreign(places)
         for directory in (*places.parents(), places.cache.parent):

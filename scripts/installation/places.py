@@ -1,4 +1,4 @@
-"""Where the parts of an installation are, and whether it is safe to put them there."""
+"""Paths of an installation, and whether installing there is safe."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Places:
 
     @property
     def is_system(self) -> bool:
-        """Whether this is the running system, whose systemd is to be asked."""
+        """Whether this is the running system, so that its systemd is to be used."""
         return self.root == Path("/")
 
     @property
@@ -45,12 +45,12 @@ class Places:
 
     @property
     def cache(self) -> Path:
-        """Compiled programs, which tcpwatch itself makes."""
+        """The compiled programs that tcpwatch stores."""
         return self.root / "var/cache/tcpwatch"
 
     @property
     def recordings(self) -> Path:
-        """What the unit has recorded. It is never removed."""
+        """The recordings of the unit. They are never removed."""
         return self.root / "var/log/tcpwatch"
 
     @property
@@ -65,7 +65,7 @@ class Places:
 
 
 def refuse_foreign(places: Places) -> None:
-    """Raise InstallError where something else has one of the names."""
+    """Raise InstallError if a foreign file has one of the names."""
     home, command = places.home, places.command
     wanted = str(home / "bin/tcpwatch")
     if os.path.lexists(command) and not (command.is_symlink() and str(command.readlink()) == wanted):

@@ -28,12 +28,12 @@ def record(home: Path) -> Path:
 
 
 def shipped_copy(places: Places) -> Path:
-    """Where the new unit goes if the old one was edited."""
+    """Path of the new unit if the old one was edited."""
     return places.unit.with_name(f"{_NAME}.dist")
 
 
 def is_edited(places: Places, shipped: bytes) -> bool:
-    """Whether the unit that is there is neither the one that was installed nor the new one."""
+    """Whether the existing unit differs from the installed one and from the new one."""
     unit = places.unit
     if not os.path.lexists(unit):
         return False
@@ -76,7 +76,7 @@ def stop(places: Places) -> Iterator[str]:
 
 
 def forget(places: Places) -> None:
-    """After a removal: systemd knows it no longer."""
+    """After a removal: make systemd forget the unit."""
     if places.is_system and _SYSTEMD_RUNS.is_dir() and shutil.which("systemctl"):
         _systemctl("daemon-reload", hint="sudo systemctl daemon-reload")
 
@@ -88,5 +88,5 @@ def _is_active() -> bool:
 def _systemctl(*words: str, hint: str) -> None:
     done = subprocess.run(["systemctl", *words], capture_output=True, text=True, errors="replace")
     if done.returncode != 0:
-        said = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
-        raise InstallError(f"systemctl {' '.join(words)} failed: {said}", hint)
+        reason = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
+        raise InstallError(f"systemctl {' '.join(words)} failed: {reason}", hint)

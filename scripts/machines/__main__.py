@@ -20,7 +20,7 @@ _cache_option = click.option(
     "--cache",
     type=click.Path(path_type=Path, file_okay=False),
     default=_CACHE,
-    help="Where kernels and trees are kept.",
+    help="Directory for kernels and trees.",
 )
 
 
@@ -34,18 +34,20 @@ def main() -> None:
 
 @main.command()
 @click.argument("targets", metavar="TARGET…", nargs=-1)
-@click.option("-j", "--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, help="Machines at a time.")
-@click.option("--write", is_flag=True, help="Write the table in docs/requirements.md anew.")
+@click.option(
+    "-j", "--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, help="Number of machines at a time."
+)
+@click.option("--write", is_flag=True, help="Rewrite the table in docs/requirements.md.")
 @_cache_option
 def test(targets: tuple[str, ...], jobs: int, write: bool, cache: Path) -> None:
     """Run the tests that hold on every kernel. TARGET is KERNEL or KERNEL/ROOT, or `all`.
 
     \b
-    KERNEL  5.10, 6.1, 6.12, 6.18, newest     the newest of that series that Debian has
-    ROOT    trixie, sid                       whose bcc and Python; else this host's
+    KERNEL  5.10, 6.1, 6.12, 6.18, newest     Debian's newest kernel of this series
+    ROOT    trixie, sid                       release for bcc and Python; default: this host
 
-    A kernel that is gone from the archive is said, and is no failure unless nothing else is left. What was
-    downloaded stays as it is; remove the --cache directory to get what is newer.
+    A kernel that is gone from the archive is reported, and fails only if no other is left. Kernels come from the
+    Debian sources of this machine and stay in the --cache directory: remove it to get newer ones.
     """
     wanted = matrix.EVERY if targets == ("all",) else targets or _FEW
     logs = Path(tempfile.mkdtemp(prefix="tcpwatch-vm."))
@@ -68,7 +70,7 @@ def test(targets: tuple[str, ...], jobs: int, write: bool, cache: Path) -> None:
 def debian(names: tuple[str, ...], cache: Path) -> None:
     """Run all tests but tests/kernel with the Python and the packages of each RELEASE: bookworm, trixie, sid.
 
-    Fails unless they ran and passed on each. Needs root, and Debian's archive.
+    Exits with 1 unless all ran and passed. Needs root, and Debian sources in /etc/apt.
     """
     if not releases.run(names, cache):
         sys.exit(1)
@@ -77,7 +79,7 @@ def debian(names: tuple[str, ...], cache: Path) -> None:
 @main.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.argument("kernel")
 @click.argument("command", nargs=-1, required=True, metavar="COMMAND…")
-@click.option("--root", default=roots.HOST, help="Whose tree: this host's, trixie's or sid's.")
+@click.option("--root", default=roots.HOST, help="Tree to run in: host, trixie or sid.")
 @click.option("--cpus", type=click.IntRange(1), default=1)
 @click.option("--memory", type=click.IntRange(256), default=2048, metavar="MIB")
 @click.option("--timeout", type=click.FloatRange(1), default=600, metavar="SECONDS")
@@ -87,7 +89,7 @@ def run(
 ) -> None:
     """Run COMMAND as root on that kernel, in this directory, and exit with its status (124: out of time).
 
-    It sees this host's files and cannot change them: what it writes is gone when it ends.
+    It sees this host's files and cannot change them: its writes are lost when it ends.
     """
     tree = roots.get(root, cache)
     shares = [] if root == roots.HOST else [matrix.TREE]
@@ -100,6 +102,8 @@ if __name__ == "__main__":
         main(prog_name="scripts/vm")
     except MachineError as error:
         print(f"vm: {error}", file=sys.stderr)
+        if error.hint:
+            print(f"Hint: {error.hint}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""Debian's archive through apt, one suite at a time, in a private state directory."""
+"""Debian packages through apt, one suite at a time, in a private state directory."""
 
 from __future__ import annotations
 
@@ -10,33 +10,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from machines.errors import MachineError
+from machines.sources import Archive, archive_for
 
-_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-_SOURCES = Path("/etc/apt")
+_KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 _FRESH_S = 3600
-_DEFAULT = {"debian": "http://deb.debian.org/debian", "debian-security": "http://security.debian.org/debian-security"}
-
-
-def mirror(kind: str, sources: Path = _SOURCES) -> str:
-    """Where this host gets `debian` or `debian-security` from; Debian's own address where it has neither."""
-    for uri in _configured(sources):
-        if uri.rstrip("/").endswith(f"/{kind}"):
-            return uri
-    return _DEFAULT[kind]
-
-
-def _configured(sources: Path) -> Iterable[str]:
-    for path in sorted((sources / "sources.list.d").glob("*.sources")):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            if line.lower().startswith("uris:"):
-                yield from line.split()[1:]
-    for path in [sources / "sources.list", *sorted((sources / "sources.list.d").glob("*.list"))]:
-        if path.exists():
-            yield from re.findall(r"^deb\s+(?:\[[^]]*\]\s+)?(\S+)", path.read_text(encoding="utf-8"), re.MULTILINE)
 
 
 class Suite:
-    """One suite, such as bookworm-security: what it has, and its packages. Raises MachineError where apt fails."""
+    """One suite, such as bookworm-security: its packages, from the archive that this machine is set up with.
+
+    Raises MachineError where this machine has no Debian source, or apt fails.
+    """
 
     def __init__(self, name: str, cache: Path, architecture: str = "amd64") -> None:
         self.name = name
@@ -44,11 +28,10 @@ class Suite:
         for part in ("lists/partial", "cache/archives/partial", "parts"):
             (self._state / part).mkdir(parents=True, exist_ok=True)
         (self._state / "status").touch()
-        kind = "debian-security" if name.endswith("-security") else "debian"
-        options = f"signed-by={_KEYRING} check-valid-until=no"
-        (self._state / "sources.list").write_text(f"deb [{options}] {mirror(kind)} {name} main\n", encoding="utf-8")
+        self._stamp = self._state / "updated"
+        self._set_source(_source(name, archive_for(name)))
         settings = {
-            "Dir::Etc::SourceList": self._state / "sources.list",
+            "Dir::Etc::SourceList": "/dev/null",
             "Dir::Etc::SourceParts": self._state / "parts",
             "Dir::State": self._state,
             "Dir::State::lists": self._state / "lists",
@@ -72,28 +55,34 @@ class Suite:
             raise MachineError(f"{tool} {arguments[0]} failed for {self.name}: {_last(done.stderr)}")
         return done.stdout
 
+    def _set_source(self, text: str) -> None:
+        """Write apt's source. What was downloaded from another one is out of date."""
+        path = self._state / "parts/suite.sources"
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            self._stamp.unlink(missing_ok=True)
+            path.write_text(text, encoding="utf-8")
+
     def _update(self) -> None:
-        stamp = self._state / "updated"
-        if stamp.exists() and time.time() - stamp.stat().st_mtime < _FRESH_S:
+        if self._stamp.exists() and time.time() - self._stamp.stat().st_mtime < _FRESH_S:
             return
         self._run("apt-get", "update", "-qq")
-        stamp.touch()
+        self._stamp.touch()
 
     def names(self, prefix: str) -> list[str]:
-        """Names of packages that begin like that; some may be gone from the archive (see `has`)."""
+        """Names of packages with this prefix; the archive may no longer have some of them (see `has`)."""
         return self._run("apt-cache", "pkgnames", prefix).split()
 
     def has(self, package: str) -> bool:
-        """Whether the archive really has it: apt knows names that others only depend on."""
+        """Whether the archive has the package: apt also lists names that appear only in dependencies."""
         return bool(self._run("apt-cache", "madison", package).strip())
 
     def depends(self, package: str) -> str:
-        """Its Depends line, empty without one."""
+        """The Depends line of a package, empty if it has none."""
         found = re.search(r"^Depends: (.*)$", self._run("apt-cache", "show", package), re.MULTILINE)
         return found[1] if found else ""
 
     def unpack(self, packages: Iterable[str], into: Path) -> None:
-        """Download the packages and unpack them, without running anything of theirs."""
+        """Download the packages and unpack them without running their scripts."""
         debs = into / "debs"
         debs.mkdir(parents=True)
         self._run("apt-get", "download", "-qq", *packages, directory=debs)
@@ -103,6 +92,22 @@ class Suite:
         debs.rmdir()
 
 
-def _last(said: str) -> str:
-    lines = [line for line in said.splitlines() if line.strip()]
-    return re.sub(r"https?://\S+", "the mirror", lines[-1]) if lines else "it said nothing"
+def _source(suite: str, archive: Archive) -> str:
+    """The source of one suite, as deb822: unlike the one-line format, it holds a Signed-By of several lines."""
+    lines = [
+        "Types: deb",
+        f"URIs: {archive.uri}",
+        f"Suites: {suite}",
+        "Components: main",
+        f"Signed-By: {archive.signed_by or _KEYRING}",
+        "Check-Valid-Until: no",
+    ]
+    if archive.is_trusted:
+        lines.append("Trusted: yes")
+    return "\n".join(lines) + "\n"
+
+
+def _last(output: str) -> str:
+    """The last line, without addresses: they may hold a password."""
+    lines = [line for line in output.splitlines() if line.strip()]
+    return re.sub(r"https?://\S+", "the mirror", lines[-1]) if lines else "no output"

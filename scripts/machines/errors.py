@@ -1,11 +1,15 @@
-"""What goes wrong with machines."""
+"""Errors of scripts/vm."""
 
 from __future__ import annotations
 
 
 class MachineError(Exception):
-    """Something failed; the message is for a person."""
+    """Something failed; the message is for a person. hint: what to type, empty where nothing is known."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class NotThere(MachineError):
-    """The archive has no such kernel any more: said, and no failure."""
+    """The archive no longer has this kernel: reported, and not a failure."""

@@ -19,7 +19,7 @@ _NEEDED = ("virtio_pci", "virtio_console", "virtiofs", "overlay")
 
 
 def initramfs(kernel: Kernel) -> Path:
-    """The archive for that kernel, made once for each version of the guest's script."""
+    """The initramfs of a kernel, made once for each version of the guest's script."""
     version = hashlib.sha256(_GUEST.read_bytes()).hexdigest()[:8]
     path = kernel.tree.parent / f"initramfs.{version}"
     if not path.exists():
@@ -46,13 +46,13 @@ def _fill(tree: Path, kernel: Kernel) -> None:
     order = []
     for path in _modules(kernel):
         name = path.name.partition(".ko")[0] + ".ko"
-        (tree / "modules" / name).write_bytes(_unpacked(path))
+        (tree / "modules" / name).write_bytes(_decompressed(path))
         order.append(name)
     (tree / "modules/order").write_text("".join(f"{name}\n" for name in order), encoding="ascii")
 
 
 def _modules(kernel: Kernel) -> list[Path]:
-    """Files in the order of loading; what is built in needs none."""
+    """Module files in the order of loading. Built-in modules have none."""
     found: dict[Path, None] = {}
     for module in _NEEDED:
         shown = subprocess.run(
@@ -67,6 +67,6 @@ def _modules(kernel: Kernel) -> list[Path]:
     return list(found)
 
 
-def _unpacked(path: Path) -> bytes:
+def _decompressed(path: Path) -> bytes:
     data = path.read_bytes()
     return lzma.decompress(data) if path.suffix == ".xz" else data

@@ -1,4 +1,4 @@
-"""Which kernels are tested, and their files, unpacked from Debian's cloud packages."""
+"""The kernels that are tested, and their files, extracted from Debian's cloud packages."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 
 from machines.archive import Suite
 from machines.errors import MachineError, NotThere
+from machines.sources import archive_for
 
 NEWEST = "newest"
-"""The newest kernel that trixie-backports has, whatever that is today."""
+"""The newest kernel in trixie-backports."""
 
 SUITES = {
     "5.10": "bullseye-security",
@@ -21,14 +22,14 @@ SUITES = {
     "6.18": "trixie-backports",
     NEWEST: "trixie-backports",
 }
-"""Where each series is; a suite that is old enough vanishes from the archive."""
+"""The suite of each series. Old suites vanish from the archive."""
 
 _FLAVOUR = "cloud-amd64"
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """An unpacked kernel. release: as `uname -r`. vmlinuz: to boot. tree: has lib/modules."""
+    """A kernel's files. release: as `uname -r`. vmlinuz: to boot. tree: has lib/modules."""
 
     label: str
     release: str
@@ -37,7 +38,7 @@ class Kernel:
 
 
 def get(label: str, cache: Path) -> Kernel:
-    """The newest kernel of that series, downloaded unless it is there. Raises NotThere where the archive has none."""
+    """The newest kernel of a series, downloaded on first use. Raises NotThere if the archive has none."""
     directory = cache / "kernels" / label
     done = directory / "release"
     if not done.exists():
@@ -57,7 +58,8 @@ def get(label: str, cache: Path) -> Kernel:
 
 def _suite(label: str, cache: Path) -> Suite:
     if label not in SUITES:
-        raise MachineError(f"no kernel {label!r} is known; there are {', '.join(SUITES)}")
+        raise MachineError(f"unknown kernel {label!r} (expected one of {', '.join(SUITES)})")
+    archive_for(SUITES[label])  # a machine without Debian sources is an error, not a kernel that is gone
     try:
         return Suite(SUITES[label], cache)
     except MachineError as error:
@@ -75,7 +77,7 @@ def _newest(suite: Suite, label: str) -> str:
 
 
 def _is_complete(suite: Suite, release: str) -> bool:
-    """Signed images outlive the modules that they need."""
+    """Whether the archive still has the modules of an image: signed images outlive them."""
     image = f"linux-image-{release}"
     return suite.has(image) and all(
         suite.has(f"linux-{part}-{release}")
@@ -89,7 +91,7 @@ def _as_version(release: str) -> list[int]:
 
 
 def _arrange(tree: Path, release: str) -> None:
-    """One layout, whether the packages are older or younger than the merge of /lib into /usr."""
+    """Give packages from before and after the merge of /lib into /usr the same layout."""
     merged = tree / "usr/lib"
     merged.mkdir(parents=True, exist_ok=True)
     if (tree / "lib/modules").is_dir():

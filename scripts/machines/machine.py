@@ -24,7 +24,7 @@ _VIRTIOFSD = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
 _SOCKET_S = 10
 
 TIMED_OUT = 124
-"""The exit status of a command that took too long, as of timeout(1)."""
+"""Exit status of a command that timed out, as of timeout(1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +74,15 @@ class Machine:
                 return int(status)
             if not in_time:
                 return TIMED_OUT
-            said = "\n".join(_read(console).splitlines()[-30:])
-            raise MachineError(f"{self.kernel.release} ended without a word:\n{said}")
+            last_lines = "\n".join(_read(console).splitlines()[-30:])
+            raise MachineError(f"{self.kernel.release} ended without an exit status:\n{last_lines}")
 
     def _boot(self, devices: Sequence[str], console: Path, output: BinaryIO, timeout_s: float) -> bool:
         """Whether it ended by itself."""
         read_end, write_end = os.pipe()
         argv = [
             "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-            # No KVM: the same on every host, in CI and inside other virtual machines.
+            # Without KVM, so that it is the same on every host, in CI and inside other virtual machines.
             "-accel", "tcg", "-machine", "q35,memory-backend=memory", "-cpu", "max", "-smp", str(self.cpus),
             "-m", str(self.memory_mib),
             "-object", f"memory-backend-memfd,id=memory,size={self.memory_mib}M,share=on",
@@ -95,9 +95,9 @@ class Machine:
             "-device", "virtserialport,chardev=output,name=output",
             *devices,
         ]  # fmt: skip
-        with console.open("wb") as said:
+        with console.open("wb") as log:
             # In our own session: a terminal's ^C ends the machines with us.
-            qemu = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=said, stderr=said, pass_fds=[write_end])
+            qemu = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[write_end])
         os.close(write_end)
         copier = threading.Thread(target=_copy, args=(read_end, output), daemon=True)
         copier.start()
@@ -119,14 +119,17 @@ class _Sharing:
         self._made = made
         self._daemon = next((each for each in _VIRTIOFSD if Path(each).exists()), None)
         if self._daemon is None:
-            raise MachineError("there is no virtiofsd (of qemu-system-common, or a package of its own)")
+            raise MachineError(
+                "virtiofsd is missing (it is in qemu-system-common or in virtiofsd)",
+                hint="sudo apt-get install qemu-system-common",
+            )
         self.processes: list[subprocess.Popen[bytes]] = []
         self.devices: list[str] = []
 
     def __call__(self, tag: str, directory: Path, cache: str) -> None:
         socket = self._made / f"{tag}.socket"
-        said = self._made / f"{tag}.log"
-        with said.open("wb") as log:
+        log_path = self._made / f"{tag}.log"
+        with log_path.open("wb") as log:
             process = subprocess.Popen(
                 # Its default sandbox cannot share `/`.
                 [str(self._daemon), f"--socket-path={socket}", "-o", f"source={directory}", "-o", f"cache={cache}",
@@ -137,7 +140,7 @@ class _Sharing:
         deadline = time.monotonic() + _SOCKET_S
         while not socket.exists():
             if process.poll() is not None or time.monotonic() > deadline:
-                raise MachineError(f"virtiofsd cannot share {directory}: {_read(said).strip()}")
+                raise MachineError(f"virtiofsd cannot share {directory}: {_read(log_path).strip()}")
             time.sleep(0.01)
         self.devices += [
             "-chardev", f"socket,id=fs-{tag},path={socket}",

@@ -1,4 +1,4 @@
-"""The kernel tests on several machines at a time, and what came of each."""
+"""The kernel tests on several machines at a time, and their outcomes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ EVERY = (
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of one target. skipped: why it could not be tried. facts: what `tcpwatch check` found, by name."""
+    """The outcome of one target. skipped: why it was not tried. facts: results of `tcpwatch check`, by name."""
 
     target: str
     skipped: str = ""
@@ -49,7 +49,7 @@ class Outcome:
 
 
 def run(targets: Sequence[str], cache: Path, *, jobs: int, logs: Path) -> list[Outcome]:
-    """Get what is missing, then run the tests on each, `jobs` at a time; a line on stderr as each one ends.
+    """Download what is missing, then run the tests on each, `jobs` at a time; a line on stderr as each one ends.
 
     logs: a directory for what each printed.
     """

@@ -1,4 +1,4 @@
-"""The tests that need no kernel of their own, with the Python and the packages of other Debian releases."""
+"""The tests outside tests/kernel, with Python and packages of other Debian releases."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TIMEOUT_S = 1200
 _PYTEST = (
     "python3", "-m", "pytest", "-p", "no:cacheprovider", "--numprocesses", str(os.cpu_count() or 1),
     "--ignore", "tests/kernel",
-    # There are no packages of atheris; without it Hypothesis makes the inputs.
+    # Debian has no package of atheris; without it Hypothesis makes the inputs.
     "--deselect", "tests/fuzz/test_fuzz.py::test_where_there_is_atheris_it_is_installed",
     "tests",
 )  # fmt: skip
@@ -31,8 +31,8 @@ _ENVIRONMENT = {
     "PYTHONDONTWRITEBYTECODE": "1",
     "HYPOTHESIS_STORAGE_DIRECTORY": "/tmp/hypothesis",
 }
-# In a mount and PID namespace of its own, so that nothing is left when it ends. What is written goes into memory, and
-# the project's tree stays at its path and read-only.
+# In a mount and PID namespace of its own, so that nothing is left when it ends. Changes go to memory. The tree
+# of the project is at its path, read-only.
 _ENTER = """
 set -e
 mount -t tmpfs tcpwatch "$work"
@@ -52,10 +52,10 @@ exec chroot . env -i "$@"
 
 
 def run(names: Sequence[str], cache: Path) -> bool:
-    """Run the tests on each release, at the same time; what they print comes afterwards. Whether all passed."""
+    """Run the tests on all releases at once, print their output afterwards, and return whether all passed."""
     for name in names:
         if name not in roots.RELEASES:
-            raise MachineError(f"no release {name!r} is known; there are {', '.join(roots.RELEASES)}")
+            raise MachineError(f"unknown release {name!r} (expected one of {', '.join(roots.RELEASES)})")
     with ThreadPoolExecutor(len(names)) as pool:
         return all(list(pool.map(lambda name: _try(name, cache), names)))
 

@@ -1,4 +1,4 @@
-"""The table in docs/requirements.md of what was run: written from the outcomes, and from nothing else."""
+"""The table of tested kernels in docs/requirements.md, written from outcomes only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many events a second can be had without losing any."""
+"""How many events a second are recorded without loss."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Run:
 
 
 def capacity(scale: Scale) -> Result:
-    """Each way of putting out, flooded first, then at the rates below until nothing is lost."""
+    """Flood each output first, then lower the rate until nothing is lost."""
     lines = []
     flood_s, try_s = _seconds(scale)
     with watchers() as started, loopback() as namespace:
@@ -89,10 +89,14 @@ def capacity(scale: Scale) -> Result:
             for mode in (*MODES, *map(_peer, usable)):
                 lines.append(_line(mode, started, client, watching, scale))
     notes = [
-        "connections on loopback that carry nothing are the events: "
-        + ("the watcher has one processor, they the other" if watching else "they and the watcher share a processor"),
+        "empty connections on loopback make the events: "
+        + (
+            "the watcher has one processor, they have the other"
+            if watching
+            else "they and the watcher share a processor"
+        ),
         f"flooded: as many as come in {flood_s:g} s; without loss: the highest rate tried that lost nothing in "
-        f"{try_s:g} s, in one of {_TRIES} tries, each rate a tenth below the one before, as far as to the half",
+        f"{try_s:g} s, in one of {_TRIES} tries, each rate a tenth below the one before, down to half",
         f"tcpwatch's ring buffer holds some {RING_BYTES // (HEADER_BYTES + SIZE):,} events",
     ]
     return Result("capacity", "events a second", "output", lines, notes + started.notes(PEERS))
@@ -151,20 +155,20 @@ def _run(
             began = time.monotonic()
             answer = client.ask(f"for {seconds} {rate or ''}", timeout_s=seconds * 10 + 60)
             shown = wait_until_idle(watcher.pid)
-            said = counts(watcher.stop())
-            events = said.events if said else watcher.printed().count(f"{PORT}")
+            summary = counts(watcher.stop())
+            events = summary.events if summary else watcher.printed().count(f"{PORT}")
     happened = answer["count"] * mode.each
     return Run(
         offered=happened / answer["seconds"],
         handled=events / (shown - began),
         happened=happened,
-        lost=said.lost if said else max(0, happened - events),
+        lost=summary.lost if summary else max(0, happened - events),
     )
 
 
 @contextmanager
 def _output(kind: str) -> Iterator[int | None]:
-    """A descriptor for stdout, and somebody who reads it; None for a file."""
+    """A descriptor for stdout and a thread that reads it; None for a file."""
     if kind == "file":
         yield None
         return

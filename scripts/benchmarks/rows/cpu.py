@@ -39,10 +39,10 @@ def cpu(scale: Scale) -> Result:
         peers = started.usable(PEERS, Target(PORT, os.getpid()))
         lines = [_line(storm, peer, started) for storm in storms for peer in peers]
     notes = [
-        "2,000 short connections a second; stalls: connections that are cut off all at once and given up 7 s later",
+        "2,000 short connections a second; stalls: connections that a firewall drops all at once, given up 7 s later",
         "process: user and system time of the watcher, its output to a file; hooks: of its BPF programs "
-        "(kernel.bpf_stats_enabled), charged to whoever is interrupted",
-        "an event of another tool is a line that it prints",
+        "(kernel.bpf_stats_enabled), charged to the interrupted process",
+        "other tools: each printed line is an event",
     ]
     return Result("cpu", "processor time", "watched by", lines, notes + started.notes(PEERS))
 
@@ -54,8 +54,8 @@ def _line(prepared: Callable[[], AbstractContextManager[Storm]], peer: Peer, sta
         wait_until_idle(watcher.pid)
         process_us = 1e6 * (cpu_s(watcher.pid) - process_s)
         hooks_us = (programs.total_ns(watcher.pid) - hooks_ns) / 1e3
-        said = counts(watcher.stop())
-        events = said.events if said else watcher.printed().count(str(storm.target.port))
+        summary = counts(watcher.stop())
+        events = summary.events if summary else watcher.printed().count(str(storm.target.port))
     return Line(
         f"{storm.what}: {peer.name}",
         {

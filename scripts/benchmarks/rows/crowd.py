@@ -70,10 +70,10 @@ def crowd(scale: Scale) -> Result:
     notes = [
         f"200 retransmissions and {_CONNECTIONS} short connections a second, watched for {seconds:g} s; "
         "late: from ktime_ns of a retransmission to its line being read from the pipe of tcpwatch --json",
-        "each process has both ends of idle connections, and does nothing; the first second is left out",
-        "all of it runs before what else this host does (SCHED_RR)",
-        "lost: of all events, as tcpwatch itself says; of a peer, retransmissions that the kernel counted and it did "
-        "not print, those among them that no BPF program sees on this machine",
+        "each process holds both ends of idle connections; the first second is not measured",
+        "all of it has priority over other work of this host (SCHED_RR)",
+        "lost: for tcpwatch, all events that it reports as lost; for others, retransmissions that the kernel counted "
+        "and they did not print, which include those that no BPF program sees on this machine",
     ]
     return Result("crowd", "how late a line is on a busy host", "", lines, notes + started.notes(_PEERS))
 
@@ -94,9 +94,9 @@ def _by_tcpwatch(started: Watchers, peer: Peer, crowd: Crowd, seconds: float) ->
             settled_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) + SETTLED_NS
             time.sleep(seconds)
             used_s = cpu_s(watcher.pid)
-            said = counts(watcher.stop())
+            summary = counts(watcher.stop())
         netns = namespace.netns
-    assert said is not None
+    assert summary is not None
     late_ms = [
         ms
         for event, ms in by_line(read)
@@ -105,8 +105,8 @@ def _by_tcpwatch(started: Watchers, peer: Peer, crowd: Crowd, seconds: float) ->
     places = {"late: median, ms": 50, "p99, ms": 99, "longest, ms": 100}
     cells: dict[str, Cell] = {"retransmissions": len(late_ms)}
     cells |= {heading: percentile(late_ms, percent) for heading, percent in places.items()}
-    cells |= {"lost": said.lost, "CPU, s": used_s}
-    verdict = f"{at_most(percentile(late_ms, 99), BUDGET_MS, ' ms (p99)')}; {at_most(said.lost, 0, ' lost')}"
+    cells |= {"lost": summary.lost, "CPU, s": used_s}
+    verdict = f"{at_most(percentile(late_ms, 99), BUDGET_MS, ' ms (p99)')}; {at_most(summary.lost, 0, ' lost')}"
     return Line(f"{peer.name}: {crowd}", cells, verdict)
 
 

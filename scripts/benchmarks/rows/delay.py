@@ -1,4 +1,4 @@
-"""How long after the kernel's stamp an event can be read."""
+"""Time from the kernel's timestamp of an event to its line."""
 
 from __future__ import annotations
 

@@ -34,12 +34,12 @@ def _with(count: int, started: Watchers, scale: Scale) -> Line:
             wait_until_idle(watcher.pid)
             spent_s = cpu_s(watcher.pid) - before_s
             memory = memory_of(watcher.pid)
-            said = counts(watcher.stop())
+            summary = counts(watcher.stop())
     cells = {
         "sockets: CPU, s": usage.cpu_s,
         "sockets: peak memory, MiB": usage.peak_bytes / MIB,
         "live: to ready, s": watcher.ready_s,
-        "live: CPU, µs an event": 1e6 * spent_s / said.events if said and said.events else None,
+        "live: CPU, µs an event": 1e6 * spent_s / summary.events if summary and summary.events else None,
         "live: private memory, MiB": memory.private / MIB,
     }
     return Line(f"{count:,}", cells)

@@ -32,7 +32,7 @@ def hooks(scale: Scale) -> Result:
                 cells = {"ns per connection": total_ns / storm.count}
                 lines.append(Line(f"{storm.what}: all", cells))
     notes = [
-        "the kernel's own count (kernel.bpf_stats_enabled), of runs that end at the filter by port, too: also those "
+        "the kernel's own count (kernel.bpf_stats_enabled), with the runs that end at the port filter, such as those "
         "of other connections of this host",
     ]
     return Result("hooks", "nanoseconds in the kernel", "hook", lines, notes)

@@ -33,8 +33,8 @@ def replay(scale: Scale) -> Result:
         f"memory {at_most(large.peak_bytes / small.peak_bytes, GROWTH, ' of that of a tenth')}"
     )
     notes = [
-        "a real recording of connections that come and go and of stalls, again and again, later and of other sockets "
-        "each time, through a pipe; its making goes on beside, so the rate is by processor time",
+        "a real recording of short connections and stalls, repeated with later times and other sockets, through a "
+        "pipe; it is made at the same time, so the rate is per CPU time",
     ]
     return Result("replay", "recordings", "command", [*lines, short, long], notes)
 

@@ -1,4 +1,4 @@
-"""How much slower a workload is while somebody watches."""
+"""How much slower a workload is while it is watched."""
 
 from __future__ import annotations
 
@@ -30,12 +30,11 @@ from benchmarks.workloads import Workload, Workloads
 
 PEERS = (NOBODY, STRACE, TCPDUMP, TCPRETRANS, TCPSTATES, BPFTRACE, TCPWATCH_PORT, TCPWATCH_NO_RESUME)
 BUDGET = 1.01
-"""Of the time that an operation takes unwatched, for tcpwatch."""
+"""tcpwatch's budget, relative to the time of an unwatched operation."""
 WARM_S = 0.4
-"""What goes on before each measurement: until then the kernel has taken apart what the watcher before has left, and a
-virtual processor runs, which it does sooner where a watcher has just started."""
+"""Warm-up before each measurement: the kernel cleans up after the last watcher, and the virtual CPU runs."""
 OFTEN = 4
-"""What a budget is for is measured so many times a round: a hundredth is less than the noise of a single time."""
+"""Measurements a round where there is a budget: 1 % is less than the noise of a single one."""
 _SLOWER, _PROCESS, _HOOKS = "time each, unwatched = 1", "process, µs each", "hooks, µs each"
 
 
@@ -52,14 +51,14 @@ def redis(scale: Scale) -> Result:
 
 
 def storm(scale: Scale) -> Result:
-    """Nothing but connections that come and go."""
+    """Short connections only."""
     return _row("storm", "short connections over loopback: connect, one byte, close", workloads.storm, scale)
 
 
 def _row(name: str, title: str, workload: Workloads, scale: Scale) -> Result:
-    # The budget is for work that is done for somebody.
+    # The budget is for useful work.
     judged = () if name == "storm" else (TCPWATCH_PORT, TCPWATCH_NO_RESUME)
-    # What a watcher takes, it takes from the work then; and nobody waits for a processor to wake up.
+    # On one processor a watcher's CPU time is missing for the work, and no time is spent waiting for a wakeup.
     together = one_processor() if judged else nullcontext()
     with together, watchers() as started, workload() as work:
         work.run(scale.of(2.0, 0.5))
@@ -84,17 +83,17 @@ def _row(name: str, title: str, workload: Workloads, scale: Scale) -> Result:
     notes = [
         f"{rounds} rounds in random order, {seconds:g} s watched between {seconds:g} s unwatched each time; "
         "median and quartiles",
-        "process: processor time of the watcher itself; hooks: of its BPF programs in the kernel, measured by itself",
+        "process: CPU time of the watcher; hooks: CPU time of its BPF programs in the kernel, measured separately",
         f"output goes to a file; tcpdump writes to /dev/null; strace follows the {traced}",
     ]
     if judged:
-        notes.append("client, server and watcher share one processor: what a watcher takes, it takes from the work")
-        notes.append(f"nothing and tcpwatch {OFTEN} times a round; budget: of the median, with 95 % confidence")
+        notes.append("client, server and watcher share one processor: what a watcher uses is missing for the work")
+        notes.append(f"nothing and tcpwatch {OFTEN} times a round; budget: the median, with 95 % confidence")
         low, high = (1000 * us for us in median_between(segment_us))
         notes.append(
-            "by processor time: process and hooks together, beside the time of one that nobody watches; the hook of "
-            f"received segments as it is by the clock, {1000 * statistics.median(segment_us):.0f} ns each "
-            f"({low:.0f} to {high:.0f}), measured apart"
+            "by CPU time: process and hooks together, relative to the unwatched time; the hook of "
+            f"received segments is measured by the clock, {1000 * statistics.median(segment_us):.0f} ns each "
+            f"({low:.0f} to {high:.0f}), separately"
         )
     return Result(name, title, "watched by", lines, notes + started.notes(PEERS))
 
@@ -125,7 +124,7 @@ class _Measured:
 
     @property
     def cells(self) -> dict[str, Cell]:
-        """What it costs."""
+        """The cells of its costs."""
         return {
             _SLOWER: Spread.of(self.times),
             _PROCESS: Spread.of(self.process_us),
@@ -133,7 +132,7 @@ class _Measured:
         }
 
     def verdict(self, operation_us: float, segment_us: Sequence[float]) -> str:
-        """About the budget. operation_us: of one that nobody watches. segment_us: of a segment, by segments.py."""
+        """The verdict. operation_us: time of an unwatched operation. segment_us: of a segment, by segments.py."""
         of_segment_us = statistics.median(segment_us)
         hooks_us = statistics.median(each.others_us + each.segments * of_segment_us for each in self.hooks)
         return median_at_most(self.times, BUDGET, 1 + (statistics.median(self.process_us) + hooks_us) / operation_us)
@@ -145,7 +144,7 @@ def _extent(scale: Scale) -> tuple[int, float]:
 
 
 def _in_hooks(work: Workload, started: Watchers, peer: Peer, scale: Scale) -> _Hooks:
-    """Small costs show here in spite of the noise."""
+    """The median, which shows small costs in spite of the noise."""
     _, seconds = _extent(scale)
     with programs.counted(), started.start(peer, work.target) as watcher:
         before = programs.runs_of(watcher.pid)
@@ -163,7 +162,7 @@ def _in_hooks(work: Workload, started: Watchers, peer: Peer, scale: Scale) -> _H
 def _measure(
     work: Workload, started: Watchers, peers: list[Peer], scale: Scale
 ) -> tuple[dict[str, _Measured], list[float]]:
-    """By peer, as often as it is given; and the operations per second of each time that nobody watched."""
+    """Measurements by peer, and the operations per second of each unwatched time."""
     rounds, seconds = _extent(scale)
     measured = {peer.name: _Measured() for peer in peers}
     all_unwatched: list[float] = []

@@ -40,7 +40,7 @@ def sockets(scale: Scale) -> Result:
     notes = [
         f"{count:,} sockets, the two ends of half as many connections; {rounds} rounds, output to /dev/null",
         f"{namespaces:,} namespaces with two connections and a listener each, {scale.of(3, 1)} rounds; ss without "
-        "processes there, which it would look for in all of /proc each time",
+        "-p, which would search /proc each time",
     ]
     return Result("sockets", "every connection as it is now", "command", lines, notes)
 

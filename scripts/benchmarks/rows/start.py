@@ -93,7 +93,7 @@ def memory(scale: Scale) -> Result:
         for peer in every
     ]
     notes = [
-        f"/proc/PID/smaps_rollup, {rounds} rounds; total: all that is resident, private: what only this process has",
+        f"/proc/PID/smaps_rollup, {rounds} rounds; total: resident memory; private: the unshared part of it",
     ]
     return Result("memory", "memory after the start", "program", lines, notes + started.notes(every))
 

@@ -25,7 +25,7 @@ SHARE_OF_CORE = 0.005
 
 
 def walk(scale: Scale) -> Result:
-    """Both ends of connections that nobody uses."""
+    """Both ends of idle connections."""
     count = scale.of(10_000, 2_000)
     rounds = scale.of(50, 10)
     wall, cpu = (defaultdict[str, list[float]](list) for _ in range(2))
