@@ -9,13 +9,15 @@ from builders import event
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.analysis.advice import Case, advice
+from tracer.analysis.advice.context import AdviceContext
 from tracer.analysis.clients import CLIENTS, SERVERS, clients_of, filled, server_of
-from tracer.analysis.expiry import lateness
-from tracer.analysis.idle_timeouts import Bracket
-from tracer.analysis.keepalive import DEFAULT_KEEPALIVE_S, LONGEST_DEFAULT_S, keepalive_for
+from tracer.analysis.idle_timeouts import IdleTimeoutRange, IdleTimeouts
+from tracer.analysis.keepalive_time import DEFAULT_KEEPALIVE_S, LONGEST_DEFAULT_S, keepalive_for
 from tracer.analysis.middleboxes import KNOWN
-from tracer.analysis.verdicts import VERDICTS
+from tracer.analysis.recorded import RecordedStalls
+from tracer.analysis.stalls import MIN_IDLE_MS
+from tracer.analysis.timer_wheel import lateness
+from tracer.analysis.verdicts import Verdict
 
 HZ = 250
 HOUR_MS = 3_600_000
@@ -45,9 +47,9 @@ def advised(
         "orphan": False,
     }
     newest = event("stall", **{**ordinary, **fields})
-    return advice(
-        Case(verdict, newest, idle_ms, over, HZ, Bracket(survived_ms, idle_ms), refused_reset, survived_as_much)
-    )
+    idle_timeout = IdleTimeoutRange(survived_ms, idle_ms)
+    context = AdviceContext(newest, idle_ms, over, HZ, idle_timeout, refused_reset, survived_as_much)
+    return Verdict(verdict).advice(context)
 
 
 def one(lines: list[str], contains: str) -> str:
@@ -254,7 +256,7 @@ def test_nothing_to_relieve(fields: dict[str, Any]) -> None:
 
 
 def test_an_address_that_is_none_reaches_no_command() -> None:
-    for verdict in VERDICTS:
+    for verdict in Verdict:
         for bad in ("$(reboot)", "10.66.2.2; reboot", "fe80::1%$(reboot)", "\x1b[2J"):
             assert not has(advised(verdict, raddr=bad), bad)
 
@@ -373,8 +375,13 @@ def test_peer_closed_tells_the_services_own_limit() -> None:
 
 
 def test_a_verdict_of_a_later_version_gets_no_advice() -> None:
-    assert advised("quantum-loss") == []
-    assert [verdict for verdict in VERDICTS if not advised(verdict)] == ["no-answer"], "it is not decided yet"
+    later = event("stall", phase="end", id="x", verdict="quantum-loss", outcome="recovered", advice=["rm -rf /"])
+    RecordedStalls(min_idle_ms=MIN_IDLE_MS, idle_timeouts=IdleTimeouts()).feed(later)
+    assert later.advice == []
+
+
+def test_each_verdict_that_is_decided_gets_advice() -> None:
+    assert [verdict for verdict in Verdict if not advised(verdict)] == ["no-answer"], "it is not decided yet"
 
 
 # --- the value
@@ -406,12 +413,12 @@ def test_a_verdict_of_a_later_version_gets_no_advice() -> None:
     ],
 )
 def test_keepalive_for(survived_ms: int | None, fatal_ms: int | None, expected: int | None) -> None:
-    assert keepalive_for(Bracket(survived_ms, fatal_ms), None, HZ) == expected
+    assert keepalive_for(IdleTimeoutRange(survived_ms, fatal_ms), None, HZ) == expected
 
 
 @given(st.integers(0, 10**9), st.none() | st.integers(0, 10**9), st.sampled_from([100, 250, 300, 1000]))
 def test_the_probe_comes_in_time_even_when_its_timer_is_late(fatal_ms: int, survived_ms: int | None, hz: int) -> None:
-    seconds = keepalive_for(Bracket(survived_ms, fatal_ms), None, hz)
+    seconds = keepalive_for(IdleTimeoutRange(survived_ms, fatal_ms), None, hz)
     if seconds is None:
         assert fatal_ms < 3000 or survived_ms is not None
     else:
@@ -422,7 +429,7 @@ def test_the_probe_comes_in_time_even_when_its_timer_is_late(fatal_ms: int, surv
 def test_more_than_the_default_is_advised_only_where_it_was_survived(
     fatal_ms: int, survived_ms: int | None, hz: int
 ) -> None:
-    seconds = keepalive_for(Bracket(survived_ms, fatal_ms), None, hz) or 0
+    seconds = keepalive_for(IdleTimeoutRange(survived_ms, fatal_ms), None, hz) or 0
     if seconds > DEFAULT_KEEPALIVE_S:
         assert survived_ms is not None and (seconds + lateness(seconds, hz)) * 1000 <= survived_ms < fatal_ms
 
@@ -436,8 +443,12 @@ def test_the_default_is_in_time_for_every_known_middlebox_even_after_a_lost_prob
 
 
 def test_the_shorter_of_two_fatal_silences_counts() -> None:
-    assert keepalive_for(Bracket(None, 8820), 70_000, HZ) == keepalive_for(Bracket(None, 70_000), 8820, HZ) == 3
-    assert keepalive_for(Bracket(7504, 70_000), 6500, HZ) == 2, "what was survived elsewhere contradicts it"
+    assert (
+        keepalive_for(IdleTimeoutRange(None, 8820), 70_000, HZ)
+        == keepalive_for(IdleTimeoutRange(None, 70_000), 8820, HZ)
+        == 3
+    )
+    assert keepalive_for(IdleTimeoutRange(7504, 70_000), 6500, HZ) == 2, "what was survived elsewhere contradicts it"
 
 
 def test_what_the_value_rests_on_is_said() -> None:
@@ -549,7 +560,7 @@ PORT = st.none() | st.integers(0, 65535) | st.sampled_from([3306, 5432, 6379, 15
 
 
 @given(
-    verdict=st.sampled_from(VERDICTS),
+    verdict=st.sampled_from(Verdict),
     fields=st.fixed_dictionaries(
         {
             "laddr": ADDRESS,
@@ -573,20 +584,21 @@ PORT = st.none() | st.integers(0, 65535) | st.sampled_from([3306, 5432, 6379, 15
         }
     ),
     idle_ms=NUMBER,
-    bracket=st.builds(Bracket, NUMBER, NUMBER),
+    idle_timeout=st.builds(IdleTimeoutRange, NUMBER, NUMBER),
     flags=st.tuples(st.booleans(), st.booleans(), st.booleans()),
     hz=st.sampled_from([100, 250, 300, 1000]),
 )
 def test_any_case_gets_sentences_that_can_be_printed(
-    verdict: str,
+    verdict: Verdict,
     fields: dict[str, Any],
     idle_ms: int | None,
-    bracket: Bracket,
+    idle_timeout: IdleTimeoutRange,
     flags: tuple[bool, bool, bool],
     hz: int,
 ) -> None:
     over, refused_reset, survived_as_much = flags
-    lines = advice(Case(verdict, event(**fields), idle_ms, over, hz, bracket, refused_reset, survived_as_much))
+    context = AdviceContext(event(**fields), idle_ms, over, hz, idle_timeout, refused_reset, survived_as_much)
+    lines = verdict.advice(context)
     assert len(lines) == len(set(lines)), "nothing is said twice"
     for line in lines:
         assert line.isprintable() and line.isascii() and line.strip() == line

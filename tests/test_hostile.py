@@ -21,7 +21,7 @@ from test_holders import Proc
 from test_stalls import close, freeze, heard
 from test_storage import HEADER, write
 
-from tracer.analysis.idle_timeouts import Silences
+from tracer.analysis.idle_timeouts import IdleTimeouts
 from tracer.analysis.risk import at_risk
 from tracer.analysis.stalls import StallTracker
 from tracer.cli import main
@@ -114,11 +114,11 @@ TEXTS: dict[str, Callable[[io.StringIO], Any]] = {
     "text": lambda stream: TextSink(stream, colour=False, utc_offset_s=0),
     "folded": lambda stream: TextSink(stream, colour=False, utc_offset_s=0, folded=True),
     "coloured": lambda stream: TextSink(stream, colour=True, utc_offset_s=0),
-    "report": lambda stream: Report(stream, Silences(), as_json=False, width=80),
+    "report": lambda stream: Report(stream, IdleTimeouts(), as_json=False, width=80),
 }
 JSONS: dict[str, Callable[[io.StringIO], Any]] = {
     "json": JsonSink,
-    "report": lambda stream: Report(stream, Silences(), as_json=True, width=80),
+    "report": lambda stream: Report(stream, IdleTimeouts(), as_json=True, width=80),
 }
 
 

@@ -21,7 +21,7 @@ from stalling import Stalls, ended
 from tracer.kernel.live import LiveSource
 from tracer.model.events import Event
 from tracer.model.filters import Filter
-from tracer.output.stalls import how_it_ended, what_happened, what_it_means, when_it_ends
+from tracer.output.stall_sentences import how_it_ended, what_happened, what_it_means, when_it_ends
 
 TOLERANCE_MS = 250
 """Predictions are right to 50 ms. The rest is for machines whose timers are late."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tracer.analysis.idle_timeouts import Bracket
+from tracer.analysis.idle_timeouts import IdleTimeoutRange
 
 MAX_MATCHES = 4
 MAX_RATIO = 2
@@ -68,7 +68,7 @@ KNOWN = (
 )
 
 
-def matching(bracket: Bracket) -> list[Middlebox]:
+def matching(bracket: IdleTimeoutRange) -> list[Middlebox]:
     """Middleboxes with a timeout above the longest survived silence and not above the shortest fatal one.
 
     The nearest to the fatal one first, MAX_MATCHES at most. None unless a survived silence narrows the range to

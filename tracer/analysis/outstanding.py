@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tracer.analysis.expiry import bucket
-from tracer.analysis.probing import BASE_MS
+from tracer.analysis.probe_timer import BASE_MS
+from tracer.analysis.timer_wheel import bucket
 from tracer.model.events import Event
 
 MS = 1_000_000

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from tracer.analysis.clients import HEARTBEATS, MAX_HEARTBEAT_S
-from tracer.analysis.expiry import lateness
+from tracer.analysis.timer_wheel import lateness
 from tracer.model.sockets import Socket
 
 STRANDED, WAITING, KEEPALIVE_OFF, KEEPALIVE_LATE = "stranded", "waiting", "keepalive-off", "keepalive-late"

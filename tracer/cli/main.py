@@ -290,14 +290,14 @@ def report(files: tuple[Path, ...], as_json: bool, **filters: Any) -> None:
     a short one. A FILE that cannot be read is skipped with a warning, the report begins with what is missing,
     and the exit status is 1.
     """
-    from tracer.analysis.idle_timeouts import Silences
+    from tracer.analysis.idle_timeouts import IdleTimeouts
     from tracer.output.report import Report
 
     wanted = make_filter(filters)
-    silences, totals = Silences(), Totals()
+    idle_timeouts, totals = IdleTimeouts(), Totals()
     sink = Report(
         sys.stdout,
-        silences,
+        idle_timeouts,
         as_json=as_json,
         width=_width(),
         here=platform.node(),
@@ -316,7 +316,7 @@ def report(files: tuple[Path, ...], as_json: bool, **filters: Any) -> None:
         sink,
         opened=opened,
         noted=sink.missing,
-        silences=silences,
+        idle_timeouts=idle_timeouts,
         totals=totals,
         ends_only=True,
     )

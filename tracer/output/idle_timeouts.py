@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from tracer.analysis.idle_timeouts import Bracket
+from tracer.analysis.idle_timeouts import IdleTimeoutRange
 from tracer.output.format import duration
 
 
-def bracket_in_words(bracket: Bracket) -> list[str]:
+def range_in_words(bracket: IdleTimeoutRange) -> list[str]:
     """Sentences; none where no silence was fatal."""
     if bracket.fatal_ms is None:
         return []

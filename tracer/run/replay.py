@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tracer.analysis.idle_timeouts import Silences
+from tracer.analysis.idle_timeouts import IdleTimeouts
 from tracer.analysis.recorded import RecordedStalls
 from tracer.analysis.stalls import MIN_IDLE_MS, StallTracker
 from tracer.model.filters import Filter
@@ -43,7 +43,8 @@ class Player:
     the stalls that it holds are passed on, since their events are not all there; in any other they are found again.
 
     warn gets sentences about what is odd. opened gets each header before its events; a file may have several. missing
-    gets each file that cannot be read whole. silences collects what connections survived and what they did not.
+    gets each file that cannot be read whole. idle_timeouts collects the silences that connections
+    survived, and those that were fatal.
     ends_only: the sinks care how stalls ended, and not how they began. command: for hints.
     """
 
@@ -55,7 +56,7 @@ class Player:
         warn: Callable[[str], None],
         opened: Callable[[Header], None] = lambda _: None,
         missing: Callable[[Missing], None] = lambda _: None,
-        silences: Silences | None = None,
+        idle_timeouts: IdleTimeouts | None = None,
         ends_only: bool = False,
         command: str = "replay",
         totals: Totals | None = None,
@@ -66,7 +67,7 @@ class Player:
         self._warn = warn
         self._opened = opened
         self._missing = missing
-        self._silences = silences if silences is not None else Silences()
+        self._idle_timeouts = idle_timeouts if idle_timeouts is not None else IdleTimeouts()
         self._ends_only = ends_only
         self._command = command
         self._tracker: StallTracker | RecordedStalls | None = None
@@ -165,9 +166,11 @@ class Player:
         hz = header.hz or HZ
         if not header.is_whole:
             min_idle_ms = self._wanted.min_idle_ms or header.min_idle_ms or MIN_IDLE_MS
-            return RecordedStalls(hz=hz, min_idle_ms=min_idle_ms, silences=self._silences)
+            return RecordedStalls(hz=hz, min_idle_ms=min_idle_ms, idle_timeouts=self._idle_timeouts)
         min_idle_ms = self._wanted.min_idle_ms or MIN_IDLE_MS
-        return StallTracker(hz=hz, min_idle_ms=min_idle_ms, silences=self._silences, ends_only=self._ends_only)
+        return StallTracker(
+            hz=hz, min_idle_ms=min_idle_ms, idle_timeouts=self._idle_timeouts, ends_only=self._ends_only
+        )
 
 
 def play(files: Sequence[Path], wanted: Filter, sinks: Sequence[Sink], **options: Any) -> Totals:

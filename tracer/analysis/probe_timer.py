@@ -10,37 +10,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tracer.analysis.expiry import (
-    CONGESTED_MS,
-    MAX_EXPIRIES,
-    GiveUp,
-    bucket,
-    give_up_at,
-    max_lag,
-    time_ns,
-    to_jiffies,
-    when_over,
-)
+from tracer.analysis.give_up import CONGESTED_MS, MAX_EXPIRIES, GiveUp, give_up_at, when_over
+from tracer.analysis.timer_wheel import armed_expiry, bucket, max_lag, time_ns, to_jiffies
 from tracer.model.events import Event
 
 KINDS = frozenset({"window-probe", "unsent"})
 """Events, and kinds of `found`, that are about this timer."""
 BASE_MS = 200
 """The first timeout is the RTO, and no less than this: tcp_probe0_base(), include/net/tcp.h."""
-IN_VAIN = 2
-"""So many probes in a row without an answer say something. A peer answers no more often than each 500 ms, so that the
-second probe may go without one (tcp_oow_rate_limited(), net/ipv4/tcp_input.c; net.ipv4.tcp_invalid_ratelimit)."""
-_MOST_BACKOFF = 10  # tcp_probe0_when(): ilog2(TCP_RTO_MAX / TCP_RTO_MIN) + 1
+MIN_UNANSWERED = 2
+"""Fewer unanswered probes in a row mean nothing: a peer answers once in 500 ms at most, so that the second probe may
+remain unanswered (tcp_oow_rate_limited(), net/ipv4/tcp_input.c; net.ipv4.tcp_invalid_ratelimit)."""
+_MAX_BACKOFF = 10  # tcp_probe0_when(): ilog2(TCP_RTO_MAX / TCP_RTO_MIN) + 1
 _ORPHAN_RETRIES = 8  # tcp_orphan_retries(): in place of 0, until the doubled RTO has come to its maximum
 
 
 @dataclass(slots=True)
 class ProbeTimer:
-    """The PROBE0 timer as a probe leaves it, in jiffies where the name does not say ms.
+    """The PROBE0 timer after a probe, in jiffies where the name does not say ms.
 
-    probes: without an answer, the one of the event included. limit: so many are enough. doubles: up to which backoff
-    the time is doubled. is_unsent: data waits that this host does not let out. congested: it is for lack of room in
-    a queue; the kernel then tries again without doubling the time.
+    probes: unanswered, with that of the event. limit: the number of probes after which the kernel gives up. doubles:
+    the backoff up to which the timeout doubles. is_unsent: data waits that this host does not let out. congested:
+    because a queue is full; the kernel then tries again without doubling the timeout.
     """
 
     event: Event
@@ -62,7 +53,7 @@ class ProbeTimer:
             timeout = to_jiffies(CONGESTED_MS, self.hz)
         else:
             base = max(to_jiffies(BASE_MS, self.hz), self.rto)
-            timeout = min(base << min(backoff, _MOST_BACKOFF), self.rto_max)
+            timeout = min(base << min(backoff, _MAX_BACKOFF), self.rto_max)
         if not self.event.user_timeout_ms:
             return timeout
         return min(timeout, max(2, to_jiffies(self.event.user_timeout_ms - elapsed_ms, self.hz)))
@@ -120,7 +111,7 @@ def probe_timer(event: Event, hz: int) -> ProbeTimer | None:
         doubles=doubles,
         is_unsent=is_unsent,
         congested=congested,
-        next_expiry=event.jiffies + round((event.timer_ms or 0) * hz / 1000) if is_found else None,
+        next_expiry=armed_expiry(event, hz),
     )
 
 
@@ -132,7 +123,7 @@ def gives_up(event: Event, hz: int) -> GiveUp | None:
     timer = probe_timer(event, hz)
     if timer is None:
         return None
-    is_answered = (event.probes_out or 0) < IN_VAIN and not timer.is_unsent
+    is_answered = (event.probes_out or 0) < MIN_UNANSWERED and not timer.is_unsent
     return None if is_answered and not (event.user_timeout_ms or event.orphan) else timer.gives_up()
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from test_stalls import HOUR_MS, close, freeze, heard, probe, waiting, window
 
 from tracer.analysis.stalls import StallTracker
-from tracer.analysis.verdicts import VERDICTS
+from tracer.analysis.verdicts import Verdict
 from tracer.model.events import Event
 from tracer.output.text import TextSink
 
@@ -170,7 +170,7 @@ def test_a_terminal_that_knows_only_ascii() -> None:
 
 
 @given(
-    st.sampled_from([*VERDICTS, "\x1b[2J"]),
+    st.sampled_from([*Verdict, "\x1b[2J"]),
     st.sampled_from(["begin", "update", "end", None, "\n"]),
     st.text(),
     st.lists(st.text(), max_size=3),
@@ -211,7 +211,7 @@ def test_a_wait_in_words() -> None:
     answered = sentences(shown(waiting(), heard(510, silent_ms=91_000, unacked_bytes=0)))
     assert "STALL unanswered recovered" in answered and "Answered after 1m31s." in answered
     alive = sentences(shown(waiting(keepalive=True), heard(510, "keepalive", silent_ms=91_000, unacked_bytes=0)))
-    assert "The peer answered a probe, or acknowledged more data, after 1m31s. It has not replied yet." in alive
+    assert "The peer answered a probe or acknowledged more data after 1m31s, but has not replied yet." in alive
 
 
 def test_what_was_presumed_and_revoked_in_words() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tracer.analysis.expiry import lateness
-from tracer.analysis.idle_timeouts import Bracket
+from tracer.analysis.idle_timeouts import IdleTimeoutRange
+from tracer.analysis.timer_wheel import lateness
 from tracer.model.durations import setting
 
 # Seconds that a person would choose.
@@ -17,7 +17,7 @@ LONGEST_DEFAULT_S = 90
 """A setting up to this long is short enough by the same reasoning, and left as it is."""
 
 
-def keepalive_for(bracket: Bracket, fatal_ms: int | None, hz: int) -> int | None:
+def keepalive_for(bracket: IdleTimeoutRange, fatal_ms: int | None, hz: int) -> int | None:
     """The keepalive time to advise, whole seconds. Its probe comes in time even if the timer is late.
 
     The larger of two: the longest time whose probe comes within the longest survived silence, and the longest up to
@@ -41,21 +41,21 @@ def why_default() -> str:
     )
 
 
-def narrowed(bracket: Bracket, fatal_ms: int | None) -> Bracket:
+def narrowed(bracket: IdleTimeoutRange, fatal_ms: int | None) -> IdleTimeoutRange:
     """The bracket, with another fatal silence, and without a survived one that contradicts it."""
     known = [each for each in (bracket.fatal_ms, fatal_ms) if each is not None]
-    both = Bracket(bracket.survived_ms, min(known, default=None))
-    return Bracket(None, both.fatal_ms) if both.contradicts else both
+    both = IdleTimeoutRange(bracket.survived_ms, min(known, default=None))
+    return IdleTimeoutRange(None, both.fatal_ms) if both.contradicts else both
 
 
-def is_proven(seconds: int, known: Bracket, hz: int) -> bool:
+def is_proven(seconds: int, known: IdleTimeoutRange, hz: int) -> bool:
     """Whether a probe after that time, late as it may be, comes within a silence that was survived."""
     if known.survived_ms is None or known.fatal_ms is None:
         return False
     return _latest_ms(seconds, hz) <= known.survived_ms
 
 
-def is_cautious(seconds: int, known: Bracket, hz: int) -> bool:
+def is_cautious(seconds: int, known: IdleTimeoutRange, hz: int) -> bool:
     """Whether a probe after that time comes before half of the fatal silence, and in time for any known middlebox."""
     if known.fatal_ms is None or seconds > LONGEST_DEFAULT_S:
         return False

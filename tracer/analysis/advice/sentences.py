@@ -1,0 +1,241 @@
+"""The advice for each verdict, most useful sentence first.
+
+Sentences for a person, never stronger than the evidence. A command stands at the end after a colon, to be copied.
+What they claim about the kernel is measured in tests/kernel/test_advice_holds.py. Names of settings are in
+:mod:`tracer.analysis.clients`, idle timeouts of firewalls in :mod:`tracer.analysis.middleboxes`.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from tracer.analysis.advice.commands import address, connect_again, end_now, look_at_the_peer, where
+from tracer.analysis.advice.context import AdviceContext, service_port, setting_in_words
+from tracer.analysis.advice.keepalive import TURN_ON, probe_sooner, raise_firewall_timeout, set_time
+from tracer.analysis.clients import HEARTBEATS, MYSQL, POSTGRESQL, REDIS, Client, filled
+from tracer.analysis.keepalive_time import DEFAULT_KEEPALIVE_S, narrowed
+from tracer.analysis.middleboxes import matching
+from tracer.model.durations import duration, setting
+from tracer.model.events import Event
+
+_ERRORS = frozenset(errno.errorcode.values())
+_IDLE_LIMITS = {
+    MYSQL: "MySQL and MariaDB close after wait_timeout of silence (28800 s by default): "
+    "SHOW GLOBAL VARIABLES LIKE 'wait_timeout'",
+    POSTGRESQL: "PostgreSQL closes after idle_session_timeout of silence, if that is set: SHOW idle_session_timeout",
+    REDIS: "Redis closes after `timeout` of silence, if that is set: CONFIG GET timeout",
+}
+
+
+def no_advice(context: AdviceContext) -> list[str]:
+    """No advice: the verdict is not decided yet."""
+    return []
+
+
+def mptcp(context: AdviceContext) -> list[str]:
+    """The advice for one subflow of a Multipath TCP connection, for every verdict."""
+    goes_on = "An MPTCP connection goes on while one of its subflows works. To see them"
+    return [f"{goes_on}{where(context.event)}ss -tiM"]
+
+
+def idle_drop(context: AdviceContext) -> list[str]:
+    """Keepalive that comes in time; or what contradicts an idle timeout."""
+    if context.contradicts_idle_timeout:
+        return [*_orphan(context), *_doubt(context), *end_now(context), *_refused(context), *_bound(context)]
+    return [
+        *_orphan(context),
+        *probe_sooner(context),
+        *end_now(context),
+        *_refused(context),
+        *_bound(context),
+        *raise_firewall_timeout(context),
+        *_suspects(context, "reset"),
+        *connect_again(context, "if it connects at once, a forgotten session is the likely cause"),
+    ]
+
+
+def idle_reset(context: AdviceContext) -> list[str]:
+    """As for a session that was dropped, but a peer may reset as well."""
+    restart = "A peer that restarted, or closed after an idle limit of its own, may answer with a RST, too."
+    if context.contradicts_idle_timeout:
+        return [*_doubt(context), restart]
+    return [*probe_sooner(context), restart, *raise_firewall_timeout(context), *_suspects(context, "silent")]
+
+
+def keepalive_failed(context: AdviceContext) -> list[str]:
+    """End the wait; probe sooner unless this silence was survived before."""
+    did = "Nobody answers the keepalive probes: the path or the peer is dead."
+    if context.survived_as_much:
+        return [
+            did,
+            "It survived as much silence before: look for a failover, a reboot, a route change.",
+            *end_now(context),
+        ]
+    sooner = set_time(
+        context, "If the first probe always fails, the session is forgotten before it comes. Lower its time to"
+    )
+    return [did, *sooner, *end_now(context)]
+
+
+def unreachable(context: AdviceContext) -> list[str]:
+    """What the error means, and the route to the peer."""
+    event = context.event
+    error = next((each for each in (event.soft_error, event.send_error) if each in _ERRORS), None)
+    told = f" ({error})" if error else ""
+    what = (
+        f"An ICMP error came back{told}: a host or router is down, has no route, or a rule rejects"
+        if event.soft_error or not event.send_error
+        else f"This host cannot send to the peer{told}: it has no route or no neighbour for it"
+    )
+    peer = address(event.raddr)
+    return [f"{what}{where(event)}ip route get {peer}" if peer else f"{what}.", *end_now(context), *_bound(context)]
+
+
+def local_drop(context: AdviceContext) -> list[str]:
+    """The firewall or the queue: only EPERM and EACCES are certainly the firewall's."""
+    event = context.event
+    there, peer = where(event), address(event.raddr)
+    rules = f"Look for a rule that drops it, in chains with the hook output or postrouting{there}nft list ruleset"
+    queue = f"Look for drops in the queue of its interface{there}tc -s qdisc"
+    route = [f"Look whether there is a route to the peer{there}ip route get {peer}"] if peer else []
+    if event.send_error in ("EPERM", "EACCES"):
+        looks = [rules]
+    elif event.send_error is not None:
+        looks = [queue]
+    else:
+        looks = [rules, queue, *route]
+    return [*_orphan(context), *looks, *end_now(context), *_bound(context)]
+
+
+def path_loss(context: AdviceContext) -> list[str]:
+    """A new connection tells a dead peer or path from a dead connection."""
+    return [
+        *_orphan(context),
+        *connect_again(context, "if that hangs, too, look at the path and the peer"),
+        *end_now(context),
+        *_bound(context),
+    ]
+
+
+def unanswered(context: AdviceContext) -> list[str]:
+    """A slow query, a stopped peer and a lost reply look alike here; the peer's socket shows which it is."""
+    return [*look_at_the_peer(context.event), *_end_the_wait(context), *end_now(context)]
+
+
+def _end_the_wait(context: AdviceContext) -> list[str]:
+    event = context.event
+    timeout = "Set a read timeout in the client: TCP_USER_TIMEOUT does not end this wait, since nothing is in flight."
+    if event.keepalive is not False:
+        return [timeout]
+    on = setting_in_words(event, lambda client: client.probes and filled(client.probes, DEFAULT_KEEPALIVE_S))
+    return [
+        "With keepalive on, the wait would end if the peer is dead, and firewalls would keep the session; "
+        f"{on or TURN_ON}",
+        timeout,
+        *_own_heartbeat(event),
+    ]
+
+
+def _own_heartbeat(event: Event) -> list[str]:
+    """A hedge for protocols whose libraries end a wait by themselves, which no socket shows."""
+    port, _ = service_port(event)
+    protocol = HEARTBEATS.get(port or 0)
+    if protocol is None:
+        return []
+    return [f"A heartbeat or request timeout of the {protocol} client, if it has one, ends this wait by itself."]
+
+
+def packet_loss(context: AdviceContext) -> list[str]:
+    """Nothing to change, or where to look for drops."""
+    return [
+        "Packets are lost now and then: nothing to change for this one.",
+        f"If it goes on, look for errors and drops along the path, here first{where(context.event)}ip -s -s link",
+    ]
+
+
+def zero_window(context: AdviceContext) -> list[str]:
+    """The peer's receive queue."""
+    port = context.event.rport
+    there = f": ss -tn sport = :{port}" if port is not None else "."
+    if context.event.probes_out:
+        return [f"Look at the peer, if it is still there: Recv-Q shows what waits to be read{there}"]
+    return [
+        "The peer answers, but its application does not read: it is stopped, slow, or waits for something itself.",
+        f"Look at the peer, not at the network: there Recv-Q shows what waits to be read{there}",
+    ]
+
+
+def handshake(context: AdviceContext) -> list[str]:
+    """Firewall, address or host, and how to give up sooner."""
+    if context.event.kind == "synack":
+        return ["The client does not complete its connect(): the way back to it is blocked, or it has gone."]
+    return [
+        "Nobody answers the SYN: a firewall drops it, the address or port is wrong, or the host is down.",
+        *end_now(context),
+        "To give up sooner set the client's connect timeout, or this (2: some 7 s)"
+        f"{where(context.event)}sysctl -w net.ipv4.tcp_syn_retries=2",
+    ]
+
+
+def peer_closed(context: AdviceContext) -> list[str]:
+    """The peer's own idle limit, by the service's port."""
+    port, is_local = service_port(context.event)
+    if is_local:
+        return ["The client had closed the connection before the server wrote: no fault of the network."]
+    limit = _IDLE_LIMITS.get(port or 0)
+    return [
+        "The peer had closed the connection before the application wrote: no fault of the network.",
+        *([limit] if limit else []),
+        "A restart of the peer looks the same.",
+        "Let the pool check a connection before use, or replace it before the peer closes it.",
+    ]
+
+
+def _doubt(context: AdviceContext) -> list[str]:
+    survived = context.longer_survived_ms
+    if context.survived_as_much:
+        why = "This connection survived as much silence before: that speaks against an idle timeout."
+    else:
+        why = f"A connection to this service survived {duration(survived or 0)} of silence: against an idle timeout."
+    return [why, "Look for a failover, a reboot, a route change, or a firewall that lost its sessions at that time."]
+
+
+def _bound(context: AdviceContext) -> list[str]:
+    """What would have ended the wait sooner. A ping before use is no help: it waits as long."""
+    event = context.event
+    if event.orphan or event.user_timeout_ms:
+        return []
+    bound = setting_in_words(event, _bounded)
+    if bound:
+        return [f"To bound the wait next time, {bound}"]
+    if service_port(event)[1]:
+        return []
+    return ["To bound the wait next time: TCP_USER_TIMEOUT, or a read timeout; a ping before use hangs, too."]
+
+
+def _refused(context: AdviceContext) -> list[str]:
+    if not context.refused_reset:
+        return []
+    return [
+        "A RST was refused as inexact (RFC 5961), probably the firewall's at expiry: let it drop silently, or send "
+        "the exact sequence number; keepalive below its timeout is the cure."
+    ]
+
+
+def _suspects(context: AdviceContext, unlike: str) -> list[str]:
+    """Known idle timeouts that fit, without those that are known to behave otherwise."""
+    boxes = [each for each in matching(narrowed(context.idle_timeout, context.idle_ms)) if each.at_expiry != unlike]
+    if not boxes:
+        return []
+    names = ", ".join(f"{each.name} {setting(each.timeout_s)}" for each in boxes)
+    return [f"Known idle timeouts that would fit, if one of these is on the path: {names}."]
+
+
+def _orphan(context: AdviceContext) -> list[str]:
+    return ["No process holds this socket any more: nobody waits for it."] if context.event.orphan else []
+
+
+def _bounded(client: Client) -> str | None:
+    if client.bound is None or not client.bound_unit:
+        return client.bound
+    return f"{client.bound} (N: {client.bound_unit}, more than its slowest answer takes)"
