@@ -21,7 +21,7 @@ def test_without_a_survived_silence_the_timeout_is_anywhere_below() -> None:
 
 def test_a_survived_silence_is_the_lower_end() -> None:
     assert range_in_words(IdleTimeoutRange(58 * MINUTE_MS, 61 * MINUTE_MS)) == [
-        "The path forgets after 58m00s to 1h01m of silence."
+        "If the path has an idle timeout, it is between 58m00s and 1h01m."
     ]
 
 

@@ -83,7 +83,7 @@ def test_of_too_many_stalls_at_once_each_is_counted_once(monkeypatch: pytest.Mon
 
 def test_what_is_left_out_is_said_and_totals_stay_right(tmp_path: Path) -> None:
     for family, said in {
-        "services": "had other services, too many to be listed",
+        "services": "had services that are not listed",
         "hooks": "at other hooks",
         "open stalls": "of those counted as ongoing ended unseen",
     }.items():

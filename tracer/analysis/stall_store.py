@@ -25,7 +25,7 @@ class OpenStalls:
     def __init__(self) -> None:
         self.by_sock: OrderedDict[str, StallState] = OrderedDict()
         self._bytes = 0
-        self._schedule: list[tuple[int, str]] = []  # a heap; an entry is valid while its time is the stall's due_ns
+        self.schedule: list[tuple[int, str]] = []  # a heap; an entry is valid while its time is the stall's due_ns
 
     def get(self, sock: str | None) -> StallState | None:
         """The open stall of that socket."""
@@ -56,19 +56,15 @@ class OpenStalls:
     def set_due(self, sock: str, stall: StallState, due_ns: int) -> None:
         """Schedule it, instead of when it was due before."""
         stall.due_ns = due_ns
-        heapq.heappush(self._schedule, (due_ns, sock))
-        if len(self._schedule) > 4 * len(self.by_sock) + 1024:
-            self._schedule = [(each.due_ns, key) for key, each in self.by_sock.items() if each.due_ns]
-            heapq.heapify(self._schedule)
-
-    def is_due(self, until_ns: int) -> bool:
-        """Whether a stall may be due by then (CLOCK_BOOTTIME)."""
-        return bool(self._schedule) and self._schedule[0][0] <= until_ns
+        heapq.heappush(self.schedule, (due_ns, sock))
+        if len(self.schedule) > 4 * len(self.by_sock) + 1024:
+            self.schedule[:] = [(each.due_ns, key) for key, each in self.by_sock.items() if each.due_ns]
+            heapq.heapify(self.schedule)
 
     def take_due(self, until_ns: int) -> tuple[int, str, StallState] | None:
         """When the next stall is due, its socket and itself; None where none is by then. It stays open."""
-        while self.is_due(until_ns):
-            due_ns, sock = heapq.heappop(self._schedule)
+        while self.schedule and self.schedule[0][0] <= until_ns:
+            due_ns, sock = heapq.heappop(self.schedule)
             stall = self.by_sock.get(sock)
             if stall is not None and stall.due_ns == due_ns:
                 return due_ns, sock, stall

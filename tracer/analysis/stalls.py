@@ -77,9 +77,9 @@ class StallTracker:
         A recorded stall repeats what the other events show. It is found again, and not passed on.
         """
         passed: list[Event] = []
-        store = self._store
+        store, schedule = self._store, self._store.open.schedule
         for event in events:
-            if store.open.is_due(event.ktime_ns):
+            if schedule and schedule[0][0] <= event.ktime_ns:
                 passed += self.advance(event.ktime_ns)
             kind = event.event
             if kind == "stall":

@@ -39,13 +39,13 @@ class Subject(Enum):
 def _keepalive_failed(stall: Event) -> str | None:
     if stall.asked_ms is None:
         return None
-    return "A request was open: it was acknowledged, and no reply came before the path or the peer died."
+    return "A request was open: the peer had acknowledged it, but sent no reply before it or the path died."
 
 
 def _zero_window(stall: Event) -> str | None:
     if not stall.probes_out:
         return None
-    return "The peer's application did not read, and now probes are unanswered: the peer or path may have died."
+    return "The peer's application did not read, and now probes are unanswered. The peer or the path may have died."
 
 
 def _unreachable(stall: Event) -> str | None:
@@ -61,7 +61,7 @@ def _local_drop(stall: Event) -> str | None:
     if stall.send_error is None:
         return None
     by = _DROPPED_BY.get(stall.send_error, "its queue")
-    return f"This host itself does not let the connection's packets out: {by} ({stall.send_error})."
+    return f"This host drops the packets that the connection sends: {by} ({stall.send_error})."
 
 
 def _path_loss(stall: Event) -> str | None:
@@ -125,7 +125,7 @@ class Verdict(str, Enum):
     PATH_LOSS = _Declaration(
         name="path-loss",
         seen="a connection in use, then no answer: the path or the peer died",
-        meaning="The connection was in use: consistent with a path or peer that died, not with an idle timeout.",
+        meaning="The connection was in use. Consistent with a path or peer that died, not with an idle timeout.",
         meaning_with=_path_loss,
         advice=sentences.path_loss,
     )
@@ -150,15 +150,15 @@ class Verdict(str, Enum):
         name="unanswered",
         seen="the peer acknowledged a request and has not answered it: slow, stopped, or its answer was lost on the "
         "path. A connection whose last message needs no reply looks the same",
-        meaning="The reply is late, the peer is stopped, or the path lost the reply: only the other end can tell. "
-        "Where no reply is due, nothing is wrong.",
+        meaning="Consistent with a slow reply, a stopped peer, or a reply that the path lost. Only the peer's end "
+        "shows which. If no reply is due, nothing is wrong.",
         advice=sentences.unanswered,
         subject=Subject.REPLY,
     )
     LOCAL_DROP = _Declaration(
         name="local-drop",
         seen="this host itself drops what the connection sends: its firewall (hook output), or its queue",
-        meaning="This host itself does not let the connection's packets out: its firewall, a queue, or no route.",
+        meaning="This host drops the packets that the connection sends: its firewall, a queue, or no route.",
         meaning_with=_local_drop,
         advice=sentences.local_drop,
         subject=Subject.SENDING,
@@ -166,7 +166,7 @@ class Verdict(str, Enum):
     UNREACHABLE = _Declaration(
         name="unreachable",
         seen="ICMP says so, or this host has no route",
-        meaning="The network says that the peer cannot be reached.",
+        meaning="The network reports the peer as unreachable.",
         meaning_with=_unreachable,
         advice=sentences.unreachable,
     )
@@ -174,7 +174,7 @@ class Verdict(str, Enum):
         name="zero-window",
         seen="the peer closed its window and answers the probes: its application does not read. After three probes "
         "without an answer it is `path-loss`",
-        meaning="The peer answers, and its application does not read: the network is not at fault.",
+        meaning="The peer answers, but its application does not read. The network is not at fault.",
         meaning_with=_zero_window,
         advice=sentences.zero_window,
         subject=Subject.WINDOW,

@@ -55,7 +55,7 @@ class OwnersAdvice:
             return self.without_owner
         lines = merged(owners)
         if len(self.by_owner) > len(owners):
-            lines.append(f"{plural(len(self.by_owner) - len(owners), 'other owner')} had such stalls, too.")
+            lines.append(f"{plural(len(self.by_owner) - len(owners), 'other owner')} had such stalls as well.")
         if self.orphans:
             lines.append(f"{plural(self.orphans, 'connection')} had no process any more.")
         return lines

@@ -36,7 +36,7 @@ class ReportText:
         parts.append(self._headline())
         if data.lost:
             lost = ", ".join(f"{count:,} at {safe(hook)}" for hook, count in data.lost.most_common())
-            parts.append(f"Events were lost while recording ({lost}): there may have been more than this shows.\n")
+            parts.append(f"Events were lost while recording ({lost}), so this report may be incomplete.\n")
         if data.is_counted:
             for sentence in (self._crosscheck(), data.missed()):
                 parts += ["".join(f"{line}\n" for line in textwrap.wrap(sentence, self._width))] if sentence else []
@@ -62,17 +62,20 @@ class ReportText:
         data = self._data
         if data.others.verdicts:
             stalls, longest = data.others.verdicts.total(), duration(data.others.longest_ms)
-            yield f"{plural(stalls, 'stall')} of at most {longest} had other services, too many to be listed."
+            yield (
+                f"{plural(stalls, 'stall')} of at most {longest} had services that are not listed, "
+                "because there are too many."
+            )
         if self._unfollowed:
             yield (
-                f"{plural(self._unfollowed, 'stall')} of those counted as ongoing ended unseen: "
-                "too many connections stalled at once to be followed."
+                f"{plural(self._unfollowed, 'stall')} of those counted as ongoing ended unseen, "
+                "because too many connections stalled at once."
             )
         if data.without_advice:
             services = plural(data.without_advice, "other service")
-            yield f"The advice for {services} is left out: too many owners stalled."
+            yield f"The advice for {services} is left out, because too many owners stalled."
         if data.suspects_left_out:
-            yield f"{plural(data.suspects_left_out, 'connection')} more were probably dead as well."
+            yield f"Of the connections that were probably dead as well, {data.suspects_left_out:,} are not listed."
 
     def _headline(self) -> str:
         data = self._data

@@ -11,7 +11,8 @@ from tracer.analysis.verdicts import IN_USE_MS, Subject, Verdict
 from tracer.model.events import Event, InvalidEvent, parse_time
 from tracer.output.format import clock, duration, endpoint, local_time, plural, safe, size
 
-_ONE_WAY = "The peer is heard, and acknowledges nothing: what we send gets lost, or its acknowledgements do."
+_ONE_WAY = "The peer is sending but acknowledges nothing: our data or its ACKs are being lost."
+_WAS_ONE_WAY = "The peer was sending but acknowledged nothing: our data or its ACKs were lost."
 
 
 LATE_MS = 2000
@@ -31,8 +32,8 @@ def what_happened(stall: Event, utc_offset_s: int) -> str:
 
 
 def _reply(stall: Event, since: str) -> str:
-    asked = f" to {endpoint(stall.raddr, stall.rport)}"
-    return f"Last data{asked} sent{since or ' just now'}, and acknowledged; no data has come in reply."
+    peer = endpoint(stall.raddr, stall.rport)
+    return f"The last data to {peer} was sent{since or ' just now'} and acknowledged, but no reply has come."
 
 
 def _window(stall: Event, since: str) -> str:
@@ -44,8 +45,8 @@ def _window(stall: Event, since: str) -> str:
 def _sending(stall: Event, since: str) -> str:
     cannot = "Cannot send" if stall.phase != "end" else "Could not send"
     was_idle = stall.idle_ms is not None and stall.idle_ms >= IN_USE_MS
-    before = f" Silent {duration(stall.idle_ms)} before." if was_idle and stall.idle_ms is not None else ""
-    return f"{cannot}{since}: dropped on this host, {_counted(stall, 'attempt')}{_waiting(stall)}.{before}"
+    before = f" Silent {duration(stall.idle_ms)} before that." if was_idle and stall.idle_ms is not None else ""
+    return f"{cannot}{since}: this host dropped {_counted(stall, 'attempt')}{_waiting(stall)}.{before}"
 
 
 def _connection(stall: Event, since: str) -> str:
@@ -117,8 +118,10 @@ def what_it_means(stall: Event) -> str:
     verdict = Verdict.of(stall.verdict)
     meaning = safe(stall.verdict or "") if verdict is None else safe(verdict.meaning_of(stall))
     if stall.soft_error is not None:
-        meaning = f"{meaning} ICMP says {safe(stall.soft_error)}."
-    return f"{meaning} {_ONE_WAY}" if stall.one_way else meaning
+        meaning = f"{meaning} An ICMP error came back ({safe(stall.soft_error)})."
+    if stall.one_way:
+        meaning = f"{meaning} {_WAS_ONE_WAY if stall.phase == 'end' else _ONE_WAY}"
+    return meaning
 
 
 def when_it_ends(stall: Event, utc_offset_s: int) -> str:
@@ -163,7 +166,7 @@ def _error_in_words(stall: Event) -> str:
     if stall.error is not None:
         owner = "the subflow's error is" if stall.mptcp else "the application gets"
         return f": {owner} {safe(stall.error)}"
-    return ": no process was waiting any more" if stall.orphan and not stall.mptcp else ""
+    return ": no process held the socket any more" if stall.orphan and not stall.mptcp else ""
 
 
 def _presumption(stall: Event) -> tuple[str, str]:
@@ -176,5 +179,6 @@ def _presumption(stall: Event) -> tuple[str, str]:
 
 
 def _bytes(count: int | None) -> str:
+    """`527 B`, `700 KB`."""
     text = size(0 if count is None else count)
-    return f"{text} B" if text.isdecimal() else f"{text}B"
+    return f"{text} B" if text.isdecimal() else f"{text[:-1]} {text[-1]}B"

@@ -72,7 +72,7 @@ class StallFormatter:
         if printed is None and stall.retransmits == 1 and verdict is not None and verdict.is_provisional:
             meaning = f"If this stays unanswered, it is {meaning[:1].lower()}{meaning[1:]}"
         return [
-            *(["It was not answered after all."] if stall.revoked else []),
+            *(["It was not answered after all, and the stall goes on."] if stall.revoked else []),
             what_happened(stall, utc_offset_s),
             meaning,
             when_it_ends(stall, utc_offset_s),

@@ -74,7 +74,7 @@ def look_at_the_peer(event: Event) -> list[str]:
     if local is None or event.lport is None or event.rport is None:
         return []
     return [
-        "Look at this connection on the peer. Recv-Q above 0: its application does not read. timer:(on,...): its "
-        "reply is not acknowledged, the path drops it. Neither: it is still at work. "
+        "Look at this connection on the peer. With Recv-Q above 0, its application does not read. With "
+        "timer:(on,...), the path drops its reply. With neither, it is still working on the request. "
         f"There: ss -tno sport = :{event.rport} dst {quoted(local)} dport = :{event.lport}"
     ]

@@ -30,7 +30,7 @@ _SERVER_PROBES = {
 
 
 def probe_sooner(context: AdviceContext) -> list[str]:
-    """Keepalive that comes in time: turn it on, or let it come sooner."""
+    """How to get probes before the path forgets the session: turn keepalive on, or make it probe sooner."""
     event = context.event
     if event.keepalive is False:
         return _turn_on(context)
@@ -38,11 +38,14 @@ def probe_sooner(context: AdviceContext) -> list[str]:
     if event.keepalive and period_s is not None and not _is_late(context):
         return [
             f"A keepalive probe was due after {setting(period_s)} of silence, and none was answered. Its timer was "
-            "armed before that time was set, or the path was dead by then. Reconnect, and watch its probes."
+            "armed before that time was set, or the path was dead by then. Reconnect, and see whether the new "
+            "connection's probes are answered."
         ]
     due = f"due after {setting(period_s)}, too late for this path" if period_s is not None else "due too late"
     on = "Keepalive is on, but" if event.keepalive else "If keepalive is on,"
-    return [*set_time(context, f"{on} its probe is {due}. Lower it to"), *_other_ways(context)]
+    # With an interval longer than the idle time, the first probe may be early enough and the second too late.
+    probe = "its first probe" if period_s == event.keepalive_idle_s else "a later probe"
+    return [*set_time(context, f"{on} {probe} is {due}. Lower it to"), *_other_ways(context)]
 
 
 def _turn_on(context: AdviceContext) -> list[str]:
@@ -58,13 +61,13 @@ def _turn_on(context: AdviceContext) -> list[str]:
     off = "Keepalive is off on this socket"
     if not how and candidates and instead:
         return [
-            f"{off}, and no sysctl turns it on; if this is {_names(candidates)}, no setting of its own does.",
+            f"{off}, and no sysctl turns it on; if this is {_names(candidates)}, it has no setting for that.",
             *instead,
             *_why(context, value),
         ]
     has_times = any(each.sets_times for each in candidates)
     if not has_times:
-        times = set_time(context, "With keepalive on, its first probe must come within")
+        times = set_time(context, "With keepalive on, the first probe must come within")
     else:
         times = _why(context, seconds) if seconds else []
     return [f"{off}, and no sysctl turns it on; {how or TURN_ON}", *times, *instead]

@@ -20,10 +20,11 @@ from tracer.model.events import Event
 
 _ERRORS = frozenset(errno.errorcode.values())
 _IDLE_LIMITS = {
-    MYSQL: "MySQL and MariaDB close after wait_timeout of silence (28800 s by default): "
+    MYSQL: "MySQL and MariaDB close a connection after wait_timeout of silence (8h by default): "
     "SHOW GLOBAL VARIABLES LIKE 'wait_timeout'",
-    POSTGRESQL: "PostgreSQL closes after idle_session_timeout of silence, if that is set: SHOW idle_session_timeout",
-    REDIS: "Redis closes after `timeout` of silence, if that is set: CONFIG GET timeout",
+    POSTGRESQL: "PostgreSQL closes a connection after idle_session_timeout of silence, if that is set: "
+    "SHOW idle_session_timeout",
+    REDIS: "Redis closes a connection after `timeout` of silence, if that is set: CONFIG GET timeout",
 }
 
 
@@ -56,7 +57,9 @@ def idle_drop(context: AdviceContext) -> list[str]:
 
 def idle_reset(context: AdviceContext) -> list[str]:
     """As for a session that was dropped, but a peer may reset as well."""
-    restart = "A peer that restarted, or closed after an idle limit of its own, may answer with a RST, too."
+    restart = (
+        "A peer that restarted, or that closed the connection after its own idle limit, answers with a RST as well."
+    )
     if context.contradicts_idle_timeout:
         return [*_doubt(context), restart]
     return [*probe_sooner(context), restart, *raise_firewall_timeout(context), *_suspects(context, "silent")]
@@ -64,15 +67,15 @@ def idle_reset(context: AdviceContext) -> list[str]:
 
 def keepalive_failed(context: AdviceContext) -> list[str]:
     """End the wait; probe sooner unless this silence was survived before."""
-    did = "Nobody answers the keepalive probes: the path or the peer is dead."
+    did = "The keepalive probes are not answered: the path or the peer is probably dead."
     if context.survived_as_much:
         return [
             did,
-            "It survived as much silence before: look for a failover, a reboot, a route change.",
+            "The connection survived a silence this long before. Look for a failover, a reboot or a route change.",
             *end_now(context),
         ]
     sooner = set_time(
-        context, "If the first probe always fails, the session is forgotten before it comes. Lower its time to"
+        context, "If the first probe always fails, the path forgets the session before. Lower the keepalive time to"
     )
     return [did, *sooner, *end_now(context)]
 
@@ -81,23 +84,25 @@ def unreachable(context: AdviceContext) -> list[str]:
     """What the error means, and the route to the peer."""
     event = context.event
     error = next((each for each in (event.soft_error, event.send_error) if each in _ERRORS), None)
-    told = f" ({error})" if error else ""
+    name = f" ({error})" if error else ""
     what = (
-        f"An ICMP error came back{told}: a host or router is down, has no route, or a rule rejects"
+        f"An ICMP error came back{name}: a host or router is down or has no route, or a firewall rejects the packets."
         if event.soft_error or not event.send_error
-        else f"This host cannot send to the peer{told}: it has no route or no neighbour for it"
+        else f"This host cannot send to the peer{name}: it has no route, or no neighbour entry for the next hop."
     )
     peer = address(event.raddr)
-    return [f"{what}{where(event)}ip route get {peer}" if peer else f"{what}.", *end_now(context), *_bound(context)]
+    route = [f"Look at the route{where(event)}ip route get {peer}"] if peer else []
+    return [what, *route, *end_now(context), *_bound(context)]
 
 
 def local_drop(context: AdviceContext) -> list[str]:
     """The firewall or the queue: only EPERM and EACCES are certainly the firewall's."""
     event = context.event
     there, peer = where(event), address(event.raddr)
-    rules = f"Look for a rule that drops it, in chains with the hook output or postrouting{there}nft list ruleset"
-    queue = f"Look for drops in the queue of its interface{there}tc -s qdisc"
-    route = [f"Look whether there is a route to the peer{there}ip route get {peer}"] if peer else []
+    chains = "in chains with the hook output or postrouting"
+    rules = f"Look for a firewall rule that drops the packets, {chains}{there}nft list ruleset"
+    queue = f"Look for drops in the queue of the interface{there}tc -s qdisc"
+    route = [f"Look at the route to the peer{there}ip route get {peer}"] if peer else []
     if event.send_error in ("EPERM", "EACCES"):
         looks = [rules]
     elif event.send_error is not None:
@@ -111,7 +116,7 @@ def path_loss(context: AdviceContext) -> list[str]:
     """A new connection tells a dead peer or path from a dead connection."""
     return [
         *_orphan(context),
-        *connect_again(context, "if that hangs, too, look at the path and the peer"),
+        *connect_again(context, "if that hangs as well, look at the path and the peer"),
         *end_now(context),
         *_bound(context),
     ]
@@ -124,12 +129,14 @@ def unanswered(context: AdviceContext) -> list[str]:
 
 def _end_the_wait(context: AdviceContext) -> list[str]:
     event = context.event
-    timeout = "Set a read timeout in the client: TCP_USER_TIMEOUT does not end this wait, since nothing is in flight."
+    timeout = (
+        "Set a read timeout in the client. TCP_USER_TIMEOUT does not end this wait, because nothing is in flight."
+    )
     if event.keepalive is not False:
         return [timeout]
     on = setting_in_words(event, lambda client: client.probes and filled(client.probes, DEFAULT_KEEPALIVE_S))
     return [
-        "With keepalive on, the wait would end if the peer is dead, and firewalls would keep the session; "
+        "With keepalive on, the wait would end if the peer is dead, and firewalls would keep the session: "
         f"{on or TURN_ON}",
         timeout,
         *_own_heartbeat(event),
@@ -148,8 +155,9 @@ def _own_heartbeat(event: Event) -> list[str]:
 def packet_loss(context: AdviceContext) -> list[str]:
     """Nothing to change, or where to look for drops."""
     return [
-        "Packets are lost now and then: nothing to change for this one.",
-        f"If it goes on, look for errors and drops along the path, here first{where(context.event)}ip -s -s link",
+        "Single packets get lost. Nothing needs to change for this one.",
+        "If losses go on, look for errors and drops along the path, first on this host"
+        f"{where(context.event)}ip -s -s link",
     ]
 
 
@@ -158,21 +166,21 @@ def zero_window(context: AdviceContext) -> list[str]:
     port = context.event.rport
     there = f": ss -tn sport = :{port}" if port is not None else "."
     if context.event.probes_out:
-        return [f"Look at the peer, if it is still there: Recv-Q shows what waits to be read{there}"]
+        return [f"If the peer is still there, its Recv-Q shows the bytes that its application has not read{there}"]
     return [
-        "The peer answers, but its application does not read: it is stopped, slow, or waits for something itself.",
-        f"Look at the peer, not at the network: there Recv-Q shows what waits to be read{there}",
+        "The peer's application is stopped or slow, or it waits for something itself.",
+        f"Look at the peer, not at the network. Its Recv-Q shows the bytes that its application has not read{there}",
     ]
 
 
 def handshake(context: AdviceContext) -> list[str]:
     """Firewall, address or host, and how to give up sooner."""
     if context.event.kind == "synack":
-        return ["The client does not complete its connect(): the way back to it is blocked, or it has gone."]
+        return ["The client does not complete the handshake: the path back to it is blocked, or it is gone."]
     return [
-        "Nobody answers the SYN: a firewall drops it, the address or port is wrong, or the host is down.",
+        "The SYN is not answered: a firewall drops it, the address is wrong, or the host is down.",
         *end_now(context),
-        "To give up sooner set the client's connect timeout, or this (2: some 7 s)"
+        "To give up sooner, set the client's connect timeout, or lower tcp_syn_retries (2: 7s, since Linux 6.5 11s)"
         f"{where(context.event)}sysctl -w net.ipv4.tcp_syn_retries=2",
     ]
 
@@ -181,22 +189,22 @@ def peer_closed(context: AdviceContext) -> list[str]:
     """The peer's own idle limit, by the service's port."""
     port, is_local = service_port(context.event)
     if is_local:
-        return ["The client had closed the connection before the server wrote: no fault of the network."]
+        return ["The client had closed the connection before the server wrote. The network is not at fault."]
     limit = _IDLE_LIMITS.get(port or 0)
     return [
-        "The peer had closed the connection before the application wrote: no fault of the network.",
+        "The peer had closed the connection before the application wrote. The network is not at fault.",
         *([limit] if limit else []),
         "A restart of the peer looks the same.",
-        "Let the pool check a connection before use, or replace it before the peer closes it.",
+        "Let the connection pool test a connection before use, or replace it before the peer closes it.",
     ]
 
 
 def _doubt(context: AdviceContext) -> list[str]:
-    survived = context.longer_survived_ms
-    if context.survived_as_much:
-        why = "This connection survived as much silence before: that speaks against an idle timeout."
-    else:
-        why = f"A connection to this service survived {duration(survived or 0)} of silence: against an idle timeout."
+    survived_ms = context.longer_survived_ms
+    why = "This connection survived a silence this long before, so an idle timeout is unlikely."
+    if not context.survived_as_much and survived_ms is not None:
+        survived = duration(survived_ms)
+        why = f"A connection to this service survived {survived} of silence, so an idle timeout is unlikely."
     return [why, "Look for a failover, a reboot, a route change, or a firewall that lost its sessions at that time."]
 
 
@@ -207,18 +215,21 @@ def _bound(context: AdviceContext) -> list[str]:
         return []
     bound = setting_in_words(event, _bounded)
     if bound:
-        return [f"To bound the wait next time, {bound}"]
+        return [f"To limit the wait next time, {bound}"]
     if service_port(event)[1]:
         return []
-    return ["To bound the wait next time: TCP_USER_TIMEOUT, or a read timeout; a ping before use hangs, too."]
+    return [
+        "To limit the wait next time, set TCP_USER_TIMEOUT or a read timeout. A ping before use would hang as well."
+    ]
 
 
 def _refused(context: AdviceContext) -> list[str]:
     if not context.refused_reset:
         return []
     return [
-        "A RST was refused as inexact (RFC 5961), probably the firewall's at expiry: let it drop silently, or send "
-        "the exact sequence number; keepalive below its timeout is the cure."
+        "A RST with the wrong sequence number was ignored (RFC 5961). It probably came from a firewall that dropped "
+        "the session: let that firewall drop silently, or send the exact sequence number. Keepalive below its idle "
+        "timeout avoids both."
     ]
 
 
@@ -228,11 +239,11 @@ def _suspects(context: AdviceContext, unlike: str) -> list[str]:
     if not boxes:
         return []
     names = ", ".join(f"{each.name} {setting(each.timeout_s)}" for each in boxes)
-    return [f"Known idle timeouts that would fit, if one of these is on the path: {names}."]
+    return [f"If one of these is on the path, its default idle timeout would fit: {names}."]
 
 
 def _orphan(context: AdviceContext) -> list[str]:
-    return ["No process holds this socket any more: nobody waits for it."] if context.event.orphan else []
+    return ["No process holds this socket any more, so nobody waits for it."] if context.event.orphan else []
 
 
 def _bounded(client: Client) -> str | None:
