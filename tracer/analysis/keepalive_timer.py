@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tracer.analysis.give_up import MAX_EXPIRIES, GiveUp, give_up_at
+from tracer.analysis.readings import probes
 from tracer.analysis.timer_wheel import armed_expiry, bucket, lateness, max_lag, slot_shift, time_ns, to_jiffies
 from tracer.model.events import Event
 
@@ -12,7 +13,7 @@ def while_probing(event: Event, hz: int) -> GiveUp | None:
     if event.jiffies is None or not event.keepalive_interval_s or not event.keepalive_probes:
         return None
     interval = event.keepalive_interval_s * hz
-    over, probes_left = event.jiffies, max(0, event.keepalive_probes - (event.attempt or 1))
+    over, probes_left = event.jiffies, max(0, event.keepalive_probes - probes(event))
     if event.user_timeout_ms:
         if event.silent_ms is None:
             return None
@@ -43,7 +44,7 @@ def before_probing(event: Event, hz: int) -> GiveUp | None:
     if not event.keepalive or not event.keepalive_idle_s or not event.keepalive_interval_s or event.silent_ms is None:
         return None
     interval_ms = bucket(0, event.keepalive_interval_s * hz) * 1000 / hz
-    rounds = max(1, event.keepalive_probes or 1)
+    rounds = 1 if event.keepalive_probes is None else max(1, event.keepalive_probes)
     if event.user_timeout_ms:
         left_ms = event.user_timeout_ms - event.keepalive_idle_s * 1000
         rounds = max(1, -int(-left_ms // interval_ms))

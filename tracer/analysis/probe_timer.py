@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tracer.analysis.give_up import CONGESTED_MS, MAX_EXPIRIES, GiveUp, give_up_at, when_over
+from tracer.analysis.readings import retrying_ms
 from tracer.analysis.timer_wheel import armed_expiry, bucket, max_lag, time_ns, to_jiffies
 from tracer.model.events import Event
 
@@ -71,7 +72,7 @@ class ProbeTimer:
     def _expiries(self, lag: int) -> Iterator[tuple[int, bool, bool]]:
         """The jiffy of each expiry, and whether the kernel may give up then, and must. lag: jiffies each is late."""
         now, probes, backoff = self.now, self.probes, self.backoff
-        elapsed_ms, user_timeout_ms = float(self.event.retrying_ms or 0), self.event.user_timeout_ms
+        elapsed_ms, user_timeout_ms = float(retrying_ms(self.event)), self.event.user_timeout_ms
         known = self.next_expiry
         for _ in range(MAX_EXPIRIES):
             expiry = (bucket(now, self.timeout(backoff, elapsed_ms)) if known is None else known) + lag
@@ -93,7 +94,7 @@ def probe_timer(event: Event, hz: int) -> ProbeTimer | None:
     if event.retries is None or event.probes_out is None:
         return None
     is_found = event.event == "found"
-    backoff, sent = event.backoff or 0, event.probes_out
+    backoff, sent = 0 if event.backoff is None else event.backoff, event.probes_out
     # A probe counts towards both, unless it could not be sent for lack of room, or the backoff has come to
     # tcp_retries2 (tcp_send_probe0()). Of an orphan that is not known before, and usually more than its own limit.
     is_unsent = "unsent" in (event.event, event.kind)
@@ -123,7 +124,7 @@ def gives_up(event: Event, hz: int) -> GiveUp | None:
     timer = probe_timer(event, hz)
     if timer is None:
         return None
-    is_answered = (event.probes_out or 0) < MIN_UNANSWERED and not timer.is_unsent
+    is_answered = not timer.is_unsent and (event.probes_out is None or event.probes_out < MIN_UNANSWERED)
     return None if is_answered and not (event.user_timeout_ms or event.orphan) else timer.gives_up()
 
 
@@ -132,5 +133,5 @@ def next_expiry_ns(event: Event, hz: int) -> int | None:
     timer = probe_timer(event, hz)
     if timer is None:
         return None
-    timeout = timer.timeout(timer.backoff, event.retrying_ms or 0)
+    timeout = timer.timeout(timer.backoff, retrying_ms(event))
     return time_ns(event, hz, bucket(timer.now, timeout) + max_lag(hz))

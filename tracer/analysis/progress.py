@@ -38,14 +38,18 @@ def progressed(stall: StallState, event: Event, now: Outstanding) -> bool:
         return sign != SYN  # what is connected was answered
     if not is_same_kind(was, sign) or sign == WAITING or event.kind == FIN:
         return False
-    before, attempt = stall.last_event.attempt or 0, event.attempt or 0
     if event.snd_wnd == 0 and sign in OF_DATA:
         # Retransmissions into a closed window are not counted (tcp_retransmit_timer(), net/ipv4/tcp_timer.c).
         return now.since_ns > stall.since_ns + slack_ns(event)
     if _is_the_one_found(stall, event):
         return False
-    if event.kind == TLP or (attempt < before if event.event == "found" else attempt <= before):
+    if event.kind == TLP:
         return True
+    before, attempt = stall.last_event.attempt, event.attempt
+    if before is not None and attempt is not None:
+        has_begun_anew = attempt < before if event.event == "found" else attempt <= before
+        if has_begun_anew:
+            return True
     return sign in OF_DATA and now.since_ns > stall.since_ns + slack_ns(event)
 
 
@@ -53,7 +57,9 @@ def _is_the_one_found(stall: StallState, event: Event) -> bool:
     """Whether a walk came by between the kernel's counting of this retransmission and its event."""
     found = stall.last_event
     is_counted = found.event == "found" and event.event == "retransmit" and event.attempt == found.attempt
-    return is_counted and event.ktime_ns - found.ktime_ns < (event.rto_ms or 0) * MS // 2
+    if not is_counted or event.rto_ms is None:
+        return False
+    return event.ktime_ns - found.ktime_ns < event.rto_ms * MS // 2
 
 
 def is_same_kind(sign: str, other: str) -> bool:
@@ -84,7 +90,8 @@ def as_predicted(stall: StallState, event: Event) -> bool:
         and event.attempt == before.attempt + 1
         and before.rto_ms is not None
         and event.rto_ms is not None
-        and abs(event.rto_ms - min(2 * before.rto_ms, event.rto_max_ms or 0)) <= 2  # whole ms of jiffies
+        and event.rto_max_ms is not None
+        and abs(event.rto_ms - min(2 * before.rto_ms, event.rto_max_ms)) <= 2  # whole ms of jiffies
         and event.soft_error == before.soft_error
         and event.orphan == before.orphan
         and event.retries == before.retries

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from tracer.analysis.give_up import CONGESTED_MS, EXACT_MS, MAX_EXPIRIES, GiveUp, give_up_at, when_over
+from tracer.analysis.readings import attempts, linear_timeouts, retrying_ms
 from tracer.analysis.timer_wheel import armed_expiry, bucket, max_lag, slot_shift, timer_of, to_jiffies
 from tracer.model.events import Event
 
@@ -65,7 +66,8 @@ class RetransmissionTimer:
         if self.thin and self.loss_probe:
             return True  # whether the stream counts as thin is decided with the first RTO
         doubled = max(0, self.attempt - _THIN_RETRIES) if self.thin else self.attempt
-        return doubled > (self.event.backoff or 0) + (1 if self.next_expiry is None else 0)
+        backoff = 0 if self.event.backoff is None else self.event.backoff
+        return doubled > backoff + (1 if self.next_expiry is None else 0)
 
     @property
     def thin(self) -> bool:
@@ -74,7 +76,7 @@ class RetransmissionTimer:
 
     def backed_off(self, rto: int, attempt: int) -> int:
         """The RTO after that retransmission: tcp_retransmit_timer(). Since 6.5 the first SYNs do not double it."""
-        if self.syn and attempt <= (self.event.syn_linear_timeouts or 0):
+        if self.syn and attempt <= linear_timeouts(self.event):
             return rto
         if self.thin and attempt <= _THIN_RETRIES:
             return rto
@@ -91,7 +93,7 @@ class RetransmissionTimer:
         """What the timer is armed with now, at most."""
         if self.loss_probe or self.event.kind == "fast":
             return self.rto + 1  # tcp_pacing_delay()
-        timeout, _ = self.clamped(self.backed_off(self.rto, self.attempt), self.event.retrying_ms or 0)
+        timeout, _ = self.clamped(self.backed_off(self.rto, self.attempt), retrying_ms(self.event))
         return max(timeout, to_jiffies(CONGESTED_MS, self.hz)) if self.irregular else timeout
 
     def regular(self) -> GiveUp | None:
@@ -109,7 +111,7 @@ class RetransmissionTimer:
     def _starts(self) -> Iterator[tuple[int, int, float]]:
         """The retransmission by RTO to count from: its jiffy, its number, and the milliseconds elapsed by then."""
         if not self.loss_probe:
-            yield self.now, self.attempt, float(self.event.retrying_ms or 0)
+            yield self.now, self.attempt, float(retrying_ms(self.event))
             return
         # The first one is still to come and starts the clock. tcp_pacing_delay() may make it a jiffy later.
         for timeout in (self.rto, self.rto + 1):
@@ -144,7 +146,7 @@ class RetransmissionTimer:
                         expiry = last
             elapsed_ms += (expiry - now) * 1000 / hz
             over = over or (self.limit_attempts is not None and attempt >= self.limit_attempts)
-            # The limit may fall to 0 then: tcp_orphan_retries() is told whether the RTO is below its maximum.
+            # The limit may fall to 0 then: tcp_orphan_retries() depends on whether the RTO is below its maximum.
             falls = may_fall and rto >= rto_max
             may = over or falls or elapsed_ms + slack_ms >= limit_ms
             yield expiry, may, over or elapsed_ms - slack_ms >= limit_ms
@@ -156,7 +158,7 @@ class RetransmissionTimer:
         An RTO that passes the limit is longer than all those before it together by no more than the first.
         """
         rto_ms = self._longest_ms(self.rto)
-        elapsed_low_ms = elapsed_high_ms = float(self.event.retrying_ms or 0)
+        elapsed_low_ms = elapsed_high_ms = float(retrying_ms(self.event))
         if self.loss_probe:
             elapsed_low_ms = -rto_ms  # the first RTO is still to come
         if self.event.send_error and self.attempt <= 1:
@@ -170,19 +172,23 @@ class RetransmissionTimer:
         return GiveUp(start_ns + int(earliest_ms * 1_000_000), start_ns + int(latest_ms * 1_000_000))
 
     def while_window_is_closed(self) -> GiveUp:
-        """With data in flight, if the peer is not heard.
+        """With data in flight, if nothing is received from the peer.
 
         tcp_rtx_probe0_timed_out() (6.6, and stable releases before it) gives up after twice the largest RTO, and
         looks at TCP_USER_TIMEOUT; kernels before it give up after TCP_RTO_MAX of silence, and do not. Which one it is
         cannot be seen, so the window spans both.
         """
-        silent_ms, stuck_ms = float(self.event.silent_ms or 0), float(self.event.stuck_ms or 0)
+        silent_ms, stuck_ms = self.event.silent_ms, self.event.stuck_ms
         user_timeout_ms = self.event.user_timeout_ms
         rto_max_ms = self.rto_max * 1000 / self.hz
         shortest_ms = min(_RTO_MAX_MS, user_timeout_ms or _RTO_MAX_MS)
-        left_ms = max(0.0, 2 * rto_max_ms - min(silent_ms, stuck_ms))
+        if silent_ms is None or stuck_ms is None:
+            least_ms, most_ms = 0, shortest_ms  # how long the kernel has waited is not known
+        else:
+            least_ms, most_ms = min(silent_ms, stuck_ms), max(silent_ms, stuck_ms)
+        left_ms = max(0.0, 2 * rto_max_ms - least_ms)
         last_ms = min(rto_max_ms, left_ms + 2 * self._longest_ms(self.rto))
-        earliest_ms = max(0.0, shortest_ms - max(silent_ms, stuck_ms))
+        earliest_ms = max(0.0, shortest_ms - most_ms)
         latest_ms = left_ms + self._longest_ms(to_jiffies(last_ms, self.hz))
         start_ns = self.event.ktime_ns
         return GiveUp(start_ns + int(earliest_ms * 1_000_000), start_ns + int(latest_ms * 1_000_000))
@@ -199,7 +205,7 @@ def retransmission_timer(event: Event, hz: int) -> RetransmissionTimer | None:
     if event.jiffies is None or not event.rto_ms or not event.rto_max_ms or event.retries is None:
         return None
     syn = event.state in ("SYN_SENT", "SYN_RECV")
-    attempt = event.attempt or 0
+    attempt = attempts(event)
     # Of a FIN the kind does not say whether it is a loss probe's; what else comes before the first RTO is recovery.
     probing = event.kind == "tlp" or (event.kind == "fin" and event.ca_state not in ("Recovery", "Loss"))
     model_ms = _model_ms(event.retries, event.rto_max_ms, _SYN_BASE_MS if syn else _RTO_BASE_MS)
@@ -211,7 +217,7 @@ def retransmission_timer(event: Event, hz: int) -> RetransmissionTimer | None:
         rto_max=round(event.rto_max_ms * hz / 1000),
         attempt=attempt,
         limit_ms=event.user_timeout_ms or model_ms,
-        limit_attempts=event.retries + (event.syn_linear_timeouts or 0) if syn else None,
+        limit_attempts=event.retries + linear_timeouts(event) if syn else None,
         syn=syn,
         loss_probe=attempt == 0 and probing,
         next_expiry=armed_expiry(event, hz),

@@ -64,7 +64,7 @@ def risks(socket: Socket, ttl_s: float, hz: int) -> list[str]:
 
 def _may_have_sent_a_heartbeat(socket: Socket) -> bool:
     """What a client of such a protocol sent last may be a heartbeat, to which no answer is due."""
-    return socket.rport in HEARTBEATS and (socket.waiting_ms or 0) <= MAX_HEARTBEAT_S * 1000
+    return socket.rport in HEARTBEATS and (socket.waiting_ms is None or socket.waiting_ms <= MAX_HEARTBEAT_S * 1000)
 
 
 def _name(socket: Socket) -> tuple[object, ...]:
@@ -78,7 +78,7 @@ def _still_waits(before: Socket | None, now: Socket) -> bool:
     elapsed_ms = (now.time_ns - before.time_ns) / 1_000_000
 
     def grew(then_ms: int | None, now_ms: int | None) -> bool:
-        return then_ms is None or (now_ms or 0) - then_ms > elapsed_ms / 2
+        return then_ms is None or (now_ms is not None and now_ms - then_ms > elapsed_ms / 2)
 
     return grew(before.waiting_ms, now.waiting_ms) and grew(before.since_received_ms, now.since_received_ms)
 
@@ -92,9 +92,12 @@ def first_probe_s(socket: Socket, hz: int) -> float | None:
     """
     if not socket.keepalive or not socket.keepalive_idle_s:
         return None
-    after_s: float = max(socket.keepalive_idle_s, socket.keepalive_interval_s or 0)
-    if socket.timer == "keepalive" and not socket.attempt:
-        after_s = max(after_s, ((socket.silent_ms or 0) + (socket.timer_ms or 0)) / 1000)
+    after_s = float(socket.keepalive_idle_s)
+    if socket.keepalive_interval_s is not None:
+        after_s = max(after_s, socket.keepalive_interval_s)
+    if socket.timer == "keepalive" and not socket.attempt and socket.timer_ms is not None:
+        silent_ms = 0 if socket.silent_ms is None else socket.silent_ms
+        after_s = max(after_s, (silent_ms + socket.timer_ms) / 1000)
     return after_s + lateness(after_s, hz)
 
 
@@ -116,7 +119,8 @@ def gives_up_s(socket: Socket, hz: int) -> float | None:
 
 def _urgency(socket: Socket) -> tuple[bool, bool, bool, int]:
     reasons = socket.at_risk or []
-    return STRANDED not in reasons, WAITING not in reasons, KEEPALIVE_OFF not in reasons, -(socket.silent_ms or 0)
+    silent_ms = 0 if socket.silent_ms is None else socket.silent_ms
+    return STRANDED not in reasons, WAITING not in reasons, KEEPALIVE_OFF not in reasons, -silent_ms
 
 
 @lru_cache(maxsize=4096)

@@ -131,7 +131,8 @@ def _period_s(event: Event) -> int | None:
     """
     if event.keepalive_idle_s is None:
         return None
-    return max(event.keepalive_idle_s, event.keepalive_interval_s or 0)
+    interval_s = 0 if event.keepalive_interval_s is None else event.keepalive_interval_s
+    return max(event.keepalive_idle_s, interval_s)
 
 
 def _is_late(context: AdviceContext) -> bool:

@@ -146,7 +146,7 @@ def _end_the_wait(context: AdviceContext) -> list[str]:
 def _own_heartbeat(event: Event) -> list[str]:
     """A hedge for protocols whose libraries end a wait by themselves, which no socket shows."""
     port, _ = service_port(event)
-    protocol = HEARTBEATS.get(port or 0)
+    protocol = None if port is None else HEARTBEATS.get(port)
     if protocol is None:
         return []
     return [f"A heartbeat or request timeout of the {protocol} client, if it has one, ends this wait by itself."]
@@ -190,7 +190,7 @@ def peer_closed(context: AdviceContext) -> list[str]:
     port, is_local = service_port(context.event)
     if is_local:
         return ["The client had closed the connection before the server wrote. The network is not at fault."]
-    limit = _IDLE_LIMITS.get(port or 0)
+    limit = None if port is None else _IDLE_LIMITS.get(port)
     return [
         "The peer had closed the connection before the application wrote. The network is not at fault.",
         *([limit] if limit else []),
