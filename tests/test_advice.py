@@ -218,7 +218,7 @@ def test_a_server_is_told_its_own_settings() -> None:
     assert one(lines, "SET GLOBAL") == (
         "Or for MariaDB alone: mariadb -e 'SET GLOBAL tcp_keepalive_time=60, tcp_keepalive_interval=60'"
     )
-    assert not has(lines, "a ping before use")
+    assert not has(lines, "A ping before use")
     lines = advised(lport=5432, rport=51000, comm="postgres")
     assert one(lines, "keepalives_idle") == (
         "Or for PostgreSQL alone: psql -c 'ALTER SYSTEM SET tcp_keepalives_idle = 60' "

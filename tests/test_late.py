@@ -64,7 +64,9 @@ def assert_same(whole: Sequence[Event], part: Sequence[Event], events: Sequence[
     tolerance_ms = 1.25 * rto_ms(events) + GRAIN_MS
     for name in ("verdict", "outcome", "retransmits"):
         assert getattr(end, name) == getattr(expected, name), context
-    assert abs((end.idle_ms or 0) - (expected.idle_ms or 0)) <= tolerance_ms, context
+    assert (end.idle_ms is None) == (expected.idle_ms is None), context
+    if end.idle_ms is not None and expected.idle_ms is not None:
+        assert abs(end.idle_ms - expected.idle_ms) <= tolerance_ms, context
     for told in part:
         since_ns = parse_time(told.since or "")
         assert abs(since_ns - parse_time(expected.since or "")) <= tolerance_ms * 1e6, context

@@ -434,7 +434,9 @@ def test_a_setting_that_changed_meanwhile_moves_the_end() -> None:
     for changed in ({"retries": 5}, {"user_timeout_ms": 5_000}):
         last = Event(**{**vars(signs[-1]), **changed})
         seen = told(*signs[:-1], last)
-        assert seen[-2].phase == "update" and (seen[-2].gives_up_in_ms or 0) < 20_000 < (seen[0].gives_up_in_ms or 0)
+        before, after = seen[0].gives_up_in_ms, seen[-2].gives_up_in_ms
+        assert seen[-2].phase == "update" and before is not None and after is not None
+        assert after < 20_000 < before
 
 
 def test_a_close_after_a_shutdown_answers_nothing() -> None:
