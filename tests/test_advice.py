@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tracer.analysis.advice.context import AdviceContext
 from tracer.analysis.clients import CLIENTS, SERVERS, clients_of, filled, server_of
 from tracer.analysis.idle_timeouts import IdleTimeoutRange, IdleTimeouts
-from tracer.analysis.keepalive_time import DEFAULT_KEEPALIVE_S, LONGEST_DEFAULT_S, keepalive_for
+from tracer.analysis.keepalive_time import DEFAULT_KEEPALIVE_S, MAX_DEFAULT_S, keepalive_for
 from tracer.analysis.middleboxes import KNOWN
 from tracer.analysis.recorded import RecordedStalls
 from tracer.analysis.stalls import MIN_IDLE_MS
@@ -438,7 +438,7 @@ def test_more_than_the_default_is_advised_only_where_it_was_survived(
 
 @pytest.mark.parametrize("hz", [100, 250, 300, 1000])
 def test_the_default_is_in_time_for_every_known_middlebox_even_after_a_lost_probe(hz: int) -> None:
-    longest = LONGEST_DEFAULT_S
+    longest = MAX_DEFAULT_S
     assert longest >= DEFAULT_KEEPALIVE_S
     for box in KNOWN:
         assert 2 * (longest + lateness(longest, hz)) < box.timeout_s, box.name

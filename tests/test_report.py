@@ -15,7 +15,7 @@ from test_stalls import HOUR_MS, LOSS_PROBE_MS, close, freeze, heard, reset
 
 from tracer.model.events import Event
 from tracer.model.filters import Filter
-from tracer.output.advice import merged
+from tracer.output.owners_advice import merged
 from tracer.recordings.header import Header, describe_filter
 from tracer.recordings.writer import RecordingWriter
 

@@ -1,4 +1,4 @@
-"""The keepalive time to advise, from the silences that a path survived and did not survive."""
+"""The keepalive time to advise, from the silences that were survived and those that were fatal."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ DEFAULT_KEEPALIVE_S = 60
 
 Below the shortest idle timeout in middleboxes.KNOWN, with room for one more probe after a lost one.
 """
-LONGEST_DEFAULT_S = 90
-"""A setting up to this long is short enough by the same reasoning, and left as it is."""
+MAX_DEFAULT_S = 90
+"""A setting up to this is short enough for the same reason, and needs no change."""
 
 
-def keepalive_for(bracket: IdleTimeoutRange, fatal_ms: int | None, hz: int) -> int | None:
+def keepalive_for(idle_timeout: IdleTimeoutRange, fatal_ms: int | None, hz: int) -> int | None:
     """The keepalive time to advise, whole seconds. Its probe comes in time even if the timer is late.
 
-    The larger of two: the longest time whose probe comes within the longest survived silence, and the longest up to
-    DEFAULT_KEEPALIVE_S whose probe comes before half of the shortest fatal silence. The fatal silence is fatal_ms or
-    the bracket's, whichever is shorter. None if no silence was fatal, or if no whole second is left.
+    The larger of two: the longest time with a probe within the longest survived silence, and the longest up to
+    DEFAULT_KEEPALIVE_S with a probe before half of the shortest fatal silence. The fatal silence is fatal_ms or
+    the range's, whichever is shorter. None if no silence was fatal, or if no whole second is left.
     """
-    known = narrowed(bracket, fatal_ms)
+    known = narrowed(idle_timeout, fatal_ms)
     fitting = [
         each
         for each in _ROUND_S
@@ -41,15 +41,15 @@ def why_default() -> str:
     )
 
 
-def narrowed(bracket: IdleTimeoutRange, fatal_ms: int | None) -> IdleTimeoutRange:
-    """The bracket, with another fatal silence, and without a survived one that contradicts it."""
-    known = [each for each in (bracket.fatal_ms, fatal_ms) if each is not None]
-    both = IdleTimeoutRange(bracket.survived_ms, min(known, default=None))
+def narrowed(idle_timeout: IdleTimeoutRange, fatal_ms: int | None) -> IdleTimeoutRange:
+    """The range with another fatal silence, and without a survived one that contradicts it."""
+    known = [each for each in (idle_timeout.fatal_ms, fatal_ms) if each is not None]
+    both = IdleTimeoutRange(idle_timeout.survived_ms, min(known, default=None))
     return IdleTimeoutRange(None, both.fatal_ms) if both.contradicts else both
 
 
 def is_proven(seconds: int, known: IdleTimeoutRange, hz: int) -> bool:
-    """Whether a probe after that time, late as it may be, comes within a silence that was survived."""
+    """Whether a probe after that time, at its latest, comes within a silence that was survived."""
     if known.survived_ms is None or known.fatal_ms is None:
         return False
     return _latest_ms(seconds, hz) <= known.survived_ms
@@ -57,11 +57,11 @@ def is_proven(seconds: int, known: IdleTimeoutRange, hz: int) -> bool:
 
 def is_cautious(seconds: int, known: IdleTimeoutRange, hz: int) -> bool:
     """Whether a probe after that time comes before half of the fatal silence, and in time for any known middlebox."""
-    if known.fatal_ms is None or seconds > LONGEST_DEFAULT_S:
+    if known.fatal_ms is None or seconds > MAX_DEFAULT_S:
         return False
     return _latest_ms(seconds, hz) <= known.fatal_ms / 2
 
 
 def _latest_ms(seconds: int, hz: int) -> float:
-    """The silence after which a probe goes out that is due after that time, milliseconds, at the latest."""
+    """The longest silence, milliseconds, after which a probe that is due after `seconds` goes out."""
     return (seconds + lateness(seconds, hz)) * 1000

@@ -1,8 +1,8 @@
-"""What waits for an answer, from one event: since when, after how much silence, and how often it was repeated.
+"""What waits for an answer, from one event: since when, after how long a silence, and how often it was sent again.
 
 Nothing here depends on earlier events, so a connection that was stuck before tcpwatch started is described like one
 that was watched from the beginning. The kernel keeps the times: `stuck_ms` where the event has it; in recordings of
-older versions the send time is reckoned back from the retransmission timer.
+older versions the send time is computed from the retransmission timer.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ _RTO_MAX_MS = 120_000  # TCP_RTO_MAX
 
 TLP, RTO, SYN, FIN = "tlp", "rto", "syn", "fin"
 KEEPALIVE, WINDOW_PROBE, UNSENT, WAITING = "keepalive", "window-probe", "unsent", "waiting"
-"""Signs: what an event shows to be outstanding. TLP and RTO are data, by the timer that repeated it."""
-
+"""Signs: what an event shows to be outstanding. TLP and RTO are data, by the timer that retransmitted it."""
 
 _PROBES = frozenset({KEEPALIVE, WINDOW_PROBE, UNSENT})
 
@@ -31,12 +30,14 @@ _PROBES = frozenset({KEEPALIVE, WINDOW_PROBE, UNSENT})
 class Outstanding:
     """What is unanswered at the time of an event.
 
-    sign: TLP, RTO, … since_ns: when it was first sent, CLOCK_BOOTTIME nanoseconds; of keepalive probes the first that
-    was not answered, of a closed window when it closed. idle_ms: the silence of the peer before that; None in a
-    handshake and where it cannot be known. count: retransmissions by the timer, or probes, so far, as the kernel
-    counts; 1 for a tail loss probe; of data that this host does not let out the attempts to send it. one_way:
-    something was received from the peer after the first retransmission by the timer and acknowledged nothing, or the
-    count would have begun anew.
+    sign: TLP, RTO, …
+    since_ns: when it was first sent, CLOCK_BOOTTIME nanoseconds. For keepalive, when the first unanswered probe was
+    sent; for a closed window, when it closed.
+    idle_ms: the silence of the peer before since_ns; None in a handshake and where it cannot be known.
+    count: retransmissions by the timer, or probes, so far, as the kernel counts; 1 for a tail loss probe; for data
+    that this host does not let out, the attempts to send it.
+    one_way: the peer sent something after the first retransmission by the timer that acknowledged nothing. Otherwise
+    the count would have begun anew.
     """
 
     sign: str
@@ -47,7 +48,7 @@ class Outstanding:
 
 
 def sign_of(event: Event) -> str | None:
-    """What kind of waiting an event shows; None where it shows none."""
+    """The sign of an event; None where it shows nothing outstanding."""
     if event.event == "retransmit":
         return event.kind if event.kind in (TLP, RTO, SYN, FIN) else None
     if event.event == "found":
@@ -73,7 +74,7 @@ def outstanding(event: Event, hz: int) -> Outstanding | None:
         and silent_ms + 2000 // hz < event.retrying_ms
     )
     idle_ms = None
-    # One that was heard meanwhile has set the kernel's clock of silence back.
+    # What the peer sent meanwhile has reset the kernel's clock of silence.
     if sign not in (SYN, WAITING) and silent_ms is not None and not one_way:
         idle_ms = max(0, silent_ms - round(stuck_ms))
     count = 0 if sign == WAITING else probes(event)
@@ -81,7 +82,7 @@ def outstanding(event: Event, hz: int) -> Outstanding | None:
 
 
 def at_keepalive_timeout(event: Event, hz: int) -> Outstanding:
-    """The probes that nobody answered, at the reset by which the kernel gives up (tcp_keepalive_timer()).
+    """The unanswered probes, at the reset by which the kernel gives up (tcp_keepalive_timer()).
 
     That is after `keepalive_probes` of them, or with TCP_USER_TIMEOUT set at the first expiry after a probe that
     finds it over. hz: jiffies per second.
@@ -100,7 +101,7 @@ def at_keepalive_timeout(event: Event, hz: int) -> Outstanding:
 
 
 def at_timeout(event: Event, hz: int) -> Outstanding | None:
-    """What nobody answered, at the ETIMEDOUT by which the kernel gives up; None for other errors.
+    """What was unanswered, at the ETIMEDOUT by which the kernel gives up; None for other errors.
 
     hz: jiffies per second.
     """
@@ -143,7 +144,7 @@ def first_rto_ms(event: Event) -> float:
     rto_ms = event.rto_ms or _RTO_MIN_MS
     if rto_ms < (event.rto_max_ms or _RTO_MAX_MS):
         return rto_ms / (1 << backoff)
-    # At its maximum it does not tell any more what it began with.
+    # At its maximum the RTO no longer shows what it began with.
     return max(rto_ms / (1 << backoff), _RTO_MIN_MS + _srtt_ms(event))
 
 

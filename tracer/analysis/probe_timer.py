@@ -88,7 +88,7 @@ class ProbeTimer:
 
 
 def probe_timer(event: Event, hz: int) -> ProbeTimer | None:
-    """The timer of an event of KINDS; None where something is missing: recordings of older versions say less."""
+    """The timer of an event of KINDS; None where a field is missing, as in recordings of older versions."""
     if event.jiffies is None or not event.rto_ms or not event.rto_max_ms:
         return None
     if event.retries is None or event.probes_out is None:
@@ -119,7 +119,7 @@ def probe_timer(event: Event, hz: int) -> ProbeTimer | None:
 def gives_up(event: Event, hz: int) -> GiveUp | None:
     """When the kernel gives up if nothing is received from the event on, CLOCK_BOOTTIME nanoseconds.
 
-    None for a closed window whose probes the peer answers, unless its silence is not all that would end it.
+    None for a closed window if the peer answers its probes, unless TCP_USER_TIMEOUT or an orphan's limit ends it.
     """
     timer = probe_timer(event, hz)
     if timer is None:

@@ -63,19 +63,19 @@ def _is_the_one_found(stall: StallState, event: Event) -> bool:
 
 
 def is_same_kind(sign: str, other: str) -> bool:
-    """Whether both are about data in flight, or the same."""
+    """Whether both are about data in flight, or are equal."""
     return sign == other or (sign in OF_DATA and other in OF_DATA)
 
 
 def is_about_something_else(stall: StallState, event: Event, now: Outstanding) -> bool:
-    """Whether what is unanswered now is not what was, though nothing says that that was answered."""
+    """Whether something else is unanswered now, without evidence that what was before is answered."""
     if not is_same_kind(stall.evidence.sign, now.sign):
         return True
     return now.sign == WAITING and now.since_ns > stall.since_ns + slack_ns(event)
 
 
 def slack_ns(event: Event) -> int:
-    """How far apart the send times of two events of the same data may be, where they are reckoned back."""
+    """How far apart two computed send times of the same data may be."""
     return SECOND + round(2 * first_rto_ms(event)) * MS
 
 

@@ -19,7 +19,7 @@ from tracer.analysis.verdicts import Subject, Verdict
 from tracer.model.events import Event
 
 MAX_REMEMBERED = 16384
-"""Connections of which a stall or a probe is remembered; the one remembered first is forgotten first."""
+"""Connections with a stall or a probe that is remembered. The oldest is forgotten first."""
 _V = TypeVar("_V")
 
 

@@ -20,7 +20,7 @@ _ORPHAN_RETRIES = 8  # tcp_orphan_retries(): in place of 0, until the RTO has co
 
 @dataclass(slots=True)  # not frozen: one is made for each retransmission
 class RetransmissionTimer:
-    """The timer as a retransmission leaves it. In jiffies where the name does not say ms."""
+    """The timer after a retransmission, in jiffies where the name does not end in _ms."""
 
     event: Event
     hz: int
@@ -32,7 +32,7 @@ class RetransmissionTimer:
     limit_attempts: int | None  # of a SYN
     syn: bool
     loss_probe: bool  # the timer was armed anew, and for the first RTO
-    next_expiry: int | None  # where the kernel says so; then `rto` was doubled for it already
+    next_expiry: int | None  # of a connection that was found; then `rto` is doubled already
 
     def gives_up(self) -> GiveUp | None:
         """When the kernel gives up if nothing is received; None where no limit applies yet."""
@@ -57,7 +57,7 @@ class RetransmissionTimer:
         """Whether the RTO is not known to double each time, where it is to.
 
         Each ICMP message "unreachable" takes one doubling back (tcp_ld_RTO_revert(), RFC 6069); local congestion
-        does without. `backoff` tells, but not before the second retransmission.
+        does not double. `backoff` shows it, but not before the second retransmission.
         """
         if self.syn:
             return False
@@ -194,7 +194,7 @@ class RetransmissionTimer:
         return GiveUp(start_ns + int(earliest_ms * 1_000_000), start_ns + int(latest_ms * 1_000_000))
 
     def _longest_ms(self, timeout: int) -> float:
-        """How long a timer takes at most that was armed for so many jiffies."""
+        """How long a timer that was armed for timeout jiffies takes at most."""
         return (timeout + (1 << slot_shift(timeout))) * 1000 / self.hz
 
 
@@ -206,7 +206,7 @@ def retransmission_timer(event: Event, hz: int) -> RetransmissionTimer | None:
         return None
     syn = event.state in ("SYN_SENT", "SYN_RECV")
     attempt = attempts(event)
-    # Of a FIN the kind does not say whether it is a loss probe's; what else comes before the first RTO is recovery.
+    # The kind of a FIN does not show a loss probe. Otherwise what comes before the first RTO is recovery.
     probing = event.kind == "tlp" or (event.kind == "fin" and event.ca_state not in ("Recovery", "Loss"))
     model_ms = _model_ms(event.retries, event.rto_max_ms, _SYN_BASE_MS if syn else _RTO_BASE_MS)
     return RetransmissionTimer(
@@ -225,7 +225,7 @@ def retransmission_timer(event: Event, hz: int) -> RetransmissionTimer | None:
 
 
 def _model_ms(retries: int, rto_max_ms: int, base_ms: int) -> int:
-    """How long so many retransmissions would take if the RTO began with `base_ms`: tcp_model_timeout()."""
+    """How long `retries` retransmissions would take if the RTO began with `base_ms`: tcp_model_timeout()."""
     doublings = max(1, rto_max_ms // base_ms).bit_length() - 1
     if retries <= doublings:
         return ((2 << retries) - 1) * base_ms

@@ -44,7 +44,7 @@ class StallLifecycle:
     # Begin.
 
     def begin(self, event: Event, now: Outstanding) -> StallState | None:
-        """Open a stall; None where nobody waits any more, or where the connection is not followed."""
+        """Open a stall; None where no process waits any more, or where the connection is not followed."""
         assert event.sock is not None
         history = self.store.histories.get(event.sock) or ConnectionHistory()
         if history.given_up or event.sock in self.store.unfollowed:
@@ -181,7 +181,7 @@ class StallLifecycle:
         return [self._event(stall, "end", now_ns)]
 
     def expire(self, sock: str, stall: StallState, now_ns: int) -> list[Event]:
-        """The end of a stall whose next event did not come in time."""
+        """The end of a stall, because its next event did not come in time."""
         ended = self.close_or_recover(sock, stall, now_ns)
         if ended is not None:
             return ended

@@ -4,8 +4,8 @@ A connection stalls when what it sent is not answered: a retransmission by a tim
 nobody answered, a window that stays closed, a request that was acknowledged and not answered. This module passes
 each event on and sends it to its rule, in :mod:`tracer.analysis.stall_signs` or :mod:`tracer.analysis.stall_answers`.
 
-Time is what the events carry, and how far the source says that it has come. So the same events give the same stalls,
-live and from a recording. Any event may be the first of its connection, and any may be missing: what a stall reports
+Time comes from the events, and from how far their source has read. So the same events give the same stalls, live and
+from a recording. Any event may be the first of its connection, and any may be missing: what a stall reports
 follows from its newest event, and only what was seen ends it for good.
 """
 

@@ -1,6 +1,6 @@
 """The verdicts: what a stall is consistent with. Each is declared here once.
 
-A verdict never says more than that, because the path cannot be seen from one end of a connection. The rule that
+A verdict never claims more than that, because the path cannot be seen from one end of a connection. The rule that
 concludes a verdict is :func:`tracer.analysis.evidence.conclude`.
 """
 
@@ -79,7 +79,7 @@ class _Declaration:
     meaning: str
     """For a person: what the stall is consistent with."""
     meaning_with: Callable[[Event], str | None] = lambda stall: None
-    """Another meaning, where the stall's event says more; None: it does not."""
+    """A more exact meaning, where the stall's event has more; None otherwise."""
     advice: Callable[[AdviceContext], list[str]]
     subject: Subject = Subject.ACKNOWLEDGEMENT
     blames_idleness: bool = False

@@ -8,8 +8,9 @@ from typing import Any, TextIO
 
 from tracer.analysis.idle_timeouts import IdleTimeouts
 from tracer.model.events import Event, to_json
-from tracer.output.report_data import Missing, ReportData
+from tracer.output.report_data import ReportData
 from tracer.output.report_json import missing_record, service_record, summary_record
+from tracer.output.report_rows import Missing
 from tracer.output.report_text import ReportText
 
 

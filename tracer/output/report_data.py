@@ -5,19 +5,17 @@ from __future__ import annotations
 import heapq
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
 
 from tracer.analysis.idle_timeouts import IdleTimeouts, Service, service_of
 from tracer.analysis.outcomes import WITHOUT_EVIDENCE, Outcome
 from tracer.model.counts import Tally, counts_of, counts_of_kernel
-from tracer.model.events import Event, InvalidEvent, parse_time, size_of
+from tracer.model.events import Event, size_of
 from tracer.model.recent import Recent
-from tracer.output.advice import OwnersAdvice
 from tracer.output.crosscheck import what_was_missed
-from tracer.output.format import endpoint, process, quoted
+from tracer.output.format import quoted
+from tracer.output.owners_advice import OwnersAdvice
+from tracer.output.report_rows import OTHER, Missing, ServiceStalls, StallRow, count, row_of, weight_of
 from tracer.output.stall_text import COMMANDS
 
 MAX_LONGEST_STALLS = 50
@@ -26,8 +24,6 @@ MAX_SERVICES = 8192
 """Services with a row of their own. Of more, those with the shortest stalls are counted together."""
 MAX_OWNERS = 4096
 """Owners, of all services, with advice: those that stalled last."""
-MAX_WORDS = 16
-"""Verdicts, or outcomes, of one service that are counted apart: more than there are. Further ones are `other`."""
 MAX_ALL_WORDS = 64
 """Verdicts and outcomes of all services that are counted apart."""
 MAX_HOSTS_OF_SERVICES = 65536
@@ -44,56 +40,6 @@ MAX_HOOKS = 64
 """Hooks with a count of lost events of their own: more than there are."""
 MAX_NAMESPACES = 4096
 MAX_MISSING = 1000
-OTHER = "other"
-
-
-class Missing(NamedTuple):
-    """A file that could not be read completely. until_ns: its events up to then are there; None where none is."""
-
-    file: str
-    reason: str
-    until_ns: int | None
-
-
-@dataclass(slots=True)
-class ServiceStalls:
-    """The stalls of one service's connections."""
-
-    verdicts: Counter[str] = field(default_factory=Counter)
-    outcomes: Counter[str] = field(default_factory=Counter)
-    longest_ms: int = 0
-    hosts: set[int] = field(default_factory=set)  # their hashes
-
-    def add(self, verdict: str, outcome: str, duration_ms: int | None) -> None:
-        """Count a stall."""
-        count(self.verdicts, verdict, 1, MAX_WORDS)
-        count(self.outcomes, outcome, 1, MAX_WORDS)
-        if duration_ms is not None:
-            self.longest_ms = max(self.longest_ms, duration_ms)
-
-    def take(self, other: ServiceStalls) -> None:
-        """Count the stalls of another service here, too."""
-        for verdict, number in other.verdicts.items():
-            count(self.verdicts, verdict, number, MAX_WORDS)
-        for outcome, number in other.outcomes.items():
-            count(self.outcomes, outcome, number, MAX_WORDS)
-        self.longest_ms = max(self.longest_ms, other.longest_ms)
-
-
-class StallRow(NamedTuple):
-    """A stall's row in the table. `weight` comes first, so that a heap has the shortest stall on top."""
-
-    weight: int  # its duration, below every duration where that is not known
-    number: int
-    lasted_ms: int | None
-    began_ns: int
-    host: str
-    local: str
-    remote: str
-    idle_ms: int | None
-    verdict: str
-    outcome: str
-    owner: str
 
 
 class ReportData:
@@ -231,7 +177,7 @@ class ReportData:
     def _keep_row(self, host: str, stall: Event) -> None:
         if len(self.rows) < MAX_LONGEST_STALLS:
             heapq.heappush(self.rows, row_of(stall, self.stalls, host))
-        elif _weight(stall) >= self.rows[0].weight:
+        elif weight_of(stall) >= self.rows[0].weight:
             heapq.heappushpop(self.rows, row_of(stall, self.stalls, host))
 
     def _word(self, word: str) -> str:
@@ -307,44 +253,3 @@ class ReportData:
                 counted.add(netns, self.counted.of(netns))
         sentence = what_was_missed(seen.total(), counted.total())
         return f"{sentence}." if sentence else ""
-
-
-def count(counts: Counter[str], name: str, number: int, most: int, other: str = OTHER) -> None:
-    """Count under that name, or as other where there are `most` names already."""
-    counts[name if name in counts or len(counts) < most else other] += number
-
-
-def row_of(stall: Event, number: int, host: str) -> StallRow:
-    """The row of a stall that is the number-th of the report."""
-    return StallRow(
-        weight=_weight(stall),
-        number=number,
-        lasted_ms=stall.duration_ms,
-        began_ns=_began_ns(stall),
-        host=host,
-        local=endpoint(stall.laddr, stall.lport),
-        remote=endpoint(stall.raddr, stall.rport),
-        idle_ms=stall.idle_ms,
-        verdict=stall.verdict or "?",
-        outcome=stall.outcome or "?",
-        owner=process(stall),
-    )
-
-
-def _weight(stall: Event) -> int:
-    return -1 if stall.duration_ms is None else stall.duration_ms
-
-
-def _began_ns(stall: Event) -> int:
-    """When what was unanswered was first sent; in a recording without that, when the stall was first noticed."""
-    if stall.since is not None:
-        with suppress(InvalidEvent):
-            return parse_time(stall.since)
-    return stall.time_ns if stall.duration_ms is None else stall.time_ns - stall.duration_ms * 1_000_000
-
-
-def service_name(service: Service) -> str:
-    """`10.66.2.2:3306`, or `port 22 here, from 10.66.1.2`."""
-    if service.is_local:
-        return f"port {service.port} here, from {endpoint(service.host, None).removesuffix(':*')}"
-    return endpoint(service.host, service.port)

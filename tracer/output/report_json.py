@@ -8,7 +8,8 @@ from tracer.analysis.idle_timeouts import Service
 from tracer.analysis.middleboxes import matching
 from tracer.model.counts import Tally
 from tracer.model.events import format_time, to_json
-from tracer.output.report_data import Missing, ReportData, ServiceStalls, service_name
+from tracer.output.report_data import ReportData
+from tracer.output.report_rows import Missing, ServiceStalls, service_name
 
 
 def missing_record(missing: Missing) -> dict[str, Any]:

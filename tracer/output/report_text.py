@@ -10,7 +10,8 @@ from tracer.model.events import Event
 from tracer.output.crosscheck import beside_the_kernel
 from tracer.output.format import duration, endpoint, local_time, plural, process, safe
 from tracer.output.idle_timeouts import range_in_words
-from tracer.output.report_data import MAX_HOSTS, ReportData, ServiceStalls, StallRow, service_name
+from tracer.output.report_data import MAX_HOSTS, ReportData
+from tracer.output.report_rows import ServiceStalls, StallRow, service_name
 from tracer.output.stall_text import wrapped
 from tracer.output.table import table
 

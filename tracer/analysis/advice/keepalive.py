@@ -181,12 +181,12 @@ def _takes_effect(context: AdviceContext, seconds: int) -> list[str]:
     until = f" (in up to {setting(period_s)})" if period_s is not None else ""
     own = _times(event, seconds) if _idle_is_long(context) else ""
     _, is_local = programs(event)
-    whose = "" if is_local else "for this client alone, "
+    scope = "" if is_local else "for this client alone, "
     return [
         f"New connections use it at once, existing ones when their current timer expires{until}. "
         "Reconnect them to use it now.",
         "To make it permanent, set it in /etc/sysctl.d, or among the container's sysctls.",
-        *([f"Or {whose}{own}"] if own else []),
+        *([f"Or {scope}{own}"] if own else []),
     ]
 
 

@@ -113,7 +113,7 @@ def local_drop(context: AdviceContext) -> list[str]:
 
 
 def path_loss(context: AdviceContext) -> list[str]:
-    """A new connection tells a dead peer or path from a dead connection."""
+    """A new connection shows whether the peer and the path are alive."""
     return [
         *_orphan(context),
         *connect_again(context, "if that hangs as well, look at the path and the peer"),
@@ -144,7 +144,7 @@ def _end_the_wait(context: AdviceContext) -> list[str]:
 
 
 def _own_heartbeat(event: Event) -> list[str]:
-    """A hedge for protocols whose libraries end a wait by themselves, which no socket shows."""
+    """Some protocols have libraries that end a wait by themselves, which no socket shows."""
     port, _ = service_port(event)
     protocol = None if port is None else HEARTBEATS.get(port)
     if protocol is None:
@@ -194,7 +194,7 @@ def peer_closed(context: AdviceContext) -> list[str]:
     return [
         "The peer had closed the connection before the application wrote. The network is not at fault.",
         *([limit] if limit else []),
-        "A restart of the peer looks the same.",
+        "A restart of the peer looks like this, too.",
         "Let the connection pool test a connection before use, or replace it before the peer closes it.",
     ]
 
@@ -209,7 +209,7 @@ def _doubt(context: AdviceContext) -> list[str]:
 
 
 def _bound(context: AdviceContext) -> list[str]:
-    """What would have ended the wait sooner. A ping before use is no help: it waits as long."""
+    """What would have ended the wait sooner. A ping before use does not: it waits as long."""
     event = context.event
     if event.orphan or event.user_timeout_ms:
         return []
