@@ -16,6 +16,7 @@ from tracer.analysis.keepalive_time import DEFAULT_KEEPALIVE_S, MAX_DEFAULT_S, k
 from tracer.analysis.middleboxes import KNOWN
 from tracer.analysis.recorded import RecordedStalls
 from tracer.analysis.stalls import MIN_IDLE_MS
+from tracer.analysis.timeouts import gives_up
 from tracer.analysis.timer_wheel import lateness
 from tracer.analysis.verdicts import Verdict
 
@@ -605,3 +606,16 @@ def test_any_case_gets_sentences_that_can_be_printed(
     for line in lines:
         assert line.isprintable() and line.isascii() and line.strip() == line
         assert "None" not in line
+
+
+@pytest.mark.parametrize("linear_timeouts", [None, 4])
+def test_how_long_two_retries_of_a_syn_take(linear_timeouts: int | None) -> None:
+    """The advice is right for kernels without tcp_syn_linear_timeouts (before 6.5), and with its default."""
+    first = event(
+        kind="syn", state="SYN_SENT", attempt=1, jiffies=100_000, rto_ms=1000, rto_max_ms=120_000, retries=2,
+        retrying_ms=1000, user_timeout_ms=0, syn_linear_timeouts=linear_timeouts,
+    )  # fmt: skip
+    give_up = gives_up(first, HZ)
+    assert give_up is not None
+    assert 1 + (give_up.earliest_ns - first.ktime_ns) / 1e9 == pytest.approx(7, rel=0.05)
+    assert "about 7s" in one(advised("handshake"), "tcp_syn_retries")

@@ -75,7 +75,8 @@ def keepalive_failed(context: AdviceContext) -> list[str]:
             *end_now(context),
         ]
     sooner = set_time(
-        context, "If the first probe always fails, the path forgets the session before. Lower the keepalive time to"
+        context,
+        "If the first probe always fails, the path has forgotten the session by then. Lower the keepalive time to",
     )
     return [did, *sooner, *end_now(context)]
 
@@ -180,7 +181,7 @@ def handshake(context: AdviceContext) -> list[str]:
     return [
         "The SYN is not answered: a firewall drops it, the address is wrong, or the host is down.",
         *end_now(context),
-        "To give up sooner, set the client's connect timeout, or lower tcp_syn_retries (2: 7s, since Linux 6.5 11s)"
+        "To give up sooner, set the client's connect timeout, or lower tcp_syn_retries (2: about 7s)"
         f"{where(context.event)}sysctl -w net.ipv4.tcp_syn_retries=2",
     ]
 
