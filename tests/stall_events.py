@@ -9,7 +9,7 @@ from typing import Any
 
 from builders import event
 
-from tracer.analysis.expiry import bucket
+from tracer.analysis.timer_wheel import bucket
 from tracer.model.events import Event
 
 HOUR_MS = 3_600_000

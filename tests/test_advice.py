@@ -9,13 +9,16 @@ from builders import event
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tracer.analysis.advice import Case, advice
+from tracer.analysis.advice.context import AdviceContext
 from tracer.analysis.clients import CLIENTS, SERVERS, clients_of, filled, server_of
-from tracer.analysis.expiry import lateness
-from tracer.analysis.idle_timeouts import Bracket
-from tracer.analysis.keepalive import DEFAULT_KEEPALIVE_S, LONGEST_DEFAULT_S, keepalive_for
+from tracer.analysis.idle_timeouts import IdleTimeoutRange, IdleTimeouts
+from tracer.analysis.keepalive_time import DEFAULT_KEEPALIVE_S, MAX_DEFAULT_S, keepalive_for
 from tracer.analysis.middleboxes import KNOWN
-from tracer.analysis.verdicts import VERDICTS
+from tracer.analysis.recorded import RecordedStalls
+from tracer.analysis.stalls import MIN_IDLE_MS
+from tracer.analysis.timeouts import gives_up
+from tracer.analysis.timer_wheel import lateness
+from tracer.analysis.verdicts import Verdict
 
 HZ = 250
 HOUR_MS = 3_600_000
@@ -45,9 +48,11 @@ def advised(
         "orphan": False,
     }
     newest = event("stall", **{**ordinary, **fields})
-    return advice(
-        Case(verdict, newest, idle_ms, over, HZ, Bracket(survived_ms, idle_ms), refused_reset, survived_as_much)
-    )
+    idle_timeout = IdleTimeoutRange(survived_ms, idle_ms)
+    context = AdviceContext(newest, idle_ms, over, HZ, idle_timeout, refused_reset, survived_as_much)
+    known = Verdict.of(verdict)
+    assert known is not None
+    return known.advice(context)
 
 
 def one(lines: list[str], contains: str) -> str:
@@ -65,7 +70,7 @@ def has(lines: list[str], contains: str) -> bool:
 
 def test_a_first_probe_that_comes_too_late_is_set_sooner_in_its_namespace() -> None:
     assert advised()[0] == (
-        "Keepalive is on, but its probe is due after 2h, too late for this path. Lower it to 60s: "
+        "Keepalive is on, but its first probe is due after 2h, too late for this path. Lower it to 60s: "
         "nsenter -t 8506 -n sysctl -w net.ipv4.tcp_keepalive_time=60"
     )
 
@@ -92,7 +97,7 @@ def test_an_interval_longer_than_the_new_time_is_lowered_with_it() -> None:
 
 def test_an_interval_that_outlasts_the_session_is_the_fault_even_of_an_early_first_probe() -> None:
     line = advised(idle_ms=60_000, keepalive_idle_s=10)[0]
-    assert "its probe is due after 75s" in line
+    assert "a later probe is due after 75s" in line
     assert line.endswith("Lower it to 20s: nsenter -t 8506 -n sysctl -w net.ipv4.tcp_keepalive_intvl=20")
     line = advised(idle_ms=60_000, keepalive_idle_s=10, keepalive_idle_own=True)[0]
     assert line.endswith("in the application: TCP_KEEPINTVL")
@@ -119,7 +124,7 @@ def test_keepalive_off_is_turned_on_where_the_client_has_a_setting() -> None:
     assert lines[0] == (
         "Keepalive is off on this socket, and no sysctl turns it on; if this is pgjdbc: tcpKeepAlive=true in its URL"
     )
-    assert lines[1].startswith("With keepalive on, its first probe must come within 60s")
+    assert lines[1].startswith("With keepalive on, the first probe must come within 60s")
     assert lines[1].endswith(": nsenter -t 8506 -n sysctl -w net.ipv4.tcp_keepalive_time=60")
     assert one(lines, "let the server probe") == (
         "Or let the server probe, one end is enough; if this is pgjdbc: "
@@ -157,7 +162,7 @@ def test_a_client_that_cannot_turn_it_on_lets_the_server_probe() -> None:
     """libpq, and so psycopg, has it on: a socket of Python's without it is another driver's."""
     lines = advised(keepalive=False, comm="python3", rport=5432)
     assert lines[0] == (
-        "Keepalive is off on this socket, and no sysctl turns it on; if this is asyncpg, no setting of its own does."
+        "Keepalive is off on this socket, and no sysctl turns it on; if this is asyncpg, it has no setting for that."
     )
     assert lines[1] == (
         "Or let the server probe, one end is enough; if this is asyncpg: "
@@ -178,9 +183,9 @@ def test_a_postgresql_client_that_is_late_may_let_the_server_probe() -> None:
 def test_two_libraries_are_named_in_one_sentence() -> None:
     line = one(advised(comm="python3", rport=5432), "let the server probe")
     assert "if this is psycopg: options=" in line and "; if pg8000: startup_params=" in line
-    line = one(advised(comm="python3"), "To bound")
+    line = one(advised(comm="python3"), "To limit")
     assert line == (
-        "To bound the wait next time, if this is PyMySQL, mysqlclient or mysql-connector-python: "
+        "To limit the wait next time, if this is PyMySQL, mysqlclient or mysql-connector-python: "
         "read_timeout=N (N: seconds, more than its slowest answer takes)"
     )
     line = advised(keepalive=False, comm="python3")[0]
@@ -216,14 +221,14 @@ def test_a_server_is_told_its_own_settings() -> None:
     assert one(lines, "SET GLOBAL") == (
         "Or for MariaDB alone: mariadb -e 'SET GLOBAL tcp_keepalive_time=60, tcp_keepalive_interval=60'"
     )
-    assert not has(lines, "a ping before use")
+    assert not has(lines, "A ping before use")
     lines = advised(lport=5432, rport=51000, comm="postgres")
     assert one(lines, "keepalives_idle") == (
         "Or for PostgreSQL alone: psql -c 'ALTER SYSTEM SET tcp_keepalives_idle = 60' "
         "-c 'ALTER SYSTEM SET tcp_keepalives_interval = 60' -c 'SELECT pg_reload_conf()'"
     )
-    assert one(lines, "To bound") == (
-        "To bound the wait next time, for PostgreSQL alone: "
+    assert one(lines, "To limit") == (
+        "To limit the wait next time, for PostgreSQL alone: "
         "psql -c 'ALTER SYSTEM SET tcp_user_timeout = 30000' -c 'SELECT pg_reload_conf()'"
     )
 
@@ -254,18 +259,18 @@ def test_nothing_to_relieve(fields: dict[str, Any]) -> None:
 
 
 def test_an_address_that_is_none_reaches_no_command() -> None:
-    for verdict in VERDICTS:
+    for verdict in Verdict:
         for bad in ("$(reboot)", "10.66.2.2; reboot", "fe80::1%$(reboot)", "\x1b[2J"):
             assert not has(advised(verdict, raddr=bad), bad)
 
 
 def test_the_wait_is_bounded_by_the_clients_setting_or_a_socket_option() -> None:
-    assert one(advised(), "To bound").endswith(
+    assert one(advised(), "To limit").endswith(
         "if this is PDO or mysqli: mysqlnd.net_read_timeout=N in php.ini "
         "(N: seconds, more than its slowest answer takes)"
     )
-    assert "TCP_USER_TIMEOUT" in one(advised(comm="worker"), "To bound")
-    assert not has(advised(user_timeout_ms=30_000), "To bound")
+    assert "TCP_USER_TIMEOUT" in one(advised(comm="worker"), "To limit")
+    assert not has(advised(user_timeout_ms=30_000), "To limit")
 
 
 def test_a_refused_reset_names_the_choices() -> None:
@@ -276,23 +281,25 @@ def test_a_refused_reset_names_the_choices() -> None:
 
 def test_as_long_a_silence_before_speaks_against_an_idle_timeout() -> None:
     lines = advised(survived_as_much=True)
-    assert lines[0].startswith("This connection survived as much silence before")
+    assert lines[0].startswith("This connection survived a silence this long before")
     assert has(lines, "failover") and has(lines, "ss -K")
     assert not has(lines, "sysctl -w") and not has(lines, "raise the firewall's")
 
 
 def test_a_longer_silence_that_was_survived_speaks_against_it_too() -> None:
     lines = advised(survived_ms=2 * HOUR_MS)
-    assert lines[0] == "A connection to this service survived 2h00m of silence: against an idle timeout."
+    assert lines[0] == "A connection to this service survived 2h00m of silence, so an idle timeout is unlikely."
     assert not has(lines, "sysctl -w")
 
 
 def test_suspects_are_those_that_act_like_this() -> None:
-    assert "FortiGate (default session-ttl) 1h, " in one(advised(survived_ms=58 * 60_000), "Known idle timeouts")
+    assert "FortiGate (default session-ttl) 1h, " in one(
+        advised(survived_ms=58 * 60_000), "its default idle timeout would fit"
+    )
     near: dict[str, Any] = {"idle_ms": 360_000, "survived_ms": 300_000}
-    silent = one(advised(**near), "Known idle timeouts")
+    silent = one(advised(**near), "its default idle timeout would fit")
     assert "AWS Network Firewall" in silent and "NLB" not in silent
-    reset = one(advised("idle-reset", **near), "Known idle timeouts")
+    reset = one(advised("idle-reset", **near), "its default idle timeout would fit")
     assert "AWS NLB" in reset and "Network Firewall" not in reset
 
 
@@ -305,8 +312,8 @@ def test_a_new_connection_tells_more_while_it_lasts() -> None:
 
 def test_an_orphan_freezes_nobody() -> None:
     lines = advised(orphan=True)
-    assert lines[0] == "No process holds this socket any more: nobody waits for it."
-    assert not has(lines, "To bound")
+    assert lines[0] == "No process holds this socket any more, so nobody waits for it."
+    assert not has(lines, "To limit")
 
 
 # --- the other verdicts
@@ -316,13 +323,13 @@ def test_idle_reset_has_the_same_cure_and_no_freeze() -> None:
     lines = advised("idle-reset")
     assert lines[0].endswith("net.ipv4.tcp_keepalive_time=60")
     assert has(lines, "A peer that restarted")
-    assert not has(lines, "ss -K") and not has(lines, "To bound")
+    assert not has(lines, "ss -K") and not has(lines, "To limit")
     assert not has(advised("idle-reset", survived_as_much=True), "sysctl -w")
 
 
 def test_keepalive_failed_at_the_first_probe_or_later() -> None:
     lines = advised("keepalive-failed", idle_ms=7_200_000)
-    assert lines[0].startswith("Nobody answers the keepalive probes")
+    assert lines[0].startswith("The keepalive probes are not answered")
     assert lines[1].startswith("If the first probe always fails")
     assert lines[1].endswith("net.ipv4.tcp_keepalive_time=60")
     lines = advised("keepalive-failed", survived_as_much=True)
@@ -332,7 +339,7 @@ def test_keepalive_failed_at_the_first_probe_or_later() -> None:
 def test_unreachable_looks_at_the_route_in_the_connections_namespace() -> None:
     lines = advised("unreachable", soft_error="EHOSTUNREACH")
     assert lines[0].startswith("An ICMP error came back (EHOSTUNREACH)")
-    assert lines[0].endswith(": nsenter -t 8506 -n ip route get 10.66.2.2")
+    assert lines[1].endswith(": nsenter -t 8506 -n ip route get 10.66.2.2")
     assert advised("unreachable", send_error="ENETUNREACH")[0].startswith(
         "This host cannot send to the peer (ENETUNREACH)"
     )
@@ -341,26 +348,26 @@ def test_unreachable_looks_at_the_route_in_the_connections_namespace() -> None:
 
 def test_path_loss_blames_no_idle_timeout() -> None:
     lines = advised("path-loss", idle_ms=100)
-    assert has(lines, "a new connection to 10.66.2.2:3306; if that hangs, too") and has(lines, "ss -K")
-    assert not has(lines, "sysctl") and not has(lines, "Known idle timeouts")
+    assert has(lines, "a new connection to 10.66.2.2:3306; if that hangs as well") and has(lines, "ss -K")
+    assert not has(lines, "sysctl") and not has(lines, "its default idle timeout would fit")
     assert not has(advised("path-loss", over=True), "new connection")
 
 
 def test_packet_loss_changes_nothing() -> None:
     lines = advised("packet-loss")
-    assert "nothing to change" in lines[0]
+    assert "Nothing needs to change" in lines[0]
     assert lines[1].endswith(": nsenter -t 8506 -n ip -s -s link")
 
 
 def test_zero_window_is_the_peers_application() -> None:
     lines = advised("zero-window")
-    assert "does not read" in lines[0]
-    assert lines[1].endswith("Recv-Q shows what waits to be read: ss -tn sport = :3306")
+    assert "is stopped or slow" in lines[0]
+    assert lines[1].endswith("Recv-Q shows the bytes that its application has not read: ss -tn sport = :3306")
 
 
 def test_handshake_of_a_client_and_of_a_server() -> None:
     lines = advised("handshake", idle_ms=None, kind="syn", state="SYN_SENT")
-    assert lines[0].startswith("Nobody answers the SYN")
+    assert lines[0].startswith("The SYN is not answered")
     assert lines[-1].endswith(": nsenter -t 8506 -n sysctl -w net.ipv4.tcp_syn_retries=2")
     assert len(advised("handshake", idle_ms=None, kind="synack")) == 1
 
@@ -373,8 +380,13 @@ def test_peer_closed_tells_the_services_own_limit() -> None:
 
 
 def test_a_verdict_of_a_later_version_gets_no_advice() -> None:
-    assert advised("quantum-loss") == []
-    assert [verdict for verdict in VERDICTS if not advised(verdict)] == ["no-answer"], "it is not decided yet"
+    later = event("stall", phase="end", id="x", verdict="quantum-loss", outcome="recovered", advice=["rm -rf /"])
+    RecordedStalls(min_idle_ms=MIN_IDLE_MS, idle_timeouts=IdleTimeouts()).feed(later)
+    assert later.advice == []
+
+
+def test_each_verdict_that_is_decided_gets_advice() -> None:
+    assert [verdict for verdict in Verdict if not advised(verdict)] == ["no-answer"], "it is not decided yet"
 
 
 # --- the value
@@ -406,12 +418,12 @@ def test_a_verdict_of_a_later_version_gets_no_advice() -> None:
     ],
 )
 def test_keepalive_for(survived_ms: int | None, fatal_ms: int | None, expected: int | None) -> None:
-    assert keepalive_for(Bracket(survived_ms, fatal_ms), None, HZ) == expected
+    assert keepalive_for(IdleTimeoutRange(survived_ms, fatal_ms), None, HZ) == expected
 
 
 @given(st.integers(0, 10**9), st.none() | st.integers(0, 10**9), st.sampled_from([100, 250, 300, 1000]))
 def test_the_probe_comes_in_time_even_when_its_timer_is_late(fatal_ms: int, survived_ms: int | None, hz: int) -> None:
-    seconds = keepalive_for(Bracket(survived_ms, fatal_ms), None, hz)
+    seconds = keepalive_for(IdleTimeoutRange(survived_ms, fatal_ms), None, hz)
     if seconds is None:
         assert fatal_ms < 3000 or survived_ms is not None
     else:
@@ -422,22 +434,26 @@ def test_the_probe_comes_in_time_even_when_its_timer_is_late(fatal_ms: int, surv
 def test_more_than_the_default_is_advised_only_where_it_was_survived(
     fatal_ms: int, survived_ms: int | None, hz: int
 ) -> None:
-    seconds = keepalive_for(Bracket(survived_ms, fatal_ms), None, hz) or 0
+    seconds = keepalive_for(IdleTimeoutRange(survived_ms, fatal_ms), None, hz) or 0
     if seconds > DEFAULT_KEEPALIVE_S:
         assert survived_ms is not None and (seconds + lateness(seconds, hz)) * 1000 <= survived_ms < fatal_ms
 
 
 @pytest.mark.parametrize("hz", [100, 250, 300, 1000])
 def test_the_default_is_in_time_for_every_known_middlebox_even_after_a_lost_probe(hz: int) -> None:
-    longest = LONGEST_DEFAULT_S
+    longest = MAX_DEFAULT_S
     assert longest >= DEFAULT_KEEPALIVE_S
     for box in KNOWN:
         assert 2 * (longest + lateness(longest, hz)) < box.timeout_s, box.name
 
 
 def test_the_shorter_of_two_fatal_silences_counts() -> None:
-    assert keepalive_for(Bracket(None, 8820), 70_000, HZ) == keepalive_for(Bracket(None, 70_000), 8820, HZ) == 3
-    assert keepalive_for(Bracket(7504, 70_000), 6500, HZ) == 2, "what was survived elsewhere contradicts it"
+    assert (
+        keepalive_for(IdleTimeoutRange(None, 8820), 70_000, HZ)
+        == keepalive_for(IdleTimeoutRange(None, 70_000), 8820, HZ)
+        == 3
+    )
+    assert keepalive_for(IdleTimeoutRange(7504, 70_000), 6500, HZ) == 2, "what was survived elsewhere contradicts it"
 
 
 def test_what_the_value_rests_on_is_said() -> None:
@@ -465,7 +481,7 @@ def test_a_setting_that_is_short_enough_is_left_alone() -> None:
 
 def test_without_a_survived_silence_nobody_is_suspected() -> None:
     for idle_ms in (360_000, 10 * 60_000, 4 * HOUR_MS, 12 * HOUR_MS):
-        assert not has(advised(idle_ms=idle_ms), "Known idle timeouts")
+        assert not has(advised(idle_ms=idle_ms), "its default idle timeout would fit")
 
 
 # --- clients
@@ -549,7 +565,7 @@ PORT = st.none() | st.integers(0, 65535) | st.sampled_from([3306, 5432, 6379, 15
 
 
 @given(
-    verdict=st.sampled_from(VERDICTS),
+    verdict=st.sampled_from(Verdict),
     fields=st.fixed_dictionaries(
         {
             "laddr": ADDRESS,
@@ -573,21 +589,35 @@ PORT = st.none() | st.integers(0, 65535) | st.sampled_from([3306, 5432, 6379, 15
         }
     ),
     idle_ms=NUMBER,
-    bracket=st.builds(Bracket, NUMBER, NUMBER),
+    idle_timeout=st.builds(IdleTimeoutRange, NUMBER, NUMBER),
     flags=st.tuples(st.booleans(), st.booleans(), st.booleans()),
     hz=st.sampled_from([100, 250, 300, 1000]),
 )
 def test_any_case_gets_sentences_that_can_be_printed(
-    verdict: str,
+    verdict: Verdict,
     fields: dict[str, Any],
     idle_ms: int | None,
-    bracket: Bracket,
+    idle_timeout: IdleTimeoutRange,
     flags: tuple[bool, bool, bool],
     hz: int,
 ) -> None:
     over, refused_reset, survived_as_much = flags
-    lines = advice(Case(verdict, event(**fields), idle_ms, over, hz, bracket, refused_reset, survived_as_much))
+    context = AdviceContext(event(**fields), idle_ms, over, hz, idle_timeout, refused_reset, survived_as_much)
+    lines = verdict.advice(context)
     assert len(lines) == len(set(lines)), "nothing is said twice"
     for line in lines:
         assert line.isprintable() and line.isascii() and line.strip() == line
         assert "None" not in line
+
+
+@pytest.mark.parametrize("linear_timeouts", [None, 4])
+def test_how_long_two_retries_of_a_syn_take(linear_timeouts: int | None) -> None:
+    """The advice is right for kernels without tcp_syn_linear_timeouts (before 6.5), and with its default."""
+    first = event(
+        kind="syn", state="SYN_SENT", attempt=1, jiffies=100_000, rto_ms=1000, rto_max_ms=120_000, retries=2,
+        retrying_ms=1000, user_timeout_ms=0, syn_linear_timeouts=linear_timeouts,
+    )  # fmt: skip
+    give_up = gives_up(first, HZ)
+    assert give_up is not None
+    assert 1 + (give_up.earliest_ns - first.ktime_ns) / 1e9 == pytest.approx(7, rel=0.05)
+    assert "about 7s" in one(advised("handshake"), "tcp_syn_retries")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tracer.analysis.outcomes import Outcome
 from tracer.analysis.risk import REASONS
-from tracer.analysis.verdicts import VERDICTS
+from tracer.analysis.verdicts import Verdict
 from tracer.cli.main import cli
 from tracer.cli.options import FILTER_NAMES
 from tracer.model.events import Event
@@ -19,7 +20,6 @@ from tracer.model.sockets import Socket
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.glob("**/*.md")]
-OUTCOMES = ("recovered", "timed-out", "reset", "closed", "unreachable", "ongoing", "presumed", "alive")
 
 
 @pytest.mark.parametrize("kind", [Event, Socket])
@@ -32,7 +32,7 @@ def test_every_field_is_explained(kind: type) -> None:
 
 def test_every_value_is_explained() -> None:
     text = (DOCS / "events.md").read_text()
-    for word in (*EVENTS, *VERDICTS, *OUTCOMES, *REASONS, "data", "keepalive", "window", "no-progress"):
+    for word in (*EVENTS, *Verdict, *Outcome, *REASONS, "data", "keepalive", "window", "no-progress"):
         assert f"`{word}`" in text, word
 
 
@@ -64,13 +64,13 @@ def test_the_manual_page_has_every_command_and_option() -> None:
             for option in parameter.opts:
                 if option.startswith("--") and option != "--help":
                     assert has_option(text, option), f"{name} {option}"
-    for word in (*VERDICTS, *OUTCOMES, *EVENTS):
+    for word in (*Verdict, *Outcome, *EVENTS):
         assert word in bold_words(text), word
 
 
 def test_the_readme_has_every_verdict_and_filter() -> None:
     text = (DOCS.parent / "README.md").read_text()
-    for verdict in VERDICTS:
+    for verdict in Verdict:
         assert f"`{verdict}`" in text, verdict
     assert len(FILTER_NAMES) == 11
     for option in ("--port", "--lport", "--rport", "--host", "-4", "-6", "--pid", "--comm", "--netns", "--event"):

@@ -10,11 +10,10 @@ import field_tables
 import pytest
 from builders import event, record
 
-from tracer.analysis.stall_event import _CARRIED
 from tracer.kernel.details import ROWS, TYPES
 from tracer.kernel.owners import Owners
 from tracer.kernel.wire import Decoder
-from tracer.model.events import CARRIED_BY_STALLS, DECLARATIONS, Event, names_of
+from tracer.model.events import DECLARATIONS, Event, names_of
 from tracer.model.fields import MAX_NUMBER, json_types
 from tracer.model.kinds import EVENTS, Kind
 from tracer.model.sockets import Socket
@@ -135,10 +134,6 @@ def test_sockets_share_the_types_of_events() -> None:
     assert {name: sockets[name] for name in sockets if name in JSON_TYPES} == {
         name: JSON_TYPES[name] for name in sockets if name in JSON_TYPES
     }
-
-
-def test_stalls_copy_what_is_declared() -> None:
-    assert _CARRIED == CARRIED_BY_STALLS
 
 
 @pytest.mark.parametrize("kind", Kind)

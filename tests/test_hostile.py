@@ -22,7 +22,7 @@ from recording_files import HEADER, write
 from running import tcpwatch
 from stall_events import close, freeze, heard
 
-from tracer.analysis.idle_timeouts import Silences
+from tracer.analysis.idle_timeouts import IdleTimeouts
 from tracer.analysis.risk import at_risk
 from tracer.analysis.stalls import StallTracker
 from tracer.cli import main
@@ -115,11 +115,11 @@ TEXTS: dict[str, Callable[[io.StringIO], Any]] = {
     "text": lambda stream: TextSink(stream, colour=False, utc_offset_s=0),
     "folded": lambda stream: TextSink(stream, colour=False, utc_offset_s=0, folded=True),
     "coloured": lambda stream: TextSink(stream, colour=True, utc_offset_s=0),
-    "report": lambda stream: Report(stream, Silences(), as_json=False, width=80),
+    "report": lambda stream: Report(stream, IdleTimeouts(), as_json=False, width=80),
 }
 JSONS: dict[str, Callable[[io.StringIO], Any]] = {
     "json": JsonSink,
-    "report": lambda stream: Report(stream, Silences(), as_json=True, width=80),
+    "report": lambda stream: Report(stream, IdleTimeouts(), as_json=True, width=80),
 }
 
 

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from timelines import Frozen, frozen
 
-from tracer.analysis.idle_timeouts import Bracket, Service, Silences
+from tracer.analysis.idle_timeouts import IdleTimeoutRange, IdleTimeouts, Service
 from tracer.analysis.outstanding import first_rto_ms, outstanding
 from tracer.analysis.stalls import StallTracker
 from tracer.model.events import Event
@@ -35,8 +35,8 @@ def recorded(path: Path) -> tuple[int, list[Event]]:
     return header["hz"], [from_json(line) for line in lines]
 
 
-def stalls_of(events: Sequence[Event], hz: int, silences: Silences | None = None) -> list[Event]:
-    tracker = StallTracker(hz=hz, silences=silences)
+def stalls_of(events: Sequence[Event], hz: int, idle_timeouts: IdleTimeouts | None = None) -> list[Event]:
+    tracker = StallTracker(hz=hz, idle_timeouts=idle_timeouts)
     out = [*tracker.feed(*events), *tracker.finish(events[-1].ktime_ns)]
     return [each for each in out if each.event == "stall"]
 
@@ -66,7 +66,9 @@ def assert_same(whole: Sequence[Event], part: Sequence[Event], events: Sequence[
     tolerance_ms = 1.25 * rto_ms(events) + GRAIN_MS
     for name in ("verdict", "outcome", "retransmits"):
         assert getattr(end, name) == getattr(expected, name), context
-    assert abs((end.idle_ms or 0) - (expected.idle_ms or 0)) <= tolerance_ms, context
+    assert (end.idle_ms is None) == (expected.idle_ms is None), context
+    if end.idle_ms is not None and expected.idle_ms is not None:
+        assert abs(end.idle_ms - expected.idle_ms) <= tolerance_ms, context
     for told in part:
         since_ns = parse_time(told.since or "")
         assert abs(since_ns - parse_time(expected.since or "")) <= tolerance_ms * 1e6, context
@@ -161,12 +163,12 @@ def test_one_probe_and_the_user_timeout() -> None:
 
 def test_retransmissions_that_were_missed_are_no_answers() -> None:
     hz, events = recorded(INCIDENTS / "missed-retransmissions.tw")
-    silences = Silences()
-    stalls = stalls_of(events, hz, silences)
+    idle_timeouts = IdleTimeouts()
+    stalls = stalls_of(events, hz, idle_timeouts)
     assert {each.outcome for each in ends_of(stalls)} == {"timed-out", "unreachable"}
     assert "recovered" not in {each.outcome for each in stalls}
     assert any(each.revoked for each in stalls)
-    assert [silences.bracket(service).survived_ms for service in silences] == [None]
+    assert [idle_timeouts.range_of(service).survived_ms for service in idle_timeouts] == [None]
 
 
 # Whatever is missing.
@@ -204,13 +206,13 @@ def a_day(tells_send_time: bool) -> list[Event]:
     return sorted(made, key=lambda each: each.ktime_ns)
 
 
-def verdict_on(events: Sequence[Event], hz: int) -> tuple[set[str | None], dict[Service, Bracket]]:
+def verdict_on(events: Sequence[Event], hz: int) -> tuple[set[str | None], dict[Service, IdleTimeoutRange]]:
     """The sockets that recovered, and what each service survived and did not."""
-    silences = Silences()
-    ends = ends_of(stalls_of(events, hz, silences))
+    idle_timeouts = IdleTimeouts()
+    ends = ends_of(stalls_of(events, hz, idle_timeouts))
     return (
         {each.sock for each in ends if each.outcome == "recovered"},
-        {service: silences.bracket(service) for service in silences},
+        {service: idle_timeouts.range_of(service) for service in idle_timeouts},
     )
 
 
@@ -219,7 +221,7 @@ def assert_nothing_new(whole: Sequence[Event], part: Sequence[Event], hz: int, c
     still, left = verdict_on(part, hz)
     assert still <= recovered, context
     for service, bracket in left.items():
-        expected = brackets.get(service, Bracket(None, None))
+        expected = brackets.get(service, IdleTimeoutRange(None, None))
         if bracket.survived_ms is not None:
             assert expected.survived_ms is not None, context
             assert bracket.survived_ms <= expected.survived_ms + GRAIN_MS, context

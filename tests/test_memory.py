@@ -13,7 +13,7 @@ import pytest
 from adversarial import FAMILIES, WHOLE, line
 from running import ROOT, tcpwatch
 
-from tracer.analysis import stalls
+from tracer.analysis import stall_store
 from tracer.analysis.stalls import StallTracker
 from tracer.model.events import Event
 from tracer.model.recent import Recent, RecentSet
@@ -67,7 +67,7 @@ def parsed(kind: str, number: int, /, **fields: Any) -> Event:
 
 
 def test_of_too_many_stalls_at_once_each_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stalls, "MAX_OPEN_BYTES", 500_000)
+    monkeypatch.setattr(stall_store, "MAX_OPEN_BYTES", 500_000)
     tracker = StallTracker(hz=250, ends_only=True)
     sign = {"kind": "rto", "silent_ms": 70_000, "unacked_bytes": 9, "rto_ms": 200}
     signs = [parsed("retransmit", number, attempt=1, **sign) for number in range(500)]
@@ -79,12 +79,12 @@ def test_of_too_many_stalls_at_once_each_is_counted_once(monkeypatch: pytest.Mon
     heard = parsed("resume", 1100, cause="data", sock=f"{0:016x}", silent_ms=1)
     anew = parsed("retransmit", 1200, attempt=1, sock=f"{0:016x}", **sign)
     tracker.feed(heard, anew)
-    assert f"{0:016x}" in tracker._open, "once the peer was heard, another stall begins"
+    assert f"{0:016x}" in tracker.open_sockets, "once the peer was heard, another stall begins"
 
 
 def test_what_is_left_out_is_said_and_totals_stay_right(tmp_path: Path) -> None:
     for family, said in {
-        "services": "had other services, too many to be listed",
+        "services": "had services that are not listed",
         "hooks": "at other hooks",
         "open stalls": "of those counted as ongoing ended unseen",
     }.items():

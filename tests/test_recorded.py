@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 from recording_files import header
 from stall_events import close, freeze, heard, reset
 
-from tracer.analysis.idle_timeouts import Bracket, Service, Silences, is_fatal, service_of, survived_silence_ms
+from tracer.analysis.evidence import CHANCE
+from tracer.analysis.idle_timeouts import IdleTimeoutRange, IdleTimeouts, Service, service_of
+from tracer.analysis.outcomes import Outcome
 from tracer.analysis.recorded import RecordedStalls
 from tracer.analysis.stalls import MIN_IDLE_MS, StallTracker
-from tracer.analysis.verdicts import CHANCE
+from tracer.analysis.survival import is_fatal, survived_silence_ms
+from tracer.analysis.verdicts import Verdict
 from tracer.model.events import Batch, Event
 from tracer.model.filters import Filter
 from tracer.recordings.header import Header
@@ -62,11 +65,11 @@ def record(path: Path, events: Iterable[Event], wanted: Filter) -> Path:
     return path
 
 
-def ranges(*paths: Path, min_idle_ms: int | None = None) -> dict[Service, Bracket]:
+def ranges(*paths: Path, min_idle_ms: int | None = None) -> dict[Service, IdleTimeoutRange]:
     """The range of each service, as a report of these files has it."""
-    silences = Silences()
-    play(paths, Filter(min_idle_ms=min_idle_ms), [], warn=lambda said: None, silences=silences)
-    return {service: silences.bracket(service) for service in silences}
+    idle_timeouts = IdleTimeouts()
+    play(paths, Filter(min_idle_ms=min_idle_ms), [], warn=lambda said: None, idle_timeouts=idle_timeouts)
+    return {service: idle_timeouts.range_of(service) for service in idle_timeouts}
 
 
 def everything() -> list[Event]:
@@ -102,7 +105,7 @@ def test_stalls_alone_give_what_was_fatal(tmp_path: Path) -> None:
     path = record(tmp_path / "x.tw", [survivor, *recovers, *dies], Filter(events=frozenset({"stall"})))
     service = service_of(survivor)
     # The resume is not in it. A tail loss probe comes 200 ms after the data: these were not idle.
-    assert ranges(path) == {service: Bracket(50 * MINUTE_MS - 200, 61 * MINUTE_MS - 200)}
+    assert ranges(path) == {service: IdleTimeoutRange(50 * MINUTE_MS - 200, 61 * MINUTE_MS - 200)}
 
 
 # A connection's life: silences, each with what ended it.
@@ -148,8 +151,8 @@ def test_a_recording_of_silences_of_more_than_a_second() -> None:
     """A firewall with an idle timeout of 8 s, recorded with --min-idle 1s."""
     mysql = Service("198.51.100.20", 3306, is_local=False)
     path = TESTS / "data/only-long-silences.tw"
-    assert ranges(path)[mysql] == Bracket(7504, 8820)
-    assert ranges(path, min_idle_ms=9000)[mysql] == Bracket(None, 9244), "the user's threshold comes first"
+    assert ranges(path)[mysql] == IdleTimeoutRange(7504, 8820)
+    assert ranges(path, min_idle_ms=9000)[mysql] == IdleTimeoutRange(None, 9244), "the user's threshold comes first"
 
 
 def test_the_parts_of_one_run_are_one_recording_and_another_filter_is_another(tmp_path: Path) -> None:
@@ -160,8 +163,8 @@ def test_the_parts_of_one_run_are_one_recording_and_another_filter_is_another(tm
     second = record(tmp_path / "2.tw", events, longer)
     third = record(tmp_path / "3.tw", [heard(20, silent_ms=240_000, sock="d")], wanted)
     service = service_of(heard(0))
-    assert ranges(first, second) == {service: Bracket(200_000, None)}
-    assert ranges(first, second, third) == {service: Bracket(240_000, None)}
+    assert ranges(first, second) == {service: IdleTimeoutRange(200_000, None)}
+    assert ranges(first, second, third) == {service: IdleTimeoutRange(240_000, None)}
 
 
 # The rules.
@@ -223,46 +226,46 @@ def test_no_other_event_tells_of_a_survived_silence() -> None:
 def test_what_counts_as_fatal(
     verdict: str, outcome: str, idle_ms: int | None, retransmits: int, expected: bool
 ) -> None:
-    assert is_fatal(verdict, outcome, idle_ms, retransmits) is expected
+    assert is_fatal(Verdict.of(verdict), Outcome.of(outcome), idle_ms, retransmits) is expected
 
 
 def stall(at: float, phase: str, **fields: Any) -> Event:
     return event("stall", at, phase=phase, id="1", idle_ms=120_000, verdict="idle-drop", retransmits=6, **fields)
 
 
-def learnt(*events: Event) -> Bracket:
-    silences = Silences()
-    tracker = RecordedStalls(min_idle_ms=MIN_IDLE_MS, silences=silences)
+def learnt(*events: Event) -> IdleTimeoutRange:
+    idle_timeouts = IdleTimeouts()
+    tracker = RecordedStalls(min_idle_ms=MIN_IDLE_MS, idle_timeouts=idle_timeouts)
     assert tracker.feed(*events) == list(events)
     assert tracker.advance(10**18) == tracker.finish(10**18) == []
-    return silences.bracket(service_of(event()))
+    return idle_timeouts.range_of(service_of(event()))
 
 
 def test_a_presumed_outcome_is_evidence_of_nothing() -> None:
-    assert learnt(stall(0, "begin"), stall(9, "end", outcome="presumed")) == Bracket(None, None)
+    assert learnt(stall(0, "begin"), stall(9, "end", outcome="presumed")) == IdleTimeoutRange(None, None)
 
 
 def test_while_it_stalls_only_the_stalls_end_counts() -> None:
     back = heard(5, silent_ms=130_000, ca_state="Open", backoff=0)
-    assert learnt(stall(0, "begin"), back) == Bracket(None, None)
-    assert learnt(stall(0, "begin"), back, stall(5, "end", outcome="recovered")) == Bracket(120_000, None)
+    assert learnt(stall(0, "begin"), back) == IdleTimeoutRange(None, None)
+    assert learnt(stall(0, "begin"), back, stall(5, "end", outcome="recovered")) == IdleTimeoutRange(120_000, None)
     ended = stall(5, "end", outcome="recovered")
-    assert learnt(stall(0, "begin"), ended, heard(900, silent_ms=300_000)) == Bracket(300_000, None)
+    assert learnt(stall(0, "begin"), ended, heard(900, silent_ms=300_000)) == IdleTimeoutRange(300_000, None)
 
 
 def test_a_connection_that_waits_for_a_reply_has_nothing_in_flight() -> None:
     waits = event("stall", 0, phase="begin", id="1", verdict="unanswered", idle_ms=70_000)
-    assert learnt(waits, heard(5, silent_ms=130_000)) == Bracket(130_000, None)
+    assert learnt(waits, heard(5, silent_ms=130_000)) == IdleTimeoutRange(130_000, None)
     alive = event("stall", 5, phase="end", id="1", verdict="unanswered", idle_ms=140_000, outcome="alive")
-    assert learnt(waits, alive) == Bracket(None, None), "its resume event tells"
+    assert learnt(waits, alive) == IdleTimeoutRange(None, None), "its resume event tells"
 
 
 def test_the_peers_probes_are_followed() -> None:
     probes = [heard(60 * minute, "keepalive", silent_ms=60_000 * minute) for minute in range(1, 60)]
-    assert learnt(*probes, heard(3600, silent_ms=3_600_000)) == Bracket(60_000, None)
+    assert learnt(*probes, heard(3600, silent_ms=3_600_000)) == IdleTimeoutRange(60_000, None)
 
 
 def test_an_end_that_was_revoked_counts_for_nothing() -> None:
     ongoing, revoked = stall(1, "end", outcome="ongoing"), stall(2, "update", revoked=True)
-    assert learnt(ongoing, revoked, stall(3, "end", outcome="recovered")) == Bracket(120_000, None)
-    assert learnt(ongoing) == Bracket(None, 120_000)
+    assert learnt(ongoing, revoked, stall(3, "end", outcome="recovered")) == IdleTimeoutRange(120_000, None)
+    assert learnt(ongoing) == IdleTimeoutRange(None, 120_000)

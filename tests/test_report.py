@@ -18,7 +18,7 @@ from stall_events import HOUR_MS, OWNED, a_night, close, freeze, heard, reset
 
 from tracer.model.events import Event
 from tracer.model.filters import Filter
-from tracer.output.advice import merged
+from tracer.output.owners_advice import merged
 from tracer.recordings.header import Header
 
 
@@ -35,7 +35,7 @@ def test_the_report_of_a_night(tmp_path: Path) -> None:
     assert [line.split()[-4] for line in lines[3:7]] == ["idle-drop", "idle-drop", "packet-loss", "path-loss"]
     service = next(line for line in lines if line.startswith("10.66.2.2:3306 "))
     assert service.split()[:5] == ["10.66.2.2:3306", "3", "58m00s", "1h01m", "13.6s"]
-    assert "The path forgets after 58m00s to 1h01m of silence." in shown.stdout
+    assert "If the path has an idle timeout, it is between 58m00s and 1h01m." in shown.stdout
     assert "FortiGate" in shown.stdout, "3600 s lies in between"
     assert "tcp_keepalive_time=" in shown.stdout
     assert "ss -K" not in shown.stdout, "it is over"
@@ -63,7 +63,7 @@ def test_contradicting_silences_are_no_idle_timeout(tmp_path: Path) -> None:
     events = [heard(0, silent_ms=2 * HOUR_MS, sock="survivor"), *freeze(start=1), *close(14.4)]
     shown = tcpwatch("report", record(tmp_path / "x.tw", events)).stdout
     assert "no single idle timeout explains both" in " ".join(shown.split())
-    assert "The path forgets" not in shown
+    assert "If the path has an idle timeout" not in shown
 
 
 def test_lost_events_are_said(tmp_path: Path) -> None:
@@ -340,7 +340,7 @@ def test_orphans_are_counted_beside_the_advice_for_their_owners(tmp_path: Path) 
     lines = advice_of(record(tmp_path / "z.tw", [*events, *unknown]))
     assert [line for line in lines if line.startswith("10.66.1.2:40003: Keepalive is on, but")], "not an orphan"
     alone = advice_of(record(tmp_path / "y.tw", orphans[0]))
-    assert alone[0] == "No process holds this socket any more: nobody waits for it."
+    assert alone[0] == "No process holds this socket any more, so nobody waits for it."
 
 
 def test_many_owners_are_counted(tmp_path: Path) -> None:
@@ -349,7 +349,7 @@ def test_many_owners_are_counted(tmp_path: Path) -> None:
     ]
     lines = advice_of(record(tmp_path / "x.tw", events, header(host=platform.node())))
     assert len([line for line in lines if "sysctl -w" in line and line.startswith("php[10")]) == 4
-    assert "3 other owners had such stalls, too." in lines
+    assert "3 other owners had such stalls as well." in lines
 
 
 def test_lines_of_two_owners_keep_their_order() -> None:

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from builders import socket
 
-from tracer.analysis.expiry import lateness
 from tracer.analysis.risk import at_risk, first_probe_s, gives_up_s, risks
+from tracer.analysis.timer_wheel import lateness
 
 HZ = 250
 HOUR = 3600.0

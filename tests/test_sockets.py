@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running import tcpwatch
 
-from tracer.analysis.idle_timeouts import Bracket
-from tracer.analysis.keepalive import keepalive_for
+from tracer.analysis.idle_timeouts import IdleTimeoutRange
+from tracer.analysis.keepalive_time import keepalive_for
 from tracer.analysis.risk import at_risk
 from tracer.kernel import host
 from tracer.kernel import sockets as walk
@@ -248,7 +248,7 @@ def test_the_interval_is_lowered_where_it_is_what_comes_too_late() -> None:
 
 @pytest.mark.parametrize("ttl_s", [4, 8.8, 70, 90, 240, 3600, 4 * 3600, 12 * 3600])
 def test_the_value_is_the_one_that_is_advised_after_as_long_a_silence(ttl_s: float) -> None:
-    advised = keepalive_for(Bracket(None, round(ttl_s * 1000)), None, HZ)
+    advised = keepalive_for(IdleTimeoutRange(None, round(ttl_s * 1000)), None, HZ)
     assert f"sysctl -w net.ipv4.tcp_keepalive_time={advised}" in shown(socket(keepalive_idle_s=86400), ttl_s=ttl_s)
     assert f"TCP_KEEPIDLE={advised} or" in shown(socket(**OFF), ttl_s=ttl_s)
 

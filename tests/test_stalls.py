@@ -22,8 +22,8 @@ from stall_events import (
     window,
 )
 
-from tracer.analysis import stalls
-from tracer.analysis.idle_timeouts import Bracket, service_of
+from tracer.analysis import stall_lifecycle, stall_store
+from tracer.analysis.idle_timeouts import IdleTimeoutRange, service_of
 from tracer.analysis.stalls import StallTracker
 from tracer.model.events import STATES, Event
 from tracer.model.kinds import EVENTS
@@ -97,7 +97,7 @@ def test_loss_on_a_busy_connection_is_one_episode_with_one_end() -> None:
     seen = told(*events, until=20)
     assert words(seen) == ["begin no-answer", "end packet-loss recovered"]
     assert seen[-1].duration_ms == 604, "of the last loss, to its answer"
-    assert seen[-1].ktime_ns == events[-1].ktime_ns + stalls.SETTLE_NS
+    assert seen[-1].ktime_ns == events[-1].ktime_ns + stall_lifecycle.SETTLE_NS
 
 
 def test_a_retransmission_that_does_not_come_lets_an_answer_be_presumed() -> None:
@@ -108,7 +108,9 @@ def test_a_retransmission_that_does_not_come_lets_an_answer_be_presumed() -> Non
     (end,) = tracker.advance(SECOND + 3 * SECOND)
     assert (end.phase, end.outcome, end.verdict) == ("end", "presumed", "no-answer")
     assert end.duration_ms == 200 + LOSS_PROBE_MS, "to the last sign of it"
-    assert tracker.silences.bracket(service_of(rtx())) == Bracket(None, None), "nothing is known to have survived"
+    assert tracker.idle_timeouts.range_of(service_of(rtx())) == IdleTimeoutRange(None, None), (
+        "nothing is known to have survived"
+    )
 
 
 def test_what_was_presumed_is_revoked_by_the_next_retransmission() -> None:
@@ -122,8 +124,8 @@ def test_what_was_presumed_is_revoked_by_the_next_retransmission() -> None:
         assert len({each.id for each in seen}) == 1 and len({each.since for each in seen}) == 1
         assert [each.revoked for each in seen] == [None, True, None]
         assert (seen[-1].retransmits, seen[-1].duration_ms) == (5, 13600)
-        bracket = tracker.silences.bracket(service_of(first))
-        assert bracket == Bracket(None, HOUR_MS)
+        bracket = tracker.idle_timeouts.range_of(service_of(first))
+        assert bracket == IdleTimeoutRange(None, HOUR_MS)
 
 
 def test_what_was_presumed_is_revoked_by_the_error_of_a_peer_that_was_not_heard() -> None:
@@ -354,7 +356,9 @@ def test_what_this_host_does_not_let_out_is_its_own_doing() -> None:
     assert seen[0].since == format_time(unsent(0.0, 1).time_ns), "when it was written"
     tracker = StallTracker(hz=250)
     tracker.feed(*attempts, *close(6))
-    assert tracker.silences.bracket(service_of(attempts[0])) == Bracket(None, None), "no silence was fatal"
+    assert tracker.idle_timeouts.range_of(service_of(attempts[0])) == IdleTimeoutRange(None, None), (
+        "no silence was fatal"
+    )
 
 
 @pytest.mark.parametrize(
@@ -376,7 +380,9 @@ def test_a_setting_that_changed_meanwhile_moves_the_end() -> None:
     for changed in ({"retries": 5}, {"user_timeout_ms": 5_000}):
         last = Event(**{**vars(signs[-1]), **changed})
         seen = told(*signs[:-1], last)
-        assert seen[-2].phase == "update" and (seen[-2].gives_up_in_ms or 0) < 20_000 < (seen[0].gives_up_in_ms or 0)
+        before, after = seen[0].gives_up_in_ms, seen[-2].gives_up_in_ms
+        assert seen[-2].phase == "update" and before is not None and after is not None
+        assert after < 20_000 < before
 
 
 def test_a_close_after_a_shutdown_answers_nothing() -> None:
@@ -456,14 +462,14 @@ def test_a_reused_address_joins_no_two_lives() -> None:
 
 
 def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stalls, "MAX_OPEN", 10)
-    monkeypatch.setattr(stalls, "MAX_REMEMBERED", 10)
+    monkeypatch.setattr(stall_store, "MAX_OPEN", 10)
+    monkeypatch.setattr(stall_store, "MAX_REMEMBERED", 10)
     tracker = StallTracker(hz=250)
     ended = []
     for number in range(50):
         ended += tracker.feed(rtx("tlp", number / 1000, sock=f"{number:x}"))
         tracker.feed(probe(number / 1000, 1, sock=f"p{number:x}"))
-    assert len(tracker._open) == 10 and len(tracker._memories) == 10
+    assert len(tracker.open_sockets) == 10 and len(tracker._store.histories) == 10
     assert sum(each.outcome == "ongoing" for each in ended) == 40
 
 
@@ -475,12 +481,12 @@ def test_the_bracket_grows_from_both_sides() -> None:
     service = service_of(rtx())
     for minutes in (10, 58, 30):
         tracker.feed(heard(minutes, silent_ms=minutes * 60_000, sock=f"s{minutes}"))
-    assert tracker.silences.bracket(service) == Bracket(58 * 60_000, None)
+    assert tracker.idle_timeouts.range_of(service) == IdleTimeoutRange(58 * 60_000, None)
     for number, minutes in enumerate((90, 61, 75)):
         silent_ms = minutes * 60_000 + LOSS_PROBE_MS
         for each in [*freeze(silent_ms=silent_ms, sock=f"d{number}"), *close(13, sock=f"d{number}")]:
             tracker.feed(each)
-    assert tracker.silences.bracket(service) == Bracket(58 * 60_000, 61 * 60_000)
+    assert tracker.idle_timeouts.range_of(service) == IdleTimeoutRange(58 * 60_000, 61 * 60_000)
 
 
 def test_closed_after_one_retransmission_it_proves_nothing() -> None:
@@ -489,7 +495,7 @@ def test_closed_after_one_retransmission_it_proves_nothing() -> None:
     tracker = StallTracker(hz=250)
     for each in [*freeze(1), fin]:
         tracker.feed(each)
-    assert tracker.silences.bracket(service_of(rtx())).fatal_ms is None
+    assert tracker.idle_timeouts.range_of(service_of(rtx())).fatal_ms is None
 
 
 def test_an_open_stall_is_fatal_once_it_is_likely() -> None:
@@ -499,7 +505,7 @@ def test_an_open_stall_is_fatal_once_it_is_likely() -> None:
         for each in freeze()[:signs]:
             tracker.feed(each)
         tracker.finish(SECOND + SECOND // 2)
-        assert tracker.silences.bracket(service).fatal_ms == fatal
+        assert tracker.idle_timeouts.range_of(service).fatal_ms == fatal
 
 
 def test_a_path_that_the_peer_kept_alive_was_not_silent() -> None:
@@ -508,7 +514,7 @@ def test_a_path_that_the_peer_kept_alive_was_not_silent() -> None:
     for minute in range(1, 60):
         tracker.feed(heard(60 * minute, "keepalive", silent_ms=60_000 * minute, unacked_bytes=0))
     tracker.feed(heard(3600, "data", silent_ms=HOUR_MS))
-    assert tracker.silences.bracket(service_of(rtx())) == Bracket(60_000, None)
+    assert tracker.idle_timeouts.range_of(service_of(rtx())) == IdleTimeoutRange(60_000, None)
     tracker.feed(heard(3620, "keepalive", silent_ms=20_000, unacked_bytes=0))
     begin = tracker.feed(rtx("tlp", 3670, silent_ms=70_000))[-1]
     assert (begin.verdict, begin.idle_ms) == ("no-answer", 50_000 - LOSS_PROBE_MS)
@@ -555,7 +561,7 @@ def test_any_stream_gives_stalls_that_begin_once_and_end_once(events: list[Event
     out = [each for one in events for each in tracker.feed(one)]
     out += tracker.finish(events[-1].ktime_ns if events else 0)
     assert [each for each in out if each.event != "stall"] == [each for each in events if each.event != "stall"]
-    assert not tracker._open
+    assert not tracker.open_sockets
     by_id: dict[str, list[Event]] = {}
     for each in out:
         if each.event == "stall" and each not in events:
@@ -611,7 +617,7 @@ def test_a_reply_ends_a_wait_and_its_silence_was_survived() -> None:
     out = tracker.feed(heard(510, silent_ms=91_000, unacked_bytes=0))
     assert words(out[1:]) == ["end unanswered recovered"]
     assert out[1].duration_ms == 91_040
-    assert tracker.silences.bracket(service_of(out[1])) == Bracket(91_000, None)
+    assert tracker.idle_timeouts.range_of(service_of(out[1])) == IdleTimeoutRange(91_000, None)
 
 
 def test_a_peer_that_answers_a_probe_is_slow_and_no_stall() -> None:
@@ -681,7 +687,7 @@ def test_a_connection_that_is_merely_silent_is_no_stall() -> None:
     other = event("found", kind="idle", silent_ms=HOUR_MS + 1, sock="other")
     tracker = StallTracker(hz=250)
     assert tracker.feed(*freeze(3), other)[-1] is other
-    assert len(tracker._open) == 1
+    assert len(tracker.open_sockets) == 1
 
 
 # Where events are missing, the kernel's counts tell what happened meanwhile.
@@ -722,5 +728,5 @@ def test_a_silence_is_not_fatal_where_the_answer_may_have_been_lost() -> None:
     out = tracker.feed(*signs, event("lost", 3, count=9, sock=None), event("state", 60, sock="other"))
     assert words([each for each in out if each.phase == "end"]) == ["end idle-drop ongoing"]
     tracker.feed(heard(61, silent_ms=61_000 + HOUR_MS, stuck_ms=61_000))
-    bracket = tracker.silences.bracket(service_of(signs[0]))
-    assert bracket == Bracket(HOUR_MS, None), "it was answered after all"
+    bracket = tracker.idle_timeouts.range_of(service_of(signs[0]))
+    assert bracket == IdleTimeoutRange(HOUR_MS, None), "it was answered after all"

@@ -10,8 +10,9 @@ from builders import SECOND, event
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tracer.analysis.expiry import GiveUp, bucket, lateness
+from tracer.analysis.give_up import GiveUp
 from tracer.analysis.timeouts import gives_up, next_expiry_ns
+from tracer.analysis.timer_wheel import bucket, lateness
 from tracer.model.events import Event
 
 HZS = (100, 250, 300, 1000)

@@ -11,7 +11,7 @@ from typing import Any
 from builders import SECOND, event
 from hypothesis import strategies as st
 
-from tracer.analysis.expiry import bucket
+from tracer.analysis.timer_wheel import bucket
 from tracer.model.events import Event
 
 BOOTED_AGO_S = 20_000

@@ -10,7 +10,7 @@ import json
 from dataclasses import fields
 from typing import Any
 
-from tracer.analysis.verdicts import VERDICTS
+from tracer.analysis.verdicts import Verdict
 from tracer.model.events import CA_STATES, STATES, Event
 from tracer.model.kinds import EVENTS
 from tracer.model.times import format_time
@@ -19,7 +19,7 @@ START = 1_800_000_000 * 1_000_000_000
 _TYPES = {field.name: str(field.type).removesuffix(" | None") for field in fields(Event) if field.name != "time_ns"}
 _NAMES = [*_TYPES, "format", "new"]
 _WORDS = (
-    *EVENTS, *VERDICTS, *STATES.values(), *CA_STATES.values(),
+    *EVENTS, *Verdict, *STATES.values(), *CA_STATES.values(),
     "tlp", "rto", "fast", "syn", "synack", "fin", "received", "sent", "refused", "data", "window", "no-progress",
     "begin", "update", "end", "recovered", "timed-out", "closed", "ongoing", "ETIMEDOUT", "ECONNRESET",
     "EHOSTUNREACH", "TCP_KEEPALIVE_TIMEOUT", "NOT_SPECIFIED", "tcpwatch", "php", "mysqld", "10.66.2.2", "fd66::1",

@@ -19,7 +19,7 @@ from typing import Any
 
 from stories import story
 
-from tracer.analysis.idle_timeouts import Silences
+from tracer.analysis.idle_timeouts import IdleTimeouts
 from tracer.analysis.risk import at_risk
 from tracer.analysis.stalls import StallTracker
 from tracer.cli.options import cli_filter
@@ -64,7 +64,7 @@ def recording(data: bytes) -> None:
     for wanted in (Filter(), FILTERS[3]):
         outputs = _Outputs()
         try:
-            play([_SCRATCH], wanted, outputs.sinks, warn=outputs.warn, silences=outputs.silences)
+            play([_SCRATCH], wanted, outputs.sinks, warn=outputs.warn, idle_timeouts=outputs.idle_timeouts)
         except TcpwatchError as error:
             outputs.warn(f"{error}\n{error.hint}")
         outputs.check()
@@ -97,7 +97,7 @@ def wire(data: bytes) -> None:
     outputs = _Outputs()
     for sink in outputs.sinks:
         sink.opened(HEADER)
-    tracker = StallTracker(hz=250, silences=outputs.silences)
+    tracker = StallTracker(hz=250, idle_timeouts=outputs.idle_timeouts)
     totals = Totals()
     events.sort(key=lambda event: event.ktime_ns)
     run([Batch(events, events[-1].ktime_ns if events else 0)], Filter(), tracker, outputs.sinks, totals)
@@ -140,7 +140,7 @@ class _Outputs:
     """Every sink there is, and whether all of them said what they should."""
 
     def __init__(self) -> None:
-        self.silences = Silences()
+        self.idle_timeouts = IdleTimeouts()
         self._texts = [io.StringIO() for _ in range(3)]
         self._jsons = [io.StringIO() for _ in range(2)]
         self.sinks: list[Any] = [
@@ -148,8 +148,8 @@ class _Outputs:
             TextSink(self._texts[1], colour=False, utc_offset_s=0, folded=True),
             JsonSink(self._jsons[0]),
             RecordingWriter(Path("/dev/null"), HEADER),
-            Report(self._texts[2], self.silences, as_json=False, width=80),
-            Report(self._jsons[1], self.silences, as_json=True, width=80),
+            Report(self._texts[2], self.idle_timeouts, as_json=False, width=80),
+            Report(self._jsons[1], self.idle_timeouts, as_json=True, width=80),
             _ThereAndBack(),
         ]
         self._said: list[str] = []

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from tracer.analysis.advice import Case, advice
-from tracer.analysis.idle_timeouts import Bracket
+from tracer.analysis.advice.context import AdviceContext
+from tracer.analysis.idle_timeouts import IdleTimeoutRange
+from tracer.analysis.verdicts import Verdict
 from tracer.lab.mariadb import DATABASE, PASSWORD, USER, MariaDB
 from tracer.lab.namespace import Namespace, wait_until
 from tracer.lab.network import CLIENT, SERVER, SERVER6, Lab
@@ -52,7 +53,10 @@ def advised(client: Client, verdict: str = "idle-drop", *, idle_ms: int | None =
     event = Event(time_ns=0, ktime_ns=0, event="stall", **{**where, **ordinary, **fields})
     for end in ("laddr", "raddr"):  # as the kernel side names a v4-mapped address
         setattr(event, end, str(getattr(event, end)).removeprefix("::ffff:"))
-    return advice(Case(verdict, event, idle_ms, False, HZ, Bracket(None, idle_ms), False, False))
+    context = AdviceContext(event, idle_ms, False, HZ, IdleTimeoutRange(None, idle_ms), False, False)
+    known = Verdict.of(verdict)
+    assert known is not None
+    return known.advice(context)
 
 
 def command(lines: list[str], contains: str) -> str:

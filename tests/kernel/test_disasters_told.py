@@ -13,7 +13,7 @@ from lab.disasters import Forger, cut_cable, power_off, restart
 from stalling import IDLE_S, Stalls, ended
 from watching import PATIENCE_S
 
-from tracer.analysis.idle_timeouts import Bracket, service_of
+from tracer.analysis.idle_timeouts import IdleTimeoutRange, service_of
 from tracer.lab.namespace import wait_until
 from tracer.lab.network import CLIENT, SERVER, Lab
 from tracer.lab.peers import Client, Server, embedded_client
@@ -89,7 +89,7 @@ def test_a_forgotten_session(lab: Lab, trace: Trace) -> None:
     assert any("ss -K" in line for line in begin.advice), "while it hangs"
     assert not any("ss -K" in line for line in end.advice or ()), "when it is over there is nothing to end"
     # The worker's next connection works: a service of which one silence was fatal.
-    assert seen.tracker.silences.bracket(service_of(end)) == Bracket(None, begin.idle_ms)
+    assert seen.tracker.idle_timeouts.range_of(service_of(end)) == IdleTimeoutRange(None, begin.idle_ms)
 
 
 def test_an_active_connection_whose_path_dies(lab: Lab, trace: Trace) -> None:
@@ -127,7 +127,7 @@ def test_a_slow_query_is_no_stall(lab: Lab, trace: Trace) -> None:
         resumed = seen.wait_for("resume", raddr=SERVER)
     assert seen.stop() == []
     assert resumed.cause == "data" and (resumed.silent_ms or 0) >= IDLE_S * 1000
-    assert seen.tracker.silences.bracket(service_of(resumed)).survived_ms == resumed.silent_ms
+    assert seen.tracker.idle_timeouts.range_of(service_of(resumed)).survived_ms == resumed.silent_ms
 
 
 def test_only_the_way_back_is_dead(lab: Lab, trace: Trace) -> None:
@@ -275,7 +275,7 @@ def test_loss_is_no_idle_drop(lab: Lab, trace: Trace) -> None:
         client.ask("busy 8")
         lab.restore()
         client.ask("query")
-        wait_until(lambda: not seen.tracker._open, 30, "every episode has ended")
+        wait_until(lambda: not seen.tracker.open_sockets, 30, "every episode has ended")
     stalls = seen.stop()
     assert stalls, "there was loss"
     assert {each.verdict for each in stalls} <= {"no-answer", "packet-loss", "path-loss"}
@@ -295,7 +295,9 @@ def test_a_single_lost_packet_after_a_long_silence_has_recovered(lab: Lab, trace
         assert client.answer()["ok"]
         end = seen.wait_for(phase="end", raddr=SERVER)
     assert begin.verdict == "idle-drop" and (end.verdict, end.outcome) == ("packet-loss", "recovered")
-    assert seen.tracker.silences.bracket(service_of(end)) == Bracket(begin.idle_ms, None), "it was survived"
+    assert seen.tracker.idle_timeouts.range_of(service_of(end)) == IdleTimeoutRange(begin.idle_ms, None), (
+        "it was survived"
+    )
     seen.stop()
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import pytest
 from watching import PATIENCE_S, Json, Watch
 
-from tracer.analysis.expiry import lateness
 from tracer.analysis.timeouts import gives_up, next_expiry_ns
+from tracer.analysis.timer_wheel import lateness
 from tracer.kernel import host
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Client, Server, embedded_client

@@ -8,7 +8,7 @@ from stalling import Stalls, ended
 
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Server, embedded_client
-from tracer.output.stalls import how_it_ended, when_it_ends
+from tracer.output.stall_sentences import how_it_ended, when_it_ends
 
 
 def test_a_subflow_that_dies_is_told_as_one_and_its_owner_is_the_connections(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from stalling import Stalls, ended
 from tracer.kernel.live import LiveSource
 from tracer.model.events import Event
 from tracer.model.filters import Filter
-from tracer.output.stalls import how_it_ended, what_happened, what_it_means, when_it_ends
+from tracer.output.stall_sentences import how_it_ended, what_happened, what_it_means, when_it_ends
 
 TOLERANCE_MS = 250
 """Predictions are right to 50 ms. The rest is for machines whose timers are late."""
@@ -111,7 +111,7 @@ def what_this_host_drops_before_it_is_in_flight(tmp_path: Path, family: int | st
     stalls = seen.stop()
     assert ended(stalls) == ["local-drop timed-out"] and begin.verdict == "local-drop"
     assert begin.unsent_bytes == 100 and begin.unacked_bytes == 0
-    assert "Cannot send: dropped on this host" in text(begin) and "Gives up at" in text(begin)
+    assert "Cannot send: this host dropped" in text(begin) and "Gives up at" in text(begin)
     was_right(begin, error)
     assert not begin.gives_up_window_ms, "exactly"
     assert not any(each.length for each in peer.segments if each.is_ours), "nothing was on the wire"
@@ -151,7 +151,7 @@ def what_this_host_drops_while_it_is_in_flight(tmp_path: Path, drops: object) ->
         assert ended(stalls) == ["local-drop timed-out"]
         expected = "EPERM" if drops is drop_output else "NET_XMIT_DROP"
         assert {each.send_error for each in retransmissions} == {expected}
-        assert "Dropped" in text(stalls[0]) or "dropped on this host" in text(stalls[0])
+        assert "this host dropped" in text(stalls[0])
         was_right(stalls[0], error)
     else:
         # What is dropped is no event: the end tells.
@@ -250,7 +250,7 @@ def a_closed_window_whose_peer_answers_has_no_end(tmp_path: Path) -> None:
         conn.expect_data(1000)
         seen.wait_for(phase="end")
     assert (begin.verdict, begin.probes_out, begin.gives_up_in_ms) == ("zero-window", 0, None)
-    assert "The peer answers, and its application does not read" in text(begin)
+    assert "The peer answers, but its application does not read" in text(begin)
     assert "3 probes" in text(begin) and "unanswered" not in text(begin)
     assert "zero-window recovered" in ended(seen.stop())
 

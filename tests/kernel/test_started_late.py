@@ -47,8 +47,8 @@ NAMES = {
     SYN: "No answer to the SYN since",
     PROBES: "keepalive probes since",
     WINDOW: "The peer's window has been closed since",
-    WAITING: "no data has come in reply",
-    ICMP: "The network says that the peer cannot be reached. ICMP says EHOSTUNREACH.",
+    WAITING: "no reply has come",
+    ICMP: "The network reports the peer as unreachable. An ICMP error came back (EHOSTUNREACH).",
 }
 SLACK_MS = 700
 """What a busy machine may take between an action and the kernel's clock of it."""

@@ -1,7 +1,7 @@
 """The programs and libraries at our end of a connection, and their settings against idle timeouts.
 
 Found by the program's name and the service's port. That is a guess, and presented as one ("if this is …"): an
-interpreter loads many libraries. tests/kernel/test_knobs.py types in each setting whose library has a package.
+interpreter loads many libraries. tests/kernel/test_knobs.py applies each setting of a library that has a package.
 """
 
 from __future__ import annotations
@@ -384,7 +384,7 @@ SERVERS = (
 )
 
 HEARTBEATS = {_AMQP: "AMQP", _AMQPS: "AMQP", _KAFKA: "Kafka", _MONGODB: "MongoDB", _SSH: "SSH"}
-"""Protocols whose clients may have heartbeats, or limits for each request, of their own, by port."""
+"""Protocols with clients that may have their own heartbeats or request timeouts, by port."""
 MAX_HEARTBEAT_S = 120
 """The longest silence between two heartbeats: RabbitMQ's 60 s, sent by both ends, with one missed."""
 

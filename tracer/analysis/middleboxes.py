@@ -1,6 +1,6 @@
-"""Idle timeouts of firewalls, NATs and load balancers as they come from their makers.
+"""Default idle timeouts of firewalls, NATs and load balancers.
 
-A hint and never more: each of them can be set to something else, and a timeout that fits proves no device.
+A hint and never more: most of them can be configured, and a timeout that fits does not prove a device.
 """
 
 from __future__ import annotations
@@ -8,19 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tracer.analysis.idle_timeouts import Bracket
+from tracer.analysis.idle_timeouts import IdleTimeoutRange
 
 MAX_MATCHES = 4
 MAX_RATIO = 2
-"""A range whose ends are further apart than this fits too many devices to name any."""
+"""A range with ends further apart than this fits too many devices to name any."""
 
 
 @dataclass(frozen=True, slots=True)
 class Middlebox:
-    """What forgets an established TCP session after so much silence.
+    """A device that forgets an established TCP session after a silence of timeout_s.
 
     timeout_s: seconds of silence. at_expiry: what its next packet meets, "silent" (dropped without a word) or
-    "reset" (a RST); "unknown" where its maker does not say, or where it depends. source: where the timeout is
+    "reset" (a RST); "unknown" where its maker does not document it, or where it depends. source: where the timeout is
     documented.
     """
 
@@ -68,13 +68,13 @@ KNOWN = (
 )
 
 
-def matching(bracket: Bracket) -> list[Middlebox]:
+def matching(idle_timeout: IdleTimeoutRange) -> list[Middlebox]:
     """Middleboxes with a timeout above the longest survived silence and not above the shortest fatal one.
 
     The nearest to the fatal one first, MAX_MATCHES at most. None unless a survived silence narrows the range to
     MAX_RATIO: every shorter timeout explains a fatal silence as well.
     """
-    survived_ms, fatal_ms = bracket.survived_ms, bracket.fatal_ms
+    survived_ms, fatal_ms = idle_timeout.survived_ms, idle_timeout.fatal_ms
     if survived_ms is None or fatal_ms is None or fatal_ms > survived_ms * MAX_RATIO:
         return []
     fitting = [each for each in KNOWN if survived_ms < each.timeout_s * 1000 <= fatal_ms]

@@ -1,16 +1,17 @@
-"""What waits for an answer, from one event: since when, after how much silence, and how often it was repeated.
+"""What waits for an answer, from one event: since when, after how long a silence, and how often it was sent again.
 
 Nothing here depends on earlier events, so a connection that was stuck before tcpwatch started is described like one
 that was watched from the beginning. The kernel keeps the times: `stuck_ms` where the event has it; in recordings of
-older versions the send time is reckoned back from the retransmission timer.
+older versions the send time is computed from the retransmission timer.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tracer.analysis.expiry import bucket
-from tracer.analysis.probing import BASE_MS
+from tracer.analysis.probe_timer import BASE_MS
+from tracer.analysis.readings import attempts, probes, retrying_ms
+from tracer.analysis.timer_wheel import bucket
 from tracer.model.events import Event
 
 MS = 1_000_000
@@ -20,8 +21,7 @@ _RTO_MAX_MS = 120_000  # TCP_RTO_MAX
 
 TLP, RTO, SYN, FIN = "tlp", "rto", "syn", "fin"
 KEEPALIVE, WINDOW_PROBE, UNSENT, WAITING = "keepalive", "window-probe", "unsent", "waiting"
-"""Signs: what an event shows to be outstanding. TLP and RTO are data, by the timer that repeated it."""
-
+"""Signs: what an event shows to be outstanding. TLP and RTO are data, by the timer that retransmitted it."""
 
 _PROBES = frozenset({KEEPALIVE, WINDOW_PROBE, UNSENT})
 
@@ -30,12 +30,14 @@ _PROBES = frozenset({KEEPALIVE, WINDOW_PROBE, UNSENT})
 class Outstanding:
     """What is unanswered at the time of an event.
 
-    sign: TLP, RTO, … since_ns: when it was first sent, CLOCK_BOOTTIME nanoseconds; of keepalive probes the first that
-    was not answered, of a closed window when it closed. idle_ms: the silence of the peer before that; None in a
-    handshake and where it cannot be known. count: retransmissions by the timer, or probes, so far, as the kernel
-    counts; 1 for a tail loss probe; of data that this host does not let out the attempts to send it. one_way:
-    something was received from the peer after the first retransmission by the timer and acknowledged nothing, or the
-    count would have begun anew.
+    sign: TLP, RTO, …
+    since_ns: when it was first sent, CLOCK_BOOTTIME nanoseconds. For keepalive, when the first unanswered probe was
+    sent; for a closed window, when it closed.
+    idle_ms: the silence of the peer before since_ns; None in a handshake and where it cannot be known.
+    count: retransmissions by the timer, or probes, so far, as the kernel counts; 1 for a tail loss probe; for data
+    that this host does not let out, the attempts to send it.
+    one_way: the peer sent something after the first retransmission by the timer that acknowledged nothing. Otherwise
+    the count would have begun anew.
     """
 
     sign: str
@@ -46,7 +48,7 @@ class Outstanding:
 
 
 def sign_of(event: Event) -> str | None:
-    """What kind of waiting an event shows; None where it shows none."""
+    """The sign of an event; None where it shows nothing outstanding."""
     if event.event == "retransmit":
         return event.kind if event.kind in (TLP, RTO, SYN, FIN) else None
     if event.event == "found":
@@ -72,30 +74,34 @@ def outstanding(event: Event, hz: int) -> Outstanding | None:
         and silent_ms + 2000 // hz < event.retrying_ms
     )
     idle_ms = None
-    # One that was heard meanwhile has set the kernel's clock of silence back.
+    # What the peer sent meanwhile has reset the kernel's clock of silence.
     if sign not in (SYN, WAITING) and silent_ms is not None and not one_way:
         idle_ms = max(0, silent_ms - round(stuck_ms))
-    count = 0 if sign == WAITING else max(1, event.attempt or 0)
+    count = 0 if sign == WAITING else probes(event)
     return Outstanding(sign, since_ns, idle_ms, count, one_way)
 
 
 def at_keepalive_timeout(event: Event, hz: int) -> Outstanding:
-    """The probes that nobody answered, at the reset by which the kernel gives up (tcp_keepalive_timer()).
+    """The unanswered probes, at the reset by which the kernel gives up (tcp_keepalive_timer()).
 
     That is after `keepalive_probes` of them, or with TCP_USER_TIMEOUT set at the first expiry after a probe that
     finds it over. hz: jiffies per second.
     """
-    silent_ms, interval_ms = event.silent_ms or 0, _probe_interval_ms(event, hz)
-    probes = max(1, event.keepalive_probes or 1)
+    silent_ms, idle_s, interval_ms = event.silent_ms, event.keepalive_idle_s, _probe_interval_ms(event, hz)
+    count = 1 if event.keepalive_probes is None else max(1, event.keepalive_probes)
     if event.user_timeout_ms:
-        probes = max(1, int((silent_ms - (event.keepalive_idle_s or 0) * 1000) / interval_ms))
-    stuck_ms = min(silent_ms, round(probes * interval_ms))
-    idle_ms = silent_ms - stuck_ms if event.silent_ms is not None else None
-    return Outstanding(KEEPALIVE, max(0, event.ktime_ns - stuck_ms * MS), idle_ms, probes)
+        count = 1
+        if silent_ms is not None and idle_s is not None:
+            count = max(1, int((silent_ms - idle_s * 1000) / interval_ms))
+    stuck_ms = round(count * interval_ms)
+    if silent_ms is None:
+        return Outstanding(KEEPALIVE, max(0, event.ktime_ns - stuck_ms * MS), None, count)
+    stuck_ms = min(silent_ms, stuck_ms)
+    return Outstanding(KEEPALIVE, max(0, event.ktime_ns - stuck_ms * MS), silent_ms - stuck_ms, count)
 
 
 def at_timeout(event: Event, hz: int) -> Outstanding | None:
-    """What nobody answered, at the ETIMEDOUT by which the kernel gives up; None for other errors.
+    """What was unanswered, at the ETIMEDOUT by which the kernel gives up; None for other errors.
 
     hz: jiffies per second.
     """
@@ -103,41 +109,43 @@ def at_timeout(event: Event, hz: int) -> Outstanding | None:
         return None
     since_ns = max(0, event.ktime_ns - event.stuck_ms * MS)
     if event.silent_ms is None:
-        return Outstanding(SYN, since_ns, None, event.attempt or 0)
+        return Outstanding(SYN, since_ns, None, attempts(event))
     if not event.unacked_bytes:
         return None
-    return Outstanding(RTO, since_ns, max(0, event.silent_ms - event.stuck_ms), event.attempt or 0)
+    return Outstanding(RTO, since_ns, max(0, event.silent_ms - event.stuck_ms), attempts(event))
 
 
 def _stuck_ms(event: Event, sign: str, hz: int) -> float:
     if sign == WAITING:
-        return event.asked_ms or event.silent_ms or 0
+        # A recording of an older version has only the silence, which is no longer than the wait.
+        asked_ms = event.silent_ms if event.asked_ms is None else event.asked_ms
+        return 0 if asked_ms is None else asked_ms
     if sign == KEEPALIVE:
         return _since_first_probe_ms(event, hz)
     if sign == UNSENT:
         # The timer is armed when sending fails for the first time, and its clock starts when it expires.
-        return (event.retrying_ms or 0) + max(BASE_MS, event.rto_ms or 0)
+        return retrying_ms(event) + _probe_base_ms(event)
     if event.stuck_ms is not None:
         return event.stuck_ms
     if sign == SYN:
-        return event.retrying_ms or 0  # tcp_connect() starts this clock with the SYN
+        return retrying_ms(event)  # tcp_connect() starts this clock with the SYN
     if sign == WINDOW_PROBE:
         return _since_window_closed_ms(event)
     rto_ms = first_rto_ms(event)
-    loss_probe_ms = min(rto_ms, 2 * (event.srtt_ms or 0) + _RTO_MIN_MS)  # tcp_schedule_loss_probe()
+    loss_probe_ms = min(rto_ms, 2 * _srtt_ms(event) + _RTO_MIN_MS)  # tcp_schedule_loss_probe()
     if not event.attempt:
         return loss_probe_ms
-    return (event.retrying_ms or 0) + rto_ms + loss_probe_ms
+    return retrying_ms(event) + rto_ms + loss_probe_ms
 
 
 def first_rto_ms(event: Event) -> float:
     """The RTO before it was doubled for the first time, milliseconds, from a later retransmission."""
-    backoff = min(event.backoff if event.backoff is not None else max(0, (event.attempt or 0) - 1), 32)
+    backoff = min(max(0, attempts(event) - 1) if event.backoff is None else event.backoff, 32)
     rto_ms = event.rto_ms or _RTO_MIN_MS
     if rto_ms < (event.rto_max_ms or _RTO_MAX_MS):
         return rto_ms / (1 << backoff)
-    # At its maximum it does not tell any more what it began with.
-    return max(rto_ms / (1 << backoff), _RTO_MIN_MS + (event.srtt_ms or 0))
+    # At its maximum the RTO no longer shows what it began with.
+    return max(rto_ms / (1 << backoff), _RTO_MIN_MS + _srtt_ms(event))
 
 
 def _since_first_probe_ms(event: Event, hz: int) -> float:
@@ -147,20 +155,30 @@ def _since_first_probe_ms(event: Event, hz: int) -> float:
     armed. The timer's slots make each interval longer than it was set, all of them equally (`bucket`).
     """
     interval_ms = _probe_interval_ms(event, hz)
-    probes = max(1, event.attempt or 1)
     since_latest_ms = 0.0
-    if event.event == "found":
-        since_latest_ms = max(0.0, interval_ms - (event.timer_ms or 0))
-    # It was not silent for longer than that, whatever a recording claims.
-    return min((probes - 1) * interval_ms + since_latest_ms, event.silent_ms or 0)
+    if event.event == "found" and event.timer_ms is not None:
+        since_latest_ms = max(0.0, interval_ms - event.timer_ms)
+    since_ms = (probes(event) - 1) * interval_ms + since_latest_ms
+    # The peer was not silent for longer than that, whatever a recording claims.
+    return since_ms if event.silent_ms is None else min(since_ms, event.silent_ms)
 
 
 def _probe_interval_ms(event: Event, hz: int) -> float:
-    return bucket(0, max(1, (event.keepalive_interval_s or 0) * hz)) * 1000 / hz
+    interval_s = 0 if event.keepalive_interval_s is None else event.keepalive_interval_s
+    return bucket(0, max(1, interval_s * hz)) * 1000 / hz
 
 
 def _since_window_closed_ms(event: Event) -> float:
     """The probes so far, each after twice the time of the one before (tcp_probe0_when(), include/net/tcp.h)."""
-    base_ms = max(BASE_MS, event.rto_ms or 0)
-    probes = max(1, event.attempt or 1)
-    return float(sum(min(base_ms << min(number, 16), _RTO_MAX_MS) for number in range(min(probes, 64))))
+    base_ms = _probe_base_ms(event)
+    return float(sum(min(base_ms << min(number, 16), _RTO_MAX_MS) for number in range(min(probes(event), 64))))
+
+
+def _probe_base_ms(event: Event) -> int:
+    """The timeout of the first probe: tcp_probe0_base(), include/net/tcp.h."""
+    return BASE_MS if event.rto_ms is None else max(BASE_MS, event.rto_ms)
+
+
+def _srtt_ms(event: Event) -> float:
+    """The smoothed round-trip time; 0 before it was measured."""
+    return 0 if event.srtt_ms is None else event.srtt_ms

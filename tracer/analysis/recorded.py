@@ -2,7 +2,7 @@
 
 Such a recording was made with a filter on events. Its stalls cannot be found again, so those that it holds are passed
 on. Their advice is derived anew from their other fields: a file may hold any text, and advice is there to be typed.
-:mod:`tracer.analysis.idle_timeouts` has the rules by which a silence counts as survived or fatal, here as in
+:mod:`tracer.analysis.survival` decides which silences count as survived or fatal, here as in
 :mod:`tracer.analysis.stalls`.
 """
 
@@ -11,22 +11,24 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import NamedTuple, TypeVar
 
-from tracer.analysis.advice import Case, advice
-from tracer.analysis.idle_timeouts import Service, Silences, is_fatal, service_of, survived_silence_ms
-from tracer.analysis.verdicts import WITHOUT_EVIDENCE
+from tracer.analysis.advice.context import AdviceContext
+from tracer.analysis.idle_timeouts import IdleTimeouts, Service, service_of
+from tracer.analysis.outcomes import WITHOUT_EVIDENCE, Outcome
+from tracer.analysis.survival import is_fatal, survived_silence_ms
+from tracer.analysis.verdicts import Subject, Verdict
 from tracer.model.events import Event
 
 MAX_REMEMBERED = 16384
-"""Connections of which a stall or a probe is remembered; the one remembered first is forgotten first."""
+"""Connections with a stall or a probe that is remembered. The oldest is forgotten first."""
 _V = TypeVar("_V")
 
 
 class _End(NamedTuple):
-    """What of the end of a stall proves a silence survived or fatal."""
+    """The end of a stall, as far as it proves that a silence was survived or fatal."""
 
     service: Service | None
-    verdict: str
-    outcome: str
+    verdict: Verdict | None
+    outcome: Outcome | None
     idle_ms: int
     retransmits: int
 
@@ -34,15 +36,15 @@ class _End(NamedTuple):
 class RecordedStalls:
     """Passes all events on, and collects the silences that they prove survived or fatal.
 
-    min_idle_ms: shorter silences are ignored. silences: where the others are collected. hz: jiffies per second of the
-    kernel that the events come from.
+    min_idle_ms: shorter silences are ignored. idle_timeouts: where the others are collected. hz: jiffies per second
+    of the kernel that the events come from.
     """
 
     unfollowed = 0
 
-    def __init__(self, *, min_idle_ms: int, silences: Silences, hz: int = 250) -> None:
+    def __init__(self, *, min_idle_ms: int, idle_timeouts: IdleTimeouts, hz: int = 250) -> None:
         self.min_idle_ms = min_idle_ms
-        self.silences = silences
+        self.idle_timeouts = idle_timeouts
         self.hz = hz
         self._stalled: OrderedDict[str, None] = OrderedDict()  # with data in flight; as a set that keeps its order
         self._revocable: OrderedDict[str, _End] = OrderedDict()  # ends without evidence, by id
@@ -79,19 +81,21 @@ class RecordedStalls:
         return []
 
     def _advice(self, stall: Event) -> list[str]:
+        verdict = Verdict.of(stall.verdict)
+        if verdict is None:
+            return []  # of a later version
         sock = stall.sock or ""
         survived_ms = self._survived_ms.get(sock)
-        case = Case(
-            verdict=stall.verdict or "",
+        context = AdviceContext(
             event=stall,
             idle_ms=stall.idle_ms,
-            over=stall.phase == "end" and stall.outcome != "ongoing",
+            over=stall.phase == "end" and stall.outcome != Outcome.ONGOING,
             hz=self.hz,
-            bracket=self.silences.bracket(service_of(stall)),
+            idle_timeout=self.idle_timeouts.range_of(service_of(stall)),
             refused_reset=sock in self._refused,
             survived_as_much=survived_ms is not None and stall.idle_ms is not None and survived_ms >= stall.idle_ms,
         )
-        return advice(case)
+        return verdict.advice(context)
 
     def _resume(self, event: Event) -> None:
         if event.sock is None or event.sock in self._stalled:
@@ -102,12 +106,13 @@ class RecordedStalls:
         if survived_ms is not None:
             _put(self._survived_ms, event.sock, max(survived_ms, self._survived_ms.get(event.sock, 0)))
             if survived_ms >= self.min_idle_ms:
-                self.silences.survived(service_of(event), survived_ms)
+                self.idle_timeouts.survived(service_of(event), survived_ms)
 
     def _stall(self, event: Event) -> None:
         if event.sock is None:
             return
-        if event.phase == "end" or event.verdict == "unanswered":
+        verdict = Verdict.of(event.verdict)
+        if event.phase == "end" or (verdict is not None and verdict.subject is Subject.REPLY):
             self._stalled.pop(event.sock, None)
         else:
             _put(self._stalled, event.sock, None)
@@ -115,7 +120,8 @@ class RecordedStalls:
             self._revocable.pop(event.id or "", None)
         if event.phase != "end" or event.idle_ms is None or event.idle_ms < self.min_idle_ms:
             return
-        end = _End(service_of(event), event.verdict or "", event.outcome or "", event.idle_ms, event.retransmits or 0)
+        retransmits = 0 if event.retransmits is None else event.retransmits
+        end = _End(service_of(event), verdict, Outcome.of(event.outcome), event.idle_ms, retransmits)
         if event.outcome not in WITHOUT_EVIDENCE:
             self._count(end)
             return
@@ -124,10 +130,10 @@ class RecordedStalls:
             self._count(self._revocable.popitem(last=False)[1])
 
     def _count(self, end: _End) -> None:
-        if end.outcome == "recovered":
-            self.silences.survived(end.service, end.idle_ms)
+        if end.outcome is Outcome.RECOVERED:
+            self.idle_timeouts.survived(end.service, end.idle_ms)
         elif is_fatal(end.verdict, end.outcome, end.idle_ms, end.retransmits):
-            self.silences.fatal(end.service, end.idle_ms)
+            self.idle_timeouts.fatal(end.service, end.idle_ms)
 
 
 def _put(remembered: OrderedDict[str, _V], sock: str, value: _V) -> None:

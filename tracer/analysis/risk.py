@@ -1,9 +1,9 @@
-"""Which connections a firewall with a given idle timeout would strand, before anything breaks.
+"""Connections that a firewall with a given idle timeout would drop, before anything breaks.
 
-A firewall that forgets a session drops what comes later, and tells nobody. A connection outlives that only if a
-keepalive probe goes out before: from this end, that is decided by its settings, its silence and its armed timer. The
-peer's own probes, an application's own timeouts and heartbeats, and whether such a firewall is on the path cannot be
-seen from here. Whether a connection waits is a matter of the moment, so it takes two looks.
+Such a firewall forgets an idle session and silently drops what comes later. A connection outlives that only if a
+keepalive probe goes out in time, which follows from its settings, its silence and its armed timer. The peer's own
+probes, an application's timeouts and heartbeats, and whether there is such a firewall on the path cannot be seen from
+this end. Whether a connection waits depends on the moment, so it takes two looks.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from tracer.analysis.clients import HEARTBEATS, MAX_HEARTBEAT_S
-from tracer.analysis.expiry import lateness
+from tracer.analysis.timer_wheel import lateness
 from tracer.model.sockets import Socket
 
 STRANDED, WAITING, KEEPALIVE_OFF, KEEPALIVE_LATE = "stranded", "waiting", "keepalive-off", "keepalive-late"
 REASONS = (STRANDED, WAITING, KEEPALIVE_OFF, KEEPALIVE_LATE)
 """
-stranded: silent for longer than the timeout already. waiting: for an answer, with nothing in flight, so that no
-retransmission will ever tell that the session is gone. keepalive-off: no probe ever. keepalive-late: the first probe
-comes, or may come, after the timeout.
+stranded: it is silent for longer than the timeout already. waiting: it waits for an answer and nothing is in flight,
+so that no retransmission will reveal that the session is gone. keepalive-off: it never sends a probe.
+keepalive-late: its first probe comes, or may come, after the timeout.
 """
 LOOK_AGAIN_S = 3
 """Between two looks at connections that wait: most answers take less."""
 
 
 def at_risk(sockets: Sequence[Socket], ttl_s: float, hz: int, before: Sequence[Socket] | None = None) -> list[Socket]:
-    """Those that a firewall which forgets after ttl_s seconds would strand, the worst first, with `at_risk` filled.
+    """The sockets that a firewall with an idle timeout of ttl_s seconds would drop, the worst first.
 
-    The worst are those that hang by now, if there is such a firewall; then by their other reasons, then by silence,
-    longest first. hz: the kernel's jiffies per second. before: an earlier look at them; then only those wait that
-    waited already, and neither heard nor sent anything since.
+    It sets their `at_risk`. The worst hang already, if there is such a firewall; then come those with the other
+    reasons, and within them the longest silence first. hz: jiffies per second of the kernel. before: an earlier look
+    at the sockets; with it, `waiting` are only those that waited then, and neither received nor sent anything since.
     """
     waited = None if before is None else {_name(each): each for each in before if each.waiting}
     for socket in sockets:
@@ -44,10 +44,10 @@ def at_risk(sockets: Sequence[Socket], ttl_s: float, hz: int, before: Sequence[S
 
 
 def risks(socket: Socket, ttl_s: float, hz: int) -> list[str]:
-    """Why a firewall that forgets after ttl_s seconds of silence would strand this connection: REASONS, worst first.
+    """The REASONS why a firewall with an idle timeout of ttl_s seconds would drop this connection, the worst first.
 
-    None for a connection that it would not strand: one that probes in time, that is not ESTABLISHED, or that does not
-    leave this host. hz: the kernel's jiffies per second.
+    Empty for a connection that probes in time, that is not ESTABLISHED, or that does not leave this host. hz: jiffies
+    per second of the kernel.
     """
     if socket.state != "ESTABLISHED" or socket.keepalive is None or is_local(socket.laddr, socket.raddr):
         return []
@@ -63,8 +63,8 @@ def risks(socket: Socket, ttl_s: float, hz: int) -> list[str]:
 
 
 def _may_have_sent_a_heartbeat(socket: Socket) -> bool:
-    """What a client of such a protocol sent last may be a heartbeat, to which no answer is due."""
-    return socket.rport in HEARTBEATS and (socket.waiting_ms or 0) <= MAX_HEARTBEAT_S * 1000
+    """Whether the last data may be a heartbeat, which needs no answer."""
+    return socket.rport in HEARTBEATS and (socket.waiting_ms is None or socket.waiting_ms <= MAX_HEARTBEAT_S * 1000)
 
 
 def _name(socket: Socket) -> tuple[object, ...]:
@@ -78,7 +78,7 @@ def _still_waits(before: Socket | None, now: Socket) -> bool:
     elapsed_ms = (now.time_ns - before.time_ns) / 1_000_000
 
     def grew(then_ms: int | None, now_ms: int | None) -> bool:
-        return then_ms is None or (now_ms or 0) - then_ms > elapsed_ms / 2
+        return then_ms is None or (now_ms is not None and now_ms - then_ms > elapsed_ms / 2)
 
     return grew(before.waiting_ms, now.waiting_ms) and grew(before.since_received_ms, now.since_received_ms)
 
@@ -92,9 +92,12 @@ def first_probe_s(socket: Socket, hz: int) -> float | None:
     """
     if not socket.keepalive or not socket.keepalive_idle_s:
         return None
-    after_s: float = max(socket.keepalive_idle_s, socket.keepalive_interval_s or 0)
-    if socket.timer == "keepalive" and not socket.attempt:
-        after_s = max(after_s, ((socket.silent_ms or 0) + (socket.timer_ms or 0)) / 1000)
+    after_s = float(socket.keepalive_idle_s)
+    if socket.keepalive_interval_s is not None:
+        after_s = max(after_s, socket.keepalive_interval_s)
+    if socket.timer == "keepalive" and not socket.attempt and socket.timer_ms is not None:
+        silent_ms = 0 if socket.silent_ms is None else socket.silent_ms
+        after_s = max(after_s, (silent_ms + socket.timer_ms) / 1000)
     return after_s + lateness(after_s, hz)
 
 
@@ -116,7 +119,8 @@ def gives_up_s(socket: Socket, hz: int) -> float | None:
 
 def _urgency(socket: Socket) -> tuple[bool, bool, bool, int]:
     reasons = socket.at_risk or []
-    return STRANDED not in reasons, WAITING not in reasons, KEEPALIVE_OFF not in reasons, -(socket.silent_ms or 0)
+    silent_ms = 0 if socket.silent_ms is None else socket.silent_ms
+    return STRANDED not in reasons, WAITING not in reasons, KEEPALIVE_OFF not in reasons, -silent_ms
 
 
 @lru_cache(maxsize=4096)

@@ -1,97 +1,236 @@
-"""What a stall is consistent with. Never more: from one end of a connection nobody can see the path."""
+"""The verdicts: what a stall is consistent with. Each is declared here once.
+
+A verdict never claims more than that, because the path cannot be seen from one end of a connection. The rule that
+concludes a verdict is :func:`tracer.analysis.evidence.conclude`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 
-from tracer.analysis.probing import IN_VAIN
+from tracer.analysis.advice import sentences
+from tracer.analysis.advice.context import AdviceContext
+from tracer.model.durations import duration
+from tracer.model.events import Event
 
-VERDICTS = (
-    "idle-drop",
-    "idle-reset",
-    "keepalive-failed",
-    "local-drop",
-    "unreachable",
-    "path-loss",
-    "packet-loss",
-    "no-answer",
-    "unanswered",
-    "zero-window",
-    "handshake",
-    "peer-closed",
-)
-
-OUTAGE_NS = 10_000_000_000
-"""What recovers sooner is packet loss, what takes longer was an outage."""
-PRESUMED = "presumed"
-"""An outcome: the next retransmission was not seen. An answer may have come, or the event was missed."""
-DROPPED_HERE = frozenset({"EPERM", "EACCES", "ENOBUFS", "ENOMEM", "NET_XMIT_DROP"})
-"""Errors of sending that come from this host's own rules and queues."""
-NO_ERROR = frozenset({"EBUSY", "EAGAIN"})
-"""The earlier copy has not left this host yet, or there is nothing to send again after all."""
-WITHOUT_EVIDENCE = frozenset({PRESUMED, "ongoing"})
-"""Outcomes that a later sign of the same stall takes back: an update of it then says `revoked`."""
-CHANCE = 3
-"""On a path that loses packets, fewer retransmissions of one segment in a row are lost by chance."""
+IN_USE_MS = 5000
+"""A connection counts as in use if its peer was silent for less than this."""
 
 
-@dataclass(slots=True)
-class Evidence:
-    """What is known of a stall: of what is unanswered now, and how it ended."""
+class Subject(Enum):
+    """What a stalled connection waits for. It decides which sentence describes the stall."""
 
-    sign: str  # of tracer.analysis.outstanding, or "reset" where nothing came before
-    idle_ms: int | None  # silence before what is unanswered was first sent, None where it is not known
-    retransmits: int = 0  # or probes, that nobody answered, as the kernel counts
-    attempt: int = 0  # retransmissions by the timer, of the newest sign
-    handshake: bool = False  # SYN_SENT
-    peer_closed: bool = False  # CLOSE_WAIT: the peer's FIN came before
-    icmp: bool = False  # an ICMP error came back
-    unrouted: bool = False  # this host has no way to send to the peer
-    dropped_here: bool = False  # this host itself drops what the connection sends
-    window_closed: bool = False
-    unanswered: int = 0  # probes of a closed window since the peer was last heard
-    one_way: bool = False  # something is received from the peer, and acknowledges nothing
-    reset: bool = False  # a RST was received
-    outcome: str | None = None
-    duration_ns: int = 0
-
-    @property
-    def in_vain(self) -> int:
-        """The probes of a closed window that nobody answered, where they are enough to say something."""
-        return self.unanswered if self.unanswered >= IN_VAIN else 0
+    ACKNOWLEDGEMENT = auto()
+    RESET = auto()
+    """As ACKNOWLEDGEMENT, and a RST came, perhaps at once."""
+    CONNECTION = auto()
+    """An answer to the SYN."""
+    KEEPALIVE = auto()
+    WINDOW = auto()
+    """The peer to open its window."""
+    SENDING = auto()
+    """This host to let the data out."""
+    REPLY = auto()
+    """Data in reply to a request that the peer acknowledged; nothing is in flight."""
 
 
-def verdict(seen: Evidence, min_idle_ms: int) -> str:
-    """One of VERDICTS. min_idle_ms: the silence from which on idleness is under suspicion.
+def _keepalive_failed(stall: Event) -> str | None:
+    if stall.asked_ms is None:
+        return None
+    return "A request was open: the peer had acknowledged it, but sent no reply before it or the path died."
 
-    The order of the questions matters: a stalled connection answers several of them with yes.
-    """
-    was_idle = seen.idle_ms is not None and seen.idle_ms >= min_idle_ms
-    if seen.dropped_here:
-        return "local-drop"
-    if seen.outcome == PRESUMED:
-        return "no-answer"
-    if seen.handshake:
-        return "unreachable" if seen.icmp or seen.unrouted else "handshake"
-    if seen.sign == "waiting":
-        return "unanswered"
-    if seen.window_closed:
-        # It closed its window, so it was there.
-        return "zero-window" if seen.unanswered < CHANCE else "path-loss"
-    if (seen.icmp or seen.unrouted) and seen.outcome != "recovered":
-        return "unreachable"
-    if seen.sign == "keepalive":
-        return "keepalive-failed"
-    if seen.reset and seen.peer_closed:
-        return "peer-closed"
-    if seen.reset and was_idle:
-        return "idle-reset"
-    # A reset is an answer, too.
-    was_lost = seen.reset and (seen.sign == "fin" or seen.attempt < CHANCE)
-    if seen.outcome == "recovered" or was_lost:
-        return "packet-loss" if seen.duration_ns < OUTAGE_NS else "path-loss"
-    # A peer that is heard meanwhile has a path to us: the session is known on the way back.
-    if was_idle and not seen.one_way:
-        return "idle-drop"
-    undecided = seen.outcome in (None, "ongoing", "closed")
-    return "no-answer" if undecided and seen.attempt < CHANCE else "path-loss"
+
+def _zero_window(stall: Event) -> str | None:
+    if not stall.probes_out:
+        return None
+    return "The peer's application did not read, and now probes are unanswered. The peer or the path may have died."
+
+
+def _unreachable(stall: Event) -> str | None:
+    if stall.soft_error is not None or stall.send_error is None:
+        return None
+    return f"This host cannot send to the peer ({stall.send_error})."
+
+
+_DROPPED_BY = {"EPERM": "its firewall", "EACCES": "its firewall", "ENOMEM": "lack of memory"}
+
+
+def _local_drop(stall: Event) -> str | None:
+    if stall.send_error is None:
+        return None
+    by = _DROPPED_BY.get(stall.send_error, "its queue")
+    return f"This host drops the packets that the connection sends: {by} ({stall.send_error})."
+
+
+def _path_loss(stall: Event) -> str | None:
+    if stall.probes_out or stall.idle_ms is None or stall.idle_ms < IN_USE_MS:
+        return None
+    silence = duration(stall.idle_ms)
+    return f"Consistent with a path or peer that died: an idle timeout of {silence} or less is rare."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Declaration:
+    name: str
+    seen: str
+    """What was seen, for docs/events.md."""
+    meaning: str
+    """For a person: what the stall is consistent with."""
+    meaning_with: Callable[[Event], str | None] = lambda stall: None
+    """A more exact meaning, where the stall's event has more; None otherwise."""
+    advice: Callable[[AdviceContext], list[str]]
+    subject: Subject = Subject.ACKNOWLEDGEMENT
+    blames_idleness: bool = False
+    """The silence before the stall counts as fatal if the connection dies."""
+    is_provisional: bool = False
+    """Concluded from the first retransmission on, which may still be lost by chance."""
+    is_decided: bool = True
+    is_quiet: bool = False
+    """Live output prints its line without sentences below."""
+
+
+class Verdict(str, Enum):
+    """The `verdict` of a stall. A member is a str, and JSON has it as one."""
+
+    _value_: str
+
+    IDLE_DROP = _Declaration(
+        name="idle-drop",
+        seen="long silence, then nothing answers: a firewall or NAT that forgot the session, or a peer that vanished "
+        "while idle",
+        meaning="Consistent with a firewall or NAT that forgot the session, or a peer that vanished while idle.",
+        advice=sentences.idle_drop,
+        blames_idleness=True,
+        is_provisional=True,
+    )
+    IDLE_RESET = _Declaration(
+        name="idle-reset",
+        seen="long silence, then a reset",
+        meaning="Consistent with a firewall or load balancer that resets idle sessions, or a peer that restarted.",
+        advice=sentences.idle_reset,
+        subject=Subject.RESET,
+        blames_idleness=True,
+    )
+    KEEPALIVE_FAILED = _Declaration(
+        name="keepalive-failed",
+        seen="keepalive probes that nobody answers",
+        meaning="Consistent with a path or peer that died while the connection was idle.",
+        meaning_with=_keepalive_failed,
+        advice=sentences.keepalive_failed,
+        subject=Subject.KEEPALIVE,
+        blames_idleness=True,
+    )
+    PATH_LOSS = _Declaration(
+        name="path-loss",
+        seen="a connection in use, then no answer: the path or the peer died",
+        meaning="The connection was in use. Consistent with a path or peer that died, not with an idle timeout.",
+        meaning_with=_path_loss,
+        advice=sentences.path_loss,
+    )
+    NO_ANSWER = _Declaration(
+        name="no-answer",
+        seen="a retransmission or two of a connection in use: too few to tell a lost packet from a dead path. Also "
+        "of an end that is `presumed`",
+        meaning="Too few retransmissions so far to tell a lost packet from a dead path.",
+        advice=sentences.no_advice,
+        is_decided=False,
+        is_quiet=True,
+    )
+    PACKET_LOSS = _Declaration(
+        name="packet-loss",
+        seen="it was answered after all, within ten seconds; by a reset, too, if that came before the third "
+        "retransmission, or in answer to a FIN",
+        meaning="Consistent with packet loss.",
+        advice=sentences.packet_loss,
+        is_quiet=True,
+    )
+    UNANSWERED = _Declaration(
+        name="unanswered",
+        seen="the peer acknowledged a request and has not answered it: slow, stopped, or its answer was lost on the "
+        "path. A connection whose last message needs no reply looks the same",
+        meaning="Consistent with a slow reply, a stopped peer, or a reply that the path lost. Only the peer's end "
+        "shows which. If no reply is due, nothing is wrong.",
+        advice=sentences.unanswered,
+        subject=Subject.REPLY,
+    )
+    LOCAL_DROP = _Declaration(
+        name="local-drop",
+        seen="this host itself drops what the connection sends: its firewall (hook output), or its queue",
+        meaning="This host drops the packets that the connection sends: its firewall, a queue, or no route.",
+        meaning_with=_local_drop,
+        advice=sentences.local_drop,
+        subject=Subject.SENDING,
+    )
+    UNREACHABLE = _Declaration(
+        name="unreachable",
+        seen="ICMP says so, or this host has no route",
+        meaning="The network reports the peer as unreachable.",
+        meaning_with=_unreachable,
+        advice=sentences.unreachable,
+    )
+    ZERO_WINDOW = _Declaration(
+        name="zero-window",
+        seen="the peer closed its window and answers the probes: its application does not read. After three probes "
+        "without an answer it is `path-loss`",
+        meaning="The peer answers, but its application does not read. The network is not at fault.",
+        meaning_with=_zero_window,
+        advice=sentences.zero_window,
+        subject=Subject.WINDOW,
+    )
+    HANDSHAKE = _Declaration(
+        name="handshake",
+        seen="a SYN that nobody answers",
+        meaning="Consistent with a firewall that drops the connection, or no host at that address.",
+        advice=sentences.handshake,
+        subject=Subject.CONNECTION,
+    )
+    PEER_CLOSED = _Declaration(
+        name="peer-closed",
+        seen="the peer had closed, and the application wrote",
+        meaning="The peer had closed this connection before the application wrote to it.",
+        advice=sentences.peer_closed,
+        subject=Subject.RESET,
+    )
+
+    def __new__(cls, declared: _Declaration) -> Verdict:
+        """A member with the name that JSON has."""
+        member = str.__new__(cls, declared.name)
+        member._value_ = declared.name
+        return member
+
+    def __init__(self, declared: _Declaration) -> None:
+        self.seen = declared.seen
+        self.meaning = declared.meaning
+        self.subject = declared.subject
+        self.blames_idleness = declared.blames_idleness
+        self.is_provisional = declared.is_provisional
+        self.is_decided = declared.is_decided
+        self.is_quiet = declared.is_quiet
+        self._declared = declared
+
+    def __str__(self) -> str:
+        return str.__str__(self)
+
+    def __format__(self, format_spec: str) -> str:
+        return str.__format__(self, format_spec)
+
+    @classmethod
+    def of(cls, name: str | None) -> Verdict | None:
+        """The verdict of that name; None for none, and for one of a later version."""
+        return _BY_NAME.get(name or "")
+
+    def meaning_of(self, stall: Event) -> str:
+        """The meaning for this stall. It may contain the event's text as a recording has it."""
+        return self._declared.meaning_with(stall) or self.meaning
+
+    def advice(self, context: AdviceContext) -> list[str]:
+        """Sentences, the most useful first; a command stands at the end after a colon, to be copied. May be empty.
+
+        The text of an event (process names, a recording's addresses) is in none of them unless it was parsed.
+        """
+        return sentences.mptcp(context) if context.event.mptcp else self._declared.advice(context)
+
+
+_BY_NAME: dict[str, Verdict] = {verdict.value: verdict for verdict in Verdict}

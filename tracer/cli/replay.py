@@ -63,14 +63,14 @@ def report(files: tuple[Path, ...], output_format: str, **filters: Any) -> None:
       tcpwatch report night.tw.gz
       tcpwatch report /var/log/tcpwatch/*.tw.zst --rport 3306
     """
-    from tracer.analysis.idle_timeouts import Silences
+    from tracer.analysis.idle_timeouts import IdleTimeouts
     from tracer.run.pipeline import Totals
 
     wanted = make_filter(filters)
-    silences, totals = Silences(), Totals()
+    idle_timeouts, totals = IdleTimeouts(), Totals()
     sink = REPORT_FORMATS[output_format](
         sys.stdout,
-        silences=silences,
+        idle_timeouts=idle_timeouts,
         width=page().width,
         here=platform.node(),
         unfollowed=lambda: totals.unfollowed,
@@ -80,7 +80,7 @@ def report(files: tuple[Path, ...], output_format: str, **filters: Any) -> None:
     def noted(missing: Missing) -> None:
         sink.missing(missing.file, missing.reason, missing.until_ns, is_failure=missing.is_failure)
 
-    _play("report", files, wanted, sink, noted=noted, silences=silences, totals=totals, ends_only=True)
+    _play("report", files, wanted, sink, noted=noted, idle_timeouts=idle_timeouts, totals=totals, ends_only=True)
 
 
 def _play(

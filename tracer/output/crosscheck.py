@@ -11,7 +11,7 @@ _NOUNS = ("retransmitted segment", "keepalive probe", "timeout")
 def what_was_missed(seen: Counts, counted: Counts) -> str:
     """A sentence where the kernel retransmitted more than the events have; empty where it did not.
 
-    Both of the same connections and the same time: of all those of namespaces that were in sight all the time.
+    Both cover all connections of the namespaces that could be read all the time.
     """
     missed = counted.segments - seen.segments
     if missed <= 0:
@@ -24,9 +24,9 @@ def what_was_missed(seen: Counts, counted: Counts) -> str:
 
 
 def beside_the_kernel(seen: Counts, counted: Counts, out_of_sight: Counts = NOTHING) -> str:
-    """`the kernel counted 8 retransmitted segments (7 seen), …`, both of all connections of the same namespaces.
+    """`the kernel counted 8 retransmitted segments (7 seen), …`, for all connections of the namespaces.
 
-    out_of_sight: of what was seen, in namespaces whose counters nobody could read.
+    out_of_sight: the part of what was seen in namespaces with counters that could not be read.
     """
     parts = []
     for noun, ours, its, elsewhere in zip(_NOUNS, seen, counted, out_of_sight, strict=True):

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 from tracer.analysis.clients import Client, clients_of, filled, if_this_is, server_of
-from tracer.analysis.expiry import lateness
-from tracer.analysis.idle_timeouts import Bracket
-from tracer.analysis.keepalive import DEFAULT_KEEPALIVE_S, keepalive_for, why_default
+from tracer.analysis.idle_timeouts import IdleTimeoutRange
+from tracer.analysis.keepalive_time import DEFAULT_KEEPALIVE_S, keepalive_for, why_default
 from tracer.analysis.risk import KEEPALIVE_LATE, KEEPALIVE_OFF, STRANDED, WAITING, first_probe_s, gives_up_s
+from tracer.analysis.timer_wheel import lateness
 from tracer.model.durations import setting
 from tracer.model.sockets import Socket
 from tracer.output.format import duration, endpoint, owner, plural, safe, size
@@ -125,7 +125,7 @@ def _table_at_risk(reasons: Sequence[str], rows: Sequence[Socket], hz: int) -> s
 
 
 def _what_helps(sockets: Sequence[Socket], ttl_s: float, hz: int) -> Iterator[str]:
-    seconds = keepalive_for(Bracket(survived_ms=None, fatal_ms=None), round(ttl_s * 1000), hz)
+    seconds = keepalive_for(IdleTimeoutRange(survived_ms=None, fatal_ms=None), round(ttl_s * 1000), hz)
     if seconds is None:
         return
     off = [socket for socket in sockets if KEEPALIVE_OFF in (socket.at_risk or ())]

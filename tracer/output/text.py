@@ -10,7 +10,7 @@ from tracer.model.events import RECORDING, SUSPEND, Event
 from tracer.output.background_writer import OUTPUT, Stream
 from tracer.output.folding import Folding
 from tracer.output.format import duration, endpoint, in_plain, local_time, owner, plural, safe, size
-from tracer.output.stall_text import Teller
+from tracer.output.stall_text import StallFormatter
 from tracer.recordings.header import Header
 
 WIDTH = 80
@@ -53,7 +53,7 @@ class TextSink:
         # 10.66.1.2:43102 twice, and a short owner: 80 columns.
         self._local_width, self._remote_width = 15, 15
         self._plain = not _can_encode(stream, "→×…–")
-        self._teller = Teller(width)
+        self._stalls = StallFormatter(width)
         self._folding = Folding() if folded else None
 
     def opened(self, header: Header) -> None:
@@ -84,7 +84,7 @@ class TextSink:
             self._put(f"{time_of_day} {_lost(event)}", "lost")
             return
         self._widen(local, remote)
-        below = self._teller.lines(event, self._utc_offset_s) if event.event == "stall" else []
+        below = self._stalls.lines(event, self._utc_offset_s) if event.event == "stall" else []
         self._put(
             f"{time_of_day} {local:<{self._local_width}} {remote:<{self._remote_width}} "
             f"{self._middle(event, what, explained=bool(below))} {owner(event)}{_detail(event)}".rstrip(),

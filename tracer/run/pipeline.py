@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from tracer.analysis.verdicts import WITHOUT_EVIDENCE
+from tracer.analysis.outcomes import WITHOUT_EVIDENCE, Outcome
 from tracer.model.counts import Tally, counts_of
 from tracer.model.events import Batch, Event
 from tracer.model.filters import Filter
@@ -31,12 +31,11 @@ _NOT_COUNTED = frozenset({"lost", "stall", "counters"})
 
 
 class Tracker(Protocol):
-    """Adds stalls to the events on their way to the sinks.
+    """What events pass on their way to the sinks: it may add stalls to them."""
 
-    unfollowed: connections that stalled while too many others did; only their number is known.
-    """
-
-    unfollowed: int
+    @property
+    def unfollowed(self) -> int:
+        """Connections that stalled while too many others did, so that nothing is known but their number."""
 
     def feed(self, *events: Event) -> list[Event]:
         """Take events. Returns them and the stalls that they begin, update and end."""
@@ -83,7 +82,7 @@ class Totals:
                 self._add_stall(event)
 
     def _add_stall(self, stall: Event) -> None:
-        outcome = stall.outcome or "ongoing"
+        outcome = stall.outcome or Outcome.ONGOING.value
         if outcome not in self.stalls and len(self.stalls) >= MAX_OUTCOMES:
             outcome = OTHER
         if stall.phase == "end":

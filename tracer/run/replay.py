@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tracer.analysis.idle_timeouts import Silences
+from tracer.analysis.idle_timeouts import IdleTimeouts
 from tracer.analysis.recorded import RecordedStalls
 from tracer.analysis.stalls import MIN_IDLE_MS, StallTracker
 from tracer.model.filters import Filter
@@ -44,9 +44,9 @@ class Player:
     unless a file between them is missing. The stalls of a complete recording are found again. A recording with a
     filter on events lacks events of its stalls, so its own stall events are passed on.
 
-    warn gets sentences about oddities. missing gets each file that cannot be read completely. silences collects idle
-    periods that connections survived or did not. ends_only: the sinks need only the ends of stalls. command: named in
-    hints.
+    warn gets sentences about oddities. missing gets each file that cannot be read completely. idle_timeouts collects
+    the silences that connections survived, and those that were fatal. ends_only: the sinks need only the ends of
+    stalls. command: named in hints.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Player:
         *,
         warn: Callable[[str], None],
         missing: Callable[[Missing], None] = lambda _: None,
-        silences: Silences | None = None,
+        idle_timeouts: IdleTimeouts | None = None,
         ends_only: bool = False,
         command: str = "replay",
         totals: Totals | None = None,
@@ -66,7 +66,7 @@ class Player:
         self._sinks = sinks
         self._warn = warn
         self._missing = missing
-        self._silences = silences if silences is not None else Silences()
+        self._idle_timeouts = idle_timeouts if idle_timeouts is not None else IdleTimeouts()
         self._ends_only = ends_only
         self._command = command
         self._tracker: StallTracker | RecordedStalls | None = None
@@ -167,9 +167,11 @@ class Player:
         if not header.is_whole:
             recorded = header.min_idle_ms if header.min_idle_ms is not None else MIN_IDLE_MS
             min_idle_ms = self._wanted.min_idle_ms if self._wanted.min_idle_ms is not None else recorded
-            return RecordedStalls(hz=hz, min_idle_ms=min_idle_ms, silences=self._silences)
+            return RecordedStalls(hz=hz, min_idle_ms=min_idle_ms, idle_timeouts=self._idle_timeouts)
         min_idle_ms = self._wanted.min_idle_ms if self._wanted.min_idle_ms is not None else MIN_IDLE_MS
-        return StallTracker(hz=hz, min_idle_ms=min_idle_ms, silences=self._silences, ends_only=self._ends_only)
+        return StallTracker(
+            hz=hz, min_idle_ms=min_idle_ms, idle_timeouts=self._idle_timeouts, ends_only=self._ends_only
+        )
 
 
 def play(files: Sequence[Path], wanted: Filter, sinks: Sequence[Sink], **options: Any) -> Totals:

@@ -1,6 +1,6 @@
-"""How a sign is related to the stall that is open: the next one of it, an answer in between, or something else.
+"""Whether a new sign continues the open stall, shows progress since its last event, or is about something else.
 
-The kernel's counts and clocks tell, whichever events are missing between the two.
+This follows from the kernel's counts and clocks, so that events missing between the two do not matter.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tracer.analysis.outstanding import (
     Outstanding,
     first_rto_ms,
 )
-from tracer.analysis.stall_state import Episode
+from tracer.analysis.stall_state import StallState
 from tracer.model.events import Event
 
 MS = 1_000_000
@@ -27,64 +27,71 @@ OF_DATA = frozenset({TLP, RTO, FIN})
 """Signs that something is in flight."""
 
 
-def progressed(stall: Episode, event: Event, now: Outstanding) -> bool:
+def progressed(stall: StallState, event: Event, now: Outstanding) -> bool:
     """Whether something was acknowledged since the last sign: the kernel's count began anew, or its clock."""
-    if stall.heard_ns is not None:
+    if stall.answered_ns is not None:
         return True
-    was, sign = stall.seen.sign, now.sign
+    was, sign = stall.evidence.sign, now.sign
     if was in OF_DATA and sign not in OF_DATA:
         return sign in (KEEPALIVE, WINDOW_PROBE, UNSENT)  # none goes out while anything is in flight
     if was == SYN:
         return sign != SYN  # what is connected was answered
     if not is_same_kind(was, sign) or sign == WAITING or event.kind == FIN:
         return False
-    before, attempt = stall.facts.attempt or 0, event.attempt or 0
     if event.snd_wnd == 0 and sign in OF_DATA:
         # Retransmissions into a closed window are not counted (tcp_retransmit_timer(), net/ipv4/tcp_timer.c).
         return now.since_ns > stall.since_ns + slack_ns(event)
     if _is_the_one_found(stall, event):
         return False
-    if event.kind == TLP or (attempt < before if event.event == "found" else attempt <= before):
+    if event.kind == TLP:
         return True
+    before, attempt = stall.last_event.attempt, event.attempt
+    if before is not None and attempt is not None:
+        has_begun_anew = attempt < before if event.event == "found" else attempt <= before
+        if has_begun_anew:
+            return True
     return sign in OF_DATA and now.since_ns > stall.since_ns + slack_ns(event)
 
 
-def _is_the_one_found(stall: Episode, event: Event) -> bool:
+def _is_the_one_found(stall: StallState, event: Event) -> bool:
     """Whether a walk came by between the kernel's counting of this retransmission and its event."""
-    found = stall.facts
+    found = stall.last_event
     is_counted = found.event == "found" and event.event == "retransmit" and event.attempt == found.attempt
-    return is_counted and event.ktime_ns - found.ktime_ns < (event.rto_ms or 0) * MS // 2
+    if not is_counted or event.rto_ms is None:
+        return False
+    return event.ktime_ns - found.ktime_ns < event.rto_ms * MS // 2
 
 
 def is_same_kind(sign: str, other: str) -> bool:
-    """Whether both are about data in flight, or the same."""
+    """Whether both are about data in flight, or are equal."""
     return sign == other or (sign in OF_DATA and other in OF_DATA)
 
 
-def is_about_something_else(stall: Episode, event: Event, now: Outstanding) -> bool:
-    """Whether what is unanswered now is not what was, though nothing says that that was answered."""
-    if not is_same_kind(stall.seen.sign, now.sign):
+def is_about_something_else(stall: StallState, event: Event, now: Outstanding) -> bool:
+    """Whether something else is unanswered now, without evidence that what was before is answered."""
+    if not is_same_kind(stall.evidence.sign, now.sign):
         return True
     return now.sign == WAITING and now.since_ns > stall.since_ns + slack_ns(event)
 
 
 def slack_ns(event: Event) -> int:
-    """How far apart the send times of two events of the same data may be, where they are reckoned back."""
+    """How far apart two computed send times of the same data may be."""
     return SECOND + round(2 * first_rto_ms(event)) * MS
 
 
-def as_foretold(stall: Episode, event: Event) -> bool:
-    """Whether this is the next retransmission after the one that told the end exactly: then the end stands."""
-    before, told = stall.facts, stall.give_up
+def as_predicted(stall: StallState, event: Event) -> bool:
+    """Whether this retransmission follows the last one as its exact give-up time assumed: then that time stands."""
+    before, give_up = stall.last_event, stall.give_up
     return (
-        told is not None
-        and told.earliest_ns == told.latest_ns
+        give_up is not None
+        and give_up.is_exact
         and before.kind == event.kind
         and before.attempt is not None
         and event.attempt == before.attempt + 1
         and before.rto_ms is not None
         and event.rto_ms is not None
-        and abs(event.rto_ms - min(2 * before.rto_ms, event.rto_max_ms or 0)) <= 2  # whole ms of jiffies
+        and event.rto_max_ms is not None
+        and abs(event.rto_ms - min(2 * before.rto_ms, event.rto_max_ms)) <= 2  # whole ms of jiffies
         and event.soft_error == before.soft_error
         and event.orphan == before.orphan
         and event.retries == before.retries

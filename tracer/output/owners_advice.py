@@ -11,12 +11,12 @@ from tracer.model.events import Event
 from tracer.output.format import endpoint, plural, quoted
 
 MAX_OWNERS = 16
-"""Owners of one service's stalls, by verdict, whose advice is kept: those that stalled last."""
+"""Owners of one service's stalls with one verdict that have advice: those that stalled last."""
 MAX_SHOWN_OWNERS = 4
 
 
 class _Owner(NamedTuple):
-    """Whose advice it is: processes of one program in one network namespace of one host get the same."""
+    """Processes of one program in one network namespace of one host. They get the same advice."""
 
     host: str
     comm: str | None
@@ -55,7 +55,7 @@ class OwnersAdvice:
             return self.without_owner
         lines = merged(owners)
         if len(self.by_owner) > len(owners):
-            lines.append(f"{plural(len(self.by_owner) - len(owners), 'other owner')} had such stalls, too.")
+            lines.append(f"{plural(len(self.by_owner) - len(owners), 'other owner')} had such stalls as well.")
         if self.orphans:
             lines.append(f"{plural(self.orphans, 'connection')} had no process any more.")
         return lines

@@ -10,37 +10,29 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from tracer.analysis.expiry import (
-    CONGESTED_MS,
-    MAX_EXPIRIES,
-    GiveUp,
-    bucket,
-    give_up_at,
-    max_lag,
-    time_ns,
-    to_jiffies,
-    when_over,
-)
+from tracer.analysis.give_up import CONGESTED_MS, MAX_EXPIRIES, GiveUp, give_up_at, when_over
+from tracer.analysis.readings import retrying_ms
+from tracer.analysis.timer_wheel import armed_expiry, bucket, max_lag, time_ns, to_jiffies
 from tracer.model.events import Event
 
 KINDS = frozenset({"window-probe", "unsent"})
 """Events, and kinds of `found`, that are about this timer."""
 BASE_MS = 200
 """The first timeout is the RTO, and no less than this: tcp_probe0_base(), include/net/tcp.h."""
-IN_VAIN = 2
-"""So many probes in a row without an answer say something. A peer answers no more often than each 500 ms, so that the
-second probe may go without one (tcp_oow_rate_limited(), net/ipv4/tcp_input.c; net.ipv4.tcp_invalid_ratelimit)."""
-_MOST_BACKOFF = 10  # tcp_probe0_when(): ilog2(TCP_RTO_MAX / TCP_RTO_MIN) + 1
+MIN_UNANSWERED = 2
+"""Fewer unanswered probes in a row mean nothing: a peer answers once in 500 ms at most, so that the second probe may
+remain unanswered (tcp_oow_rate_limited(), net/ipv4/tcp_input.c; net.ipv4.tcp_invalid_ratelimit)."""
+_MAX_BACKOFF = 10  # tcp_probe0_when(): ilog2(TCP_RTO_MAX / TCP_RTO_MIN) + 1
 _ORPHAN_RETRIES = 8  # tcp_orphan_retries(): in place of 0, until the doubled RTO has come to its maximum
 
 
 @dataclass(slots=True)
 class ProbeTimer:
-    """The PROBE0 timer as a probe leaves it, in jiffies where the name does not say ms.
+    """The PROBE0 timer after a probe, in jiffies where the name does not say ms.
 
-    probes: without an answer, the one of the event included. limit: so many are enough. doubles: up to which backoff
-    the time is doubled. is_unsent: data waits that this host does not let out. congested: it is for lack of room in
-    a queue; the kernel then tries again without doubling the time.
+    probes: unanswered, with that of the event. limit: the number of probes after which the kernel gives up. doubles:
+    the backoff up to which the timeout doubles. is_unsent: data waits that this host does not let out. congested:
+    because a queue is full; the kernel then tries again without doubling the timeout.
     """
 
     event: Event
@@ -62,7 +54,7 @@ class ProbeTimer:
             timeout = to_jiffies(CONGESTED_MS, self.hz)
         else:
             base = max(to_jiffies(BASE_MS, self.hz), self.rto)
-            timeout = min(base << min(backoff, _MOST_BACKOFF), self.rto_max)
+            timeout = min(base << min(backoff, _MAX_BACKOFF), self.rto_max)
         if not self.event.user_timeout_ms:
             return timeout
         return min(timeout, max(2, to_jiffies(self.event.user_timeout_ms - elapsed_ms, self.hz)))
@@ -80,7 +72,7 @@ class ProbeTimer:
     def _expiries(self, lag: int) -> Iterator[tuple[int, bool, bool]]:
         """The jiffy of each expiry, and whether the kernel may give up then, and must. lag: jiffies each is late."""
         now, probes, backoff = self.now, self.probes, self.backoff
-        elapsed_ms, user_timeout_ms = float(self.event.retrying_ms or 0), self.event.user_timeout_ms
+        elapsed_ms, user_timeout_ms = float(retrying_ms(self.event)), self.event.user_timeout_ms
         known = self.next_expiry
         for _ in range(MAX_EXPIRIES):
             expiry = (bucket(now, self.timeout(backoff, elapsed_ms)) if known is None else known) + lag
@@ -96,13 +88,13 @@ class ProbeTimer:
 
 
 def probe_timer(event: Event, hz: int) -> ProbeTimer | None:
-    """The timer of an event of KINDS; None where something is missing: recordings of older versions say less."""
+    """The timer of an event of KINDS; None where a field is missing, as in recordings of older versions."""
     if event.jiffies is None or not event.rto_ms or not event.rto_max_ms:
         return None
     if event.retries is None or event.probes_out is None:
         return None
     is_found = event.event == "found"
-    backoff, sent = event.backoff or 0, event.probes_out
+    backoff, sent = 0 if event.backoff is None else event.backoff, event.probes_out
     # A probe counts towards both, unless it could not be sent for lack of room, or the backoff has come to
     # tcp_retries2 (tcp_send_probe0()). Of an orphan that is not known before, and usually more than its own limit.
     is_unsent = "unsent" in (event.event, event.kind)
@@ -120,19 +112,19 @@ def probe_timer(event: Event, hz: int) -> ProbeTimer | None:
         doubles=doubles,
         is_unsent=is_unsent,
         congested=congested,
-        next_expiry=event.jiffies + round((event.timer_ms or 0) * hz / 1000) if is_found else None,
+        next_expiry=armed_expiry(event, hz),
     )
 
 
 def gives_up(event: Event, hz: int) -> GiveUp | None:
     """When the kernel gives up if nothing is received from the event on, CLOCK_BOOTTIME nanoseconds.
 
-    None for a closed window whose probes the peer answers, unless its silence is not all that would end it.
+    None for a closed window if the peer answers its probes, unless TCP_USER_TIMEOUT or an orphan's limit ends it.
     """
     timer = probe_timer(event, hz)
     if timer is None:
         return None
-    is_answered = (event.probes_out or 0) < IN_VAIN and not timer.is_unsent
+    is_answered = not timer.is_unsent and (event.probes_out is None or event.probes_out < MIN_UNANSWERED)
     return None if is_answered and not (event.user_timeout_ms or event.orphan) else timer.gives_up()
 
 
@@ -141,5 +133,5 @@ def next_expiry_ns(event: Event, hz: int) -> int | None:
     timer = probe_timer(event, hz)
     if timer is None:
         return None
-    timeout = timer.timeout(timer.backoff, event.retrying_ms or 0)
+    timeout = timer.timeout(timer.backoff, retrying_ms(event))
     return time_ns(event, hz, bucket(timer.now, timeout) + max_lag(hz))

@@ -1,0 +1,1 @@
+"""What to do about a stall, and what to change so that it does not come back."""

@@ -1,0 +1,213 @@
+"""Advice about keepalive: probes that come before the path forgets the session, and when a setting takes effect."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from tracer.analysis.advice.commands import where
+from tracer.analysis.advice.context import AdviceContext, programs, service_port, setting_in_words
+from tracer.analysis.clients import INTERVAL_S, MYSQL, POSTGRESQL, REDIS, Client, filled, one_of
+from tracer.analysis.keepalive_time import (
+    DEFAULT_KEEPALIVE_S,
+    is_cautious,
+    is_proven,
+    keepalive_for,
+    narrowed,
+    why_default,
+)
+from tracer.analysis.timer_wheel import lateness
+from tracer.model.durations import duration, setting
+from tracer.model.events import Event
+
+TURN_ON = "the application has to set SO_KEEPALIVE"
+_SYSCTLS = "sysctl -w net.ipv4.tcp_keepalive_time={seconds} net.ipv4.tcp_keepalive_intvl={interval}"
+_SERVER_PROBES = {
+    MYSQL: f"MySQL and MariaDB have keepalive on. There: {_SYSCTLS}",
+    POSTGRESQL: f"PostgreSQL has keepalive on. There: {_SYSCTLS}",
+    REDIS: "Redis has keepalive on, with a time of its own. There: redis-cli CONFIG SET tcp-keepalive {seconds}",
+}
+
+
+def probe_sooner(context: AdviceContext) -> list[str]:
+    """How to get probes before the path forgets the session: turn keepalive on, or make it probe sooner."""
+    event = context.event
+    if event.keepalive is False:
+        return _turn_on(context)
+    period_s = _period_s(event)
+    if event.keepalive and period_s is not None and not _is_late(context):
+        return [
+            f"A keepalive probe was due after {setting(period_s)} of silence, and none was answered. Its timer was "
+            "armed before that time was set, or the path was dead by then. Reconnect, and see whether the new "
+            "connection's probes are answered."
+        ]
+    due = f"due after {setting(period_s)}, too late for this path" if period_s is not None else "due too late"
+    on = "Keepalive is on, but" if event.keepalive else "If keepalive is on,"
+    # With an interval longer than the idle time, the first probe may be early enough and the second too late.
+    probe = "its first probe" if period_s == event.keepalive_idle_s else "a later probe"
+    return [*set_time(context, f"{on} {probe} is {due}. Lower it to"), *_other_ways(context)]
+
+
+def _turn_on(context: AdviceContext) -> list[str]:
+    """Keepalive for a socket that has none. A client's setting brings its times along, or the sysctls apply."""
+    event = context.event
+    seconds = keepalive_for(context.idle_timeout, context.idle_ms, context.hz)
+    known = narrowed(context.idle_timeout, context.idle_ms)
+    # A silence that was fatal within seconds leaves no whole second.
+    value = seconds or (DEFAULT_KEEPALIVE_S if known.fatal_ms is None else 1)
+    how = setting_in_words(event, lambda client: client.probes and filled(client.probes, value))
+    candidates, _ = programs(event)
+    instead = _other_ways(context)
+    off = "Keepalive is off on this socket"
+    if not how and candidates and instead:
+        return [
+            f"{off}, and no sysctl turns it on; if this is {_names(candidates)}, it has no setting for that.",
+            *instead,
+            *_why(context, value),
+        ]
+    has_times = any(each.sets_times for each in candidates)
+    if not has_times:
+        times = set_time(context, "With keepalive on, the first probe must come within")
+    else:
+        times = _why(context, seconds) if seconds else []
+    return [f"{off}, and no sysctl turns it on; {how or TURN_ON}", *times, *instead]
+
+
+def _other_ways(context: AdviceContext) -> list[str]:
+    """What else keeps the session: probes of the server (one end is enough), or messages of the application's own."""
+    event = context.event
+    seconds = keepalive_for(context.idle_timeout, context.idle_ms, context.hz)
+    if seconds is None:
+        return []
+    lines = []
+    let = "Or let the server probe, one end is enough"
+    server = setting_in_words(event, lambda client: client.server_probes and filled(client.server_probes, seconds))
+    port, is_local = service_port(event)
+    if server:
+        lines.append(f"{let}; {server}")
+    elif event.keepalive is False and not is_local and port in _SERVER_PROBES:
+        lines.append(f"{let}: {filled(_SERVER_PROBES[port], seconds)}")
+    heartbeat = setting_in_words(event, lambda client: client.heartbeat and filled(client.heartbeat, seconds))
+    if heartbeat:
+        lines.append(f"Or let the application send something while idle; {heartbeat}")
+    return lines
+
+
+def set_time(context: AdviceContext, what: str) -> list[str]:
+    """`what 30m: command`, why that value, and when it takes effect. Nothing where what is set is short enough."""
+    seconds = keepalive_for(context.idle_timeout, context.idle_ms, context.hz)
+    period_s = _period_s(context.event)
+    if seconds is None or (period_s is not None and not _is_too_long(context, period_s)):
+        return []
+    lines = [f"{what} {setting(seconds)}{_by(context, seconds)}", *_why(context, seconds)]
+    return lines if context.event.keepalive is False else lines + _takes_effect(context, seconds)
+
+
+def _why(context: AdviceContext, seconds: int) -> list[str]:
+    """What the value rests on."""
+    known = narrowed(context.idle_timeout, context.idle_ms)
+    if known.fatal_ms is None or known.survived_ms != context.idle_timeout.survived_ms:
+        return []
+    if known.survived_ms is not None and is_proven(seconds, known, context.hz):
+        survived = duration(known.survived_ms)
+        return [f"A connection survived {survived} of silence, and a probe after {setting(seconds)} comes sooner."]
+    fatal = duration(known.fatal_ms)
+    enough = why_default() if seconds == DEFAULT_KEEPALIVE_S else f"{setting(seconds)} is less than half of {fatal}."
+    unknown = f"No silence close to {fatal} is known to have been survived, so the idle timeout may be far shorter."
+    return [f"{unknown} {enough}"]
+
+
+def _is_too_long(context: AdviceContext, seconds: int) -> bool:
+    """Whether a keepalive setting, time or interval, is longer than what is known of the path allows."""
+    known = narrowed(context.idle_timeout, context.idle_ms)
+    return not (is_proven(seconds, known, context.hz) or is_cautious(seconds, known, context.hz))
+
+
+def _period_s(event: Event) -> int | None:
+    """The longest silence between probes that are answered, seconds, but for the timer's lateness.
+
+    After a probe the timer is armed for the interval, answered or not, and only then for the rest of the idle time
+    (tcp_keepalive_timer(), net/ipv4/tcp_timer.c): where the interval is longer, it is what counts.
+    """
+    if event.keepalive_idle_s is None:
+        return None
+    interval_s = 0 if event.keepalive_interval_s is None else event.keepalive_interval_s
+    return max(event.keepalive_idle_s, interval_s)
+
+
+def _is_late(context: AdviceContext) -> bool:
+    """Whether a probe may come later than the silence that was fatal."""
+    period_s = _period_s(context.event)
+    if period_s is None or context.idle_ms is None:
+        return True
+    return (period_s + lateness(period_s, context.hz)) * 1000 > context.idle_ms
+
+
+def _by(context: AdviceContext, seconds: int) -> str:
+    """How this socket gets a probe after that time, where it does not yet."""
+    event = context.event
+    if event.keepalive_idle_own:
+        # TCP_KEEPIDLE wins over the sysctl (keepalive_time_when(), include/net/tcp.h).
+        if not _idle_is_long(context):
+            return " in the application: TCP_KEEPINTVL"
+        own = _times(event, seconds)
+        return f" in the application{f', {own}' if own else ': TCP_KEEPIDLE'}"
+    # Only what is too long: the other must not grow.
+    too_long = {"time": _idle_is_long(context), "intvl": _interval_is_long(context)}
+    settings = " ".join(f"net.ipv4.tcp_keepalive_{name}={seconds}" for name in too_long if too_long[name])
+    return f"{where(event)}sysctl -w {settings}"
+
+
+def _idle_is_long(context: AdviceContext) -> bool:
+    idle_s = context.event.keepalive_idle_s
+    return idle_s is None or _is_too_long(context, idle_s)
+
+
+def _interval_is_long(context: AdviceContext) -> bool:
+    interval_s = context.event.keepalive_interval_s
+    return _is_too_long(context, INTERVAL_S if interval_s is None else interval_s)
+
+
+def _takes_effect(context: AdviceContext, seconds: int) -> list[str]:
+    """From when on. An armed timer keeps its expiry; data does not touch it (tcp_keepalive_timer())."""
+    event = context.event
+    if event.keepalive_idle_own:
+        too_long = _interval_is_long(context)
+        return [
+            "This socket has a TCP_KEEPIDLE of its own, which no sysctl changes.",
+            *(["Its TCP_KEEPINTVL has to be as short: after a probe it decides when the next comes."] * too_long),
+        ]
+    period_s = _period_s(event)
+    until = f" (in up to {setting(period_s)})" if period_s is not None else ""
+    own = _times(event, seconds) if _idle_is_long(context) else ""
+    _, is_local = programs(event)
+    scope = "" if is_local else "for this client alone, "
+    return [
+        f"New connections use it at once, existing ones when their current timer expires{until}. "
+        "Reconnect them to use it now.",
+        "To make it permanent, set it in /etc/sysctl.d, or among the container's sysctls.",
+        *([f"Or {scope}{own}"] if own else []),
+    ]
+
+
+def raise_firewall_timeout(context: AdviceContext) -> list[str]:
+    """The alternative at the firewall: longer than the first probe may take."""
+    period_s = _period_s(context.event)
+    if not context.event.keepalive or period_s is None or not _is_late(context):
+        return []
+    late_s = lateness(period_s, context.hz)
+    enough_s = math.ceil(period_s + late_s)
+    enough_s = enough_s if enough_s < 120 else math.ceil(enough_s / 60) * 60
+    return [
+        f"Or raise the firewall's idle timeout to {setting(enough_s)} or more. "
+        f"The probe due after {setting(period_s)} may be {duration(late_s * 1000)} late."
+    ]
+
+
+def _names(candidates: Sequence[Client]) -> str:
+    return one_of(each.name for each in candidates)
+
+
+def _times(event: Event, seconds: int) -> str:
+    """The candidates' settings for the time of the first probe."""
+    return setting_in_words(event, lambda client: filled(client.probes or "", seconds) if client.sets_times else None)
