@@ -89,3 +89,12 @@ def test_no_file_imports_a_test_module(file: Path) -> None:
 @pytest.mark.parametrize("file", [file for file in FILES if file.name == "__init__.py"], ids=relative)
 def test_each_package_has_a_docstring(file: Path) -> None:
     assert ast.get_docstring(ast.parse(file.read_text())), f"tracer/{relative(file)}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=relative)
+def test_no_code_is_made_from_text_and_no_object_changes_its_class(file: Path) -> None:
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in ("eval", "exec"), f"tracer/{relative(file)}:{node.lineno}"
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            assert node.attr != "__class__", f"tracer/{relative(file)}:{node.lineno}"

@@ -9,7 +9,7 @@ from benchmarks.results import Result
 
 
 def draw(results: Iterable[Result], picture: Path) -> None:
-    """A PNG of rows whose lines are named by a number: one field for each heading, both axes logarithmic."""
+    """A PNG of rows with a number in the name of each line: one field for each heading, both axes logarithmic."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _MODULES = Path("/lib/modules")
-# $1: the kernel whose headers are wanted, $2: where there are some, or nothing.
+# $1: the release of the kernel, $2: a directory with headers, or nothing.
 _LEND = """
 set -e
 mountpoint -q /sys/kernel/tracing || mount -t tracefs none /sys/kernel/tracing

@@ -30,7 +30,7 @@ VOID = "10.66.9.2"
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """run: go on for so many seconds, returning operations per second. traced: what strace is attached to."""
+    """run: works for the given seconds, and returns operations per second. traced: what strace is attached to."""
 
     what: str
     target: Target

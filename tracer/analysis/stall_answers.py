@@ -190,7 +190,7 @@ def _died_after_all(stalls: StallLifecycle, event: Event) -> StallState | None:
 def _died_unseen(stalls: StallLifecycle, event: Event) -> StallState | None:
     """A stall without any sign before the kernel gave up: events were lost, or there were none.
 
-    Before Linux 6.17 a retransmission that this host itself drops is no event.
+    Before Linux 6.17 a retransmission that this host itself drops does not cause an event.
     """
     now = at_timeout(event, stalls.hz)
     stall = stalls.begin(event, now) if now is not None else None

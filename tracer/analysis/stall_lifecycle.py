@@ -93,7 +93,7 @@ class StallLifecycle:
             return [self._event(stall, "update", event.ktime_ns)]
         if stall.reported_verdict is None:
             return [self._event(stall, "begin", event.ktime_ns)]
-        # Where packets are lost and acknowledged in turns, another give-up time is no news.
+        # Where packets are lost and acknowledged in turns, another give-up time is not worth a line.
         news = stall.verdict is not stall.reported_verdict or (
             stall.verdict.is_decided and is_news(stall.give_up, stall.reported_give_up)
         )

@@ -17,7 +17,7 @@ def is_fatal(verdict: Verdict | None, outcome: Outcome | None, idle_ms: int | No
     """Whether the silence before a stall (idle_ms) counts as fatal, from the stall's end.
 
     A connection that was still open, or that its application closed, counts from CHANCE unanswered segments on. A
-    presumed outcome is no evidence.
+    presumed outcome is not evidence.
     """
     if idle_ms is None or verdict is None or outcome is None or not verdict.blames_idleness:
         return False

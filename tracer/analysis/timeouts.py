@@ -20,11 +20,11 @@ MAX_MS = 10 * 365 * 86_400_000
 def gives_up(event: Event, hz: int) -> GiveUp | None:
     """When the kernel gives up if nothing is received after the event; None where that cannot be known.
 
-    event: a `retransmit`, `keepalive`, `window-probe` or `unsent`, a `found` of one of these kinds, of which the next
-    expiry is known, or a `waiting`, which only keepalive can end. hz: jiffies per second of the event's kernel.
+    event: a `retransmit`, `keepalive`, `window-probe` or `unsent`; a `found` of one of these kinds; or a `waiting`,
+    which only keepalive can end. hz: jiffies per second of the event's kernel.
 
-    None where that is MAX_MS away; for `fast`, which follows an ACK and counts towards no limit yet; for a SYN/ACK,
-    the limit of which is not in the event; for a closed window if its latest probe was answered.
+    None also where that is MAX_MS away; for `fast`, which follows an ACK and does not count towards a limit yet; for
+    a SYN/ACK, because the event does not have its limit; for a closed window if its latest probe was answered.
     """
     timer_name = timer_of(event)
     if event.event == "waiting":

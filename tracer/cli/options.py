@@ -36,7 +36,7 @@ _FILTERS = (
     click.option("-e", "--event", "events", multiple=True, metavar="EVENT[,…]", type=types.EVENT_KINDS,
                  help=f"Only these events: {', '.join(EVENTS)}."),
     click.option("--min-idle", metavar="DURATION", type=types.DURATION,
-                 help="Only events of connections whose peer has been silent for DURATION (90s, 10m, 1h30m)."),
+                 help="Only events of connections with a peer silent for at least DURATION (90s, 10m, 1h30m)."),
 )  # fmt: skip
 
 FILTER_NAMES = (

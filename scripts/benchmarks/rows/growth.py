@@ -11,7 +11,7 @@ from benchmarks.workloads import load, loopback
 
 
 def connections(scale: Scale) -> Result:
-    """That are there, and of which tcpwatch must know the owner."""
+    """Open connections. tcpwatch has to know the owner of each."""
     with watchers() as started:
         counted = scale.of((10, 100, 1_000, 10_000, 50_000), (10, 500, 5_000))
         lines = [_with(count, started, scale) for count in counted]

@@ -100,9 +100,9 @@ def _row(name: str, title: str, workload: Workloads, scale: Scale) -> Result:
 
 @dataclass(frozen=True, slots=True)
 class _Hooks:
-    """Of one operation: what a watcher's BPF programs take of it, by the kernel's count.
+    """The time that a watcher's BPF programs take per operation, as the kernel measures it.
 
-    others_us: without the hook of received segments, which counts so many segments.
+    others_us: without the hook on received segments. segments: calls of that hook per operation.
     """
 
     all_us: float
