@@ -107,7 +107,7 @@ def test_netns_by_inode_and_path() -> None:
         ("no-such-netns", "there is no network namespace 'no-such-netns'"),
         ("/nowhere", "there is no network namespace '/nowhere'"),
         ("a\0b/", "cannot open the network namespace"),
-        ("", "'' is not a namespace"),
+        ("", "invalid network namespace ''"),
         ("0", "invalid network namespace '0'"),
         ("9999999999", "invalid network namespace '9999999999'"),
         ("4294967296", "invalid network namespace '4294967296'"),

@@ -27,6 +27,8 @@ def parse_netns(text: str) -> int:
         if len(text) <= 10 and 0 < int(text) < 1 << 32:
             return int(text)
         raise UsageError(f"invalid network namespace {shortened(text)!r} ({_FORM})", hint=_HINT)
+    if not text:
+        raise UsageError(f"invalid network namespace '' ({_FORM})", hint=_HINT)
     path = Path(text) if "/" in text else _NAMED_NETNS / text
     try:
         status = path.stat()
