@@ -13,6 +13,7 @@ from tracer.analysis.probe_timer import BASE_MS
 from tracer.analysis.readings import attempts, probes, retrying_ms
 from tracer.analysis.timer_wheel import bucket
 from tracer.model.events import Event
+from tracer.model.kinds import Kind
 
 MS = 1_000_000
 
@@ -49,9 +50,9 @@ class Outstanding:
 
 def sign_of(event: Event) -> str | None:
     """The sign of an event; None where it shows nothing outstanding."""
-    if event.event == "retransmit":
+    if event.event == Kind.RETRANSMIT:
         return event.kind if event.kind in (TLP, RTO, SYN, FIN) else None
-    if event.event == "found":
+    if event.event == Kind.FOUND:
         if event.kind != "retransmit":
             return event.kind if event.kind in _PROBES else None
         return SYN if event.state == "SYN_SENT" else RTO if event.unacked_bytes else FIN
@@ -156,7 +157,7 @@ def _since_first_probe_ms(event: Event, hz: int) -> float:
     """
     interval_ms = _probe_interval_ms(event, hz)
     since_latest_ms = 0.0
-    if event.event == "found" and event.timer_ms is not None:
+    if event.event == Kind.FOUND and event.timer_ms is not None:
         since_latest_ms = max(0.0, interval_ms - event.timer_ms)
     since_ms = (probes(event) - 1) * interval_ms + since_latest_ms
     # The peer was not silent for longer than that, whatever a recording claims.

@@ -14,8 +14,9 @@ from tracer.analysis.give_up import CONGESTED_MS, MAX_EXPIRIES, GiveUp, give_up_
 from tracer.analysis.readings import retrying_ms
 from tracer.analysis.timer_wheel import armed_expiry, bucket, max_lag, time_ns, to_jiffies
 from tracer.model.events import Event
+from tracer.model.kinds import Kind
 
-KINDS = frozenset({"window-probe", "unsent"})
+KINDS = frozenset({Kind.WINDOW_PROBE, Kind.UNSENT})
 """Events, and kinds of `found`, that are about this timer."""
 BASE_MS = 200
 """The first timeout is the RTO, and no less than this: tcp_probe0_base(), include/net/tcp.h."""
@@ -93,7 +94,7 @@ def probe_timer(event: Event, hz: int) -> ProbeTimer | None:
         return None
     if event.retries is None or event.probes_out is None:
         return None
-    is_found = event.event == "found"
+    is_found = event.event == Kind.FOUND
     backoff, sent = 0 if event.backoff is None else event.backoff, event.probes_out
     # A probe counts towards both, unless it could not be sent for lack of room, or the backoff has come to
     # tcp_retries2 (tcp_send_probe0()). Of an orphan that is not known before, and usually more than its own limit.

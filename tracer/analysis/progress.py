@@ -19,6 +19,7 @@ from tracer.analysis.outstanding import (
 )
 from tracer.analysis.stall_state import StallState
 from tracer.model.events import Event
+from tracer.model.kinds import Kind
 
 MS = 1_000_000
 SECOND = 1_000_000_000
@@ -47,7 +48,7 @@ def progressed(stall: StallState, event: Event, now: Outstanding) -> bool:
         return True
     before, attempt = stall.last_event.attempt, event.attempt
     if before is not None and attempt is not None:
-        has_begun_anew = attempt < before if event.event == "found" else attempt <= before
+        has_begun_anew = attempt < before if event.event == Kind.FOUND else attempt <= before
         if has_begun_anew:
             return True
     return sign in OF_DATA and now.since_ns > stall.since_ns + slack_ns(event)
@@ -56,7 +57,7 @@ def progressed(stall: StallState, event: Event, now: Outstanding) -> bool:
 def _is_the_one_found(stall: StallState, event: Event) -> bool:
     """Whether a walk came by between the kernel's counting of this retransmission and its event."""
     found = stall.last_event
-    is_counted = found.event == "found" and event.event == "retransmit" and event.attempt == found.attempt
+    is_counted = found.event == Kind.FOUND and event.event == Kind.RETRANSMIT and event.attempt == found.attempt
     if not is_counted or event.rto_ms is None:
         return False
     return event.ktime_ns - found.ktime_ns < event.rto_ms * MS // 2

@@ -17,6 +17,7 @@ from tracer.analysis.outcomes import WITHOUT_EVIDENCE, Outcome
 from tracer.analysis.survival import is_fatal, survived_silence_ms
 from tracer.analysis.verdicts import Subject, Verdict
 from tracer.model.events import Event
+from tracer.model.kinds import Kind
 
 MAX_REMEMBERED = 16384
 """Connections with a stall or a probe that is remembered. The oldest is forgotten first."""
@@ -55,14 +56,14 @@ class RecordedStalls:
     def feed(self, *events: Event) -> list[Event]:
         """Learn from events in the order of time. Returns them."""
         for event in events:
-            if event.event == "resume":
+            if event.event == Kind.RESUME:
                 self._resume(event)
-            elif event.event == "stall":
+            elif event.event == Kind.STALL:
                 self._stall(event)
                 event.advice = self._advice(event)
-            elif event.event == "reset" and event.direction == "refused" and event.sock is not None:
+            elif event.event == Kind.RESET and event.direction == "refused" and event.sock is not None:
                 _put(self._refused, event.sock, None)
-            elif event.event == "state" and event.new_state == "CLOSE" and event.sock is not None:
+            elif event.event == Kind.STATE and event.new_state == "CLOSE" and event.sock is not None:
                 self._probed_ns.pop(event.sock, None)
         return list(events)
 

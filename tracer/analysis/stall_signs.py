@@ -9,6 +9,7 @@ from tracer.analysis.stall_lifecycle import StallLifecycle
 from tracer.analysis.stall_state import StallState
 from tracer.analysis.timeouts import gives_up, next_expiry_ns
 from tracer.model.events import Event
+from tracer.model.kinds import Kind
 
 MS = 1_000_000
 SECOND = 1_000_000_000
@@ -142,7 +143,7 @@ def _expect_next(stalls: StallLifecycle, sock: str, stall: StallState, event: Ev
     stall.answered_ns = None
     if now.sign == WAITING:
         next_ns: int | None = event.ktime_ns + (0 if event.silent_ms is None else event.silent_ms * MS) + WALKS_NS
-    elif now.sign == WINDOW_PROBE and event.event != "found" and event.probes_out is None:
+    elif now.sign == WINDOW_PROBE and event.event != Kind.FOUND and event.probes_out is None:
         rto_ms = _UNKNOWN_RTO_MS if event.rto_ms is None else event.rto_ms
         doublings = 0 if event.attempt is None else max(0, min(event.attempt, 16))
         next_ns = event.ktime_ns + min(rto_ms << doublings, _RTO_MAX_MS) * MS

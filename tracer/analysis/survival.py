@@ -6,6 +6,7 @@ from tracer.analysis.evidence import CHANCE
 from tracer.analysis.outcomes import Outcome
 from tracer.analysis.verdicts import Verdict
 from tracer.model.events import Event
+from tracer.model.kinds import Kind
 
 MS = 1_000_000
 
@@ -31,7 +32,7 @@ def survived_silence_ms(event: Event, probed_ns: int | None = None) -> int | Non
     ignores such probes. The time for which data waited for its acknowledgement or for an open window (stuck_ms) is
     not idle. An event without stuck_ms counts only if no data waited.
     """
-    if event.event != "resume" or event.silent_ms is None or event.cause == "no-progress":
+    if event.event != Kind.RESUME or event.silent_ms is None or event.cause == "no-progress":
         return None
     if event.stuck_ms is None and (event.ca_state not in _NOT_LOST or event.backoff or event.cause == "window"):
         return None

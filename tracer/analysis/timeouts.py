@@ -12,6 +12,7 @@ from tracer.analysis.give_up import GiveUp
 from tracer.analysis.retransmission_timer import retransmission_timer
 from tracer.analysis.timer_wheel import bucket, max_lag, time_ns, timer_of
 from tracer.model.events import Event
+from tracer.model.kinds import Kind
 
 MAX_MS = 10 * 365 * 86_400_000
 """A give-up time further ahead than this is not reported: it comes from a damaged recording, or means never."""
@@ -27,7 +28,7 @@ def gives_up(event: Event, hz: int) -> GiveUp | None:
     a SYN/ACK, because the event does not have its limit; for a closed window if its latest probe was answered.
     """
     timer_name = timer_of(event)
-    if event.event == "waiting":
+    if event.event == Kind.WAITING:
         give_up = keepalive_timer.before_probing(event, hz)
     elif timer_name == "keepalive":
         give_up = keepalive_timer.while_probing(event, hz)
@@ -47,11 +48,11 @@ def next_expiry_ns(event: Event, hz: int) -> int | None:
     If nothing is seen by then, the peer has answered, or events are missing. None where it cannot be known.
     hz: jiffies per second.
     """
-    if event.event == "found":
+    if event.event == Kind.FOUND:
         return event.ktime_ns + event.timer_ms * 1_000_000 if event.timer_ms is not None else None
     if event.event in probe_timer.KINDS:
         return probe_timer.next_expiry_ns(event, hz)
-    if event.event == "keepalive":
+    if event.event == Kind.KEEPALIVE:
         if event.jiffies is None or not event.keepalive_interval_s:
             return None
         return time_ns(event, hz, bucket(event.jiffies, event.keepalive_interval_s * hz) + max_lag(hz))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from tracer.model.events import Event
+from tracer.model.kinds import Kind
 
 _LATE_MS = 4
 """How late a timer may run on a machine that is not busy."""
@@ -57,11 +58,11 @@ def to_jiffies(duration_ms: float, hz: int) -> int:
 
 def timer_of(event: Event) -> str | None:
     """The kind of event that shows the timer: the event's own, or the one that a `found` connection is between."""
-    return event.kind if event.event == "found" else event.event
+    return event.kind if event.event == Kind.FOUND else event.event
 
 
 def armed_expiry(event: Event, hz: int) -> int | None:
     """The jiffy at which the timer of a `found` connection expires; None for other events."""
-    if event.event != "found" or event.timer_ms is None or event.jiffies is None:
+    if event.event != Kind.FOUND or event.timer_ms is None or event.jiffies is None:
         return None
     return event.jiffies + round(event.timer_ms * hz / 1000)

@@ -15,6 +15,7 @@ from tracer.kernel.program.source import TRACER, absent_members, source_for
 from tracer.model.checks import Finding
 from tracer.model.errors import TcpwatchError
 from tracer.model.filters import Filter
+from tracer.model.kinds import Kind
 
 
 def check_host() -> list[Finding]:
@@ -110,7 +111,7 @@ def _hooks() -> list[Finding]:
 
 
 def _hook(program: Program, probe: probes.Probe) -> Finding:
-    needed = probe.event in ("retransmit", "state")
+    needed = probe.event in (Kind.RETRANSMIT, Kind.STATE)
     try:
         program.attach([probe])
     except TcpwatchError as error:

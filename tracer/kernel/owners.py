@@ -21,6 +21,7 @@ from tracer.kernel.processes import PROC, Process, process_named, started_ns
 from tracer.kernel.searches import Searches
 from tracer.kernel.wire import Owner
 from tracer.model.events import Event
+from tracer.model.kinds import Kind
 from tracer.model.lazy import LazyEvent, Part
 
 FRESH_NS = searches.RENEW_NS
@@ -262,7 +263,7 @@ class Owners:
                 if found is not None and now_ns - found.searched_ns <= FRESH_NS:
                     continue
                 wanted.add(inode)
-                if event.event == "state":
+                if event.event == Kind.STATE:
                     is_known = owner.pid != 0 or found is not None
                     priority = max(priority, searches.RENEWAL if is_known else searches.STATE_CHANGE)
                 else:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 from tracer.model.errors import TcpwatchError
+from tracer.model.kinds import Kind
 
 _KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe")
 _KALLSYMS = Path("/proc/kallsyms")
@@ -166,7 +167,7 @@ def _keepalive(types: HookArguments, kprobes: bool, timers: TimerFunctions) -> P
 def require(probes: Sequence[Probe]) -> None:
     """Raise TcpwatchError without retransmit or state events: tcpwatch needs both."""
     for probe in probes:
-        if probe.event in ("retransmit", "state") and probe.attachment is None:
+        if probe.event in (Kind.RETRANSMIT, Kind.STATE) and probe.attachment is None:
             raise TcpwatchError(
                 f"this kernel cannot trace {probe.event} events ({probe.note})",
                 hint="tcpwatch check",

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tracer.model.events import Event
+from tracer.model.kinds import Kind
 
 AT_ONCE_NS = 10_000_000
 """How long after it the answer is sent: microseconds, sometimes milliseconds in a virtual machine."""
@@ -41,7 +42,7 @@ def without_false(events: list[Event]) -> list[Event]:
 
 def _is_in_doubt(event: Event) -> bool:
     return (
-        event.event == "reset"
+        event.event == Kind.RESET
         and event.direction == "received"
         and event.state in _CLOSED_BY_US
         and (event.silent_ms is None or event.silent_ms <= _MAX_SILENT_MS)
@@ -52,7 +53,7 @@ def _is_answered(event: Event, later: Sequence[Event]) -> bool:
     for other in later:
         if other.ktime_ns - event.ktime_ns > AT_ONCE_NS:
             return False
-        if other.event == "reset" and other.direction == "sent" and _ends(other) == _ends(event):
+        if other.event == Kind.RESET and other.direction == "sent" and _ends(other) == _ends(event):
             return True
     return False
 

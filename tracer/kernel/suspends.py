@@ -13,6 +13,7 @@ from typing import NamedTuple
 from tracer.kernel.layout import OFFSETS, SIZE
 from tracer.kernel.program.ring import HEADER_BYTES
 from tracer.model.events import Event
+from tracer.model.kinds import Kind
 
 MIN_SUSPEND_NS = 100_000_000
 """A smaller difference is the time between reading one clock and the other."""
@@ -86,7 +87,7 @@ class Suspends:
         if not self._known:
             return
         reaching = self._reaching_back(taken, hz)
-        self.add_to(event for event in events if event.event != "state" or event.ktime_ns in reaching)
+        self.add_to(event for event in events if event.event != Kind.STATE or event.ktime_ns in reaching)
 
     def _reaching_back(self, taken: bytes, hz: int) -> set[int]:
         """The times (ktime_ns) of the records with a silence that began before the latest suspend ended."""

@@ -19,6 +19,7 @@ from tracer.lab.peers import Client, Server, embedded_client
 from tracer.model.errors import TcpwatchError
 from tracer.model.events import Batch, Event, error_name
 from tracer.model.filters import Filter
+from tracer.model.kinds import Kind
 from tracer.output.format import clock, duration, plural
 from tracer.output.messages import say
 from tracer.output.sink import Sink
@@ -64,13 +65,13 @@ class _Kept:
     def write(self, events: Sequence[Event]) -> None:
         """Take events."""
         for event in events:
-            if event.event == "error":
+            if event.event == Kind.ERROR:
                 self.ended = event
-            elif event.event == "keepalive":
+            elif event.event == Kind.KEEPALIVE:
                 self.probes += 1
-            elif event.event == "stall" and event.phase == "end":
+            elif event.event == Kind.STALL and event.phase == "end":
                 self.stall = event
-            elif event.event == "stall" and event.gives_up_in_ms is not None and event.gives_up_window_ms is None:
+            elif event.event == Kind.STALL and event.gives_up_in_ms is not None and event.gives_up_window_ms is None:
                 self.predicted = self.predicted or event
 
     def flush(self, until_ns: int) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from tracer.model.events import Event
+from tracer.model.kinds import Kind
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -67,7 +68,7 @@ class Filter:
 
         Live, the kernel applies this part.
         """
-        if not self._chooses_connections or event.event == "lost":
+        if not self._chooses_connections or event.event == Kind.LOST:
             return True
         if self.ports and event.lport not in self.ports and event.rport not in self.ports:
             return False
@@ -88,7 +89,7 @@ class Filter:
 
     def chooses(self, event: Event) -> bool:
         """Whether the event is wanted, given that its connection is."""
-        return event.event == "lost" or (self._wants_owner(event) and self._wants_kind(event))
+        return event.event == Kind.LOST or (self._wants_owner(event) and self._wants_kind(event))
 
     def _is_listed(self, address: str | None) -> bool:
         if address is None:
@@ -115,7 +116,7 @@ class Filter:
         if self.min_idle_ms is None:
             return True
         # For a stall, the silence before it counts, because silent_ms grows during the stall.
-        is_idle_known = event.event == "stall" and event.verdict != "unanswered"
+        is_idle_known = event.event == Kind.STALL and event.verdict != "unanswered"
         silent_ms = event.idle_ms if is_idle_known else event.silent_ms
         return silent_ms is not None and silent_ms >= self.min_idle_ms
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tracer.analysis.idle_timeouts import Service, service_of
 from tracer.model.events import Event
+from tracer.model.kinds import Kind
 from tracer.output.format import endpoint
 
 MAX_LINES = 6
@@ -23,7 +24,7 @@ class Folding:
 
     def has_room(self, event: Event, what: str) -> bool:
         """Count the event. Returns whether to print its line."""
-        if event.event == "lost":
+        if event.event == Kind.LOST:
             return True
         self._offset_ns = event.time_ns - event.ktime_ns
         key: tuple[Service | None, str] = (service_of(event), what)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import click
 
 from tracer.model.events import RECORDING, SUSPEND, Event
+from tracer.model.kinds import Kind
 from tracer.output.background_writer import OUTPUT, Stream
 from tracer.output.folding import Folding
 from tracer.output.format import duration, endpoint, in_plain, local_time, owner, plural, safe, size
@@ -66,7 +67,7 @@ class TextSink:
             self._write_event(event)
 
     def _write_event(self, event: Event) -> None:
-        if event.event == "counters":
+        if event.event == Kind.COUNTERS:
             return
         date, time_of_day = local_time(event.time_ns, self._utc_offset_s)
         local, remote = endpoint(event.laddr, event.lport), endpoint(event.raddr, event.rport)
@@ -80,11 +81,11 @@ class TextSink:
                 self._put(line, "lost")
             if not self._folding.has_room(event, what):
                 return
-        if event.event == "lost":
+        if event.event == Kind.LOST:
             self._put(f"{time_of_day} {_lost(event)}", "lost")
             return
         self._widen(local, remote)
-        below = self._stalls.lines(event, self._utc_offset_s) if event.event == "stall" else []
+        below = self._stalls.lines(event, self._utc_offset_s) if event.event == Kind.STALL else []
         self._put(
             f"{time_of_day} {local:<{self._local_width}} {remote:<{self._remote_width}} "
             f"{self._middle(event, what, explained=bool(below))} {owner(event)}{_detail(event)}".rstrip(),
@@ -125,9 +126,9 @@ class TextSink:
         )
 
     def _middle(self, event: Event, what: str, *, explained: bool) -> str:
-        if event.event == "state":
+        if event.event == Kind.STATE:
             return f"{what:<{_STATE_WIDTH}}"
-        if event.event == "stall":
+        if event.event == Kind.STALL:
             width = _STATE_WIDTH - _SILENT_WIDTH - 1
             if explained and len(what) > width:
                 # The sentences below have the times.
@@ -163,27 +164,27 @@ def _lasted(event: Event) -> str:
 
 
 def _what(event: Event) -> str:
-    if event.event == "found":
+    if event.event == Kind.FOUND:
         return _found(event)
-    if event.event == "retransmit":
+    if event.event == Kind.RETRANSMIT:
         kind = safe(event.kind or "retransmit")
         # attempt counts expiries of the timer, which a fast retransmission does not wait for.
         return kind if kind == "fast" or not event.attempt else f"{kind} {event.attempt}"
-    if event.event == "keepalive":
+    if event.event == Kind.KEEPALIVE:
         return f"keepalive {event.attempt}"
-    if event.event == "window-probe":
+    if event.event == Kind.WINDOW_PROBE:
         return f"window? {event.attempt}"
-    if event.event == "unsent":
+    if event.event == Kind.UNSENT:
         return f"unsent {event.attempt}"
-    if event.event == "resume":
+    if event.event == Kind.RESUME:
         return "resumed"
-    if event.event == "state":
+    if event.event == Kind.STATE:
         return f"{safe(event.old_state or '?')} → {safe(event.new_state or '?')}"
-    if event.event == "reset":
+    if event.event == Kind.RESET:
         return f"RST {safe(event.direction or '')}".rstrip()
-    if event.event == "error":
+    if event.event == Kind.ERROR:
         return safe(event.error or "error")
-    if event.event == "stall":
+    if event.event == Kind.STALL:
         more = "goes on" if event.phase == "update" else event.outcome if event.phase == "end" else None
         return " ".join(["STALL", *(safe(word) for word in (event.verdict, more) if word)])
     return safe(event.event)
@@ -201,15 +202,15 @@ def _found(event: Event) -> str:
 
 
 def _detail(event: Event) -> str:
-    if event.mptcp and event.event in ("stall", "error"):
+    if event.mptcp and event.event in (Kind.STALL, Kind.ERROR):
         return " (MPTCP subflow)"
-    if event.send_error is not None and event.event != "stall":
+    if event.send_error is not None and event.event != Kind.STALL:
         return f" (not sent: {safe(event.send_error)})"
-    if event.event == "found":
+    if event.event == Kind.FOUND:
         return " (probably dead as well)" if event.kind == "idle" else " (found)"
-    if event.event == "waiting" and event.asked_ms is not None:
+    if event.event == Kind.WAITING and event.asked_ms is not None:
         return f" (asked {duration(event.asked_ms)} ago)"
-    if event.event == "resume" and event.cause != "data":
+    if event.event == Kind.RESUME and event.cause != "data":
         return f" ({safe(event.cause or '')})"
     if event.reason not in (None, "NOT_SPECIFIED"):
         return f" ({safe(event.reason or '')})"

@@ -15,6 +15,7 @@ from tracer.analysis.outcomes import WITHOUT_EVIDENCE, Outcome
 from tracer.model.counts import Tally, counts_of
 from tracer.model.events import Batch, Event
 from tracer.model.filters import Filter
+from tracer.model.kinds import Kind
 from tracer.output.sink import Sink
 
 MAX_KNOWN = 32768
@@ -26,7 +27,7 @@ MAX_FINISHED = 64
 """Connections that are finished in one step."""
 OTHER = "other"
 """Outcomes beyond MAX_OUTCOMES. Only a newer or a damaged recording has them."""
-_NOT_COUNTED = frozenset({"lost", "stall", "counters"})
+_NOT_COUNTED = frozenset({Kind.LOST, Kind.STALL, Kind.COUNTERS})
 """Kinds of event that tcpwatch itself makes."""
 
 

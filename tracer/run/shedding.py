@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tracer.model.events import Event
+from tracer.model.kinds import Kind
 from tracer.output.background_writer import OUTPUT, BackgroundWriter
 from tracer.output.sink import Sink
 from tracer.recordings.header import Header
 
 REPORT_EVERY_NS = 1_000_000_000
 """Time between two reports of drops, by the events' own clock."""
-_NEVER_SHED = frozenset({"stall", "lost"})
+_NEVER_SHED = frozenset({Kind.STALL, Kind.LOST})
 
 
 class Shedding:
