@@ -43,7 +43,7 @@ from tracer.recordings.series import Series
 from tracer.recordings.writer import RecordingWriter
 
 SECONDS = 10.0
-ONE_WRITE = 1 << 13
+ONE_WRITE = 1 << 14
 """Bytes that a file may grow by at once here."""
 PLENTY = 1 << 40
 DAY = 86400.0
