@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import io
 import re
-import subprocess
 import tokenize
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,17 +38,12 @@ COMMENT_IN_SHELL = re.compile(r"(?:^|\s)#[^\n]*")
 
 def written() -> Iterator[Path]:
     """The files that people read, tests aside: those name what a tool of the field would print."""
-    listed = subprocess.run(
-        ["git", "ls-files", "*.md", "docs", "tracer", "bpf", "scripts"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    for name in listed.stdout.splitlines():
-        path = ROOT / name
-        if path.suffix not in (".png", ".tw") and path.name != "LICENSE" and path.is_file():
-            yield path
+    yield from sorted(ROOT.glob("*.md"))
+    for room in ("docs", "tracer", "bpf", "scripts"):
+        for path in sorted((ROOT / room).rglob("*")):
+            is_text = path.suffix not in (".png", ".pyc") and path.name != "LICENSE"
+            if path.is_file() and is_text and "__pycache__" not in path.parts:
+                yield path
 
 
 def prose_of(path: Path) -> str:
