@@ -74,11 +74,18 @@ def memory_of(pid: int) -> Memory:
     return Memory(1024 * (kib["Private_Clean"] + kib["Private_Dirty"]), 1024 * kib["Rss"])
 
 
+def _task_cpu_ns(task: Path) -> int:
+    try:
+        return int((task / "schedstat").read_text(encoding="ascii").split()[0])
+    except (FileNotFoundError, ProcessLookupError):  # a thread that has ended
+        return 0
+
+
 def cpu_s(pid: int) -> float:
     """Processor time in seconds of a process that runs: its threads that do, and its children that ended."""
     # Nanoseconds; /proc/PID/stat has hundredths of a second, but also cutime and cstime.
     tasks = Path(f"/proc/{pid}/task").iterdir()
-    own = sum(int((task / "schedstat").read_text(encoding="ascii").split()[0]) for task in tasks) / 1e9
+    own = sum(map(_task_cpu_ns, tasks)) / 1e9
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     return own + (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
 
