@@ -1,0 +1,122 @@
+"""Incidents: stalls of one owner and service with one verdict that begin within seconds of each other.
+
+A pool of 200 connections that a firewall forgot is one incident, not 200. Live output gives it one account, a report
+one row. Pure bookkeeping over stall events: times come from the events.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from tracer.analysis.idle_timeouts import Service, service_of
+from tracer.model.events import Event
+from tracer.model.times import InvalidTime, parse_time
+
+GAP_NS = 10_000_000_000
+"""A stall that begins later than this after the last one of an incident begins another incident."""
+MAX_INCIDENTS = 4096
+"""Incidents that a stall may still join. The one that grew longest ago is closed first."""
+MAX_PIDS = 64
+"""Processes of one incident that are listed."""
+
+
+class IncidentKey(NamedTuple):
+    """What the stalls of one incident have in common."""
+
+    host: str
+    owner: str | None
+    """The process's name (comm); None where it is not known."""
+    service: Service | None
+    verdict: str
+
+
+def key_of(stall: Event, host: str = "") -> IncidentKey:
+    """The key of the incident that a stall belongs to. host: where it happened, if there are several."""
+    return IncidentKey(host, stall.comm or stall.exe, service_of(stall), stall.verdict or "?")
+
+
+def began_ns(stall: Event) -> int:
+    """When what is unanswered was first sent, wall clock; in an old recording, when the stall was first noticed."""
+    if stall.since is not None:
+        with suppress(InvalidTime):
+            return parse_time(stall.since)
+    return stall.time_ns if stall.duration_ms is None else stall.time_ns - stall.duration_ms * 1_000_000
+
+
+@dataclass(slots=True)
+class Range:
+    """The least and the greatest of some numbers; None without any."""
+
+    least: int | None = None
+    greatest: int | None = None
+
+    def add(self, number: int | None) -> None:
+        """Include a number. None is ignored."""
+        if number is not None:
+            self.least = number if self.least is None else min(self.least, number)
+            self.greatest = number if self.greatest is None else max(self.greatest, number)
+
+
+@dataclass(slots=True)
+class Incident:
+    """What is known about the stalls of one incident.
+
+    example: one of its stalls, the first. count: its stalls. pids: of their owners, at most MAX_PIDS. Times of day in
+    wall-clock nanoseconds, durations in milliseconds.
+    """
+
+    key: IncidentKey
+    example: Event
+    count: int = 0
+    pids: dict[int, None] = field(default_factory=dict)
+    began_ns: Range = field(default_factory=Range)
+    idle_ms: Range = field(default_factory=Range)
+    lasted_ms: Range = field(default_factory=Range)
+    gives_up_ns: Range = field(default_factory=Range)
+    stuck_bytes: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+
+    def add(self, stall: Event) -> None:
+        """Count a stall."""
+        self.count += 1
+        if stall.pid is not None and len(self.pids) < MAX_PIDS:
+            self.pids[stall.pid] = None
+        self.began_ns.add(began_ns(stall))
+        self.idle_ms.add(stall.idle_ms)
+        self.lasted_ms.add(stall.duration_ms)
+        if stall.gives_up_in_ms is not None:
+            earliest_ns = stall.time_ns + stall.gives_up_in_ms * 1_000_000
+            window_ms = 0 if stall.gives_up_window_ms is None else stall.gives_up_window_ms
+            self.gives_up_ns.add(earliest_ns)
+            self.gives_up_ns.add(earliest_ns + window_ms * 1_000_000)
+        self.stuck_bytes += 0 if stall.unacked_bytes is None else stall.unacked_bytes
+        if stall.outcome is not None:
+            self.outcomes[stall.outcome] += 1
+
+
+class Incidents:
+    """Sorts stalls into incidents, in bounded memory."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[IncidentKey, Incident] = OrderedDict()
+
+    def put(self, stall: Event, host: str = "") -> Incident:
+        """Count a stall in the incident that it belongs to, which may be a new one."""
+        key = key_of(stall, host)
+        incident = self._open.get(key)
+        if incident is None or not _is_near(incident.began_ns, began_ns(stall)):
+            incident = self._open[key] = Incident(key, stall)
+        self._open.move_to_end(key)
+        incident.add(stall)
+        if len(self._open) > MAX_INCIDENTS:
+            self._open.popitem(last=False)
+        return incident
+
+
+def _is_near(began: Range, at_ns: int) -> bool:
+    if began.least is None or began.greatest is None:
+        return True
+    return began.least - GAP_NS <= at_ns <= began.greatest + GAP_NS
