@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tracer.cli.options import filter_options, format_options, make_filter
+from tracer.cli.options import all_option, filter_options, format_options, make_filter, verbose_option
 from tracer.cli.screen import page
 from tracer.model.errors import TcpwatchError, UsageError
 from tracer.model.filters import Filter
@@ -29,8 +29,10 @@ _files_argument = click.argument(
 @click.command()
 @_files_argument
 @filter_options
+@all_option
+@verbose_option
 @format_options(EVENT_FORMATS)
-def replay(files: tuple[Path, ...], output_format: str, **filters: Any) -> None:
+def replay(files: tuple[Path, ...], output_format: str, shows_all: bool, is_verbose: bool, **filters: Any) -> None:
     """Print a recording as live tracing printed it. FILE may be - for standard input.
 
     Needs neither root nor the kernel on which the recording was made. Times are in the time zone of the recorded
@@ -43,7 +45,8 @@ def replay(files: tuple[Path, ...], output_format: str, **filters: Any) -> None:
       zstdcat night.tw.zst | tcpwatch replay -
     """
     wanted = make_filter(filters)
-    _play("replay", files, wanted, EVENT_FORMATS[output_format].open(sys.stdout, page()))
+    layout = page(shows_all=shows_all or bool(wanted.events - {"stall"}), is_verbose=is_verbose)
+    _play("replay", files, wanted, EVENT_FORMATS[output_format].open(sys.stdout, layout))
 
 
 @click.command()
