@@ -90,7 +90,7 @@ class IncidentText:
         silent = f"Silent {idle}, then" if idle else "There is"
         began, lasted = local_time(since_ns, utc_offset_s)[1][:8], duration((stall.time_ns - since_ns) / 1_000_000)
         answer = "no reply" if _is_reply(stall) else "no answer"
-        return f"{len(account.open):,} connections. {silent} {answer} since {began} ({lasted})."
+        return f"{silent} {answer} since {began} ({lasted})."
 
     def _filled(self, text: str) -> list[str]:
         if not text:
