@@ -12,6 +12,7 @@ import click
 
 from tracer.cli.options import filter_options, format_options, make_filter
 from tracer.cli.screen import page
+from tracer.cli.time_option import Moment, make_window, window_options
 from tracer.model.errors import TcpwatchError, UsageError
 from tracer.model.filters import Filter
 from tracer.output.formats import EVENT_FORMATS, REPORT_FORMATS
@@ -28,9 +29,12 @@ _files_argument = click.argument(
 
 @click.command()
 @_files_argument
+@window_options
 @filter_options
 @format_options(EVENT_FORMATS)
-def replay(files: tuple[Path, ...], output_format: str, **filters: Any) -> None:
+def replay(
+    files: tuple[Path, ...], output_format: str, since: Moment | None, until: Moment | None, **filters: Any
+) -> None:
     """Print a recording as live tracing printed it. FILE may be - for standard input.
 
     Needs neither root nor the kernel on which the recording was made. Times are in the time zone of the recorded
@@ -40,17 +44,30 @@ def replay(files: tuple[Path, ...], output_format: str, **filters: Any) -> None:
     Examples:
       tcpwatch replay night.tw.gz --rport 3306
       tcpwatch replay night.tw.gz -e stall --json
+      tcpwatch replay night.tw.gz --since 03:10 --until 03:25
       zstdcat night.tw.zst | tcpwatch replay -
     """
     wanted = make_filter(filters)
-    _play("replay", files, wanted, EVENT_FORMATS[output_format].open(sys.stdout, page()))
+    window = make_window(since, until, files, command="replay")
+    _play("replay", files, wanted, EVENT_FORMATS[output_format].open(sys.stdout, page()), window=window)
 
 
 @click.command()
 @_files_argument
+@click.option(
+    "--evidence", is_flag=True, help="Add, for the network team, what each stalled connection sent and when."
+)
+@window_options
 @filter_options
 @format_options(REPORT_FORMATS)
-def report(files: tuple[Path, ...], output_format: str, **filters: Any) -> None:
+def report(
+    files: tuple[Path, ...],
+    output_format: str,
+    evidence: bool,
+    since: Moment | None,
+    until: Moment | None,
+    **filters: Any,
+) -> None:
     """Report which connections stalled, why, and what to change. FILE may be - for standard input.
 
     The report lists the stalls, the longest last. For each service it compares the longest idle period that a
@@ -67,6 +84,11 @@ def report(files: tuple[Path, ...], output_format: str, **filters: Any) -> None:
     from tracer.run.pipeline import Totals
 
     wanted = make_filter(filters)
+    if evidence and output_format == "json":
+        raise UsageError(
+            "--evidence and --json are mutually exclusive", hint="tcpwatch replay FILE --json has every event"
+        )
+    window = make_window(since, until, files, command="report")
     idle_timeouts, totals = IdleTimeouts(), Totals()
     sink = REPORT_FORMATS[output_format](
         sys.stdout,
@@ -75,12 +97,24 @@ def report(files: tuple[Path, ...], output_format: str, **filters: Any) -> None:
         here=platform.node(),
         unfollowed=lambda: totals.unfollowed,
         is_filtered=not wanted.keeps_counts,
+        has_evidence=evidence,
+        window=window,
     )
 
     def noted(missing: Missing) -> None:
         sink.missing(missing.file, missing.reason, missing.until_ns, is_failure=missing.is_failure)
 
-    _play("report", files, wanted, sink, noted=noted, idle_timeouts=idle_timeouts, totals=totals, ends_only=True)
+    _play(
+        "report",
+        files,
+        wanted,
+        sink,
+        noted=noted,
+        idle_timeouts=idle_timeouts,
+        totals=totals,
+        ends_only=True,
+        window=window,
+    )
 
 
 def _play(
