@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from tracer.analysis.idle_timeouts import Service
+from tracer.analysis.incidents import Incident
 from tracer.model.events import Event
 from tracer.output.format import duration, endpoint, plural, process
 from tracer.output.idle_timeouts import range_in_words
@@ -18,9 +19,12 @@ MAX_SHOWN_SERVICES = 20
 MAX_SHOWN_SUSPECTS = 8
 
 
-def services_section(data: ReportData, unfollowed: int) -> Section:
-    """A table, then each service. unfollowed: stalls that could not be followed."""
-    services = data.by_weight()
+def services_section(data: ReportData, incidents: Iterable[Incident], unfollowed: int) -> Section:
+    """A table, then each service, those of the first incidents first. unfollowed: stalls that were not followed."""
+    places: dict[Service | None, int] = {}
+    for number, incident in enumerate(incidents):
+        places.setdefault(incident.key.service, number)
+    services = sorted(data.by_weight(), key=lambda each: places.get(each[0], len(data.services)))
     shown = services[:MAX_SHOWN_SERVICES]
     has_hosts = len(data.hosts) > 1
     headings = ["STALLS", *(["HOSTS"] if has_hosts else []), "SURVIVED", "FATAL", "LONGEST", "SERVICE"]
