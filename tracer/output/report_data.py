@@ -7,6 +7,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
 
+from tracer.analysis.advice.commands import on_host
 from tracer.analysis.idle_timeouts import IdleTimeouts, Service, service_of
 from tracer.analysis.outcomes import WITHOUT_EVIDENCE, Outcome
 from tracer.model.counts import Tally, counts_of, counts_of_kernel
@@ -16,7 +17,6 @@ from tracer.output.crosscheck import what_was_missed
 from tracer.output.format import quoted
 from tracer.output.owners_advice import OwnersAdvice
 from tracer.output.report_rows import OTHER, Missing, ServiceStalls, StallRow, count, row_of, weight_of
-from tracer.output.stall_text import COMMANDS
 from tracer.recordings.header import Header
 
 MAX_LONGEST_STALLS = 50
@@ -199,16 +199,8 @@ class ReportData:
             self.without_advice += 1
 
     def _for_host(self, line: str, host: str) -> str:
-        """The line of advice, with the host where its command has to run unless that is this one.
-
-        Commands `ss -t…`, and those after `There`, are for the peer.
-        """
-        text, colon, command = line.rpartition(": ")
-        if host in (self.here, UNKNOWN_HOST) or not (colon and command.startswith(COMMANDS)):
-            return line
-        if command.startswith("ss -t") or text.endswith("There"):
-            return line
-        return f"{text}, on {quoted(host)}: {command}"
+        """The line of advice, with the host where its command has to run unless that is this one."""
+        return line if host in (self.here, UNKNOWN_HOST) else on_host(line, quoted(host))
 
     def _fold_services(self) -> None:
         """Count the half with the shortest stalls together."""
