@@ -99,7 +99,7 @@ def test_a_file_is_for_the_hosts_own_namespace() -> None:
     assert one(advised(own_netns=4026532000), "permanent") == f"To make it permanent: {echo}"
     assert "sysctls of the container" in one(advised(own_netns=4026531840), "permanent")
     unknown = one(advised(), "permanent")
-    assert unknown == f"To make it permanent on a host (a container has sysctls of its own): {echo}"
+    assert unknown == f"To make it permanent, unless this is a container: {echo}"
     assert one(advised(idle_ms=6500, own_netns=4026532000), "permanent").endswith(
         ": printf '%s\\n' net.ipv4.tcp_keepalive_time=2 net.ipv4.tcp_keepalive_intvl=2 "
         "| sudo tee -a /etc/sysctl.d/99-tcpwatch.conf"

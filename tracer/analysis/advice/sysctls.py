@@ -23,5 +23,5 @@ def permanent(context: AdviceContext, settings: Sequence[str]) -> list[str]:
         return ["To make it permanent, set it among the sysctls of the container, or where the namespace is made."]
     # tee without -a would take away an earlier setting.
     lines = f"echo {settings[0]}" if len(settings) == 1 else f"printf '%s\\n' {' '.join(settings)}"
-    where = "" if is_own else " on a host (a container has sysctls of its own)"
+    where = "" if is_own else ", unless this is a container"
     return [f"To make it permanent{where}: {lines} | sudo tee -a {FILE}"]
