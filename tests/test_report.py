@@ -285,7 +285,9 @@ def test_two_hosts_are_told_apart(tmp_path: Path) -> None:
     (service,) = [line.split() for line in text.splitlines() if line.endswith("  10.66.2.2:3306")]
     assert service[:2] == ["2", "2"], "two stalls on two hosts"
     sentences = " ".join(text.split())
-    assert "on web-b: nsenter -t 8506 -n ss -K" in sentences and "on web-b: nsenter -t 8506 -n sysctl" in sentences
+    assert "on web-b: sudo nsenter -t 8506 -n ss -K" in sentences
+    assert "Cure: keepalive is on, first probe after 2h, on web-b: sudo nsenter -t 8506 -n sysctl" in sentences
+    assert "Release: on web-b: sudo tcpwatch end --stuck --host 10.66.2.2 --rport 3306" in sentences
     records = [json.loads(line) for line in tcpwatch("report", *files, "--json").stdout.splitlines()]
     assert [each["host"] for each in records if each.get("event") == "stall"] == ["web-a", "web-b"]
     assert [each["hosts"] for each in records if each.get("report") == "service"] == [2]
@@ -333,8 +335,8 @@ def test_the_advice_covers_every_owner_of_a_service(tmp_path: Path) -> None:
     ]  # fmt: skip
     lines = advice_of(record(tmp_path / "x.tw", events, header(host=platform.node())))
     assert len(lines) == len(set(lines))
-    assert [line for line in lines if line.startswith("php[8507]: Keepalive is on, but") and "-t 8507 -n" in line]
-    assert [line for line in lines if line.startswith("python3[9100]: Keepalive is off") and "asyncpg" in line]
+    assert [line for line in lines if line.startswith("php[8507]: Cure: keepalive is on, ") and "-t 8507 -n" in line]
+    assert [line for line in lines if line.startswith("python3[9100]: Keepalive is off on") and "asyncpg" in line]
     assert not any("8506" in line for line in lines), "two workers of one program get one advice"
     assert [line for line in lines if "if this is PDO_PGSQL or pgsql: keepalives_idle=60" in line]
     command = next(number for number, line in enumerate(lines) if "-t 8507 -n sysctl -w" in line)
@@ -347,13 +349,13 @@ def test_orphans_are_counted_beside_the_advice_for_their_owners(tmp_path: Path) 
     events = [*owned_by(0, "php", 8506), *orphans[0], *orphans[1]]
     lines = advice_of(record(tmp_path / "x.tw", events))
     assert [line for line in lines if "process any more" in line] == ["2 connections had no process any more."]
-    assert [line for line in lines if "Keepalive is on, but" in line], "for the owner, without its name"
+    assert [line for line in lines if line.startswith("Cure: keepalive is on, ")], "for the owner, without its name"
     assert not any(line.startswith("php[") for line in lines)
     unknown = owned_by(3, None, None)
     lines = advice_of(record(tmp_path / "z.tw", [*events, *unknown]))
-    assert [line for line in lines if line.startswith("10.66.1.2:40003: Keepalive is on, but")], "not an orphan"
+    assert [line for line in lines if line.startswith("10.66.1.2:40003: Cure: keepalive is on, ")], "not an orphan"
     alone = advice_of(record(tmp_path / "y.tw", orphans[0]))
-    assert alone[0] == "No process holds this socket any more, so nobody waits for it."
+    assert "No process holds this socket any more, so nobody waits for it." in alone
 
 
 def test_many_owners_are_counted(tmp_path: Path) -> None:
@@ -377,5 +379,5 @@ def test_lines_of_two_owners_keep_their_order() -> None:
 
 def test_what_to_type_on_the_peer_names_no_host_of_ours(tmp_path: Path) -> None:
     lines = advice_of(record(tmp_path / "x.tw", owned_by(0, "dotnet", 1, keepalive=False), header(host="web-a")))
-    assert [line for line in lines if "There: sysctl -w" in line]
-    assert not any("There, on web-a" in line for line in lines)
+    assert [line for line in lines if "On the peer: sudo sysctl -w" in line]
+    assert not any("peer, on web-a" in line or "peer: on web-a" in line for line in lines)

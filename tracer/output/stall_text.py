@@ -9,6 +9,7 @@ import textwrap
 from collections import OrderedDict
 from typing import TypeVar
 
+from tracer.analysis.advice.commands import COMMANDS
 from tracer.analysis.idle_timeouts import Service, service_of
 from tracer.analysis.outcomes import Outcome
 from tracer.analysis.verdicts import Subject, Verdict
@@ -24,7 +25,6 @@ _V = TypeVar("_V")
 _SECOND_NS = 1_000_000_000
 _INDENT = "    "
 _ENDS_IT = "ss -K "
-COMMANDS = ("nsenter ", "ss ", "sysctl ", "ip ", "nft ", "tc ", "sudo ", "psql ", "mariadb ", "redis-cli ")
 
 
 class StallFormatter:
