@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tracer.cli.options import filter_options, format_options, make_filter
+from tracer.cli.options import filter_options, format_options, html_option, make_filter
 from tracer.cli.screen import page
 from tracer.model.errors import TcpwatchError, UsageError
 from tracer.model.filters import Filter
@@ -50,7 +50,8 @@ def replay(files: tuple[Path, ...], output_format: str, **filters: Any) -> None:
 @_files_argument
 @filter_options
 @format_options(REPORT_FORMATS)
-def report(files: tuple[Path, ...], output_format: str, **filters: Any) -> None:
+@html_option
+def report(files: tuple[Path, ...], output_format: str, html: Path | None, **filters: Any) -> None:
     """Report which connections stalled, why, and what to change. FILE may be - for standard input.
 
     The report lists the stalls, the longest last. For each service it compares the longest idle period that a
@@ -62,11 +63,15 @@ def report(files: tuple[Path, ...], output_format: str, **filters: Any) -> None:
     Examples:
       tcpwatch report night.tw.gz
       tcpwatch report /var/log/tcpwatch/*.tw.zst --rport 3306
+      tcpwatch report night.tw.gz --html night.html
     """
     from tracer.analysis.idle_timeouts import IdleTimeouts
     from tracer.run.pipeline import Totals
 
     wanted = make_filter(filters)
+    if html is not None:
+        _report_as_page(files, wanted, html, output_format)
+        return
     idle_timeouts, totals = IdleTimeouts(), Totals()
     sink = REPORT_FORMATS[output_format](
         sys.stdout,
@@ -81,6 +86,37 @@ def report(files: tuple[Path, ...], output_format: str, **filters: Any) -> None:
         sink.missing(missing.file, missing.reason, missing.until_ns, is_failure=missing.is_failure)
 
     _play("report", files, wanted, sink, noted=noted, idle_timeouts=idle_timeouts, totals=totals, ends_only=True)
+
+
+def _report_as_page(files: tuple[Path, ...], wanted: Filter, path: Path, output_format: str) -> None:
+    """Write the report as an HTML page, and its name to stderr."""
+    from tracer.analysis.silence_marks import SilenceMarks
+    from tracer.output.html.file import STANDARD_OUTPUT, require_writable, write_page
+    from tracer.output.html.report import HtmlReport
+    from tracer.run.pipeline import Totals
+
+    if output_format != "text":
+        raise UsageError(f"--html and --format {output_format} are mutually exclusive", hint="run report twice")
+    require_writable(path, files)
+
+    def finished(page: str) -> None:
+        write_page(path, page)
+        if path != STANDARD_OUTPUT:
+            say(f"wrote {path} ({max(1, len(page.encode()) // 1000):,} KB)")
+
+    marks, totals = SilenceMarks(), Totals()
+    sink = HtmlReport(
+        finished,
+        marks,
+        here=platform.node(),
+        unfollowed=lambda: totals.unfollowed,
+        is_filtered=not wanted.keeps_counts,
+    )
+
+    def noted(missing: Missing) -> None:
+        sink.missing(missing.file, missing.reason, missing.until_ns, is_failure=missing.is_failure)
+
+    _play("report", files, wanted, sink, noted=noted, idle_timeouts=marks, totals=totals)
 
 
 def _play(
