@@ -77,11 +77,15 @@ class Bar:
     prediction: Prediction | None = None
 
     @property
-    def weight(self) -> tuple[bool, int]:
-        """Harmful outcomes before harmless ones, long stalls before short ones."""
+    def is_harmless(self) -> bool:
+        """Whether the connection goes on, as far as is known."""
         outcome = Outcome.of(self.outcome)
-        is_harmful = outcome is None or not outcome.is_harmless
-        return is_harmful, -1 if self.lasted_ms is None else self.lasted_ms
+        return outcome is not None and outcome.is_harmless
+
+    @property
+    def weight(self) -> tuple[bool, int]:
+        """Harmful stalls before harmless ones, long ones before short ones."""
+        return not self.is_harmless, -1 if self.lasted_ms is None else self.lasted_ms
 
 
 @dataclass(slots=True)

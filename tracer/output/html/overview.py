@@ -12,11 +12,14 @@ from tracer.output.html.timeline import ending_of, where
 from tracer.output.report_timeline import IncidentRow
 
 MAX_LANES = 12
+MAX_MARKS = 40
+"""Incidents of one lane: the weightiest."""
 LABELS = 4
 
 
-def overview(contents: Contents, rows: Sequence[IncidentRow]) -> Iterator[str]:
+def overview(contents: Contents) -> Iterator[str]:
     """The parts of the section: its axis and its lanes. Nothing for a single incident, which its own bar shows."""
+    rows = contents.rows
     if len(rows) < 2:
         return
     scale = scale_of(contents, rows)
@@ -24,7 +27,8 @@ def overview(contents: Contents, rows: Sequence[IncidentRow]) -> Iterator[str]:
     for row in rows:
         lanes.setdefault(where(row), []).append(row)
     yield _axis(contents, scale)
-    for name in sorted(lanes, key=lambda name: -len(lanes[name]))[:MAX_LANES]:
+    heaviest = sorted(lanes, key=lambda name: max(row.bar.weight for row in lanes[name]), reverse=True)
+    for name in heaviest[:MAX_LANES]:
         yield _lane(name, lanes[name], scale)
 
 
@@ -63,7 +67,7 @@ def _lane(name: str, rows: Sequence[IncidentRow], scale: TimeScale) -> str:
     stalls = sum(row.incident.count for row in rows)
     title = f"{name}: {plural(stalls, 'stall')} in {plural(len(rows), 'incident')}"
     parts = []
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row.bar.weight)[-MAX_MARKS:]:
         began_ns = row.incident.began_ns.least
         start = scale.at(row.bar.since_ns if began_ns is None else began_ns)
         width = max(0.4, scale.at(row.bar.ended_ns) - start)

@@ -15,6 +15,8 @@ from tracer.output.report_timeline import IncidentRow, weightiest
 MAX_BYTES = 195_000
 MAX_ROWS = 60
 """Incidents with a bar and a row of the table. More are counted."""
+MAX_HARMLESS = 8
+"""Of these, incidents that ended well, if others did not."""
 _SHARES = {"summary": 0.12, "strips": 0.1, "overview": 0.08, "timeline": 0.26, "advice": 0.2, "table": 0.18}
 """Of MAX_BYTES. The rest is for the style, the heading and what is missing."""
 
@@ -45,7 +47,7 @@ _MARKS_OF_BARS = {
 
 def page_of(contents: Contents) -> str:
     """The whole page, HTML that is well-formed XML as well."""
-    rows = weightiest(contents.rows, MAX_ROWS)
+    rows = shown_rows(contents.rows)
     body = (
         _SHAPES,
         summary.header(contents),
@@ -63,6 +65,16 @@ def page_of(contents: Contents) -> str:
         f'<!DOCTYPE html>\n<html lang="en"><head>{_HEAD}<title>{text(summary.title(contents))}</title>'
         f"<style>{CSS.replace('%(labels)s', table.labels())}</style></head>\n<body>{''.join(body)}</body></html>\n"
     )
+
+
+def shown_rows(rows: list[IncidentRow]) -> list[IncidentRow]:
+    """The incidents with a bar and a row of the table, the earliest first. Of harmless ones only a few."""
+    harmful = [row for row in rows if not row.bar.is_harmless]
+    harmless = [row for row in rows if row.bar.is_harmless]
+    chosen = weightiest(harmful, MAX_ROWS)
+    chosen += weightiest(harmless, min(MAX_ROWS - len(chosen), MAX_HARMLESS if chosen else MAX_ROWS))
+    ids = {id(row) for row in chosen}
+    return [row for row in rows if id(row) in ids]
 
 
 def _section(part: str, heading: str, parts: Iterable[str], before: str = "", after: str = "", what: str = "") -> str:
@@ -100,7 +112,7 @@ def _silences(contents: Contents) -> str:
 
 
 def _incidents(contents: Contents, rows: list[IncidentRow]) -> str:
-    when = _section("overview", "When it happened", overview.overview(contents, rows))
+    when = _section("overview", "When it happened", overview.overview(contents))
     note = (
         '<p class="note">All bars begin at one line: when the data was first sent that nobody answered. An incident '
         "is all stalls of one owner and service with one verdict that begin within seconds. Its bar is the longest "

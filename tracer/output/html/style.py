@@ -26,7 +26,8 @@ dl{display:flex;flex-wrap:wrap;gap:.5rem 2rem;margin-top:1rem}
 .advice{margin-top:.75rem}
 li{margin-top:.25rem}
 code{padding:.1em .3em;border-radius:3px;background:var(--back);font:.85em/1.4 ui-monospace,monospace;
-border:1px solid var(--line);white-space:pre-wrap;-webkit-box-decoration-break:clone;box-decoration-break:clone}
+border:1px solid var(--line);white-space:pre-wrap}
+.advice code{display:block;margin:.2rem 0;padding:.3rem .5rem}
 b.fatal{color:var(--fatal)}b.survived{color:var(--survived)}
 b.ongoing{color:var(--ongoing)}b.closed{color:var(--closed)}
 .row{display:grid;grid-template-columns:minmax(0,21rem) minmax(0,1fr);gap:.25rem 1.25rem;align-items:center;
@@ -53,9 +54,10 @@ rect.open,rect.contradiction{fill:var(--range);stroke:var(--ongoing);stroke-widt
 color:var(--faint)}
 .legend li{margin:0}
 .legend svg{display:inline-block;width:16px;height:16px;vertical-align:-3px}
-table{width:100%;margin-top:.75rem;border-collapse:collapse;font-size:.85rem;line-height:1.4}
+table{width:100%;table-layout:fixed;margin-top:.75rem;border-collapse:collapse;font-size:.85rem;line-height:1.4}
 caption{text-align:left;padding-bottom:.35rem}
 th,td{padding:.35rem .75rem .35rem 0;border-top:1px solid var(--line);text-align:left;vertical-align:top}
+th:nth-child(1){width:14%}th:nth-child(2){width:22%}th:nth-child(4){width:14%}th:nth-child(5){width:19%}
 footer{margin-top:2.5rem;border-top:1px solid var(--line);padding-top:.75rem}
 @media (max-width:46rem){h1{font-size:1.5rem}.row{grid-template-columns:minmax(0,1fr)}.row.axis{position:sticky;top:0;
 background:var(--back);z-index:1}thead{display:none}table,tbody,tr,td{display:block}tr{padding:.5rem 0;

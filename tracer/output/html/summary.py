@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from tracer.analysis.outcomes import Outcome
 from tracer.analysis.verdicts import Verdict
@@ -14,6 +14,7 @@ from tracer.output.html.markup import text
 MAX_VERDICTS = 8
 """Verdicts of one service that are listed."""
 MAX_MEANINGS = 3
+MAX_HARMLESS = 8
 
 
 def title(contents: Contents) -> str:
@@ -40,12 +41,31 @@ def missing(contents: Contents) -> str:
     return f'<section class="missing"><h2>Missing from this report</h2><ul>{lines}</ul></section>'
 
 
-def diagnosis(services: Iterable[ServiceContents]) -> Iterator[str]:
-    """A part for each service: its stalls, what they are consistent with, and the range of its idle timeout."""
+def diagnosis(services: Sequence[ServiceContents]) -> Iterator[str]:
+    """A part for each service with a stall that did not end well, and one for the others."""
+    harmless = [service for service in services if _is_harmless(service)]
+    if len(harmless) == 1:
+        harmless = []
     for service in services:
-        lines = [*_meanings(service), *(text(sentence, 500) for sentence in service.sentences)]
-        items = "".join(f"<li>{line}</li>" for line in lines)
-        yield (f"<section><h3>{text(service.name)}</h3><p>{_counted(service)}</p><ul>{items}</ul></section>")
+        if service not in harmless:
+            yield _card(service)
+    if harmless:
+        names = "".join(f"<li>{text(each.name)}: {_counted(each)}</li>" for each in harmless[:MAX_HARMLESS])
+        more = len(harmless) - MAX_HARMLESS
+        others = f"<li>and {plural(more, 'other service')}</li>" if more > 0 else ""
+        yield f"<section><h3>Answered in the end</h3><ul>{names}{others}</ul></section>"
+
+
+def _card(service: ServiceContents) -> str:
+    """Its stalls, what they are consistent with, and the range of its idle timeout."""
+    lines = [*_meanings(service), *(text(sentence, 500) for sentence in service.sentences)]
+    items = "".join(f"<li>{line}</li>" for line in lines)
+    return f"<section><h3>{text(service.name)}</h3><p>{_counted(service)}</p><ul>{items}</ul></section>"
+
+
+def _is_harmless(service: ServiceContents) -> bool:
+    known = [Outcome.of(name) for name, _ in service.outcomes]
+    return not service.sentences and all(outcome is not None and outcome.is_harmless for outcome in known)
 
 
 def _counted(service: ServiceContents) -> str:

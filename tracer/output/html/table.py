@@ -8,7 +8,7 @@ from tracer.model.times import MAX_TIME_NS, format_time
 from tracer.output.format import duration, plural
 from tracer.output.html.contents import Contents
 from tracer.output.html.markup import text
-from tracer.output.html.timeline import ending_of, who
+from tracer.output.html.timeline import ending_of, is_prediction_shown, who
 from tracer.output.report_timeline import MS, Bar, IncidentRow
 
 COLUMNS = ("First unanswered (UTC)", "Connection", "Silence before", "Finding", "Retransmissions", "End (UTC)")
@@ -75,7 +75,8 @@ def _end(bar: Bar) -> str:
     error = f" ({text(bar.error, 40)})" if bar.error else ""
     lasted = "" if bar.lasted_ms is None else f", after {duration(bar.lasted_ms)}"
     predicted = ""
-    if bar.prediction is not None:
+    if is_prediction_shown(bar):
+        assert bar.prediction is not None
         until = "" if bar.prediction.is_exact else f" to {utc(bar.prediction.latest_ns)}"
         predicted = f"<br/>predicted: {utc(bar.prediction.earliest_ns)}{until}"
     return f"{utc(bar.ended_ns)}<br/>{text(bar.outcome)}{error}{lasted}{predicted}"

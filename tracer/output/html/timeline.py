@@ -120,8 +120,8 @@ def _bar(bar: Bar, scales: Scales) -> str:
 
 
 def is_prediction_shown(bar: Bar) -> bool:
-    """Whether a bar has ▼. A window says nothing about a stall that was answered before."""
-    return bar.prediction is not None and (bar.prediction.is_exact or ending_of(bar) != "survived")
+    """Whether a bar has ▼: not if the stall was answered before."""
+    return bar.prediction is not None and not bar.is_harmless
 
 
 def ending_of(bar: Bar) -> str:
@@ -131,7 +131,7 @@ def ending_of(bar: Bar) -> str:
         return "ongoing"
     if outcome.is_death:
         return "fatal"
-    return "survived" if outcome.is_harmless else "closed"
+    return "survived" if bar.is_harmless else "closed"
 
 
 def who(row: IncidentRow) -> str:
@@ -179,7 +179,7 @@ def counted(bar: Bar) -> str:
 
 def prediction_in_words(bar: Bar) -> str:
     """When the kernel was expected to give up, and whether it did; empty without an exact prediction."""
-    if bar.prediction is None or not bar.prediction.is_exact:
+    if bar.prediction is None or not bar.prediction.is_exact or not is_prediction_shown(bar):
         return ""
     after = duration(max(0.0, _after_ms(bar, bar.prediction.earliest_ns)))
     if bar.outcome != Outcome.TIMED_OUT:
