@@ -132,6 +132,7 @@ class Timeline:
     def __init__(self) -> None:
         self._tracks: OrderedDict[int, _Track] = OrderedDict()  # by the hash of host and socket
         self._ended: OrderedDict[int, _Track] = OrderedDict()  # by the hash of host and stall
+        self.incidents = 0
         self._incidents = Incidents()
         self._rows: dict[int, IncidentRow] = {}  # by the identity of the incident
 
@@ -155,6 +156,7 @@ class Timeline:
         incident = self._incidents.put(Event.of(kept), host)
         bar = _bar(host, end, self._ended.pop(hash((host, end.id)), None))
         row = self._rows.get(id(incident))
+        self.incidents += incident.count == 1
         if row is None:
             self._rows[id(incident)] = IncidentRow(incident, bar)
         elif bar.weight > row.bar.weight:

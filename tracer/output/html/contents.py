@@ -54,6 +54,7 @@ class Contents:
     missing: list[str]
     services: list[ServiceContents]
     more_services: int
+    incidents: int
     rows: list[IncidentRow]
     """The incidents that are kept, the earliest first."""
 
@@ -88,6 +89,7 @@ def contents_of(data: ReportData, timeline: Timeline, marks: SilenceMarks, unfol
         missing=[*_missing_files(data), *_missing_events(data, unfollowed)],
         services=[_service(data, marks, service) for service, _ in services[:MAX_SERVICES]],
         more_services=max(0, len(services) - MAX_SERVICES),
+        incidents=timeline.incidents,
         rows=timeline.rows(),
     )
 

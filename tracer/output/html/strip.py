@@ -12,8 +12,9 @@ from tracer.output.html.scale import LogScale, log_scale
 
 _START, _END = 13.0, 87.0
 """Percent from the left. Beyond them is room for the lengths beside the marks."""
-_MIDDLE = 17
-"""Where the marks are, pixels from the top of a strip."""
+_HEIGHT = 42
+_MIDDLE = 27
+"""Where the marks are, pixels from the top of a strip. Above them is the length of those at the ends of the range."""
 
 
 def strips(services: Iterable[ServiceContents]) -> Iterator[str]:
@@ -35,7 +36,7 @@ def scale_of(services: Iterable[ServiceContents]) -> LogScale:
 
 def _axis(scale: LogScale) -> str:
     labels = scale.labels()
-    lines = "".join(f'<line x1="{percent(x)}" x2="{percent(x)}" y2="34"/>' for x, _ in labels)
+    lines = "".join(f'<line x1="{percent(x)}" x2="{percent(x)}" y1="14" y2="{_HEIGHT - 2}"/>' for x, _ in labels)
     words = "".join(f'<text x="{percent(x)}" y="12">{label}</text>' for x, label in labels)
     return (
         f'<svg class="defs" aria-hidden="true"><g id="silences">{lines}</g></svg>'
@@ -47,7 +48,7 @@ def _axis(scale: LogScale) -> str:
 def _row(service: ServiceContents, scale: LogScale) -> str:
     return (
         f'<div class="row"><div><h3>{text(service.name)}</h3>{paragraph([counts(service)], "numbers")}</div>'
-        f'<div><svg height="34" role="img"><title>{text(title_of(service), 400)}</title>'
+        f'<div><svg height="{_HEIGHT}" role="img"><title>{text(title_of(service), 400)}</title>'
         f'<use href="#silences"/>{_range(service, scale)}{_marks(service, scale)}{_lengths(service, scale)}</svg>'
         f"{paragraph(service.sentences)}</div></div>"
     )
@@ -66,7 +67,9 @@ def _range(service: ServiceContents, scale: LogScale) -> str:
     start, end = scale.start if survived_ms is None else scale.at(survived_ms), scale.at(fatal_ms)
     kind = "contradiction" if service.range.contradicts else "range" if survived_ms is not None else "open range"
     left, right = min(start, end), max(start, end)
-    return f'<rect class="{kind}" x="{percent(left)}" y="5" width="{percent(right - left)}" height="24"/>'
+    return (
+        f'<rect class="{kind}" x="{percent(left)}" y="{_MIDDLE - 11}" width="{percent(right - left)}" height="22"/>'
+    )
 
 
 def _marks(service: ServiceContents, scale: LogScale) -> str:
@@ -80,14 +83,14 @@ def _mark(kind: str, mark: Mark, scale: LogScale) -> str:
 
 
 def _lengths(service: ServiceContents, scale: LogScale) -> str:
-    """The ends of the range in words, outside of the band."""
+    """The ends of the range in words, above the marks and to both sides of the band."""
     survived_ms, fatal_ms = service.range.survived_ms, service.range.fatal_ms
-    inner, outer = ("end", -9), ("start", 9)
+    inner, outer = ("end", -2), ("start", 2)
     if service.range.contradicts:
         inner, outer = outer, inner
     parts = [(survived_ms, *inner), (fatal_ms, *outer)]
     return "".join(
-        f'<text class="{anchor}" x="{percent(scale.at(ms))}" dx="{distance}" y="{_MIDDLE + 4}">{duration(ms)}</text>'
+        f'<text class="{anchor}" x="{percent(scale.at(ms))}" dx="{distance}" y="11">{duration(ms)}</text>'
         for ms, anchor, distance in parts
         if ms is not None
     )

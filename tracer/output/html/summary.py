@@ -27,8 +27,9 @@ def title(contents: Contents) -> str:
 
 def header(contents: Contents) -> str:
     """The heading of the page, and a list of where and when."""
+    incidents = f"{plural(contents.incidents, 'incident')}: " if contents.incidents < contents.stalls else ""
     ended = _endings(contents.services)
-    lead = f'<p class="lead">{ended}</p>' if ended else ""
+    lead = f'<p class="lead">{incidents}{ended}</p>' if ended else ""
     facts = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in _facts(contents))
     return f"<header><h1>{_stalls(contents).capitalize()}</h1>{lead}<dl>{facts}</dl></header>"
 
@@ -69,13 +70,14 @@ def _is_harmless(service: ServiceContents) -> bool:
 
 
 def _counted(service: ServiceContents) -> str:
-    """`3 stalls, the longest 13.6s: 2 idle-drop, 1 packet-loss`."""
-    longest = duration(service.longest_ms)
-    if service.stalls == 1:
-        return f"1 stall of {longest}: {text(service.verdicts[0][0], 40)}"
-    verdicts = ", ".join(f"{count:,} {text(verdict, 40)}" for verdict, count in service.verdicts[:MAX_VERDICTS])
+    """`3 stalls, the longest 13.6s: 2 idle-drop, 1 packet-loss`; `1 stall of 13.6s: idle-drop`."""
     hosts = f" on {plural(service.hosts, 'host')}" if service.hosts > 1 else ""
-    return f"{plural(service.stalls, 'stall')}{hosts}, the longest {longest}: {verdicts}"
+    longest = ""
+    if service.longest_ms:
+        longest = f"{' of' if service.stalls == 1 else ', the longest'} {duration(service.longest_ms)}"
+    counts = [(f"{count:,} ", text(verdict, 40)) for verdict, count in service.verdicts[:MAX_VERDICTS]]
+    verdicts = ", ".join(number * (len(counts) > 1) + verdict for number, verdict in counts)
+    return f"{plural(service.stalls, 'stall')}{hosts}{longest}: {verdicts}"
 
 
 def _meanings(service: ServiceContents) -> list[str]:

@@ -187,12 +187,8 @@ def prediction_in_words(bar: Bar) -> str:
         return f"▼ The kernel {would} up after {after}."
     made = duration(max(0.0, _after_ms(bar, bar.prediction.made_ns)))
     off_ms = (bar.ended_ns - bar.prediction.earliest_ns) / MS
-    off = (
-        f"{duration(abs(off_ms))} {'later' if off_ms > 0 else 'earlier'}"
-        if abs(off_ms) >= 1
-        else "to the millisecond"
-    )
-    return f"▼ Known after {made}: the kernel gives up after {after}. It did so {off}."
+    off = f"{duration(abs(off_ms))} {'later' if off_ms > 0 else 'earlier'}" if abs(off_ms) >= 1 else "just then"
+    return f"▼ After {made} tcpwatch predicted the end after {after}. It came {off}."
 
 
 def _outcomes(incident: Incident) -> str:
