@@ -91,8 +91,8 @@ class Page:
 
 
 def words(element: ElementTree.Element) -> str:
-    """The text of an element, without line breaks."""
-    return " ".join("".join(element.itertext()).split())
+    """The text of an element and of those in it, with single spaces between."""
+    return " ".join(" ".join(element.itertext()).split())
 
 
 def marks(row: ElementTree.Element, name: str) -> list[float]:

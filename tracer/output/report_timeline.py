@@ -114,8 +114,10 @@ class _Track:
     def restart(self, since_ns: int) -> None:
         """Forget what was before this, unless the stall is known to have begun then."""
         if abs(since_ns - self.since_ns) > SLACK_NS:
-            self.ticks = array("q", [tick for tick in self.ticks if tick >= since_ns - SLACK_NS])
-            self.left_out, self.since_ns, self.prediction = 0, since_ns, None
+            kept = array("q", [tick for tick in self.ticks if tick >= since_ns - SLACK_NS])
+            if len(kept) < len(self.ticks):
+                self.ticks, self.left_out = kept, 0
+            self.since_ns, self.prediction = since_ns, None
 
     def predict(self, stall: Event) -> None:
         """Keep the first exact prediction; before there is one, the first."""

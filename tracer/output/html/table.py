@@ -8,7 +8,7 @@ from tracer.model.times import MAX_TIME_NS, format_time
 from tracer.output.format import duration, plural
 from tracer.output.html.contents import Contents
 from tracer.output.html.markup import text
-from tracer.output.html.timeline import ending_of, is_prediction_shown, who
+from tracer.output.html.timeline import ending_of, is_prediction_shown
 from tracer.output.report_timeline import MS, Bar, IncidentRow
 
 COLUMNS = ("First unanswered (UTC)", "Connection", "Silence before", "Finding", "Retransmissions", "End (UTC)")
@@ -51,8 +51,9 @@ def _first(bar: Bar) -> str:
 def _connection(contents: Contents, row: IncidentRow) -> str:
     bar = row.bar
     host = f" on {text(bar.host, 40)}" if contents.has_several_hosts else ""
+    owner = text(bar.owner) if bar.owner != "-" else "owner not known"
     one_of = f"; one of {row.incident.count:,}" if row.incident.count > 1 else ""
-    return f"{text(bar.local)} → {text(bar.remote)}<br/>{text(who(row))}{host}{one_of}"
+    return f"{text(bar.local)} → {text(bar.remote)}<br/>{owner}{host}{one_of}"
 
 
 def _silence(bar: Bar) -> str:
