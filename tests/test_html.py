@@ -22,11 +22,13 @@ from tracer.analysis.silence_marks import MAX_MARKS, SilenceMarks
 from tracer.model.events import Event
 from tracer.model.times import parse_time
 from tracer.output.html import page as page_module
-from tracer.output.html.advice import line_of
+from tracer.output.html.blocks import advice_line
 from tracer.output.html.markup import fitting, text
 from tracer.output.html.page import MAX_BYTES
 from tracer.output.html.report import HtmlReport
 from tracer.output.html.scale import LABELS, log_scale
+from tracer.output.owners_advice import Line
+from tracer.output.report_services import advice_blocks
 from tracer.output.report_timeline import MAX_INCIDENTS, MAX_TICKS, Timeline
 
 MAX_PAGE_BYTES = 200_000
@@ -90,14 +92,24 @@ def test_the_sections_are_in_order_and_the_summary_is_first(week: Page) -> None:
         "summary", "strips", "overview", "timeline", "advice", "table",
     ]  # fmt: skip
     header_words = words(next(week.root.iter("header")))
-    assert header_words.startswith("78 stalls")
-    assert "46 died, 1 not over at the end of the recording, 31 answered in the end" in header_words
-    assert "Time (UTC+01:00) 2027-01-15 09:00:00 to 2027-01-17 11:01:41" in header_words
-    assert "Time (UTC) 2027-01-15 08:00:00 to 2027-01-17 10:01:41" in header_words
+    assert header_words.startswith(
+        "78 stalls 46 died, 1 not over at the end of the recording, 31 answered in the end "
+    )
+    assert "Host db1 Time 2027-01-15 09:00:00 to 2027-01-17 11:01:41 (2d02h), times in UTC+01:00" in header_words
+    assert "2027-01-15T08:00:00Z to 2027-01-17T10:01:41Z" in header_words
     diagnosis = words(week.section("summary"))
-    assert "10.66.2.3:5432 40 stalls, the longest 13.6s: idle-drop" in diagnosis
+    assert diagnosis.startswith("Diagnosis idle-drop 44 stalls, the worst of gunicorn (4 processes) → 10.66.2.3:5432")
     assert "Consistent with a firewall or NAT that forgot the session" in diagnosis
-    assert "Answered in the end 10.66.3.0:443: 10 stalls" in diagnosis
+
+
+def test_the_diagnosis_and_the_advice_are_those_of_the_text(tmp_path: Path) -> None:
+    page = night(tmp_path)
+    reported = " ".join(tcpwatch("report", tmp_path / "page.tw").stdout.replace("→", " ").split())
+    shown = [words(each) for name in ("summary", "advice") for each in page.section(name).iter("li")]
+    assert shown
+    for each in shown:
+        for part in each.replace("→", " ").split(" Check ")[-1].split(":"):
+            assert " ".join(part.split()) in reported, part
 
 
 def test_the_marks_of_silences_are_where_their_lengths_are(tmp_path: Path) -> None:
@@ -263,15 +275,15 @@ def test_commands_of_the_advice_are_code(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "shown"),
     [
-        ("Check: open another connection: nc -vz 10.1.2.3 3306", "<b>Check</b> open another connection: nc -vz"),
-        ("Cure: lower it: sysctl -w a=1", "<b>Cure</b> lower it: <code>sysctl -w a=1</code>"),
-        ("php[1]: Release: end it: ss -K -t", "php[1]: <b>Release</b> end it: <code>ss -K -t</code>"),
-        ("A sentence with <b> and: a colon", "A sentence with &lt;b&gt; and: a colon"),
-        ('"a: Check: b"[1]: Cure: x', "&quot;a: <b>Check</b> b&quot;[1]: Cure: x"),
+        (Line("", "Check: open another: nc -vz 10.1.2.3 3306"), "<li><b>Check</b> open another"),
+        (Line("", "Cure: lower it: sysctl -w a=1"), "<li><b>Cure</b> lower it:<code>sysctl -w a=1</code></li>"),
+        (Line("php[1]", "Release: ss -K -t"), "<li><b>Release</b> php[1]:<code>ss -K -t</code></li>"),
+        (Line("", "A sentence with <b> and: a colon"), "<li>A sentence with &lt;b&gt; and: a colon</li>"),
+        (Line('"a<"[1]', "Cure: x"), "<li><b>Cure</b> &quot;a&lt;&quot;[1]: x</li>"),
     ],
 )
-def test_the_steps_of_advice_stand_out(line: str, shown: str) -> None:
-    assert line_of(line).startswith(shown)
+def test_the_steps_of_advice_stand_out(line: Line, shown: str) -> None:
+    assert advice_line(*advice_blocks([line])).startswith(shown)
 
 
 def test_hostile_names_are_text(tmp_path: Path) -> None:
@@ -300,11 +312,10 @@ def test_several_hosts_are_named(tmp_path: Path) -> None:
     second = record(tmp_path / "2.tw", [*freeze(sock="b"), *close(13.4, sock="b")], header(host="db2"))
     assert tcpwatch("report", first, second, "--html", tmp_path / "page.html").returncode == 0
     page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
-    assert "Hosts db1, db2" in words(next(page.root.iter("dl")))
+    assert "Hosts db1, db2" in words(next(page.root.iter("header")))
     assert [("on db1" in words(each), "on db2" in words(each)) for each in page.rows("timeline")[1:]] == [
         (True, False), (False, True),
     ]  # fmt: skip
-    assert "2 stalls on 2 hosts" in words(page.section("summary"))
     # One socket's name on two hosts is two connections.
     same = record(tmp_path / "3.tw", [*freeze(), *close(13.4)], header(host="db2"))
     assert tcpwatch("report", first, same, "--html", tmp_path / "page.html").returncode == 0
@@ -314,14 +325,14 @@ def test_several_hosts_are_named(tmp_path: Path) -> None:
 
 def test_nothing_recorded_and_nothing_stalled(tmp_path: Path) -> None:
     empty = Page(page_file(tmp_path / "empty.html", []))
-    assert words(next(empty.root.iter("header"))) == "No stall Host db1 Recorded nothing"
-    quiet = Page(page_file(tmp_path / "quiet.html", [a_state()]))
-    assert words(next(quiet.root.iter("header"))).startswith(
-        "No stall Host db1 Recorded 1 event in 0ms Time (UTC+01:00)"
+    assert (
+        words(next(empty.root.iter("header"))) == "No stall Host db1 Time nothing was recorded Stalls none Events 0"
     )
-    for page in (empty, quiet):
-        assert not list(page.root.iter("section"))
-        assert "<script" not in page.text
+    quiet = Page(page_file(tmp_path / "quiet.html", [a_state()]))
+    assert words(next(quiet.root.iter("header"))).startswith("No stall Host db1 Time 2027-01-15 09:00:00")
+    assert not list(empty.root.iter("section"))
+    assert words(quiet.section("summary")) == "Diagnosis No connection stalled."
+    assert [each.get("id") for each in quiet.root.iter("section") if each.get("id")] == ["summary"]
 
 
 def test_survived_silences_alone_are_shown(tmp_path: Path) -> None:
@@ -338,8 +349,15 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     done = tcpwatch("report", path, tmp_path / "gone<1>.tw", "--html", tmp_path / "page.html")
     assert done.returncode == 1
     page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
-    (box,) = [each for each in page.root.iter("section") if each.get("class") == "missing"]
-    assert "gone<1>.tw: " in words(box) and "Events were lost while recording (7 at tcp_retransmit_skb)" in words(box)
+    (box,) = [each for each in page.root.iter("dl") if each.get("class") == "missing"]
+    assert "gone<1>.tw : " in words(box) or "gone<1>.tw: " in words(box)
+    assert "Lost 7 events (7 at tcp_retransmit_skb), so this report may be incomplete" in words(box)
+
+
+def test_a_window_applies_and_is_named(tmp_path: Path) -> None:
+    page = night(tmp_path, "--since", "2027-01-15T08:01:00Z")
+    assert "Limited from 2027-01-15 09:01:00, by --since and --until" in words(next(page.root.iter("header")))
+    assert all("idle-drop" not in words(each) for each in page.rows("timeline"))
 
 
 def many_stalls(count: int) -> list[Event]:

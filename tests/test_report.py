@@ -353,10 +353,13 @@ def test_many_owners_are_counted(tmp_path: Path) -> None:
 
 
 def test_lines_of_two_owners_keep_their_order() -> None:
-    both = merged([("a", ["1", "x", "2", "y"]), ("b", ["3", "x", "y", "4"])])
+    def shown(*owners: tuple[str, list[str]]) -> list[str]:
+        return [str(line) for line in merged(owners)]
+
+    both = shown(("a", ["1", "x", "2", "y"]), ("b", ["3", "x", "y", "4"]))
     assert both == ["a: 1", "b: 3", "x", "a: 2", "y", "b: 4"]
-    assert merged([("a", ["1", "2"]), ("b", ["2", "1"])]) == ["1", "2"]
-    assert merged([("a", ["1", "2"])]) == ["1", "2"]
+    assert shown(("a", ["1", "2"]), ("b", ["2", "1"])) == ["1", "2"]
+    assert shown(("a", ["1", "2"])) == ["1", "2"]
 
 
 def test_what_to_type_on_the_peer_names_no_host_of_ours(tmp_path: Path) -> None:

@@ -98,9 +98,10 @@ class Incident:
 
 
 class Incidents:
-    """Sorts stalls into incidents, in bounded memory."""
+    """Sorts stalls into incidents, in bounded memory. most: incidents that a stall may still join."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MAX_INCIDENTS) -> None:
+        self._most = most
         self._open: OrderedDict[IncidentKey, Incident] = OrderedDict()
 
     def put(self, stall: Event, host: str = "") -> Incident:
@@ -111,7 +112,7 @@ class Incidents:
             incident = self._open[key] = Incident(key, stall)
         self._open.move_to_end(key)
         incident.add(stall)
-        if len(self._open) > MAX_INCIDENTS:
+        if len(self._open) > self._most:
             self._open.popitem(last=False)
         return incident
 

@@ -12,12 +12,14 @@ import click
 
 from tracer.cli.options import filter_options, format_options, html_option, make_filter
 from tracer.cli.screen import page
+from tracer.cli.time_option import Moment, make_window, window_options
 from tracer.model.errors import TcpwatchError, UsageError
 from tracer.model.filters import Filter
 from tracer.output.formats import EVENT_FORMATS, REPORT_FORMATS
 from tracer.output.messages import complain, say
 
 if TYPE_CHECKING:
+    from tracer.model.window import Window
     from tracer.output.sink import Sink
     from tracer.run.replay import Missing
 
@@ -28,9 +30,12 @@ _files_argument = click.argument(
 
 @click.command()
 @_files_argument
+@window_options
 @filter_options
 @format_options(EVENT_FORMATS)
-def replay(files: tuple[Path, ...], output_format: str, **filters: Any) -> None:
+def replay(
+    files: tuple[Path, ...], output_format: str, since: Moment | None, until: Moment | None, **filters: Any
+) -> None:
     """Print a recording as live tracing printed it. FILE may be - for standard input.
 
     Needs neither root nor the kernel on which the recording was made. Times are in the time zone of the recorded
@@ -40,18 +45,32 @@ def replay(files: tuple[Path, ...], output_format: str, **filters: Any) -> None:
     Examples:
       tcpwatch replay night.tw.gz --rport 3306
       tcpwatch replay night.tw.gz -e stall --json
+      tcpwatch replay night.tw.gz --since 03:10 --until 03:25
       zstdcat night.tw.zst | tcpwatch replay -
     """
     wanted = make_filter(filters)
-    _play("replay", files, wanted, EVENT_FORMATS[output_format].open(sys.stdout, page()))
+    window = make_window(since, until, files, command="replay")
+    _play("replay", files, wanted, EVENT_FORMATS[output_format].open(sys.stdout, page()), window=window)
 
 
 @click.command()
 @_files_argument
+@click.option(
+    "--evidence", is_flag=True, help="Add, for the network team, what each stalled connection sent and when."
+)
+@window_options
 @filter_options
 @format_options(REPORT_FORMATS)
 @html_option
-def report(files: tuple[Path, ...], output_format: str, html: Path | None, **filters: Any) -> None:
+def report(
+    files: tuple[Path, ...],
+    output_format: str,
+    evidence: bool,
+    html: Path | None,
+    since: Moment | None,
+    until: Moment | None,
+    **filters: Any,
+) -> None:
     """Report which connections stalled, why, and what to change. FILE may be - for standard input.
 
     The report lists the stalls, the longest last. For each service it compares the longest idle period that a
@@ -69,8 +88,15 @@ def report(files: tuple[Path, ...], output_format: str, html: Path | None, **fil
     from tracer.run.pipeline import Totals
 
     wanted = make_filter(filters)
+    if evidence and output_format == "json":
+        raise UsageError(
+            "--evidence and --json are mutually exclusive", hint="tcpwatch replay FILE --json has every event"
+        )
     if html is not None:
-        _report_as_page(files, wanted, html, output_format)
+        _require_page(html, files, output_format)
+    window = make_window(since, until, files, command="report")
+    if html is not None:
+        _report_as_page(files, wanted, html, window)
         return
     idle_timeouts, totals = IdleTimeouts(), Totals()
     sink = REPORT_FORMATS[output_format](
@@ -80,24 +106,41 @@ def report(files: tuple[Path, ...], output_format: str, html: Path | None, **fil
         here=platform.node(),
         unfollowed=lambda: totals.unfollowed,
         is_filtered=not wanted.keeps_counts,
+        has_evidence=evidence,
+        window=window,
     )
 
     def noted(missing: Missing) -> None:
         sink.missing(missing.file, missing.reason, missing.until_ns, is_failure=missing.is_failure)
 
-    _play("report", files, wanted, sink, noted=noted, idle_timeouts=idle_timeouts, totals=totals, ends_only=True)
+    _play(
+        "report",
+        files,
+        wanted,
+        sink,
+        noted=noted,
+        idle_timeouts=idle_timeouts,
+        totals=totals,
+        ends_only=True,
+        window=window,
+    )
 
 
-def _report_as_page(files: tuple[Path, ...], wanted: Filter, path: Path, output_format: str) -> None:
-    """Write the report as an HTML page, and its name to stderr."""
-    from tracer.analysis.silence_marks import SilenceMarks
-    from tracer.output.html.file import STANDARD_OUTPUT, require_writable, write_page
-    from tracer.output.html.report import HtmlReport
-    from tracer.run.pipeline import Totals
+def _require_page(path: Path, files: tuple[Path, ...], output_format: str) -> None:
+    """Raise an error if the page cannot be written, before anything is read."""
+    from tracer.output.html.file import require_writable
 
     if output_format != "text":
-        raise UsageError(f"--html and --format {output_format} are mutually exclusive", hint="run report twice")
+        raise UsageError(f"--html and --{output_format} are mutually exclusive", hint="run tcpwatch report twice")
     require_writable(path, files)
+
+
+def _report_as_page(files: tuple[Path, ...], wanted: Filter, path: Path, window: Window) -> None:
+    """Write the report as an HTML page, and its name to stderr."""
+    from tracer.analysis.silence_marks import SilenceMarks
+    from tracer.output.html.file import STANDARD_OUTPUT, write_page
+    from tracer.output.html.report import HtmlReport
+    from tracer.run.pipeline import Totals
 
     def finished(page: str) -> None:
         write_page(path, page)
@@ -111,12 +154,13 @@ def _report_as_page(files: tuple[Path, ...], wanted: Filter, path: Path, output_
         here=platform.node(),
         unfollowed=lambda: totals.unfollowed,
         is_filtered=not wanted.keeps_counts,
+        window=window,
     )
 
     def noted(missing: Missing) -> None:
         sink.missing(missing.file, missing.reason, missing.until_ns, is_failure=missing.is_failure)
 
-    _play("report", files, wanted, sink, noted=noted, idle_timeouts=marks, totals=totals)
+    _play("report", files, wanted, sink, noted=noted, idle_timeouts=marks, totals=totals, window=window)
 
 
 def _play(

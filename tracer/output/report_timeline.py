@@ -11,12 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
-from tracer.analysis.incidents import Incident, Incidents, began_ns
+from tracer.analysis.incidents import Incident, IncidentKey, Incidents, began_ns
 from tracer.analysis.outcomes import Outcome
 from tracer.model.events import Event
 from tracer.model.kinds import Kind
 from tracer.model.times import InvalidTime, parse_time
 from tracer.output.format import endpoint, process
+from tracer.output.report_incidents import MAX_OPEN, merged
 
 MS = 1_000_000
 MAX_TRACKED = 8192
@@ -134,8 +135,7 @@ class Timeline:
     def __init__(self) -> None:
         self._tracks: OrderedDict[int, _Track] = OrderedDict()  # by the hash of host and socket
         self._ended: OrderedDict[int, _Track] = OrderedDict()  # by the hash of host and stall
-        self.incidents = 0
-        self._incidents = Incidents()
+        self._incidents = Incidents(MAX_OPEN)
         self._rows: dict[int, IncidentRow] = {}  # by the identity of the incident
 
     def take(self, host: str, event: Event) -> None:
@@ -158,7 +158,6 @@ class Timeline:
         incident = self._incidents.put(Event.of(kept), host)
         bar = _bar(host, end, self._ended.pop(hash((host, end.id)), None))
         row = self._rows.get(id(incident))
-        self.incidents += incident.count == 1
         if row is None:
             self._rows[id(incident)] = IncidentRow(incident, bar)
         elif bar.weight > row.bar.weight:
@@ -168,8 +167,16 @@ class Timeline:
             self._rows = {id(row.incident): row for row in kept_rows}
 
     def rows(self) -> list[IncidentRow]:
-        """The incidents that are kept, the earliest first."""
-        return sorted(self._rows.values(), key=lambda row: (row.incident.began_ns.least or 0, row.bar.remote))
+        """The incidents that are kept, the earliest first, once nothing comes any more."""
+        bars: dict[IncidentKey, list[Bar]] = {}
+        for row in self._rows.values():
+            bars.setdefault(row.incident.key, []).append(row.bar)
+        rows = []
+        for incident in merged([row.incident for row in self._rows.values()]):
+            of_incident = [bar for bar in bars[incident.key] if _is_within(bar, incident)]
+            rows.append(IncidentRow(incident, max(of_incident, key=lambda bar: bar.weight)))
+        self._rows = {id(row.incident): row for row in rows}
+        return sorted(rows, key=lambda row: (row.incident.began_ns.least or 0, row.bar.remote))
 
     def _track(self, host: str, sock: str) -> _Track:
         key = hash((host, sock))
@@ -192,6 +199,11 @@ def weightiest(rows: list[IncidentRow], most: int) -> list[IncidentRow]:
     chosen += [row for row in by_weight if id(row) not in taken][: most - len(chosen)]
     taken = {id(row) for row in chosen}
     return [row for row in rows if id(row) in taken]
+
+
+def _is_within(bar: Bar, incident: Incident) -> bool:
+    least, greatest = incident.began_ns.least, incident.began_ns.greatest
+    return least is not None and greatest is not None and least <= bar.since_ns <= greatest
 
 
 def prediction_of(stall: Event) -> Prediction | None:

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 
 import tracer
 from tracer.output.format import plural
-from tracer.output.html import advice, overview, strip, summary, table, timeline
+from tracer.output.html import advice, blocks, overview, strip, summary, table, timeline
 from tracer.output.html.contents import Contents
-from tracer.output.html.markup import fitting, text
+from tracer.output.html.markup import fitting, paragraph, text
 from tracer.output.html.style import CSS
 from tracer.output.report_timeline import IncidentRow, weightiest
 
@@ -51,7 +51,6 @@ def page_of(contents: Contents) -> str:
     body = (
         _SHAPES,
         summary.header(contents),
-        summary.missing(contents),
         "<main>",
         _diagnosis(contents),
         _silences(contents),
@@ -93,11 +92,10 @@ def _more(count: int, what: str) -> str:
 
 
 def _diagnosis(contents: Contents) -> str:
-    parts, left_out = fitting(summary.diagnosis(contents.services), int(MAX_BYTES * _SHARES["summary"]))
-    if not parts:
+    if contents.diagnosis is None:
         return ""
-    more = _more(left_out + contents.more_services, "other service")
-    return f'<section id="summary"><h2>Diagnosis</h2><div class="cards">{"".join(parts)}</div>{more}</section>\n'
+    cards = blocks.cards(contents.diagnosis)
+    return _section("summary", "Diagnosis", cards, '<div class="cards">', "</div>", "other verdict")
 
 
 def _silences(contents: Contents) -> str:
@@ -130,7 +128,8 @@ def _left_out(contents: Contents, rows: list[IncidentRow]) -> str:
 
 
 def _advice(contents: Contents) -> str:
-    return _section("advice", "What to do", advice.advice(contents.services), what="other service")
+    notes = paragraph(contents.left_out, "note") + _more(contents.more_services, "other service")
+    return _section("advice", "What to do", advice.advice(contents.services), after=notes, what="other service")
 
 
 def _table(contents: Contents, rows: list[IncidentRow]) -> str:

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 
 from tracer.analysis.silence_marks import SilenceMarks
 from tracer.model.events import Event
+from tracer.model.window import EVERYTHING, Window
 from tracer.output.html.contents import contents_of
 from tracer.output.html.page import page_of
-from tracer.output.report_data import UNKNOWN_HOST, ReportData
+from tracer.output.report_data import ReportData
 from tracer.output.report_rows import Missing
 from tracer.output.report_timeline import Timeline
 from tracer.recordings.header import Header
@@ -19,7 +20,7 @@ class HtmlReport:
 
     It needs the begins and updates of stalls, which have the predictions. idle_timeouts: as the stall tracker fills
     them. here: this host's name. unfollowed: how many stalls could not be followed. is_filtered: the filters of the
-    command line leave out events that are in the kernel's counts.
+    command line leave out events that are in the kernel's counts. window: of --since and --until.
     """
 
     def __init__(
@@ -30,18 +31,18 @@ class HtmlReport:
         here: str = "",
         unfollowed: Callable[[], int] = lambda: 0,
         is_filtered: bool = False,
+        window: Window = EVERYTHING,
     ) -> None:
         self._finished = finished
         self._marks = idle_timeouts
-        self._data = ReportData(idle_timeouts, here=here, keeps_rows=False, is_filtered=is_filtered)
+        self._data = ReportData(idle_timeouts, here=here, is_filtered=is_filtered or bool(window))
+        self._window = window
         self._timeline = Timeline()
         self._unfollowed = unfollowed
-        self._host = UNKNOWN_HOST
 
     def opened(self, header: Header) -> None:
         """A recording begins."""
         self._data.opened(header)
-        self._host = header.host or UNKNOWN_HOST
 
     def missing(self, file: str, reason: str, until_ns: int | None, *, is_failure: bool) -> None:
         """A file, or what comes after until_ns in it, is not in this report. is_failure: it should be."""
@@ -50,7 +51,7 @@ class HtmlReport:
     def write(self, events: Iterable[Event]) -> None:
         """Take events."""
         for event in events:
-            self._timeline.take(self._host, event)
+            self._timeline.take(self._data.host, event)
             for host, end in self._data.take(event):
                 self._timeline.count(host, end)
 
@@ -63,4 +64,5 @@ class HtmlReport:
             return
         for host, end in self._data.take_rest():
             self._timeline.count(host, end)
-        self._finished(page_of(contents_of(self._data, self._timeline, self._marks, self._unfollowed())))
+        contents = contents_of(self._data, self._timeline, self._marks, self._unfollowed(), self._window)
+        self._finished(page_of(contents))

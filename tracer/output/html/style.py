@@ -18,8 +18,7 @@ ul{padding-left:1.1rem}
 .lead{font-size:1.15rem}
 .numbers,.note,dt,caption{color:var(--faint);font-size:.85rem}
 dl{display:flex;flex-wrap:wrap;gap:.5rem 2rem;margin-top:1rem}
-.missing{margin-top:1.5rem;padding:.75rem 1rem;border-left:4px solid var(--ongoing);background:var(--panel)}
-.missing h2{margin:0;font-size:1rem}
+.missing{padding:.75rem 1rem;border-left:4px solid var(--ongoing);background:var(--panel)}
 .cards{columns:19rem 3;column-gap:1rem;margin-top:.75rem}
 .cards section{margin-bottom:1rem;break-inside:avoid}
 .cards section,.advice{padding:.75rem 1rem;border:1px solid var(--line);border-radius:6px;background:var(--panel)}
@@ -27,7 +26,7 @@ dl{display:flex;flex-wrap:wrap;gap:.5rem 2rem;margin-top:1rem}
 li{margin-top:.25rem}
 code{padding:.1em .3em;border-radius:3px;background:var(--back);font:.85em/1.4 ui-monospace,monospace;
 border:1px solid var(--line);white-space:pre-wrap}
-.advice code{display:block;margin:.2rem 0;padding:.3rem .5rem}
+.steps code{display:block;margin:.2rem 0;padding:.3rem .5rem}
 b.fatal{color:var(--fatal)}b.survived{color:var(--survived)}
 b.ongoing{color:var(--ongoing)}b.closed{color:var(--closed)}
 .row{display:grid;grid-template-columns:minmax(0,21rem) minmax(0,1fr);gap:.25rem 1.25rem;align-items:center;
