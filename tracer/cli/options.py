@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -60,6 +61,14 @@ buffer_option = click.option(
     show_default=True,
     type=types.BUFFER_SIZE,
     help="Size of the kernel buffer for events, 64k to 1G.",
+)
+
+
+html_option = click.option(
+    "--html",
+    metavar="FILE",
+    type=click.Path(path_type=Path, readable=False),
+    help="Write the report as an HTML page to FILE, with drawings; - for standard output.",
 )
 
 

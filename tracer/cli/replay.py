@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tracer.cli.options import filter_options, format_options, make_filter
+from tracer.cli.options import filter_options, format_options, html_option, make_filter
 from tracer.cli.screen import page
 from tracer.cli.time_option import Moment, make_window, window_options
 from tracer.model.errors import TcpwatchError, UsageError
@@ -19,6 +19,7 @@ from tracer.output.formats import EVENT_FORMATS, REPORT_FORMATS
 from tracer.output.messages import complain, say
 
 if TYPE_CHECKING:
+    from tracer.model.window import Window
     from tracer.output.sink import Sink
     from tracer.run.replay import Missing
 
@@ -60,10 +61,12 @@ def replay(
 @window_options
 @filter_options
 @format_options(REPORT_FORMATS)
+@html_option
 def report(
     files: tuple[Path, ...],
     output_format: str,
     evidence: bool,
+    html: Path | None,
     since: Moment | None,
     until: Moment | None,
     **filters: Any,
@@ -79,6 +82,7 @@ def report(
     Examples:
       tcpwatch report night.tw.gz
       tcpwatch report /var/log/tcpwatch/*.tw.zst --rport 3306
+      tcpwatch report night.tw.gz --html night.html
     """
     from tracer.analysis.idle_timeouts import IdleTimeouts
     from tracer.run.pipeline import Totals
@@ -88,7 +92,12 @@ def report(
         raise UsageError(
             "--evidence and --json are mutually exclusive", hint="tcpwatch replay FILE --json has every event"
         )
+    if html is not None:
+        _require_page(html, files, output_format)
     window = make_window(since, until, files, command="report")
+    if html is not None:
+        _report_as_page(files, wanted, html, window)
+        return
     idle_timeouts, totals = IdleTimeouts(), Totals()
     sink = REPORT_FORMATS[output_format](
         sys.stdout,
@@ -115,6 +124,43 @@ def report(
         ends_only=True,
         window=window,
     )
+
+
+def _require_page(path: Path, files: tuple[Path, ...], output_format: str) -> None:
+    """Raise an error if the page cannot be written, before anything is read."""
+    from tracer.output.html.file import require_writable
+
+    if output_format != "text":
+        raise UsageError(f"--html and --{output_format} are mutually exclusive", hint="run tcpwatch report twice")
+    require_writable(path, files)
+
+
+def _report_as_page(files: tuple[Path, ...], wanted: Filter, path: Path, window: Window) -> None:
+    """Write the report as an HTML page, and its name to stderr."""
+    from tracer.analysis.silence_marks import SilenceMarks
+    from tracer.output.html.file import STANDARD_OUTPUT, write_page
+    from tracer.output.html.report import HtmlReport
+    from tracer.run.pipeline import Totals
+
+    def finished(page: str) -> None:
+        write_page(path, page)
+        if path != STANDARD_OUTPUT:
+            say(f"wrote {path} ({max(1, len(page.encode()) // 1000):,} KB)")
+
+    marks, totals = SilenceMarks(), Totals()
+    sink = HtmlReport(
+        finished,
+        marks,
+        here=platform.node(),
+        unfollowed=lambda: totals.unfollowed,
+        is_filtered=not wanted.keeps_counts,
+        window=window,
+    )
+
+    def noted(missing: Missing) -> None:
+        sink.missing(missing.file, missing.reason, missing.until_ns, is_failure=missing.is_failure)
+
+    _play("report", files, wanted, sink, noted=noted, idle_timeouts=marks, totals=totals, window=window)
 
 
 def _play(

@@ -36,7 +36,7 @@ def services_section(data: ReportData, incidents: Iterable[Incident], unfollowed
     more = len(services) - len(shown)
     notes = [Paragraph(f"… and {plural(more, 'other service')}; --json has them all.")] if more else []
     items = [item for service, stalls in shown if (item := _about(data, service, stalls)).blocks]
-    return Section("Services", [table, *notes, *items, *map(Paragraph, _left_out(data, unfollowed))])
+    return Section("Services", [table, *notes, *items, *map(Paragraph, left_out(data, unfollowed))])
 
 
 def _row(data: ReportData, service: Service, stalls: ServiceStalls, *, has_hosts: bool) -> list[Inline]:
@@ -91,7 +91,7 @@ def _longest_silence_first(event: Event) -> int:
     return 0 if event.silent_ms is None else -event.silent_ms
 
 
-def _left_out(data: ReportData, unfollowed: int) -> Iterator[str]:
+def left_out(data: ReportData, unfollowed: int) -> Iterator[str]:
     """Sentences about what would have taken too much memory."""
     if data.others.verdicts:
         stalls, longest = data.others.verdicts.total(), duration(data.others.longest_ms)
