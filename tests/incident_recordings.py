@@ -13,7 +13,7 @@ from stall_events import LOSS_PROBE_MS, OWNED, close, freeze, heard, probe, rtx,
 
 from tracer.cli import main, replay
 from tracer.model.events import Event
-from tracer.output.formats import Page
+from tracer.output.page import Page
 
 POOL = 1033
 """Connections of the pool."""

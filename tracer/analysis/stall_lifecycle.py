@@ -100,6 +100,7 @@ class StallLifecycle:
         news = stall.verdict is not stall.reported_verdict or (
             stall.verdict.is_decided and is_news(stall.give_up, stall.reported_give_up)
         )
+        news = news or stall.reported_retransmits < stall.verdict.shown_from <= stall.evidence.retransmits
         overdue = event.ktime_ns - stall.reported_ns >= stall.quiet_ns
         if not news and not overdue:
             return []
@@ -109,6 +110,7 @@ class StallLifecycle:
 
     def _event(self, stall: StallState, phase: str, now_ns: int) -> Event:
         stall.reported_verdict, stall.reported_give_up, stall.reported_ns = stall.verdict, stall.give_up, now_ns
+        stall.reported_retransmits = stall.evidence.retransmits
         idle_timeout = self.idle_timeouts.range_of(stall.service)
         return stall_event(stall, phase, now_ns, hz=self.hz, idle_timeout=idle_timeout, own_netns=self.own_netns)
 

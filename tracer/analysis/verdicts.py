@@ -89,7 +89,9 @@ class _Declaration:
     """Concluded from the first retransmission on, which may still be lost by chance."""
     is_decided: bool = True
     is_quiet: bool = False
-    """Live output prints its line without sentences below."""
+    """It may be chance, or is harmless: live output does not print it."""
+    shown_from: int = 0
+    """With fewer retransmissions it may be chance: live output does not print it."""
 
 
 class Verdict(str, Enum):
@@ -101,7 +103,7 @@ class Verdict(str, Enum):
         name="idle-drop",
         seen="long silence, then nothing answers: a firewall or NAT that forgot the session, or a peer that vanished "
         "while idle",
-        meaning="Consistent with a firewall or NAT that forgot the session, or a peer that vanished while idle.",
+        meaning="Consistent with a firewall or NAT that forgot the session, or a dead peer.",
         advice=idle.idle_drop,
         blames_idleness=True,
         is_provisional=True,
@@ -186,6 +188,7 @@ class Verdict(str, Enum):
         meaning="Consistent with a firewall that drops the connection, or no host at that address.",
         advice=sentences.handshake,
         subject=Subject.CONNECTION,
+        shown_from=2,
     )
     PEER_CLOSED = _Declaration(
         name="peer-closed",
@@ -209,6 +212,7 @@ class Verdict(str, Enum):
         self.is_provisional = declared.is_provisional
         self.is_decided = declared.is_decided
         self.is_quiet = declared.is_quiet
+        self.shown_from = declared.shown_from
         self._declared = declared
 
     def __str__(self) -> str:

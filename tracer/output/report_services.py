@@ -55,8 +55,21 @@ def _about(data: ReportData, service: Service, stalls: ServiceStalls) -> Item:
     """The range of a service's idle timeout, other dead connections, and the advice."""
     sentences: list[Inline] = [*range_in_words(data.idle_timeouts.range_of(service)), *_suspects(data, service)]
     blocks: list[Paragraph | Advice] = [Paragraph(sentence) for sentence in sentences]
-    blocks += advice_blocks(data.advice_of(service))
+    blocks += _advice_of(data, service, stalls)
     return Item((Name(service_name(service)), ": ", *counted(stalls.verdicts)), blocks)
+
+
+def _advice_of(data: ReportData, service: Service, stalls: ServiceStalls) -> Iterator[Paragraph | Advice]:
+    """The advice for each verdict, the most frequent first. A line that two of them have is shown once."""
+    by_verdict = {verdict: data.advice_of(service, verdict) for verdict, _ in stalls.verdicts.most_common()}
+    has_several = sum(map(bool, by_verdict.values())) > 1
+    shown: set[Line] = set()
+    for verdict, lines in by_verdict.items():
+        news = [line for line in lines if line not in shown]
+        if news and has_several:
+            yield Paragraph(("For ", name_of(verdict), ":"))
+        yield from advice_blocks(news)
+        shown.update(news)
 
 
 def advice_blocks(lines: Sequence[Line]) -> list[Advice]:

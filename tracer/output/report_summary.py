@@ -170,7 +170,7 @@ def _diagnosis(data: ReportData, verdict: str, incident: Incident, *, has_cure: 
 
 
 def _meaning(incident: Incident, outcomes: Counter[str]) -> str:
-    meaning = what_it_means(incident.example)
+    meaning = " ".join(what_it_means(incident.example))
     known = [Outcome.of(outcome) for outcome in outcomes]
     if all(outcome is Outcome.RECOVERED for outcome in known):
         return f"{meaning} All were answered."
