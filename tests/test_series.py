@@ -26,6 +26,7 @@ from tracer.recordings import file, rotating_writer, series
 from tracer.recordings.header import Header, header_from_line
 from tracer.recordings.rotating_writer import RotatingWriter
 from tracer.recordings.rotation import Rotation
+from tracer.recordings.series_order import in_order
 from tracer.recordings.writer import RecordingWriter
 from tracer.run.replay import play
 
@@ -149,6 +150,7 @@ from pathlib import Path
 from recording_files import HEADER
 from tracer.recordings.rotating_writer import RotatingWriter
 from tracer.recordings.rotation import Rotation
+from tracer.recordings.series_order import in_order
 RotatingWriter(Path(sys.argv[1]), lambda: HEADER, Rotation(every_s=3600, keep=1), say=print)
 os.kill(os.getpid(), 9)
 """
@@ -237,6 +239,7 @@ from pathlib import Path
 from recording_files import HEADER
 from tracer.recordings.rotating_writer import RotatingWriter
 from tracer.recordings.rotation import Rotation
+from tracer.recordings.series_order import in_order
 while time.time() < float(sys.argv[2]):
     pass
 RotatingWriter(Path(sys.argv[1]), lambda: HEADER, Rotation(every_s=3600), say=print)
@@ -331,7 +334,7 @@ def test_a_reader_takes_them_in_the_order_of_their_numbers(tmp_path: Path) -> No
     unreadable = tmp_path / f"r-{STAMP.format(5)}.tw"
     os.mkfifo(unreadable)
     given = [Path("-"), later, other, old, earlier, unreadable, tmp_path / f"r-{STAMP.format(6)}.tw"]
-    assert series.in_order(given) == [Path("-"), earlier, other, old, later, *given[5:]]
+    assert in_order(given) == [Path("-"), earlier, other, old, later, *given[5:]]
 
 
 def test_a_stall_goes_on_in_the_next_file_though_the_clock_was_set_back(tmp_path: Path) -> None:

@@ -62,9 +62,13 @@ class _Silences:
 
 
 class IdleTimeouts:
-    """The ranges of the services' idle timeouts, of MAX_SERVICES at most."""
+    """The ranges of the services' idle timeouts, of MAX_SERVICES at most.
+
+    is_paused: silences do not count now, because they lie before what is reported.
+    """
 
     def __init__(self) -> None:
+        self.is_paused = False
         self._silences: OrderedDict[Service, _Silences] = OrderedDict()
 
     def __iter__(self) -> Iterator[Service]:
@@ -77,14 +81,14 @@ class IdleTimeouts:
 
     def survived(self, service: Service | None, silence_ms: int) -> None:
         """Record that a connection was alive after this silence."""
-        if service is not None:
+        if service is not None and not self.is_paused:
             known = self._of(service)
             longest_ms = known.longest_survived_ms
             known.longest_survived_ms = silence_ms if longest_ms is None else max(silence_ms, longest_ms)
 
     def fatal(self, service: Service | None, silence_ms: int) -> None:
         """Record that a connection was dead after this silence."""
-        if service is not None:
+        if service is not None and not self.is_paused:
             known = self._of(service)
             shortest_ms = known.shortest_fatal_ms
             known.shortest_fatal_ms = silence_ms if shortest_ms is None else min(silence_ms, shortest_ms)

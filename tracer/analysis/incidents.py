@@ -103,9 +103,10 @@ class Incident:
 
 
 class Incidents:
-    """Sorts stalls into incidents, in bounded memory."""
+    """Sorts stalls into incidents, in bounded memory. most: incidents that a stall may still join."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MAX_INCIDENTS) -> None:
+        self._most = most
         self._open: OrderedDict[IncidentKey, Incident] = OrderedDict()
 
     def put(self, stall: Event, host: str = "") -> Incident:
@@ -116,6 +117,6 @@ class Incidents:
             incident = self._open[key] = Incident(key, stall)
         self._open.move_to_end(key)
         incident.add(stall)
-        if len(self._open) > MAX_INCIDENTS:
+        if len(self._open) > self._most:
             self._open.popitem(last=False)
         return incident

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 from pathlib import Path
@@ -46,6 +45,8 @@ def parse_netns(text: str) -> int:
 
 def _namespace_kind(path: Path) -> int | None:
     """The CLONE_NEW flag of a namespace file; None for any other file. Raises OSError. ioctl_ns(2)."""
+    import fcntl  # Windows has none, where recordings can be read
+
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         return fcntl.ioctl(descriptor, _NS_GET_NSTYPE)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -69,6 +70,14 @@ buffer_option = click.option(
 )
 
 
+html_option = click.option(
+    "--html",
+    metavar="FILE",
+    type=click.Path(path_type=Path, readable=False),
+    help="Write the report as an HTML page to FILE, with drawings; - for standard output.",
+)
+
+
 def filter_options(command: Command) -> Command:
     """Add the FILTERS. The command gets them as options; `make_filter` turns these into a Filter."""
     for option in reversed(_FILTERS):
@@ -114,18 +123,23 @@ def cli_filter(arguments: list[str]) -> Filter:
 
 
 def format_options(formats: Iterable[str]) -> Callable[[Command], Command]:
-    """Add --format with these names, and --json. The command gets the chosen name as `output_format`."""
+    """Add --format with these names, --json, and --markdown if it is among them.
+
+    The command gets the chosen name as `output_format`.
+    """
     names = list(formats)
+    short = [name for name in ("markdown", "json") if name in names]
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
-        def run(*arguments: Any, as_json: bool, format_name: str | None, **options: Any) -> Any:
-            return command(*arguments, output_format=_chosen(format_name, as_json=as_json), **options)
+        def run(*arguments: Any, format_name: str | None, **options: Any) -> Any:
+            flags = [name for name in short if options.pop(f"as_{name}")]
+            return command(*arguments, output_format=_chosen(format_name, flags), **options)
 
         for option in (
-            click.option("--json", "as_json", is_flag=True, help="Short for --format json."),
-            click.option("--format", "format_name", type=click.Choice(names),
-                         help="Output format: text for people, json for programs (docs/events.md).  [default: text]"),
+            *(click.option(f"--{name}", f"as_{name}", is_flag=True, help=f"Short for --format {name}.")
+              for name in short),
+            click.option("--format", "format_name", type=click.Choice(names), help=_FORMAT_HELP[tuple(short)]),
         ):  # fmt: skip
             run = option(run)
         return run  # type: ignore[return-value]
@@ -133,12 +147,21 @@ def format_options(formats: Iterable[str]) -> Callable[[Command], Command]:
     return decorate
 
 
-def _chosen(format_name: str | None, *, as_json: bool) -> str:
-    if not as_json:
-        return format_name if format_name is not None else "text"
-    if format_name not in (None, "json"):
-        raise UsageError(f"--json and --format {format_name} are mutually exclusive", hint=f"--format {format_name}")
-    return "json"
+_FORMAT_HELP = {
+    ("json",): "Output format: text for people, json for programs (docs/events.md).  [default: text]",
+    ("markdown", "json"): "Output format: text for people, markdown to paste into a ticket, json for programs "
+    "(docs/events.md).  [default: text]",
+}
+
+
+def _chosen(format_name: str | None, flags: Sequence[str]) -> str:
+    """The format of --format, or of a flag such as --json. Raises UsageError for two formats."""
+    typed = {f"--{name}": name for name in flags}
+    if format_name is not None:
+        typed[f"--format {format_name}"] = format_name
+    if len(set(typed.values())) > 1:
+        raise UsageError(f"{' and '.join(typed)} are mutually exclusive", hint=list(typed)[-1])
+    return next(iter(typed.values()), "text")
 
 
 def _joined(lists: tuple[tuple[Any, ...], ...]) -> tuple[Any, ...]:

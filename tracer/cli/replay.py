@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tracer.cli.options import all_option, filter_options, format_options, make_filter, verbose_option
+from tracer.cli.options import all_option, filter_options, format_options, html_option, make_filter, verbose_option
 from tracer.cli.screen import page
+from tracer.cli.time_option import Moment, make_window, window_options
 from tracer.model.errors import TcpwatchError, UsageError
 from tracer.model.filters import Filter
 from tracer.output.formats import EVENT_FORMATS, REPORT_FORMATS
 from tracer.output.messages import complain, say
 
 if TYPE_CHECKING:
+    from tracer.model.window import Window
     from tracer.output.sink import Sink
     from tracer.run.replay import Missing
 
@@ -28,11 +30,20 @@ _files_argument = click.argument(
 
 @click.command()
 @_files_argument
+@window_options
 @filter_options
 @all_option
 @verbose_option
 @format_options(EVENT_FORMATS)
-def replay(files: tuple[Path, ...], output_format: str, shows_all: bool, is_verbose: bool, **filters: Any) -> None:
+def replay(
+    files: tuple[Path, ...],
+    output_format: str,
+    shows_all: bool,
+    is_verbose: bool,
+    since: Moment | None,
+    until: Moment | None,
+    **filters: Any,
+) -> None:
     """Print a recording as live tracing printed it. FILE may be - for standard input.
 
     Needs neither root nor the kernel on which the recording was made. Times are in the time zone of the recorded
@@ -42,18 +53,33 @@ def replay(files: tuple[Path, ...], output_format: str, shows_all: bool, is_verb
     Examples:
       tcpwatch replay night.tw.gz --rport 3306
       tcpwatch replay night.tw.gz -e stall --json
+      tcpwatch replay night.tw.gz --since 03:10 --until 03:25
       zstdcat night.tw.zst | tcpwatch replay -
     """
     wanted = make_filter(filters)
+    window = make_window(since, until, files, command="replay")
     layout = page(shows_all=shows_all or bool(wanted.events - {"stall"}), is_verbose=is_verbose)
-    _play("replay", files, wanted, EVENT_FORMATS[output_format].open(sys.stdout, layout))
+    _play("replay", files, wanted, EVENT_FORMATS[output_format].open(sys.stdout, layout), window=window)
 
 
 @click.command()
 @_files_argument
+@click.option(
+    "--evidence", is_flag=True, help="Add, for the network team, what each stalled connection sent and when."
+)
+@window_options
 @filter_options
 @format_options(REPORT_FORMATS)
-def report(files: tuple[Path, ...], output_format: str, **filters: Any) -> None:
+@html_option
+def report(
+    files: tuple[Path, ...],
+    output_format: str,
+    evidence: bool,
+    html: Path | None,
+    since: Moment | None,
+    until: Moment | None,
+    **filters: Any,
+) -> None:
     """Report which connections stalled, why, and what to change. FILE may be - for standard input.
 
     The report lists the stalls, the longest last. For each service it compares the longest idle period that a
@@ -65,11 +91,22 @@ def report(files: tuple[Path, ...], output_format: str, **filters: Any) -> None:
     Examples:
       tcpwatch report night.tw.gz
       tcpwatch report /var/log/tcpwatch/*.tw.zst --rport 3306
+      tcpwatch report night.tw.gz --html night.html
     """
     from tracer.analysis.idle_timeouts import IdleTimeouts
     from tracer.run.pipeline import Totals
 
     wanted = make_filter(filters)
+    if evidence and output_format == "json":
+        raise UsageError(
+            "--evidence and --json are mutually exclusive", hint="tcpwatch replay FILE --json has every event"
+        )
+    if html is not None:
+        _require_page(html, files, output_format)
+    window = make_window(since, until, files, command="report")
+    if html is not None:
+        _report_as_page(files, wanted, html, window)
+        return
     idle_timeouts, totals = IdleTimeouts(), Totals()
     sink = REPORT_FORMATS[output_format](
         sys.stdout,
@@ -78,12 +115,61 @@ def report(files: tuple[Path, ...], output_format: str, **filters: Any) -> None:
         here=platform.node(),
         unfollowed=lambda: totals.unfollowed,
         is_filtered=not wanted.keeps_counts,
+        has_evidence=evidence,
+        window=window,
     )
 
     def noted(missing: Missing) -> None:
         sink.missing(missing.file, missing.reason, missing.until_ns, is_failure=missing.is_failure)
 
-    _play("report", files, wanted, sink, noted=noted, idle_timeouts=idle_timeouts, totals=totals, ends_only=True)
+    _play(
+        "report",
+        files,
+        wanted,
+        sink,
+        noted=noted,
+        idle_timeouts=idle_timeouts,
+        totals=totals,
+        ends_only=True,
+        window=window,
+    )
+
+
+def _require_page(path: Path, files: tuple[Path, ...], output_format: str) -> None:
+    """Raise an error if the page cannot be written, before anything is read."""
+    from tracer.output.html.file import require_writable
+
+    if output_format != "text":
+        raise UsageError(f"--html and --{output_format} are mutually exclusive", hint="run tcpwatch report twice")
+    require_writable(path, files)
+
+
+def _report_as_page(files: tuple[Path, ...], wanted: Filter, path: Path, window: Window) -> None:
+    """Write the report as an HTML page, and its name to stderr."""
+    from tracer.analysis.silence_marks import SilenceMarks
+    from tracer.output.html.file import STANDARD_OUTPUT, write_page
+    from tracer.output.html.report import HtmlReport
+    from tracer.run.pipeline import Totals
+
+    def finished(page: str) -> None:
+        write_page(path, page)
+        if path != STANDARD_OUTPUT:
+            say(f"wrote {path} ({max(1, len(page.encode()) // 1000):,} KB)")
+
+    marks, totals = SilenceMarks(), Totals()
+    sink = HtmlReport(
+        finished,
+        marks,
+        here=platform.node(),
+        unfollowed=lambda: totals.unfollowed,
+        is_filtered=not wanted.keeps_counts,
+        window=window,
+    )
+
+    def noted(missing: Missing) -> None:
+        sink.missing(missing.file, missing.reason, missing.until_ns, is_failure=missing.is_failure)
+
+    _play("report", files, wanted, sink, noted=noted, idle_timeouts=marks, totals=totals, window=window)
 
 
 def _play(

@@ -45,6 +45,12 @@ def _text_report(stream: TextIO, **context: Any) -> Report:
     return Report(stream, as_json=False, **context)
 
 
+def _markdown_report(stream: TextIO, **context: Any) -> Report:
+    from tracer.output.report import Report
+
+    return Report(stream, as_json=False, is_markdown=True, **context)
+
+
 def _json_report(stream: TextIO, **context: Any) -> Report:
     from tracer.output.report import Report
 
@@ -76,6 +82,6 @@ def _json_check(findings: Sequence[Finding]) -> str:
 
 
 EVENT_FORMATS = {"text": EventFormat(_text_events), "json": EventFormat(_json_events, is_data=True)}
-REPORT_FORMATS = {"text": _text_report, "json": _json_report}
+REPORT_FORMATS = {"text": _text_report, "markdown": _markdown_report, "json": _json_report}
 SOCKET_FORMATS = {"text": _text_sockets, "json": _json_sockets}
 CHECK_FORMATS = {"text": _text_check, "json": _json_check}

@@ -7,12 +7,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from tracer.analysis.advice.commands import split
+from tracer.analysis.advice.steps import Step
 from tracer.model.events import Event
 from tracer.output.format import endpoint, plural, quoted
 
 MAX_OWNERS = 16
 """Owners of one service's stalls with one verdict that have advice: those that stalled last."""
 MAX_SHOWN_OWNERS = 4
+UNKNOWN_HOST = "an unknown host"
+
+
+class Line(NamedTuple):
+    """A line of advice. owner: whom it is for; empty: for all owners."""
+
+    owner: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.owner}: {self.text}" if self.owner else self.text
+
+    @property
+    def step(self) -> Step | None:
+        """Its step; None for further advice."""
+        return Step.of(self.text)
+
+    def parts(self) -> tuple[str, str]:
+        """The text without its step, and the command at its end. Either may be empty."""
+        return split(self.step.text_of(self.text) if self.step is not None else self.text)
 
 
 class _Owner(NamedTuple):
@@ -48,31 +70,32 @@ class OwnersAdvice:
         if len(self.by_owner) > MAX_OWNERS:
             self.by_owner.popitem(last=False)
 
-    def lines(self) -> list[str]:
+    def lines(self) -> list[Line]:
         """Each line once, with the owner's name where it is not for all. Orphans are counted beside known owners."""
         owners = list(reversed(self.by_owner.values()))[:MAX_SHOWN_OWNERS]
         if not owners:
-            return self.without_owner
+            return [Line("", text) for text in self.without_owner]
         lines = merged(owners)
         if len(self.by_owner) > len(owners):
-            lines.append(f"{plural(len(self.by_owner) - len(owners), 'other owner')} had such stalls as well.")
+            others = plural(len(self.by_owner) - len(owners), "other owner")
+            lines.append(Line("", f"{others} had such stalls as well."))
         if self.orphans:
-            lines.append(f"{plural(self.orphans, 'connection')} had no process any more.")
+            lines.append(Line("", f"{plural(self.orphans, 'connection')} had no process any more."))
         return lines
 
 
-def merged(owners: Sequence[tuple[str, list[str]]]) -> list[str]:
-    """The lines of all owners (name, lines) in their order; `NAME: ` before one that is not for all of them."""
+def merged(owners: Sequence[tuple[str, list[str]]]) -> list[Line]:
+    """The lines of all owners (name, lines) in their order; with the name where one is not for all of them."""
     for_all = set(owners[0][1]).intersection(*(lines for _, lines in owners))
     left = [(name, list(lines)) for name, lines in owners]
-    result: list[str] = []
+    result: list[Line] = []
     for shared in [line for line in owners[0][1] if line in for_all] + [None]:
         for name, lines in left:
             while lines and (shared is None or lines[0] != shared):
                 line = lines.pop(0)
                 if line not in for_all:
-                    result.append(f"{name}: {line}")
+                    result.append(Line(name, line))
             del lines[:1]
         if shared is not None:
-            result.append(shared)
+            result.append(Line("", shared))
     return result

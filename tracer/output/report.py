@@ -9,10 +9,17 @@ from typing import Any, TextIO
 from tracer.analysis.idle_timeouts import IdleTimeouts
 from tracer.model.events import Event
 from tracer.model.validation import to_json
+from tracer.model.window import EVERYTHING, Window
+from tracer.output.report_blocks import Section
 from tracer.output.report_data import ReportData
+from tracer.output.report_evidence import Evidence
+from tracer.output.report_incidents import MAX_SHOWN, heaviest, incidents_section
 from tracer.output.report_json import missing_record, service_record, summary_record
+from tracer.output.report_markdown import as_markdown
 from tracer.output.report_rows import Missing
-from tracer.output.report_text import ReportText
+from tracer.output.report_services import services_section
+from tracer.output.report_summary import diagnosis_section, summary_section
+from tracer.output.report_text import as_text
 from tracer.recordings.header import Header
 
 
@@ -20,9 +27,11 @@ class Report:
     """A sink that writes the report when it is closed.
 
     idle_timeouts: as the stall tracker fills them. as_json: stalls are written as they come, one object a line, and
-    `close` adds an object for each service and a summary. width: columns of the text. here: this host's name;
-    commands for another host name that host. unfollowed: how many stalls could not be followed.
-    is_filtered: the filters of the command line leave out events that are in the kernel's counts.
+    `close` adds an object for each service and a summary. is_markdown: Markdown instead of text. width: columns of
+    the text. here: this host's name; commands for another host name that host. unfollowed: how many stalls could not
+    be followed. is_filtered: the filters of the command line leave out events that are in the kernel's counts.
+    has_evidence: the text or Markdown ends with what each stalled connection sent and when. window: the part of the
+    recordings that is reported.
     """
 
     def __init__(
@@ -32,14 +41,20 @@ class Report:
         *,
         as_json: bool,
         width: int,
+        is_markdown: bool = False,
         here: str = "",
         unfollowed: Callable[[], int] = lambda: 0,
         is_filtered: bool = False,
+        has_evidence: bool = False,
+        window: Window = EVERYTHING,
     ) -> None:
         self._stream = stream
-        self._data = ReportData(idle_timeouts, here=here, keeps_rows=not as_json, is_filtered=is_filtered)
+        self._data = ReportData(idle_timeouts, here=here, is_filtered=is_filtered or bool(window))
         self._as_json = as_json
+        self._is_markdown = is_markdown
         self._width = width
+        self._window = window
+        self._evidence = Evidence() if has_evidence and not as_json else None
         self._unfollowed = unfollowed
 
     def opened(self, header: Header) -> None:
@@ -59,8 +74,11 @@ class Report:
 
     def write(self, events: Iterable[Event]) -> None:
         """Take events."""
+        data, evidence = self._data, self._evidence
         for event in events:
-            ends = self._data.take(event)
+            if evidence is not None:
+                evidence.take(event, data.host)
+            ends = data.take(event)
             if ends:
                 self._write_stalls(ends)
 
@@ -79,13 +97,35 @@ class Report:
                 self._write_record(service_record(self._data, service, stalls))
             self._write_record(summary_record(self._data, unfollowed))
         else:
-            self._stream.write(ReportText(self._data, self._width, unfollowed).text())
+            sections = self._sections(unfollowed)
+            self._stream.write(as_markdown(sections) if self._is_markdown else as_text(sections, self._width))
         self._stream.flush()
 
+    def _sections(self, unfollowed: int) -> list[Section]:
+        """The report from its summary to the advice, and the evidence."""
+        data = self._data
+        kept = data.incidents.heaviest()
+        sections = [summary_section(data, kept, self._window)]
+        if data.first_ns is None:
+            return sections
+        sections.append(diagnosis_section(data, kept))
+        if data.stalls:
+            has_hosts = len(data.hosts) > 1
+            shown = heaviest(kept, MAX_SHOWN)
+            sections.append(
+                incidents_section(shown, data.verdicts, has_hosts=has_hosts, utc_offset_s=data.utc_offset_s)
+            )
+            sections.append(services_section(data, kept, unfollowed))
+            if self._evidence is not None:
+                sections.append(self._evidence.section())
+        return sections
+
     def _write_stalls(self, ends: Sequence[tuple[str, Event]]) -> None:
-        if self._as_json:
-            for host, stall in ends:
+        for host, stall in ends:
+            if self._as_json:
                 self._write_record({**to_json(stall), "host": host})
+            elif self._evidence is not None:
+                self._evidence.end(stall, host, self._data.verdict_of(stall))
 
     def _write_missing(self, missing: Missing) -> None:
         self._write_record({"report": "missing", **missing_record(missing)})

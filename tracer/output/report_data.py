@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
 
+from tracer.analysis.advice.commands import on_host
+from tracer.analysis.advice.steps import Step
 from tracer.analysis.idle_timeouts import IdleTimeouts, Service, service_of
 from tracer.analysis.outcomes import WITHOUT_EVIDENCE, Outcome
 from tracer.model.counts import Tally, counts_of, counts_of_kernel
@@ -14,13 +15,11 @@ from tracer.model.events import Event, size_of
 from tracer.model.recent import Recent
 from tracer.output.crosscheck import what_was_missed
 from tracer.output.format import quoted
-from tracer.output.owners_advice import OwnersAdvice
-from tracer.output.report_rows import OTHER, Missing, ServiceStalls, StallRow, count, row_of, weight_of
-from tracer.output.stall_text import COMMANDS
+from tracer.output.owners_advice import UNKNOWN_HOST, Line, OwnersAdvice
+from tracer.output.report_incidents import ReportIncidents
+from tracer.output.report_rows import OTHER, Missing, ServiceStalls, count
 from tracer.recordings.header import Header
 
-MAX_LONGEST_STALLS = 50
-"""Stalls in the text report: the longest. The JSON has all."""
 MAX_SERVICES = 8192
 """Services with a row of their own. Of more, those with the shortest stalls are counted together."""
 MAX_OWNERS = 4096
@@ -34,31 +33,32 @@ MAX_SUSPECTS_BYTES = 4 << 20
 MAX_REVOCABLE = 8192
 MAX_REVOCABLE_BYTES = 6 << 20
 """Stalls that ended without evidence and may go on yet, and their memory."""
-UNKNOWN_HOST = "an unknown host"
 MAX_HOSTS = 4096
 """Hosts that are listed: a file may hold any number of recordings."""
 MAX_HOOKS = 64
 """Hooks with a count of lost events of their own: more than there are."""
 MAX_NAMESPACES = 4096
 MAX_MISSING = 1000
+MAX_ZONES = 16
+"""Time zones of hosts. More than one are too many already: all times are in UTC then."""
 
 
 class ReportData:
     """Takes events, and counts stalls by service.
 
     idle_timeouts: as the stall tracker fills them. here: this host's name; commands for another host name that host.
-    keeps_rows: whether to keep rows of the longest stalls for the text.
     """
 
-    def __init__(self, idle_timeouts: IdleTimeouts, *, here: str, keeps_rows: bool, is_filtered: bool) -> None:
+    def __init__(self, idle_timeouts: IdleTimeouts, *, here: str, is_filtered: bool) -> None:
         self.idle_timeouts = idle_timeouts
         self.here = here
-        self.keeps_rows = keeps_rows
         self.missing: list[Missing] = []
         self.missing_count = 0
         self.services: dict[Service, ServiceStalls] = {}
         self.others = ServiceStalls()  # of the services without a row of their own
-        self.rows: list[StallRow] = []  # a heap
+        self.incidents = ReportIncidents()
+        self.verdicts: Counter[str] = Counter()
+        self.outcomes: dict[str, Counter[str]] = {}  # by verdict
         self.stalls = 0
         self.events = 0
         self.without_advice = 0  # pairs of service and verdict
@@ -68,7 +68,7 @@ class ReportData:
         self.first_ns: int | None = None
         self.last_ns: int | None = None
         self.hosts: dict[str, None] = {}  # as a set that keeps its order
-        self.utc_offset_s = 0
+        self.utc_offsets_s: set[int] = set()
         self._hosts_of_services = 0
         self._advice: OrderedDict[tuple[Service, str], OwnersAdvice] = OrderedDict()  # by service and verdict
         self._owners = 0
@@ -81,7 +81,7 @@ class ReportData:
         self._filtered = is_filtered
         self._late: set[int | None] = set()  # namespaces with counts that may be of the time before
         self._uncompared = Tally()  # seen since the kernel's counts were last recorded
-        self._host = UNKNOWN_HOST  # of the recording that is read
+        self.host = UNKNOWN_HOST  # of the recording that is read
 
     def opened(self, header: Header) -> None:
         """A recording begins. It may lack events that are in the kernel's counts."""
@@ -89,10 +89,11 @@ class ReportData:
         if header.run != self._run:
             self._uncompared.clear()
         self._run = header.run
-        self._host = header.host or UNKNOWN_HOST
+        self.host = header.host or UNKNOWN_HOST
         if len(self.hosts) < MAX_HOSTS:
-            self.hosts.setdefault(self._host)
-        self.utc_offset_s = header.utc_offset_s
+            self.hosts.setdefault(self.host)
+        if len(self.utc_offsets_s) < MAX_ZONES:
+            self.utc_offsets_s.add(header.utc_offset_s)
 
     def add_missing(self, missing: Missing, *, is_failure: bool) -> None:
         """Note a file that is not in the report, or only in part. is_failure: it should be."""
@@ -139,12 +140,12 @@ class ReportData:
 
     def _take_stall(self, stall: Event) -> Sequence[tuple[str, Event]]:
         """An end counts at once; one without evidence counts when no later event can revoke it."""
-        key = (self._host, stall.id or "")
+        key = (self.host, stall.id or "")
         if stall.revoked:
             self._revocable.pop(key)
         if stall.phase != "end":
             return ()
-        ends = [(self._host, stall)]
+        ends = [(self.host, stall)]
         if stall.outcome in WITHOUT_EVIDENCE:
             ends = [(host, oldest) for (host, _), oldest in self._revocable.put(key, stall)]
         for host, end in ends:
@@ -158,12 +159,13 @@ class ReportData:
 
     def _add(self, host: str, stall: Event) -> None:
         self.stalls += 1
-        if self.keeps_rows:
-            self._keep_row(host, stall)
+        verdict, outcome = self.verdict_of(stall), self._word(stall.outcome or "?")
+        self.verdicts[verdict] += 1
+        self.outcomes.setdefault(verdict, Counter())[outcome] += 1
+        self.incidents.add(stall, host, verdict)
         service = service_of(stall)
         if service is None:
             return
-        verdict, outcome = self._word(stall.verdict or "?"), self._word(stall.outcome or "?")
         stalls = self.services.setdefault(service, ServiceStalls())
         stalls.add(verdict, outcome, stall.duration_ms)
         if self._hosts_of_services < MAX_HOSTS_OF_SERVICES or not stalls.hosts:
@@ -175,11 +177,9 @@ class ReportData:
         if len(self.services) > MAX_SERVICES:
             self._fold_services()
 
-    def _keep_row(self, host: str, stall: Event) -> None:
-        if len(self.rows) < MAX_LONGEST_STALLS:
-            heapq.heappush(self.rows, row_of(stall, self.stalls, host))
-        elif weight_of(stall) >= self.rows[0].weight:
-            heapq.heappushpop(self.rows, row_of(stall, self.stalls, host))
+    def verdict_of(self, stall: Event) -> str:
+        """The verdict of a stall; OTHER for one that is not counted apart."""
+        return self._word(stall.verdict or "?")
 
     def _word(self, word: str) -> str:
         """The verdict or outcome, kept in memory once; OTHER where there are more than are known."""
@@ -192,23 +192,15 @@ class ReportData:
         owners = self._advice.setdefault(key, OwnersAdvice())
         self._advice.move_to_end(key)
         self._owners -= len(owners)
-        owners.add(host, stall, [self._for_host(line, host) for line in stall.advice or ()])
+        owners.add(host, stall, [self._for_host(line, host) for line in _useful(stall)])
         self._owners += len(owners)
         while self._owners > MAX_OWNERS:
             self._owners -= len(self._advice.popitem(last=False)[1])
             self.without_advice += 1
 
     def _for_host(self, line: str, host: str) -> str:
-        """The line of advice, with the host where its command has to run unless that is this one.
-
-        Commands `ss -t…`, and those after `There`, are for the peer.
-        """
-        text, colon, command = line.rpartition(": ")
-        if host in (self.here, UNKNOWN_HOST) or not (colon and command.startswith(COMMANDS)):
-            return line
-        if command.startswith("ss -t") or text.endswith("There"):
-            return line
-        return f"{text}, on {quoted(host)}: {command}"
+        """The line of advice, with the host where its command has to run unless that is this one."""
+        return line if host in (self.here, UNKNOWN_HOST) else on_host(line, quoted(host))
 
     def _fold_services(self) -> None:
         """Count the half with the shortest stalls together."""
@@ -221,11 +213,17 @@ class ReportData:
         """Services, that with the longest stall first."""
         return sorted(self.services.items(), key=lambda item: (-item[1].longest_ms, item[0]))
 
-    def advice_of(self, service: Service) -> list[str]:
-        """Each line once, those for the most frequent verdict first."""
-        verdicts = (verdict for verdict, _ in self.services[service].verdicts.most_common())
-        owners = (self._advice[service, each] for each in verdicts if (service, each) in self._advice)
+    def advice_of(self, service: Service, verdict: str | None = None) -> list[Line]:
+        """Each line once, those for the most frequent verdict first; verdict: only the lines for that one."""
+        verdicts = self.services[service].verdicts if service in self.services else Counter[str]()
+        wanted = [each for each, _ in verdicts.most_common() if verdict in (None, each)]
+        owners = (self._advice[service, each] for each in wanted if (service, each) in self._advice)
         return list(dict.fromkeys(line for each in owners for line in each.lines()))
+
+    @property
+    def utc_offset_s(self) -> int:
+        """The time zone of the report, seconds east of UTC: that of the hosts, UTC where they are in several."""
+        return next(iter(self.utc_offsets_s)) if len(self.utc_offsets_s) == 1 else 0
 
     @cached_property
     def suspects(self) -> dict[Service, list[Event]]:
@@ -254,3 +252,11 @@ class ReportData:
                 counted.add(netns, self.counted.of(netns))
         sentence = what_was_missed(seen.total(), counted.total())
         return f"{sentence}." if sentence else ""
+
+
+def _useful(stall: Event) -> list[str]:
+    """The advice for a stall. A stall that has ended needs no release."""
+    lines = stall.advice or []
+    return (
+        lines if stall.outcome == Outcome.ONGOING else [line for line in lines if Step.of(line) is not Step.RELEASE]
+    )

@@ -41,7 +41,7 @@ def service_record(data: ReportData, service: Service, stalls: ServiceStalls) ->
     suspects = data.suspects.get(service)
     if suspects:
         record["probably_dead"] = [to_json(each) for each in suspects]
-    record["advice"] = data.advice_of(service)
+    record["advice"] = [str(line) for line in data.advice_of(service)]
     return record
 
 

@@ -1,193 +1,127 @@
-"""The text of a report: the stalls, the services, and what to change."""
+"""A report as text for a terminal of any width."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from tracer.analysis.idle_timeouts import Service
-from tracer.model.events import Event
-from tracer.output.crosscheck import beside_the_kernel
-from tracer.output.format import duration, endpoint, local_time, plural, process, safe
-from tracer.output.idle_timeouts import range_in_words
-from tracer.output.report_data import MAX_HOSTS, ReportData
-from tracer.output.report_rows import ServiceStalls, StallRow, service_name
-from tracer.output.stall_text import wrapped
-from tracer.output.table import table
+from tracer.output.format import safe
+from tracer.output.report_blocks import Advice, Block, Facts, Item, Paragraph, Section, Table, plain
 
-MAX_SHOWN_SERVICES = 20
-MAX_SHOWN_SUSPECTS = 8
-MAX_SHOWN_HOSTS = 8
-MAX_SHOWN_MISSING = 10
+_GAP = 2
+_INDENT = 4
+_CONTINUED = 10
+"""Columns before the part of a row that did not fit into its first line."""
 
 
-class ReportText:
-    """Writes the report of data. width: columns of the sentences. unfollowed: stalls that could not be followed."""
+def as_text(sections: Sequence[Section], width: int) -> str:
+    """The sections as text. No line is wider than `width`, except for a command and for one long word."""
+    parts: list[str] = []
+    for section in sections:
+        lines = [section.heading] if section.heading else []
+        for number, block in enumerate(section.blocks):
+            if number and _stands_alone(block, section.blocks[number - 1]):
+                lines.append("")
+            lines += _lines(block, width)
+        parts.append("".join(f"{line}\n" for line in lines))
+    return "\n".join(parts)
 
-    def __init__(self, data: ReportData, width: int, unfollowed: int) -> None:
-        self._data = data
-        self._width = width
-        self._unfollowed = unfollowed
-        self._has_hosts = len(data.hosts) > 1
 
-    def text(self) -> str:
-        """The whole report: paragraphs and tables, with an empty line between them."""
-        data = self._data
-        parts = [self._missing()] if data.missing else []
-        parts.append(self._headline())
-        if data.lost:
-            lost = ", ".join(f"{count:,} at {safe(hook)}" for hook, count in data.lost.most_common())
-            parts.append(f"Events were lost while recording ({lost}), so this report may be incomplete.\n")
-        if data.is_counted:
-            for sentence in (self._crosscheck(), data.missed()):
-                parts += ["".join(f"{line}\n" for line in textwrap.wrap(sentence, self._width))] if sentence else []
-        if data.rows:
-            services = data.by_weight()
-            parts += [self._stall_table(), self._service_table(services)]
-            parts += [text for service, _ in services[:MAX_SHOWN_SERVICES] if (text := self._about(service))]
-        parts += [f"{line}\n" for line in self._left_out()]
-        return "\n".join(parts)
+def _stands_alone(block: Block, before: Block) -> bool:
+    """Whether an empty line separates two blocks of a section."""
+    return isinstance(block, (Item, Table, Facts)) or isinstance(before, (Item, Facts))
 
-    def _missing(self) -> str:
-        lines = ["Missing from this report:"]
-        for file, reason, until_ns in self._data.missing[:MAX_SHOWN_MISSING]:
-            until = "" if until_ns is None else f" (last event: {self._when(until_ns)})"
-            lines += wrapped(f"{safe(file)}: {safe(reason)}{until}", self._width)
-        more = self._data.missing_count - MAX_SHOWN_MISSING
-        if more > 0:
-            lines.append(f"    and {plural(more, 'other file')}")
-        return "\n".join(lines) + "\n"
 
-    def _left_out(self) -> Iterator[str]:
-        """Sentences about what would have taken too much memory."""
-        data = self._data
-        if data.others.verdicts:
-            stalls, longest = data.others.verdicts.total(), duration(data.others.longest_ms)
-            yield (
-                f"{plural(stalls, 'stall')} of at most {longest} had services that are not listed, "
-                "because there are too many."
+def _lines(block: Block, width: int, indent: int = 0) -> Iterator[str]:
+    if isinstance(block, Item):
+        yield from _wrapped(plain(block.title), width, indent, hanging=_INDENT)
+        for each in block.blocks:
+            yield from _lines(each, width, indent + _INDENT)
+    elif isinstance(block, Paragraph):
+        yield from _wrapped(plain(block.text), width, indent)
+    elif isinstance(block, Facts):
+        yield from _facts(block, width, indent)
+    elif isinstance(block, Advice):
+        yield from _advice(block, width, indent)
+    else:
+        yield from _table(block, width, indent)
+
+
+_ARROWS = ("→ ", "← ")
+
+
+def _wrapped(text: str, width: int, indent: int, first: str = "", hanging: int = 0) -> list[str]:
+    """The text in lines of that width. first: what stands before it. hanging: further indent of later lines."""
+    for arrow in _ARROWS:  # an arrow and what it points to stay together
+        text = text.replace(arrow, f"{arrow[0]}\N{NO-BREAK SPACE}")
+    lines = textwrap.wrap(
+        text,
+        width,
+        initial_indent=f"{' ' * indent}{first}",
+        subsequent_indent=" " * (indent + hanging),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
+
+
+def _facts(facts: Facts, width: int, indent: int) -> Iterator[str]:
+    column = max(len(label) for label, _ in facts.rows) + _GAP
+    for label, texts in facts.rows:
+        for number, text in enumerate(texts):
+            first = ("" if number else label).ljust(column)
+            yield from _wrapped(plain(text), width, indent, first, column)
+
+
+_STEP = len("Release") + _GAP
+
+
+def _advice(advice: Advice, width: int, indent: int) -> Iterator[str]:
+    first, hanging = (advice.step.ljust(_STEP), _STEP) if advice.step else ("→ ", 2)
+    text = plain(advice.text)
+    if not text:
+        yield f"{' ' * indent}{first}{safe(advice.command)}"
+        return
+    yield from _wrapped(f"{text}:" if advice.command else text, width, indent, first, hanging)
+    if advice.command:
+        yield f"{' ' * (indent + hanging + _INDENT)}{safe(advice.command)}"
+
+
+def _table(table: Table, width: int, indent: int) -> Iterator[str]:
+    """Rows of as many lines as their columns need. The last cell begins a line of its own where it does not fit."""
+    cells = [table.headings, *([plain(cell) for cell in row] for row in table.rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(table.headings) - 1)]
+    groups = _groups(widths, width - indent)
+    last = [row[-1] for row in cells[1:]]
+    room = width - indent - _width_of(groups[-1], widths) - (_CONTINUED if len(groups) > 1 else 0) - _GAP
+    is_below = sum(len(cell) > room for cell in last) > len(last) / 2
+    for row in cells:
+        lines = [
+            " " * (indent + (_CONTINUED if number else 0))
+            + (" " * _GAP).join(
+                row[column].rjust(widths[column]) if column in table.right else row[column].ljust(widths[column])
+                for column in group
             )
-        if self._unfollowed:
-            yield (
-                f"{plural(self._unfollowed, 'stall')} of those counted as ongoing ended unseen, "
-                "because too many connections stalled at once."
-            )
-        if data.without_advice:
-            services = plural(data.without_advice, "other service")
-            yield f"The advice for {services} is left out, because too many owners stalled."
-        if data.suspects_left_out:
-            yield f"Of the connections that were probably dead as well, {data.suspects_left_out:,} are not listed."
-
-    def _headline(self) -> str:
-        data = self._data
-        hosts = [safe(host) for host in data.hosts]
-        more = plural(len(hosts) - MAX_SHOWN_HOSTS, "other host") if len(hosts) > MAX_SHOWN_HOSTS else ""
-        if len(hosts) >= MAX_HOSTS:
-            more = f"at least {more}"
-        where = " and ".join([*hosts[:MAX_SHOWN_HOSTS], *([more] if more else [])])
-        if data.first_ns is None or data.last_ns is None:
-            return f"{where}: nothing was recorded.\n"
-        lasted = duration((data.last_ns - data.first_ns) / 1_000_000)
-        stalls = plural(data.stalls, "stall") if data.stalls else "no stall"
-        events = plural(data.events, "event")
-        return f"{where}: {stalls}, {events} in {lasted}, from {self._when(data.first_ns)} on.\n"
-
-    def _crosscheck(self) -> str:
-        data = self._data
-        out_of_sight = data.seen.total(without=data.counted.namespaces())
-        sentence = beside_the_kernel(data.seen.total(), data.counted.total(), out_of_sight)
-        return f"{sentence[:1].upper()}{sentence[1:]}."
-
-    def _when(self, time_ns: int) -> str:
-        date, clock = local_time(time_ns, self._data.utc_offset_s)
-        return f"{date} {clock[:8]}"
-
-    def _stall_table(self) -> str:
-        data = self._data
-        assert data.first_ns is not None and data.last_ns is not None
-        spans_days = self._when(data.first_ns)[:10] != self._when(data.last_ns)[:10]
-        began_from = 0 if spans_days else 11
-        rows = sorted(data.rows, key=lambda row: (row.began_ns, row.number))
-        headings = [
-            "BEGAN",
-            *self._if_hosts("HOST"),
-            "LOCAL",
-            "REMOTE",
-            "IDLE",
-            "VERDICT",
-            "OUTCOME",
-            "LASTED",
-            "OWNER",
+            for number, group in enumerate(groups)
         ]
-        text = table(headings, [self._stall_row(row, began_from) for row in rows])
-        more = data.stalls - len(data.rows)
-        return text + (f"… and {plural(more, 'shorter one')}; --json has them all.\n" if more else "")
-
-    def _stall_row(self, row: StallRow, began_from: int) -> tuple[str, ...]:
-        return (
-            self._when(row.began_ns)[began_from:],
-            *self._if_hosts(safe(row.host)),
-            row.local,
-            row.remote,
-            _duration(row.idle_ms),
-            row.verdict,
-            row.outcome,
-            _duration(row.lasted_ms),
-            row.owner,
-        )
-
-    def _service_table(self, services: list[tuple[Service, ServiceStalls]]) -> str:
-        shown = services[:MAX_SHOWN_SERVICES]
-        headings = ["SERVICE", "STALLS", *self._if_hosts("HOSTS"), "SURVIVED", "FATAL", "LONGEST", "VERDICTS"]
-        text = table(headings, [self._service_row(service, stalls) for service, stalls in shown])
-        more = len(services) - len(shown)
-        return text + (f"… and {plural(more, 'other service')}; --json has them all.\n" if more else "")
-
-    def _service_row(self, service: Service, stalls: ServiceStalls) -> tuple[str, ...]:
-        idle_timeout = self._data.idle_timeouts.range_of(service)
-        return (
-            service_name(service),
-            f"{stalls.verdicts.total():,}",
-            *self._if_hosts(f"{len(stalls.hosts):,}"),
-            _duration(idle_timeout.survived_ms),
-            _duration(idle_timeout.fatal_ms),
-            duration(stalls.longest_ms),
-            ", ".join(f"{count:,} {verdict}" for verdict, count in stalls.verdicts.most_common()),
-        )
-
-    def _if_hosts(self, cell: str) -> list[str]:
-        """A cell that a table has only where there are several hosts."""
-        return [cell] if self._has_hosts else []
-
-    def _about(self, service: Service) -> str:
-        """A paragraph about one service: the range of its idle timeout, other dead connections, and the advice."""
-        sentences = [*range_in_words(self._data.idle_timeouts.range_of(service)), *self._suspects(service)]
-        advice = [f"→ {safe(line)}" for line in self._data.advice_of(service)]
-        if not sentences and not advice:
-            return ""
-        lines = [line for sentence in (*sentences, *advice) for line in wrapped(sentence, self._width)]
-        return "\n".join([service_name(service), *lines]) + "\n"
-
-    def _suspects(self, service: Service) -> list[str]:
-        suspects = sorted(self._data.suspects.get(service, ()), key=_longest_silence_first)
-        if not suspects:
-            return []
-        shown = [
-            f"{endpoint(each.laddr, each.lport)} {process(each)} ({_duration(each.silent_ms)})"
-            for each in suspects[:MAX_SHOWN_SUSPECTS]
-        ]
-        more = [f"{len(suspects) - MAX_SHOWN_SUSPECTS:,} more"] if len(suspects) > MAX_SHOWN_SUSPECTS else []
-        were = "connection was" if len(suspects) == 1 else "connections were"
-        return [
-            f"{len(suspects):,} other {were} open and silent for longer, and probably dead as well: "
-            f"{', '.join([*shown, *more])}."
-        ]
+        if is_below or len(row[-1]) > room:
+            yield from (line.rstrip() for line in lines)
+            yield from _wrapped(row[-1], width, indent + _CONTINUED)
+        else:
+            yield from (line.rstrip() for line in lines[:-1])
+            yield f"{lines[-1]}{' ' * _GAP}{row[-1]}".rstrip()
 
 
-def _duration(ms: int | None) -> str:
-    """A duration for a table; `-` where it is not known."""
-    return "-" if ms is None else duration(ms)
+def _groups(widths: Sequence[int], width: int) -> list[list[int]]:
+    """The columns of each line of a row."""
+    groups: list[list[int]] = [[]]
+    for column in range(len(widths)):
+        room = width - (_CONTINUED if len(groups) > 1 else 0)
+        if groups[-1] and _width_of([*groups[-1], column], widths) > room:
+            groups.append([])
+        groups[-1].append(column)
+    return groups
 
 
-def _longest_silence_first(event: Event) -> int:
-    return 0 if event.silent_ms is None else -event.silent_ms
+def _width_of(columns: Sequence[int], widths: Sequence[int]) -> int:
+    return sum(widths[column] for column in columns) + _GAP * max(0, len(columns) - 1)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import textwrap
 
+from tracer.analysis.advice.commands import COMMANDS
+
 _INDENT = "    "
-COMMANDS = (
-    "nsenter ", "ss ", "sysctl ", "ip ", "nft ", "tc ", "sudo ", "psql ", "mariadb ", "redis-cli ", "nc ", "echo ",
-)  # fmt: skip
 
 
 def is_command(text: str) -> bool:

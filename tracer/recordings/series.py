@@ -15,22 +15,19 @@ import os
 import re
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
 from tracer.model.errors import TcpwatchError
-from tracer.recordings.compression import decompressed, is_compressed
+from tracer.recordings.compression import is_compressed
 from tracer.recordings.file import RecordingFile, create
-from tracer.recordings.header import Header, header_from_line
+from tracer.recordings.header import Header
+from tracer.recordings.series_order import STAMPED, beginning_of
 
 _STAMP = "%Y%m%dT%H%M%S"
-_STAMPED = r"-\d{8}T\d{6}\.\d{3}Z"
-_STAMPED_NAME = re.compile(_STAMPED + r"\.")
-_BEGINNING = 1 << 16
-"""Bytes at the beginning of a file that hold a header and an event."""
 _MAX_NAMES = 1000
 """Names, of one millisecond each, that are tried for a new file."""
 _WAIT_S = 2.0
@@ -59,7 +56,7 @@ class Series:
         self.path = path
         self._say = say
         self._stem, self._suffix = _split(path)
-        self._pattern = re.compile(re.escape(self._stem) + _STAMPED + re.escape(self._suffix))
+        self._pattern = re.compile(re.escape(self._stem) + STAMPED + re.escape(self._suffix))
         self._members: list[Member] = []
         self._number = 0
         self._named_ms = 0  # the last name, as UTC in milliseconds
@@ -172,7 +169,7 @@ class Series:
             if not os.path.samestat(status, opened):
                 return None
             is_busy = _is_locked(fd)
-            found = _beginning(str(path), fd)
+            found = beginning_of(str(path), fd)
             if found is None and not (is_busy and opened.st_size == 0):
                 return None
             if found is not None:
@@ -194,54 +191,8 @@ class Series:
         return self.path.with_name(f"{self._stem}-{moment.strftime(_STAMP)}.{ms % 1000:03}Z{self._suffix}")
 
 
-def in_order(files: Sequence[Path]) -> list[Path]:
-    """Sort the files of each series by number. Each series keeps its places among the files.
-
-    Names sort them by the clock, which may have been set back. A file that cannot be read keeps its place.
-    """
-    places: dict[tuple[Path, str, str], list[int]] = {}
-    numbers: dict[int, int] = {}
-    for place, file in enumerate(files):
-        header = _header_of(file) if _STAMPED_NAME.search(file.name) else None
-        if header is not None and header.number:
-            places.setdefault((file.parent, header.host, header.series), []).append(place)
-            numbers[place] = header.number
-    ordered = list(files)
-    for of_series in places.values():
-        for place, taken_from in zip(of_series, sorted(of_series, key=numbers.__getitem__), strict=True):
-            ordered[place] = files[taken_from]
-    return ordered
-
-
-def _header_of(file: Path) -> Header | None:
-    try:
-        if not stat.S_ISREG(file.stat().st_mode):
-            return None
-        fd = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (OSError, ValueError):
-        return None
-    try:
-        found = _beginning(str(file), fd)
-    finally:
-        os.close(fd)
-    return found[0] if found is not None else None
-
-
 def _may_be_ours(status: os.stat_result) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and status.st_nlink == 1
-
-
-def _beginning(name: str, fd: int) -> tuple[Header, bool] | None:
-    """The header of a recording, and whether a complete line follows; None if it cannot be read."""
-    try:
-        data = os.read(fd, _BEGINNING)
-        plain, is_all = decompressed(data, name)
-        line, _, rest = plain.partition(b"\n")
-        header = header_from_line(line)
-    except (OSError, ValueError, TcpwatchError):
-        return None
-    # If in doubt, the file holds events and is kept.
-    return header, b"\n" in rest or not is_all or len(data) == _BEGINNING
 
 
 def _is_locked(fd: int) -> bool:

@@ -114,7 +114,7 @@ class SourceFile:
         """The error if the file cannot be opened or its beginning cannot be read."""
         number = error.errno if isinstance(error, OSError) else None
         name = str(self._path)
-        if number in (errno.EACCES, errno.EPERM) and self._path != STDIN and os.geteuid() != 0:
+        if number in (errno.EACCES, errno.EPERM) and self._path != STDIN and not _is_root():
             return self.unreadable("permission denied", self._as_root(name))
         if number == errno.EISDIR:
             return self.unreadable("a directory, not a recording", f"tcpwatch {self._command} {self._argument}/*.tw*")
@@ -159,3 +159,8 @@ class SourceFile:
     def _argument(self) -> str:
         """The path, quoted for a shell."""
         return shlex.quote(str(self._path))
+
+
+def _is_root() -> bool:
+    """Whether a command as root would do no more."""
+    return not hasattr(os, "geteuid") or os.geteuid() == 0

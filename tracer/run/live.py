@@ -81,7 +81,9 @@ def _trace(
 ) -> None:
     totals = Totals()
     tracker = StallTracker(
-        hz=host.hz(), min_idle_ms=MIN_IDLE_MS if wanted.min_idle_ms is None else wanted.min_idle_ms
+        hz=host.hz(),
+        min_idle_ms=MIN_IDLE_MS if wanted.min_idle_ms is None else wanted.min_idle_ms,
+        own_netns=host.own_netns(),
     )
     with LiveSource(
         wanted,
@@ -218,6 +220,7 @@ def make_header(wanted: Filter, run: str) -> Header:
         run=run,
         filters=describe_filter(wanted),
         sysctls=host.tcp_sysctls(),
+        netns=host.own_netns(),
     )
 
 

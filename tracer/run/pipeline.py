@@ -16,6 +16,7 @@ from tracer.model.counts import Tally, counts_of
 from tracer.model.events import Batch, Event
 from tracer.model.filters import Filter
 from tracer.model.kinds import Kind
+from tracer.model.window import EVERYTHING, Window
 from tracer.output.sink import Sink
 
 MAX_KNOWN = 32768
@@ -104,13 +105,19 @@ class Totals:
 
 
 def run(
-    source: Iterable[Batch], wanted: Filter, tracker: Tracker | None, sinks: Sequence[Sink], totals: Totals
+    source: Iterable[Batch],
+    wanted: Filter,
+    tracker: Tracker | None,
+    sinks: Sequence[Sink],
+    totals: Totals,
+    window: Window = EVERYTHING,
 ) -> None:
     """Write every batch of the source to the sinks, and flush them after each batch.
 
     The tracker gets every event of the wanted connections, also of kinds that are not wanted. Without a tracker the
     source's own stalls are passed on. totals counts a batch before it is written, so it is right after an error of
-    the source or of a sink. A sink gets a batch after all sinks before it.
+    the source or of a sink. A sink gets a batch after all sinks before it. What precedes the window reaches only the
+    tracker.
     """
     chooses = wanted.chooses_events
     for batch in source:
@@ -122,6 +129,8 @@ def run(
             events = [*tracker.feed(*events), *tracker.advance(batch.until_ns)]
         if chooses:
             events = [event for event in events if wanted.chooses(event)]
+        if window.since_ns is not None:
+            events = [event for event in events if not window.is_early(event)]
         totals.add(events)
         for sink in sinks:
             sink.write(events)
@@ -129,11 +138,13 @@ def run(
             sink.flush(batch.until_ns)
 
 
-def finish(tracker: Tracker, wanted: Filter, sinks: Sequence[Sink], totals: Totals) -> None:
+def finish(
+    tracker: Tracker, wanted: Filter, sinks: Sequence[Sink], totals: Totals, window: Window = EVERYTHING
+) -> None:
     """Write the stalls that go on at the end of the run."""
     ended = tracker.finish(totals.until_ns, MAX_FINISHED)
     while True:
-        run([Batch(ended, totals.until_ns)], wanted, None, sinks, totals)
+        run([Batch(ended, totals.until_ns)], wanted, None, sinks, totals, window)
         ended = tracker.finish(totals.until_ns, MAX_FINISHED) if ended else []
         if not ended:
             break

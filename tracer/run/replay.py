@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tracer.analysis.idle_timeouts import IdleTimeouts
 from tracer.analysis.recorded import RecordedStalls
 from tracer.analysis.stalls import MIN_IDLE_MS, StallTracker
+from tracer.model.events import Batch
 from tracer.model.filters import Filter
+from tracer.model.window import EVERYTHING, Window
 from tracer.output.sink import Sink
 from tracer.recordings.header import Header
 from tracer.recordings.reader import RecordingReader
-from tracer.recordings.series import in_order
+from tracer.recordings.series_order import in_order
 from tracer.recordings.source_file import Unreadable
 from tracer.run.pipeline import Totals, finish, run
 
@@ -46,7 +48,8 @@ class Player:
 
     warn gets sentences about oddities. missing gets each file that cannot be read completely. idle_timeouts collects
     the silences that connections survived, and those that were fatal. ends_only: the sinks need only the ends of
-    stalls. command: named in hints.
+    stalls. command: named in hints. window: the part of the recordings that reaches the sinks; silences before it do
+    not count.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Player:
         ends_only: bool = False,
         command: str = "replay",
         totals: Totals | None = None,
+        window: Window = EVERYTHING,
     ) -> None:
         self.totals = totals if totals is not None else Totals()
         self._wanted = wanted
@@ -69,6 +73,7 @@ class Player:
         self._idle_timeouts = idle_timeouts if idle_timeouts is not None else IdleTimeouts()
         self._ends_only = ends_only
         self._command = command
+        self._window = window
         self._tracker: StallTracker | RecordedStalls | None = None
         self._host = ""
         self._filters: Mapping[str, Any] | None = None  # of the recording in tracker; None: it is complete
@@ -125,10 +130,16 @@ class Player:
         is_next = True
         while is_next:
             tracker = self._begin(source.header)
-            run(source, self._wanted, tracker, self._sinks, self.totals)
+            run(self._in_window(source), self._wanted, tracker, self._sinks, self.totals, self._window)
             if source.is_truncated:
                 tracker.missed()
             is_next = source.begin_next()
+
+    def _in_window(self, source: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches up to the end of the window."""
+        for batch, is_wanted in self._window.parts(source):
+            self._idle_timeouts.is_paused = not is_wanted
+            yield batch
 
     def _report_damage(self, source: RecordingReader) -> None:
         if source.damaged:
@@ -159,7 +170,7 @@ class Player:
     def _finish(self) -> None:
         if self._tracker is not None:
             tracker, self._tracker = self._tracker, None
-            finish(tracker, self._wanted, self._sinks, self.totals)
+            finish(tracker, self._wanted, self._sinks, self.totals, self._window)
 
     def _tracker_of(self, header: Header) -> StallTracker | RecordedStalls:
         """A new tracker, which finds the stalls of the recording or takes them from it."""
@@ -167,10 +178,16 @@ class Player:
         if not header.is_whole:
             recorded = header.min_idle_ms if header.min_idle_ms is not None else MIN_IDLE_MS
             min_idle_ms = self._wanted.min_idle_ms if self._wanted.min_idle_ms is not None else recorded
-            return RecordedStalls(hz=hz, min_idle_ms=min_idle_ms, idle_timeouts=self._idle_timeouts)
+            return RecordedStalls(
+                hz=hz, min_idle_ms=min_idle_ms, idle_timeouts=self._idle_timeouts, own_netns=header.netns
+            )
         min_idle_ms = self._wanted.min_idle_ms if self._wanted.min_idle_ms is not None else MIN_IDLE_MS
         return StallTracker(
-            hz=hz, min_idle_ms=min_idle_ms, idle_timeouts=self._idle_timeouts, ends_only=self._ends_only
+            hz=hz,
+            min_idle_ms=min_idle_ms,
+            idle_timeouts=self._idle_timeouts,
+            ends_only=self._ends_only,
+            own_netns=header.netns,
         )
 
 

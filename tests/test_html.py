@@ -1,0 +1,563 @@
+"""The page of `tcpwatch report --html`: its elements, its numbers, its limits, and its file."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builders import event
+from html_pages import HOSTILE, Page, a_bad_week, a_state, axis, marks, page_file, position, read_off, words
+from recording_files import header, record
+from running import tcpwatch
+from stall_events import HOUR_MS, LOSS_PROBE_MS, OWNED, a_night, close, freeze, heard, rtx
+
+from tracer.analysis.idle_timeouts import Service
+from tracer.analysis.silence_marks import MAX_MARKS, SilenceMarks
+from tracer.model.events import Event
+from tracer.model.times import parse_time
+from tracer.output.html import page as page_module
+from tracer.output.html.blocks import advice_line
+from tracer.output.html.markup import fitting, text
+from tracer.output.html.page import MAX_BYTES
+from tracer.output.html.report import HtmlReport
+from tracer.output.html.scale import LABELS, log_scale
+from tracer.output.owners_advice import Line
+from tracer.output.report_services import advice_blocks
+from tracer.output.report_timeline import MAX_INCIDENTS, MAX_TICKS, Timeline
+
+MAX_PAGE_BYTES = 200_000
+MYSQL = Service("10.66.2.2", 3306, False)
+
+
+@pytest.fixture(scope="module")
+def week(tmp_path_factory: pytest.TempPathFactory) -> Page:
+    return Page(page_file(tmp_path_factory.mktemp("week") / "page.html", a_bad_week()))
+
+
+def night(tmp_path: Path, *arguments: str) -> Page:
+    return Page(page_file(tmp_path / "page.html", a_night(), *arguments))
+
+
+def replayed(recording: Path) -> list[dict[str, Any]]:
+    """The stalls of a recording: begins, updates and ends."""
+    shown = tcpwatch("replay", recording, "--json", "-e", "stall").stdout
+    return [json.loads(line) for line in shown.splitlines()]
+
+
+class Tags(HTMLParser):
+    """The elements that an HTML parser finds, and those that are left open."""
+
+    VOID = frozenset({"meta", "link", "br"})
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_it_is_well_formed_and_loads_nothing(week: Page) -> None:
+    tags = Tags(week.text)
+    assert tags.open == [] and "script" not in {tag for tag, _ in tags.seen}
+    for unwanted in ("<script", "http://", "https://", "url(", "src=", "@import", "onload", "<iframe", "<img"):
+        assert unwanted not in week.text.lower(), unwanted
+    references = {value for _, attributes in tags.seen for name, value in attributes.items() if name == "href"}
+    ids = [attributes["id"] for _, attributes in tags.seen if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert references - {"data:,"} <= {f"#{each}" for each in ids}
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1"/>' in week.text
+    assert "prefers-color-scheme:dark" in week.text and "@media print" in week.text
+
+
+def test_the_sections_are_in_order_and_the_summary_is_first(week: Page) -> None:
+    assert [each.get("id") for each in week.root.iter("section") if each.get("id")] == [
+        "summary", "strips", "overview", "timeline", "advice", "table",
+    ]  # fmt: skip
+    header_words = words(next(week.root.iter("header")))
+    assert header_words.startswith(
+        "78 stalls 46 died, 1 not over at the end of the recording, 31 answered in the end "
+    )
+    assert "Host db1 Time 2027-01-15 09:00:00 to 2027-01-17 11:01:41 (2d02h), times in UTC+01:00" in header_words
+    assert "2027-01-15T08:00:00Z to 2027-01-17T10:01:41Z" in header_words
+    diagnosis = words(week.section("summary"))
+    assert diagnosis.startswith("Diagnosis idle-drop 44 stalls, the worst of gunicorn (4 processes) → 10.66.2.3:5432")
+    assert "Consistent with a firewall or NAT that forgot the session" in diagnosis
+
+
+def test_the_diagnosis_and_the_advice_are_those_of_the_text(tmp_path: Path) -> None:
+    page = night(tmp_path)
+    reported = " ".join(tcpwatch("report", tmp_path / "page.tw").stdout.replace("→", " ").split())
+    shown = [words(each) for name in ("summary", "advice") for each in page.section(name).iter("li")]
+    assert shown
+    for each in shown:
+        for part in each.replace("→", " ").split(" Check ")[-1].split(":"):
+            assert " ".join(part.split()) in reported, part
+
+
+def test_the_marks_of_silences_are_where_their_lengths_are(tmp_path: Path) -> None:
+    page = night(tmp_path)
+    scale, mysql = page.rows("strips")
+    labels = axis(scale)
+    (survived,), fatal = marks(mysql, "survived"), marks(mysql, "fatal")
+    assert read_off(labels, survived) == pytest.approx(58 * 60_000, rel=0.01)
+    assert [read_off(labels, each) for each in fatal] == [pytest.approx(61 * 60_000, rel=0.01)]
+    (band,) = [each for each in mysql.iter("rect") if each.get("class") == "range"]
+    assert position(band, "x") == survived
+    assert position(band, "x") + position(band, "width") == pytest.approx(fatal[0], abs=0.02)
+    title = words(next(mysql.iter("title")))
+    assert title == "Silences of 10.66.2.2:3306. ● 1 survived, the longest 58m00s. ✕ 2 fatal, the shortest 1h01m."
+    assert "If the path has an idle timeout, it is between 58m00s and 1h01m." in words(mysql)
+    assert "FortiGate" in words(mysql)
+
+
+def test_the_picture_never_contradicts_the_range(tmp_path: Path) -> None:
+    """Whatever a service's silences are, its band lies between the same two as the text's."""
+    path = tmp_path / "page.html"
+    page = Page(page_file(path, a_bad_week()))
+    records = [json.loads(line) for line in tcpwatch("report", path.with_suffix(".tw"), "--json").stdout.splitlines()]
+    services = {each["service"]: each for each in records if each.get("report") == "service"}
+    scale, *rows = page.rows("strips")
+    labels = axis(scale)
+    assert {words(next(row.iter("h3"))) for row in rows} == {
+        name for name, each in services.items() if "fatal_ms" in each or "survived_ms" in each
+    }
+    for row in rows:
+        service = services[words(next(row.iter("h3")))]
+        for name, member, choose in (("survived", "survived_ms", max), ("fatal", "fatal_ms", min)):
+            lengths = [read_off(labels, each) for each in marks(row, name)]
+            assert bool(lengths) == (member in service)
+            if lengths:
+                assert choose(lengths) == pytest.approx(service[member], rel=0.02)
+
+
+def test_contradicting_silences_have_no_range(tmp_path: Path) -> None:
+    events = [heard(0, silent_ms=2 * HOUR_MS, sock="survivor"), *freeze(start=1), *close(14.4)]
+    page = Page(page_file(tmp_path / "page.html", events))
+    (row,) = page.rows("strips")[1:]
+    assert [each.get("class") for each in row.iter("rect")] == ["contradiction"]
+    assert "no single idle timeout explains both" in words(row)
+
+
+def test_a_bar_has_the_instants_of_its_stall(tmp_path: Path) -> None:
+    page = night(tmp_path)
+    scale, *rows = page.rows("timeline")
+    labels = [each for each in axis(scale) if each[0] > 34]
+    (row,) = [each for each in rows if "idle-drop" in words(each)]
+    stalls = [each for each in replayed(tmp_path / "page.tw") if each.get("lport") == 40000]
+    since_ns = parse_time(stalls[0]["since"])
+    exact = next(each for each in stalls if "gives_up_at" in each and "gives_up_window_ms" not in each)
+    predicted_ms = (parse_time(exact["gives_up_at"]) - since_ns) / 1e6
+    lasted_ms = stalls[-1]["duration_ms"]
+    assert stalls[-1]["outcome"] == "timed-out"
+    assert [read_off(labels, each) for each in marks(row, "predicted")] == [pytest.approx(predicted_ms, rel=0.01)]
+    assert [read_off(labels, each) for each in marks(row, "fatal")] == [pytest.approx(lasted_ms, rel=0.01)]
+    assert marks(row, "survived") == []
+    ticks = [position(each, "x1") for each in row.iter("line") if each.get("class") == "tick"]
+    sent = [each.time_ns for each in a_night() if each.event == "retransmit" and each.lport == 40000]
+    assert len(ticks) == len(sent) == 6
+    for where, time_ns in zip(ticks, sent, strict=True):
+        assert read_off(labels, where) == pytest.approx((time_ns - since_ns) / 1e6, rel=0.01)
+    (silence,) = [each for each in row.iter("rect") if each.get("class") == "idle"]
+    before = [each for each in axis(scale) if each[0] < 34]
+    assert read_off(before, position(silence, "x")) == pytest.approx(stalls[-1]["idle_ms"], rel=0.01)
+    assert position(silence, "x") + position(silence, "width") == pytest.approx(34, abs=0.02)
+    (bar,) = [each for each in row.iter("rect") if each.get("class") == "fatal"]
+    assert position(bar, "x") == 34
+    sentence = words(row)
+    assert "Silent 1h01m, then unanswered for 13.6s, 5 retransmissions" in sentence
+    assert "▼ After 200ms tcpwatch predicted the end after 13.5s. It came 88ms later." in sentence
+
+
+def test_an_end_that_came_earlier_than_predicted_is_shown_so(week: Page) -> None:
+    (row,) = [each for each in week.rows("timeline") if "keepalive-failed" in words(each)]
+    assert "5 keepalive probes" in words(row)
+    assert "▼ After 1m15s tcpwatch predicted the end after 11m21s. It came 5m06s earlier." in words(row)
+    assert marks(row, "predicted")[0] > marks(row, "fatal")[0]
+
+
+def test_a_prediction_is_the_first_exact_one_and_of_the_stall_that_it_is_for() -> None:
+    def stall(phase: str, at: float, since: str, **fields: Any) -> Event:
+        given = {"phase": phase, "id": "1", "since": since, "verdict": "idle-drop", **fields}
+        return event("stall", at, **given)
+
+    early, late = "2027-01-15T08:00:00.000000Z", "2027-01-15T08:05:00.000000Z"
+    timeline = Timeline()
+    for each in (
+        stall("begin", 0, early, gives_up_at="2027-01-15T08:10:00.000000Z", gives_up_window_ms=9000),
+        stall("update", 1, early, gives_up_at="2027-01-15T08:10:04.000000Z"),
+        stall("update", 2, early, gives_up_at="2027-01-15T08:10:09.000000Z"),
+    ):
+        timeline.take("db1", each)
+    end = stall("end", 604, early, outcome="timed-out", duration_ms=604_000)
+    timeline.take("db1", end)
+    timeline.count("db1", end)
+    (row,) = timeline.rows()
+    assert row.bar.prediction is not None and row.bar.prediction.is_exact
+    assert row.bar.prediction.earliest_ns == row.bar.ended_ns == parse_time("2027-01-15T08:10:04.000000Z")
+    # What waits now was sent later: the prediction for what was answered does not count.
+    timeline.take("db1", stall("begin", 0, early, gives_up_at="2027-01-15T08:10:00.000000Z"))
+    other = stall("end", 310, late, outcome="timed-out", duration_ms=10_000, rport=5432)
+    timeline.take("db1", other)
+    timeline.count("db1", other)
+    assert timeline.rows()[-1].bar.prediction is None
+
+
+def test_a_revoked_end_is_one_stall_with_all_its_retransmissions(tmp_path: Path) -> None:
+    """The retransmission that was missed came; what was presumed is shown nowhere."""
+    first, *rest = freeze(5)
+    events = [first, rest[0], rest[-1], *close(13.4)]
+    page = Page(page_file(tmp_path / "page.html", events))
+    phases = [(each["phase"], each.get("outcome")) for each in replayed(tmp_path / "page.tw")]
+    assert ("end", "presumed") in phases and phases[-1] == ("end", "timed-out")
+    assert words(next(page.root.iter("h1"))) == "1 stall"
+    (row,) = page.rows("timeline")[1:]
+    assert "presumed" not in words(row)
+    assert len([each for each in row.iter("line") if each.get("class") == "tick"]) == 3
+
+
+def test_a_pool_is_one_incident(week: Page) -> None:
+    rows = [each for each in week.rows("timeline") if "gunicorn" in words(each)]
+    assert len(rows) == 1
+    assert "40 × gunicorn in 4 processes → 10.66.2.3:5432" in words(rows[0])
+    evidence = [each for each in week.section("table").iter("tr") if "gunicorn" in words(each)]
+    assert len(evidence) == 1 and "one of 40" in words(evidence[0])
+
+
+def test_harmful_incidents_are_not_hidden_by_harmless_ones(week: Page) -> None:
+    shown = [words(each) for each in week.rows("timeline")[1:]]
+    for verdict in ("idle-drop", "path-loss", "keepalive-failed", "idle-reset"):
+        assert any(verdict in each for each in shown), verdict
+    assert sum("packet-loss" in each for each in shown) <= page_module.MAX_HARMLESS
+    assert "lighter stalls. tcpwatch report --json lists every stall." in words(week.section("timeline"))
+
+
+def test_the_evidence_has_utc_instants_both_ends_and_bytes(tmp_path: Path) -> None:
+    (row,) = [each for each in night(tmp_path).section("table").iter("tr") if "10.66.1.2:40000" in words(each)]
+    cells = [words(each) for each in row.iter("td")]
+    assert cells[0] == "2027-01-15 08:00:09.800"
+    assert cells[1] == "10.66.1.2:40000 → 10.66.2.2:3306 php[8506]; one of 2"
+    assert cells[2] == "1h01m last segment from the peer 2027-01-15 06:59:09.800"
+    assert cells[4].startswith("5, seen after 200ms, ") and cells[4].endswith("527 bytes unacknowledged")
+    assert cells[5].startswith("2027-01-15 08:00:23.400 timed-out (ETIMEDOUT), after 13.6s")
+    assert "predicted: 2027-01-15 08:00:23.3" in cells[5]
+
+
+def test_commands_of_the_advice_are_code(tmp_path: Path) -> None:
+    advice = night(tmp_path).section("advice")
+    codes = [words(each) for each in advice.iter("code")]
+    reported = tcpwatch("report", tmp_path / "page.tw", "--json").stdout
+    services = [each for each in map(json.loads, reported.splitlines()) if each.get("report") == "service"]
+    lines = [line for each in services for line in each["advice"]]
+    assert codes and all("tcp_keepalive_time=" in each for each in codes if "sysctl" in each)
+    for code in codes:
+        assert any(line.endswith(f": {code}") for line in lines), code
+    assert len(list(advice.iter("li"))) == len(lines)
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        (Line("", "Check: open another: nc -vz 10.1.2.3 3306"), "<li><b>Check</b> open another"),
+        (Line("", "Cure: lower it: sysctl -w a=1"), "<li><b>Cure</b> lower it:<code>sysctl -w a=1</code></li>"),
+        (Line("php[1]", "Release: ss -K -t"), "<li><b>Release</b> php[1]:<code>ss -K -t</code></li>"),
+        (Line("", "A sentence with <b> and: a colon"), "<li>A sentence with &lt;b&gt; and: a colon</li>"),
+        (Line('"a<"[1]', "Cure: x"), "<li><b>Cure</b> &quot;a&lt;&quot;[1]: x</li>"),
+    ],
+)
+def test_the_steps_of_advice_stand_out(line: Line, shown: str) -> None:
+    assert advice_line(*advice_blocks([line])).startswith(shown)
+
+
+def test_hostile_names_are_text(tmp_path: Path) -> None:
+    hostile = "\x1b[2J</title></svg><script>alert('1')</script>\u202e\ud800&amp;\"'`"
+    head = header(host=hostile)
+    name: dict[str, Any] = {"comm": hostile, "pid": 1, "pids": [1], "raddr": hostile, "laddr": hostile}
+    path = tmp_path / "x.tw"
+    record(path, [*freeze(**name), *close(13.4, hostile, 1, **name)], head)
+    assert tcpwatch("report", path, "--html", tmp_path / "page.html").returncode == 0
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<script" not in page and "alert(&#x27;1&#x27;)" in page
+    assert all(each.isprintable() for each in page.replace("\n", ""))
+    root = Page(page).root
+    assert {each.tag for each in root.iter()} == {each.tag for each in Page(page).root.iter()}
+    assert any("<script>alert('1')</script>" in (each.text or "") for each in root.iter("title"))
+    assert Tags(page).open == []
+
+
+def test_the_hostile_name_of_the_week_is_text_in_the_drawing_too(week: Page) -> None:
+    titles = [words(each) for each in week.root.iter("title")]
+    assert any(HOSTILE in each for each in titles)
+
+
+def test_several_hosts_are_named(tmp_path: Path) -> None:
+    first = record(tmp_path / "1.tw", [*freeze(), *close(13.4)])
+    second = record(tmp_path / "2.tw", [*freeze(sock="b"), *close(13.4, sock="b")], header(host="db2"))
+    assert tcpwatch("report", first, second, "--html", tmp_path / "page.html").returncode == 0
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert "Hosts db1, db2" in words(next(page.root.iter("header")))
+    assert [("on db1" in words(each), "on db2" in words(each)) for each in page.rows("timeline")[1:]] == [
+        (True, False), (False, True),
+    ]  # fmt: skip
+    # One socket's name on two hosts is two connections.
+    same = record(tmp_path / "3.tw", [*freeze(), *close(13.4)], header(host="db2"))
+    assert tcpwatch("report", first, same, "--html", tmp_path / "page.html").returncode == 0
+    rows = Page((tmp_path / "page.html").read_text(encoding="utf-8")).rows("timeline")[1:]
+    assert [len([line for line in row.iter("line") if line.get("class") == "tick"]) for row in rows] == [6, 6]
+
+
+def test_nothing_recorded_and_nothing_stalled(tmp_path: Path) -> None:
+    empty = Page(page_file(tmp_path / "empty.html", []))
+    assert (
+        words(next(empty.root.iter("header"))) == "No stall Host db1 Time nothing was recorded Stalls none Events 0"
+    )
+    quiet = Page(page_file(tmp_path / "quiet.html", [a_state()]))
+    assert words(next(quiet.root.iter("header"))).startswith("No stall Host db1 Time 2027-01-15 09:00:00")
+    assert not list(empty.root.iter("section"))
+    assert words(quiet.section("summary")) == "Diagnosis No connection stalled."
+    assert [each.get("id") for each in quiet.root.iter("section") if each.get("id")] == ["summary"]
+
+
+def test_survived_silences_alone_are_shown(tmp_path: Path) -> None:
+    page = Page(
+        page_file(tmp_path / "page.html", [heard(0, silent_ms=58 * 60_000), *freeze(2, silent_ms=210), heard(2)])
+    )
+    (row,) = page.rows("strips")[1:]
+    assert len(marks(row, "survived")) == 1 and not list(row.iter("rect"))
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    lost = event("lost", 1, count=7, hook="tcp_retransmit_skb", sock=None)
+    path = record(tmp_path / "x.tw", [lost, *freeze(start=2), *close(15.4)])
+    done = tcpwatch("report", path, tmp_path / "gone<1>.tw", "--html", tmp_path / "page.html")
+    assert done.returncode == 1
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    (box,) = [each for each in page.root.iter("dl") if each.get("class") == "missing"]
+    assert "gone<1>.tw : " in words(box) or "gone<1>.tw: " in words(box)
+    assert "Lost 7 events (7 at tcp_retransmit_skb), so this report may be incomplete" in words(box)
+
+
+def test_a_window_applies_and_is_named(tmp_path: Path) -> None:
+    page = night(tmp_path, "--since", "2027-01-15T08:01:00Z")
+    assert "Limited from 2027-01-15 09:01:00, by --since and --until" in words(next(page.root.iter("header")))
+    assert all("idle-drop" not in words(each) for each in page.rows("timeline"))
+
+
+def many_stalls(count: int) -> list[Event]:
+    """Stalls of long hostile names, each an incident of its own."""
+    events = []
+    for number in range(count):
+        name: dict[str, Any] = {
+            "sock": f"{number}", "raddr": f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}",
+            "comm": f"<{number}>" + "&\"'😀" * 30, "pid": number + 1, "pids": [number + 1], "cgroup": "/&" * 20,
+        }  # fmt: skip
+        since = f"2027-01-15T{8 + number // 3600:02d}:{number // 60 % 60:02d}:{number % 60:02d}.000000Z"
+        events.append(
+            event(
+                "stall", number, phase="end", id=f"{number}", since=since, idle_ms=70_000 + number, retransmits=9,
+                verdict="idle-drop", outcome="timed-out", duration_ms=900_000 + number, advice=["x" * 4000] * 50,
+                **name,
+            )
+        )  # fmt: skip
+    return events
+
+
+def test_ten_thousand_stalls_make_a_small_page_in_bounded_memory() -> None:
+    pages: list[str] = []
+    marks_of_silences = SilenceMarks()
+    report = HtmlReport(pages.append, marks_of_silences)
+    report.opened(header(host="&" * 200))
+    for number in range(30):
+        report.missing("<" * 5000, "&" * 5000, number, is_failure=True)
+    events = many_stalls(10_000)
+    for each in events:
+        marks_of_silences.fatal(Service(each.raddr or "", 3306, False), 70_000)
+    report.write(events)
+    assert len(report._timeline._rows) <= MAX_INCIDENTS
+    report.close()
+    (page,) = pages
+    assert len(page.encode()) < MAX_BYTES < MAX_PAGE_BYTES
+    assert words(next(Page(page).root.iter("h1"))) == "10,000 stalls"
+    assert len(Page(page).rows("timeline")) > 20
+
+
+def test_ten_thousand_real_stalls_of_a_recording(tmp_path: Path) -> None:
+    events: list[Event] = []
+    for number in range(10_000):
+        name: dict[str, Any] = {
+            "sock": f"{number}",
+            "raddr": f"10.66.{number % 40}.2",
+            "lport": number + 1024,
+            **OWNED,
+        }
+        at = number * 2.0
+        events += [rtx("tlp", at, **name), rtx("rto", at + 0.2, 1, **name), heard(at + 1, silent_ms=99, **name)]
+    page = page_file(tmp_path / "page.html", events)
+    assert len(page.encode()) < MAX_PAGE_BYTES
+    assert words(next(Page(page).root.iter("h1"))) == "10,000 stalls"
+
+
+def test_a_stall_keeps_a_bounded_number_of_instants() -> None:
+    timeline = Timeline()
+    for number in range(10_000):
+        timeline.take("db1", event("window-probe", number, attempt=number))
+    end = event("stall", 10_000, phase="end", id="1", since="2027-01-15T08:00:00.000000Z", duration_ms=10_000_000,
+                verdict="zero-window", outcome="ongoing", retransmits=10_000)  # fmt: skip
+    timeline.take("db1", end)
+    timeline.count("db1", end)
+    (row,) = timeline.rows()
+    assert len(row.bar.ticks) == MAX_TICKS and row.bar.ticks_left_out == 10_000 - MAX_TICKS
+    assert row.bar.ticks[-1] == event("window-probe", 9_999).time_ns
+
+
+def test_of_too_many_silences_those_near_the_range_have_marks() -> None:
+    known = SilenceMarks()
+    for number in range(200):
+        known.survived(MYSQL, round(1.15**number) + 1)
+        known.fatal(MYSQL, round(1.15 ** (400 - number)))
+    survived, fatal, left_out = known.marks_of(MYSQL)
+    assert len(survived) == len(fatal) == MAX_MARKS
+    assert survived[-1].ms == known.range_of(MYSQL).survived_ms and fatal[0].ms == known.range_of(MYSQL).fatal_ms
+    assert sum(mark.silences for mark in (*survived, *fatal)) + left_out == 400
+    many = SilenceMarks()
+    for number in range(5000):
+        many.survived(Service(str(number), 1, False), 70_000)
+    assert len(many._marks) < 2000
+    assert [mark.ms for mark in many.marks_of(Service("0", 1, False)).survived] == [70_000], (
+        "the range is still known"
+    )
+
+
+def test_a_scale_puts_each_decade_at_the_same_distance() -> None:
+    scale = log_scale(1000, 1_000_000, 0, 100)
+    steps = [scale.at(10.0**number) for number in range(3, 7)]
+    assert steps[1] - steps[0] == pytest.approx(steps[2] - steps[1]) == pytest.approx(steps[3] - steps[2])
+    assert steps[0] > 0 and steps[3] < 100
+    assert scale.at(0) == 0 and scale.at(10**30) == pytest.approx(100)
+    assert log_scale(0, 0, 0, 100).at(1) == pytest.approx(50)
+    positions = [where for where, _ in scale.labels()]
+    assert len(positions) > 3 and all(b - a >= 9 for a, b in pairwise(positions))
+    assert len({label for _, label in LABELS}) == len(LABELS) == len({ms for ms, _ in LABELS})
+
+
+def test_parts_beyond_a_share_of_the_page_are_counted() -> None:
+    assert fitting(["aa", "é", "b"], 4) == (["aa", "é"], 1)
+    assert fitting(["aaaa", "b"], 3) == ([], 2)
+    assert text("<" * 200, 10) == "&lt;" * 9 + "…"
+
+
+# The file.
+
+
+def test_the_file_is_named_and_replaced_as_a_whole(tmp_path: Path) -> None:
+    recording = record(tmp_path / "x.tw", a_night())
+    target = tmp_path / "page.html"
+    done = tcpwatch("report", recording, "--html", target)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == f"tcpwatch: wrote {target} ({len(target.read_bytes()) // 1000} KB)\n"
+    target.write_text("<!doctype html> an older page")
+    target.chmod(0o640)
+    link = tmp_path / "link.html"
+    link.symlink_to("page.html")
+    assert tcpwatch("report", recording, "--html", link).returncode == 0
+    assert link.is_symlink() and "Diagnosis" in target.read_text()
+    assert stat.S_IMODE(target.stat().st_mode) == 0o640
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["link.html", "page.html", "x.tw"]
+
+
+def test_it_goes_to_standard_output_and_to_devices(tmp_path: Path) -> None:
+    recording = record(tmp_path / "x.tw", a_night())
+    page = tcpwatch("report", recording, "--html", "-")
+    assert page.stdout.startswith("<!DOCTYPE html>") and page.stderr == ""
+    assert tcpwatch("report", recording, "--html", "/dev/stdout").stdout == page.stdout
+    assert tcpwatch("report", recording, "--html", "/dev/null").returncode == 0
+
+
+def test_a_recording_is_never_replaced_by_its_page(tmp_path: Path) -> None:
+    recording = record(tmp_path / "x.tw", a_night())
+    other = record(tmp_path / "y.tw", a_night())
+    before = recording.read_bytes()
+    same = tcpwatch("report", recording, "--html", recording)
+    assert (
+        same.returncode == 2 and "is a recording that the page is made of" in same.stderr and "Hint: " in same.stderr
+    )
+    wrong = tcpwatch("report", other, "--html", recording)
+    assert wrong.returncode == 1 and "exists and is not an HTML page" in wrong.stderr and "Hint: " in wrong.stderr
+    assert recording.read_bytes() == other.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("target", "complaint", "hint"),
+    [
+        ("gone/page.html", "there is no directory", "mkdir -p "),
+        ("", "it is a directory", "page.html"),
+        ("x.tw/page.html", "there is no directory", "mkdir -p "),
+    ],
+)
+def test_a_page_that_cannot_be_written_is_an_error_before_anything_is_read(
+    tmp_path: Path, target: str, complaint: str, hint: str
+) -> None:
+    recording = record(tmp_path / "x.tw", a_night())
+    done = tcpwatch("report", recording, "--html", tmp_path / target)
+    assert done.returncode == 1 and done.stdout == ""
+    first, second = done.stderr.splitlines()
+    assert first.startswith("tcpwatch: cannot write ") and complaint in first
+    assert second.startswith("Hint: ") and hint in second
+
+
+def test_a_full_disk_leaves_the_old_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tracer.model.errors import TcpwatchError
+    from tracer.output.html.file import write_page
+
+    target = tmp_path / "page.html"
+    target.write_text("<!DOCTYPE html>old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fchmod", full)
+    with pytest.raises(TcpwatchError, match="No space left") as raised:
+        write_page(target, "<!DOCTYPE html>new")
+    assert raised.value.hint.startswith("df -h ")
+    assert target.read_text() == "<!DOCTYPE html>old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_page_and_json_are_two_reports(tmp_path: Path) -> None:
+    recording = record(tmp_path / "x.tw", a_night())
+    done = tcpwatch("report", recording, "--json", "--html", tmp_path / "page.html")
+    assert done.returncode == 2 and "mutually exclusive" in done.stderr and not (tmp_path / "page.html").exists()
+
+
+def test_filters_apply(tmp_path: Path) -> None:
+    page = night(tmp_path, "--rport", "6379")
+    assert words(next(page.root.iter("h1"))) == "1 stall" and "10.66.2.2" not in page.text
+
+
+def test_only_stalls_are_enough(tmp_path: Path) -> None:
+    """Without the retransmissions there are no ticks, and the predictions stay."""
+    page = night(tmp_path, "-e", "stall")
+    (row,) = [each for each in page.rows("timeline") if "idle-drop" in words(each)]
+    assert not [each for each in row.iter("line") if each.get("class") == "tick"]
+    assert len(marks(row, "predicted")) == len(marks(row, "fatal")) == 1
+
+
+def test_silent_for_less_than_a_second_is_in_use(tmp_path: Path) -> None:
+    page = Page(page_file(tmp_path / "page.html", [*freeze(silent_ms=LOSS_PROBE_MS), *close(13.4)]))
+    assert "Unanswered for 13.6s" in words(page.rows("timeline")[1])
