@@ -6,13 +6,14 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tracer.cli.options import filter_options, make_filter
 from tracer.model.errors import UsageError
-from tracer.output.messages import say
+from tracer.output.messages import say, show
 
 if TYPE_CHECKING:
     from tracer.act.ending import Plan
@@ -57,20 +58,23 @@ def end(only_stuck: bool, dry_run: bool, yes: bool, as_json: bool, **filters: An
     for line in (*about_left(plan.left), *absent(wanted)):
         say(line)
     if not plan.targets:
-        say("no connection hangs" if only_stuck else "no connection to end")
+        say("nothing to end" if plan.left else "no connection hangs" if only_stuck else "no connection matches")
         return 0
-    if dry_run and not as_json:
-        _show(plan, sys.stdout, grouped=False)
-    elif not as_json:
-        _show(plan, sys.stderr, grouped=True)
+    if not (as_json or dry_run):
+        for line in _lines(plan, grouped=True):
+            show(line)
     if not (dry_run or yes) and (refused := _ask(len(plan.targets))):
         say("nothing was ended")
         return refused
     outcomes = [Outcome(target.socket, Result.WOULD_END) if dry_run else end_one(target) for target in plan.targets]
-    if as_json or not dry_run:
-        sys.stdout.writelines(map(outcome_as_json if as_json else outcome_as_text, outcomes))
-    sys.stdout.flush()
-    say(summary(outcomes))
+    try:
+        if dry_run and not as_json:
+            sys.stdout.writelines(f"{line}\n" for line in _lines(plan, grouped=False))
+        else:
+            sys.stdout.writelines(map(outcome_as_json if as_json else outcome_as_text, outcomes))
+        sys.stdout.flush()
+    finally:
+        say(summary(outcomes))
     return int(any(outcome.result is Result.UNREACHABLE for outcome in outcomes))
 
 
@@ -121,14 +125,11 @@ def _plan(wanted: Filter, *, only_stuck: bool) -> Plan:
     return made
 
 
-def _show(plan: Plan, stream: Any, *, grouped: bool) -> None:
+def _lines(plan: Plan, *, grouped: bool) -> Iterator[str]:
     from tracer.output.actions import plan_as_text
 
-    width = shutil.get_terminal_size().columns
     chosen = [(target.reason, target.socket) for target in plan.targets]
-    for line in plan_as_text(chosen, width, grouped=grouped):
-        print(line, file=stream)
-    stream.flush()
+    return plan_as_text(chosen, shutil.get_terminal_size().columns, grouped=grouped)
 
 
 def _ask(count: int) -> int:

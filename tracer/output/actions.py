@@ -70,11 +70,11 @@ def question(count: int) -> str:
 
 _WHY_LEFT = {
     Left.REPLY: "waiting for a reply; a slow one looks the same",
-    Left.WINDOW: "peer answers with a closed window, so its application does not read",
-    Left.RECOVERED: "recovered by itself",
-    Left.ORPHAN: "closed by its process; the kernel ends it by itself",
-    Left.MPTCP: "subflow of Multipath TCP; ending it would not end the call",
-    Left.SESSION: "carries the session of this command",
+    Left.WINDOW: "the peer answers with a closed window; its application does not read",
+    Left.RECOVERED: "recovered",
+    Left.ORPHAN: "closed by the application already; the kernel completes that alone",
+    Left.MPTCP: "a subflow of Multipath TCP; the blocked call would go on without it",
+    Left.SESSION: "the session of this command uses it",
 }
 _CAN_BE_NAMED = (Left.REPLY, Left.WINDOW)
 

@@ -8,12 +8,18 @@ from contextlib import suppress
 import click
 
 from tracer.model.errors import TcpwatchError
-from tracer.output.format import safe
+from tracer.output.format import PLAIN, safe
 
 
 def say(text: str) -> None:
     """Print a line. A stderr that cannot be written is ignored."""
     _write(f"tcpwatch: {safe(text)}")
+
+
+def show(line: str) -> None:
+    """Print a line that is not a message, such as a row of a list."""
+    encoding = getattr(sys.stderr, "encoding", None) or "ascii"
+    _write(line.encode(encoding, PLAIN).decode(encoding))
 
 
 def complain(error: TcpwatchError) -> None:
