@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from tracer.act.selection import HOPELESS, Selection
 from tracer.analysis.stuck import Stuck, stuck
 from tracer.analysis.timer_wheel import lateness
-from tracer.kernel.sock_diag import Ends, Look, SockDiag, open_each
+from tracer.kernel.sock_diag import Ends, Look, SockDiag, explained, open_each
 from tracer.model.actions import Left, Outcome, Result
 from tracer.model.errors import TcpwatchError
 from tracer.model.sockets import Socket
@@ -46,6 +46,12 @@ def plan(selection: Selection, open_each: _Open = open_each) -> Plan:
     """
     made = Plan(left=list(selection.left))
     diags = open_each({socket.netns for _, socket in selection.chosen if socket.netns is not None})
+    with explained():
+        _find(made, selection, diags)
+    return made
+
+
+def _find(made: Plan, selection: Selection, diags: Mapping[int, SockDiag]) -> None:
     if not all(diag.can_destroy() for diag in diags.values()):
         raise TcpwatchError(
             "this kernel cannot end connections: it was built without CONFIG_INET_DIAG_DESTROY",
@@ -57,7 +63,6 @@ def plan(selection: Selection, open_each: _Open = open_each) -> Plan:
         look = diag.find(ends, socket.inode or 0) if diag is not None and ends is not None else None
         if diag is not None and look is not None and not look.is_closed:
             made.targets.append(Target(socket, reason, diag, look))
-    return made
 
 
 def ends_of(socket: Socket) -> Ends | None:
@@ -84,10 +89,14 @@ def pause_s(targets: Sequence[Target], hz: int) -> float:
 
 
 def look_again(before: Plan) -> Plan:
-    """Keep the connections that still hang. Those that do not go among the ones left alone. Raises OSError."""
+    """Keep the connections that still hang. Those that do not go among the ones left alone."""
     after = Plan(left=list(before.left))
     for target in before.targets:
-        now = target.diag.look(target.look.identity)
+        try:
+            now = target.diag.look(target.look.identity)
+        except OSError:  # `end` meets it again, and reports it
+            after.targets.append(target)
+            continue
         if now is None or now.is_closed:
             continue
         if hangs(target, now):

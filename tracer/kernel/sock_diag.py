@@ -14,6 +14,7 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple
@@ -224,10 +225,19 @@ def open_each(inodes: Iterable[int]) -> Mapping[int, SockDiag]:
 
 def _open_each(inodes: Iterable[int]) -> Mapping[int, SockDiag]:
     paths = namespaces()
-    try:
+    with explained():
         return {inode: SockDiag() for inode in inodes if enter(inode, paths.get(inode, []))}
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn an OSError of a SockDiag into a TcpwatchError, unless this process is out of descriptors or memory."""
+    try:
+        yield
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
         raise TcpwatchError(
-            f"the kernel cannot be asked for single sockets (NETLINK_SOCK_DIAG): {error.strerror}",
-            hint="sudo modprobe tcp_diag; grep CONFIG_INET_DIAG /boot/config-$(uname -r)",
+            f"the kernel answers no request for a single socket (NETLINK_SOCK_DIAG): {error.strerror}",
+            hint="sudo modprobe tcp_diag; grep CONFIG_INET /boot/config-$(uname -r)",
         ) from error

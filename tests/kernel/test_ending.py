@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ending import Question, end
+from end_command import Question, end
 from ss_comparison import MAPPED, ss
 from watching import AS_NOBODY, PATIENCE_S, ROOT, Json, both_ends
 
