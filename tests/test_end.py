@@ -20,7 +20,7 @@ from tracer.cli import main
 from tracer.kernel import host
 from tracer.kernel import sockets as walk
 from tracer.kernel.processes import ancestors
-from tracer.kernel.sock_diag import Ends, Identity, Look
+from tracer.kernel.sock_diag import Ends, Identity, Look, Named
 from tracer.model.actions import Left, Outcome, Result
 from tracer.model.errors import TcpwatchError
 from tracer.model.sockets import Socket
@@ -57,8 +57,9 @@ class Diag:
     def can_destroy(self) -> bool:
         return self.supported
 
-    def find(self, ends: Ends, inode: int | None) -> Look | None:
-        return self.look(Identity(2, b"id"))
+    def find(self, wanted: Iterable[Named]) -> dict[Named, Look]:
+        found = self.look(Identity(2, b"id"))
+        return {} if found is None else dict.fromkeys(wanted, found)
 
     def look(self, identity: Identity) -> Look | None:
         found = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
@@ -235,7 +236,8 @@ def test_the_question(run: Run, capsys: pytest.CaptureFixture[str], typed: str, 
     assert run("--stuck", found=[socket(**RETRANSMITS)], diag=diag, typed=typed) == status
     shown = capsys.readouterr()
     assert diag.destroyed == (1 if status == 0 else 0)
-    assert "ESTABLISHED, retransmitting, silent for 1m00s\nEnd this connection? [y/N] " in shown.err
+    line = "  php[8506]  10.66.1.2:33356 → 10.66.2.2:3306  ESTABLISHED, retransmitting, silent for 1m00s\n"
+    assert f"{line}End this connection? [y/N] " in shown.err
     assert shown.out == ("ended        php[8506]  10.66.1.2:33356 → 10.66.2.2:3306\n" if status == 0 else "")
     assert ("tcpwatch: nothing was ended\n" in shown.err) == (status == 1)
 
@@ -312,12 +314,15 @@ def test_those_left_alone_can_be_named() -> None:
 
 def test_many_are_grouped_and_none_is_left_out() -> None:
     pool = [socket(lport=40_000 + number, silent_ms=80_000 + number * 1000) for number in range(MAX_SINGLE)]
+    alone = socket(lport=50_000, raddr="10.66.2.3")
     served = [socket(accepted=True, lport=5432, rport=number, comm="postgres", pid=7) for number in (1, 2)]
-    chosen = [(Stuck.RETRANSMITTING, each) for each in [*pool, *served]]
+    chosen = [(Stuck.RETRANSMITTING, each) for each in [*pool, *served, alone]]
     assert list(plan_as_text(chosen, 80, grouped=True)) == [
         "  12 × php[8506] → 10.66.2.2:3306",
         "      ESTABLISHED, retransmitting, silent for 1m20s to 1m31s",
         "  2 × postgres[7] at 10.66.1.2:5432",
+        "      ESTABLISHED, retransmitting, silent for 1m00s",
+        "  php[8506]  10.66.1.2:50000 → 10.66.2.3:3306",
         "      ESTABLISHED, retransmitting, silent for 1m00s",
     ]
     assert sum(" → " in line for line in plan_as_text(chosen, 80, grouped=False)) == len(chosen)

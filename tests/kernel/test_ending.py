@@ -8,24 +8,27 @@ import shlex
 import socket as sockets
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from churn import LIVES_S, Churn
 from end_command import Question, end
 from ss_comparison import MAPPED, ss
 from watching import AS_NOBODY, PATIENCE_S, ROOT, Json, both_ends
 
 from tracer.act.ending import end as end_target
 from tracer.act.ending import look_again, plan
-from tracer.act.selection import select
-from tracer.kernel.sock_diag import Ends, SockDiag
+from tracer.act.selection import Selection, select
+from tracer.kernel.sock_diag import Ends, Named, SockDiag
 from tracer.kernel.sockets import read_sockets
 from tracer.lab.namespace import Namespace, wait_until
 from tracer.lab.network import SERVER, SERVER6, Lab
 from tracer.lab.peers import Client, Server, embedded_client
-from tracer.model.actions import Left, Result
+from tracer.model.actions import Left, Outcome, Result
 from tracer.model.filters import Filter
+from tracer.model.sockets import Socket
 
 HOME = "127.0.0.1"
 HERE = Path(__file__).parent
@@ -118,6 +121,25 @@ def test_another_connection_on_the_same_ports_is_left_alone(lab: Lab) -> None:
     assert "\ngone " in question.screen and "ended 0 connections, 1 already gone" in question.screen
 
 
+def test_only_sockets_that_were_chosen_end_however_fast_their_ports_are_taken_again() -> None:
+    """Hundreds of connections a second on eight ports, against choices that are some milliseconds old."""
+    outcomes: list[Outcome] = []
+    netns = Path("/proc/self/ns/net").stat().st_ino
+    with Churn(range(42000, 42008)) as churn:
+        for turn in range(60):
+            chosen = [
+                Socket(time_ns=0, laddr=HOME, lport=port, raddr=HOME, rport=churn.rport, inode=inode, netns=netns)
+                for port, inode in dict(churn.current).items()
+            ]
+            made = plan(Selection([(None, each) for each in chosen]))
+            threading.Event().wait(turn % 10 * LIVES_S / 10)
+            outcomes += map(end_target, made.targets)
+    ended = {outcome.socket.inode for outcome in outcomes if outcome.result is Result.ENDED}
+    assert churn.aborted == ended, "nobody else noticed"
+    assert ended and any(outcome.result is Result.GONE for outcome in outcomes)
+    assert not churn.errors and churn.opened > len(outcomes)
+
+
 def test_a_listener_on_the_same_port_is_left_alone(lab: Lab) -> None:
     with Server(lab.server, SERVER, 3306):
         client = embedded_client(lab.client, SERVER, 3306)
@@ -135,8 +157,9 @@ def test_the_request_itself_spares_a_listener() -> None:
     with sockets.create_server((HOME, 0)) as listener, SockDiag() as diag:
         client = sockets.create_connection(listener.getsockname())
         accepted, _ = listener.accept()
-        found = diag.find(Ends(*accepted.getsockname(), *accepted.getpeername()), os.fstat(accepted.fileno()).st_ino)
-        assert found is not None and found.state == "ESTABLISHED"
+        ends = Ends(*accepted.getsockname(), *accepted.getpeername())
+        (found,) = diag.find([Named(ends, os.fstat(accepted.fileno()).st_ino)]).values()
+        assert diag.find([Named(ends, 1)]) == {}, "another socket with the same ends"
         for end_of_it in (client, accepted):
             end_of_it.close()
         wait_until(lambda: diag.look(found.identity) is None, PATIENCE_S, "it is closed")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from tracer.act.selection import HOPELESS, Selection
 from tracer.analysis.stuck import Stuck, stuck
 from tracer.analysis.timer_wheel import lateness
-from tracer.kernel.sock_diag import Ends, Look, SockDiag, explained, open_each
+from tracer.kernel.sock_diag import Ends, Look, Named, SockDiag, explained, open_each
 from tracer.model.actions import Left, Outcome, Result
 from tracer.model.errors import TcpwatchError
 from tracer.model.sockets import Socket
@@ -57,19 +57,23 @@ def _find(made: Plan, selection: Selection, diags: Mapping[int, SockDiag]) -> No
             "this kernel cannot end connections: it was built without CONFIG_INET_DIAG_DESTROY",
             hint="grep INET_DIAG_DESTROY /boot/config-$(uname -r); restart the process that hangs",
         )
+    names: dict[int, list[Named]] = {}
+    for _, socket in selection.chosen:
+        if socket.netns is not None and (named := named_of(socket)) is not None:
+            names.setdefault(socket.netns, []).append(named)
+    looks = {netns: diag.find(names.get(netns, ())) for netns, diag in diags.items()}
     for reason, socket in selection.chosen:
-        diag = diags.get(socket.netns or 0)
-        ends = ends_of(socket)
-        look = diag.find(ends, socket.inode or 0) if diag is not None and ends is not None else None
-        if diag is not None and look is not None and not look.is_closed:
-            made.targets.append(Target(socket, reason, diag, look))
+        if socket.netns in looks and (named := named_of(socket)) is not None:
+            look = looks[socket.netns].get(named)
+            if look is not None and not look.is_closed:
+                made.targets.append(Target(socket, reason, diags[socket.netns], look))
 
 
-def ends_of(socket: Socket) -> Ends | None:
-    """The ends of the connection; None while connect() has not chosen them."""
+def named_of(socket: Socket) -> Named | None:
+    """How the kernel is asked for this connection; None while connect() has not chosen its ends."""
     if socket.laddr is None or socket.lport is None or socket.raddr is None or socket.rport is None:
         return None
-    return Ends(socket.laddr, socket.lport, socket.raddr, socket.rport)
+    return Named(Ends(socket.laddr, socket.lport, socket.raddr, socket.rport), socket.inode or 0)
 
 
 def pause_s(targets: Sequence[Target], hz: int) -> float:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -61,7 +62,7 @@ def end(only_stuck: bool, dry_run: bool, yes: bool, as_json: bool, **filters: An
         say("nothing to end" if plan.left else "no connection hangs" if only_stuck else "no connection matches")
         return 0
     if not (as_json or dry_run):
-        for line in _lines(plan, grouped=True):
+        for line in _lines(plan, _width(sys.stderr), grouped=True):
             show(line)
     if not (dry_run or yes) and (refused := _ask(len(plan.targets))):
         say("nothing was ended")
@@ -69,7 +70,7 @@ def end(only_stuck: bool, dry_run: bool, yes: bool, as_json: bool, **filters: An
     outcomes = [Outcome(target.socket, Result.WOULD_END) if dry_run else end_one(target) for target in plan.targets]
     try:
         if dry_run and not as_json:
-            sys.stdout.writelines(f"{line}\n" for line in _lines(plan, grouped=False))
+            sys.stdout.writelines(f"{line}\n" for line in _lines(plan, _width(sys.stdout), grouped=False))
         else:
             sys.stdout.writelines(map(outcome_as_json if as_json else outcome_as_text, outcomes))
         sys.stdout.flush()
@@ -125,11 +126,17 @@ def _plan(wanted: Filter, *, only_stuck: bool) -> Plan:
     return made
 
 
-def _lines(plan: Plan, *, grouped: bool) -> Iterator[str]:
+def _width(stream: TextIO | None) -> float:
+    """Columns; infinite where no person reads, so that each connection takes one line."""
+    is_terminal = stream is not None and stream.isatty()
+    return shutil.get_terminal_size().columns if is_terminal else math.inf
+
+
+def _lines(plan: Plan, width: float, *, grouped: bool) -> Iterator[str]:
     from tracer.output.actions import plan_as_text
 
     chosen = [(target.reason, target.socket) for target in plan.targets]
-    return plan_as_text(chosen, shutil.get_terminal_size().columns, grouped=grouped)
+    return plan_as_text(chosen, width, grouped=grouped)
 
 
 def _ask(count: int) -> int:

@@ -53,6 +53,13 @@ class Ends(NamedTuple):
     rport: int
 
 
+class Named(NamedTuple):
+    """A connection as a person names it. inode: of its socket; 0 if no process holds one."""
+
+    ends: Ends
+    inode: int
+
+
 class Identity(NamedTuple):
     """One socket of a network namespace. number: struct inet_diag_sockid, with the cookie."""
 
@@ -71,6 +78,10 @@ class Look:
     timer_ms: int | None
     attempt: int | None
     inode: int
+
+    def is_named(self, named: Named) -> bool:
+        """Whether it is this connection, and not a listener or what is left of one."""
+        return (self.ends, self.inode) == named and self.state not in _NOT_CONNECTIONS
 
     @property
     def is_closed(self) -> bool:
@@ -96,17 +107,23 @@ class SockDiag:
     ) -> None:
         self._netlink.close()
 
-    def find(self, ends: Ends, inode: int | None) -> Look | None:
-        """The connection with these ends. inode: its socket, 0 for one that no process holds, None for any."""
-
-        def matches(found: Look) -> bool:
-            return found.ends == ends and inode in (None, found.inode) and found.state not in _NOT_CONNECTIONS
-
-        found = self._look(_AF[":" in ends.raddr], _number_of(ends))
-        if found is not None and matches(found):
-            return found
-        # A socket that is bound to a device is only found with the number of the device.
-        return next(filter(matches, list(self._connections())), None)
+    def find(self, wanted: Iterable[Named]) -> dict[Named, Look]:
+        """Those of these connections that exist."""
+        found: dict[Named, Look] = {}
+        missing: set[Named] = set()
+        for named in wanted:
+            look = self._look(_AF[":" in named.ends.raddr], _number_of(named.ends))
+            if look is not None and look.is_named(named):
+                found[named] = look
+            else:
+                missing.add(named)
+        if missing:
+            # A socket that is bound to a device is only found with the number of the device.
+            for look in self._connections():
+                named = Named(look.ends, look.inode)
+                if named in missing and look.is_named(named):
+                    found[named] = look
+        return found
 
     def look(self, identity: Identity) -> Look | None:
         """The socket as it is now; None once it is gone."""

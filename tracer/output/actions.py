@@ -18,8 +18,8 @@ _INDENT = 6
 Chosen = tuple[Stuck | None, Socket]
 
 
-def plan_as_text(chosen: Sequence[Chosen], width: int, *, grouped: bool) -> Iterator[str]:
-    """Lines for each connection to end, or for each group of similar ones. width: columns."""
+def plan_as_text(chosen: Sequence[Chosen], width: float, *, grouped: bool) -> Iterator[str]:
+    """Lines for each connection to end, or for each group of similar ones. width: columns, infinite for one line."""
     if not grouped or len(chosen) <= MAX_SINGLE:
         for reason, socket in chosen:
             yield from _fitting(f"  {_connection(socket)}", _state(reason, [socket]), width)
@@ -28,10 +28,11 @@ def plan_as_text(chosen: Sequence[Chosen], width: int, *, grouped: bool) -> Iter
     for reason, socket in chosen:
         groups.setdefault((process(socket), _service(socket), reason, socket.state), []).append(socket)
     for (name, service, reason, _), sockets in sorted(groups.items(), key=lambda item: -len(item[1])):
-        yield from _fitting(f"  {len(sockets):,} × {name} {service}", _state(reason, sockets), width)
+        who = _connection(sockets[0]) if len(sockets) == 1 else f"{len(sockets):,} × {name} {service}"
+        yield from _fitting(f"  {who}", _state(reason, sockets), width)
 
 
-def _fitting(who: str, what: str, width: int) -> Iterator[str]:
+def _fitting(who: str, what: str, width: float) -> Iterator[str]:
     line = f"{who}  {what}"
     if len(line) <= width:
         yield line
