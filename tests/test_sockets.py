@@ -50,6 +50,7 @@ def test_a_waiting_client() -> None:
         "netns": 4026532000,
         "state": "ESTABLISHED",
         "accepted": False,
+        "inode": 4711,
         "silent_ms": 8208,
         "since_sent_ms": 8212,
         "since_received_ms": 8400,

@@ -18,6 +18,7 @@ from click.core import ParameterSource
 from tracer import __version__
 from tracer.cli.check import check
 from tracer.cli.demo import demo
+from tracer.cli.end import end
 from tracer.cli.failures import explain, print_traceback, thread_failed
 from tracer.cli.live import live_options, record, trace
 from tracer.cli.replay import replay, report
@@ -41,6 +42,7 @@ Examples:
   tcpwatch report now.tw                  what stalled, why, what to change
   tcpwatch replay now.tw --rport 3306     show a recording, on any machine
   sudo tcpwatch sockets --at-risk 1h      what a 1h idle timeout would drop
+  sudo tcpwatch end --stuck               make calls that hang return now
   sudo tcpwatch demo                      reproduce the failure in 30 seconds
 
 \b
@@ -114,7 +116,7 @@ def cli(context: click.Context, /, **options: Any) -> None:
         raise UsageError(f"options of {command} must follow its name", hint=f"tcpwatch {command} [OPTIONS]")
 
 
-for _command in (record, replay, report, sockets, check, demo):
+for _command in (record, replay, report, sockets, end, check, demo):
     cli.add_command(_command)
 
 

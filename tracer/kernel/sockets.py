@@ -159,6 +159,16 @@ def _sockets_in_use(net: Path = Path("/proc/thread-self/net")) -> int | None:
 
 
 def _read_inside(link: int, inode: int, paths: list[str], held: _Held | None) -> bytes:
+    if not enter(inode, paths):
+        return b""
+    return held.records(inode) if held is not None and held.are_all(inode) else _read_all(link)
+
+
+def enter(inode: int, paths: list[str]) -> bool:
+    """Move this thread into a network namespace by one of the files that lead there; False if it is gone.
+
+    Raises TcpwatchError if that is not permitted.
+    """
     for path in paths:
         # The process may have ended, or its pid may belong to another one.
         with suppress(FileNotFoundError, ProcessLookupError):
@@ -166,10 +176,10 @@ def _read_inside(link: int, inode: int, paths: list[str], held: _Held | None) ->
             try:
                 if os.fstat(namespace).st_ino == inode:
                     _enter(namespace, path)
-                    return held.records(inode) if held is not None and held.are_all(inode) else _read_all(link)
+                    return True
             finally:
                 os.close(namespace)
-    return b""
+    return False
 
 
 def _enter(namespace: int, path: str) -> None:

@@ -36,7 +36,7 @@ _STATE = Kind.STATE.value
 _TIMERS = {1: "on", 3: "persist", 5: "on", 6: "on", 100: "keepalive"}
 _CLOSING = frozenset({4, 9})  # new states: FIN_WAIT1, LAST_ACK
 _SOCK_BYTES = struct.calcsize("<QQ")  # sk and born, which together identify a socket
-_SHORT, _INT = struct.Struct("<H"), struct.Struct("<I")
+_SHORT, _INT, _LONG = struct.Struct("<H"), struct.Struct("<I"), struct.Struct("<Q")
 _unpack_connection = layout.struct_of(layout.CONNECTION).unpack
 _unpack_socket = layout.struct_of(layout.SOCKET).unpack
 _WALKS = layout.struct_of(layout.WALKS)
@@ -140,12 +140,14 @@ class Decoder:
         (timer_in,) = _INT.unpack_from(record, OFFSETS["timer_in"])
         (attempt,) = _SHORT.unpack_from(record, OFFSETS["attempt"])
         (flags,) = _SHORT.unpack_from(record, OFFSETS["flags"])
+        (inode,) = _LONG.unpack_from(record, OFFSETS["inode"])
         timer = _TIMERS.get(timer_number)
         since_sent_ms = self._ms(since_sent)
         waiting = event.state == "ESTABLISHED" and flags & (ACCEPTED | AWAITS) == AWAITS
         return Socket.of(
             event,
             accepted=bool(flags & ACCEPTED),
+            inode=inode or None,
             since_sent_ms=since_sent_ms,
             since_received_ms=self._ms(since_data),
             unread_bytes=unread,

@@ -35,6 +35,10 @@ class Socket:
     netns: int | None = None
     state: str | None = None
     accepted: bool | None = _declared("it came from a listener: this end is the server")
+    inode: int | None = _declared(
+        "inode of the socket, as `ss -e` and /proc/PID/fd show it; for an MPTCP subflow, that of its connection. "
+        "Absent if no process holds the socket"
+    )
     pid: int | None = None
     comm: str | None = None
     exe: str | None = None
