@@ -128,4 +128,7 @@ def is_local(laddr: str | None, raddr: str | None) -> bool:
     """Whether the connection does not leave this host: loopback, or the same address at both ends."""
     if raddr is None or laddr == raddr:
         return True
-    return ipaddress.ip_address(raddr).is_loopback
+    try:
+        return ipaddress.ip_address(raddr).is_loopback
+    except ValueError:
+        return False
