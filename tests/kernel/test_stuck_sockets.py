@@ -18,7 +18,7 @@ from contextlib import ExitStack
 import pytest
 from ss_comparison import ours, ss, tcpwatch_sockets
 from traffic import crowd
-from watching import PATIENCE_S, ROOT
+from watching import PATIENCE_S, ROOT, Json
 
 from tracer.analysis import stuck as rules
 from tracer.analysis.stuck import Stuck, mark, stuck
@@ -41,7 +41,7 @@ def hanging(lab: Lab) -> list[Socket]:
     return mark(in_lab(lab), host.hz())
 
 
-def wait_for(lab: Lab, seen: Callable[[dict[str, int]], bool], what: str) -> None:
+def wait_for(lab: Lab, seen: Callable[[Json], bool], what: str) -> None:
     wait_until(lambda: any(seen(each) for each in ss(lab.client).values()), PATIENCE_S, what)
 
 

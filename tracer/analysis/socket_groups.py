@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from tracer.analysis.risk import is_local
 from tracer.analysis.stuck import Stuck, stuck
@@ -13,7 +13,6 @@ from tracer.model.sockets import Socket
 
 MAX_HOSTS = 8
 """Servers that one program is connected to on one port: beyond it they are one group."""
-Key = TypeVar("Key")
 
 
 class GroupKey(NamedTuple):
@@ -21,7 +20,7 @@ class GroupKey(NamedTuple):
 
     owner: the name of the program; None if unknown. host: the remote address; empty of several servers and of the
     clients of a local service. port: the service's port, at whichever end it is. netns: the network namespace of a
-    service on this host, which is another one in each namespace; else None. reason: why they hang.
+    service on this host, which is another one in each namespace; else None.
     """
 
     owner: str | None
@@ -29,15 +28,20 @@ class GroupKey(NamedTuple):
     port: int | None
     is_local: bool
     netns: int | None
-    reason: Stuck | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Group:
-    """Sockets of one key, never none."""
+    """Sockets of one key, at least one. reasons: why some hang, and their numbers."""
 
     key: GroupKey
-    sockets: Sequence[Socket]
+    sockets: list[Socket] = field(default_factory=list)
+    reasons: Counter[Stuck] = field(default_factory=Counter)
+
+    @property
+    def worst(self) -> int:
+        """The place of the worst reason in the order of reasons, beyond the last one without any."""
+        return min((_ORDER[reason] for reason in self.reasons), default=len(_ORDER))
 
     @property
     def pids(self) -> set[int]:
@@ -59,48 +63,42 @@ class Group:
         return self.range_of(lambda socket: socket.silent_ms)
 
 
-def _key_of(socket: Socket, reason: Stuck | None) -> GroupKey:
+def _key_of(socket: Socket) -> GroupKey:
     owner = socket.comm or socket.exe
     if socket.accepted:
-        return GroupKey(owner, "", socket.lport, True, socket.netns, reason)
+        return GroupKey(owner, "", socket.lport, True, socket.netns)
     netns = socket.netns if is_local(socket.laddr, socket.raddr) else None
-    return GroupKey(owner, socket.raddr or "", socket.rport, False, netns, reason)
+    return GroupKey(owner, socket.raddr or "", socket.rport, False, netns)
 
 
-def grouped(sockets: Iterable[Socket], *, by_reason: bool = False) -> list[Group]:
-    """The groups, those that hang first by the reason of their worst socket, then the longest silence first.
-
-    by_reason: sockets that hang for another reason are in a group of their own.
-    """
-    members: dict[GroupKey, list[Socket]] = defaultdict(list)
-    worst: dict[GroupKey, int] = {}
+def grouped(sockets: Iterable[Socket]) -> list[Group]:
+    """The groups, those that hang first by the worst reason of their sockets, then the longest silence first."""
+    groups: dict[GroupKey, Group] = {}
     for socket in sockets:
+        key = _key_of(socket)
+        group = groups.get(key)
+        if group is None:
+            group = groups[key] = Group(key)
+        group.sockets.append(socket)
         reason = stuck(socket)
-        key = _key_of(socket, reason if by_reason else None)
-        members[key].append(socket)
         if reason is not None:
-            worst[key] = min(worst.get(key, _HEALTHY), _ORDER[reason])
-    merged, worst = _merged(members, worst)
-    groups = [Group(key, each) for key, each in merged.items()]
-    return sorted(groups, key=lambda group: (worst.get(group.key, _HEALTHY), -_longest_silence(group)))
+            group.reasons[reason] += 1
+    return sorted(_merged(groups), key=lambda group: (group.worst, -_longest_silence(group)))
 
 
-def _merged(
-    members: dict[GroupKey, list[Socket]], worst: dict[GroupKey, int]
-) -> tuple[dict[GroupKey, list[Socket]], dict[GroupKey, int]]:
-    """With one group in place of those of a program that is connected to more than MAX_HOSTS servers on one port."""
-    hosts: dict[GroupKey, int] = defaultdict(int)
-    for key in members:
-        hosts[key._replace(host="")] += 1
-    merged: dict[GroupKey, list[Socket]] = {}
-    worst_of_merged: dict[GroupKey, int] = {}
-    for key, sockets in members.items():
+def _merged(groups: dict[GroupKey, Group]) -> Iterable[Group]:
+    """One group in place of those of a program that is connected to more than MAX_HOSTS servers on one port."""
+    hosts = Counter(key._replace(host="") for key in groups)
+    merged: dict[GroupKey, Group] = {}
+    for key, group in groups.items():
         wide = key._replace(host="")
-        key_now = wide if hosts[wide] > MAX_HOSTS else key
-        merged.setdefault(key_now, []).extend(sockets)
-        if key in worst:
-            worst_of_merged[key_now] = min(worst_of_merged.get(key_now, _HEALTHY), worst[key])
-    return merged, worst_of_merged
+        if hosts[wide] <= MAX_HOSTS:
+            merged[key] = group
+            continue
+        together = merged.setdefault(wide, Group(wide))
+        together.sockets += group.sockets
+        together.reasons += group.reasons
+    return merged.values()
 
 
 def _longest_silence(group: Group) -> int:
@@ -109,4 +107,3 @@ def _longest_silence(group: Group) -> int:
 
 
 _ORDER = {reason: number for number, reason in enumerate(Stuck)}
-_HEALTHY = len(Stuck)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tracer.analysis.socket_groups import Group, grouped
-from tracer.analysis.stuck import stuck
 from tracer.model.durations import setting
 from tracer.model.sockets import Socket
 from tracer.output.format import endpoint, owner, plural
@@ -91,7 +89,6 @@ def _row(socket: Socket) -> Row:
 
 
 def _group_row(group: Group, view: View) -> Row:
-    reasons = Counter(reason.value for socket in group.sockets if (reason := stuck(socket)) is not None)
     waiting_ms = group.range_of(lambda socket: socket.waiting_ms)
     return Row(
         title(group, view.limit),
@@ -100,7 +97,7 @@ def _group_row(group: Group, view: View) -> Row:
             time_of(waiting_ms[1] if waiting_ms is not None else None),
             keepalive_of_group(group),
         ),
-        note=notes_of_group(group, reasons),
+        note=notes_of_group(group),
     )
 
 

@@ -59,7 +59,8 @@ def notes(socket: Socket) -> str:
     elif socket.timer == "persist":
         window = "closed window" if not socket.snd_wnd else "small window"
         found.append(f"{window}, next probe in {time_of(socket.timer_ms)}")
-    found += _queued([socket])
+    if socket.unacked_bytes or socket.unsent_bytes or socket.unread_bytes:
+        found += _queued([socket])
     if socket.soft_error:
         found.append(safe(socket.soft_error))
     return ", ".join(found)
@@ -114,10 +115,14 @@ def keepalive_of_group(group: Group) -> str:
     return found.pop() if len(found) == 1 else "mixed"
 
 
-def notes_of_group(group: Group, reasons: Counter[str]) -> str:
-    """What is remarkable about the sockets of a group. reasons: why some hang, and their numbers."""
-    sockets = group.sockets
-    found = [reason if len(sockets) == 1 else f"{count:,} {reason}" for reason, count in reasons.items()]
+def notes_of_group(group: Group) -> str:
+    """What is remarkable about the sockets of a group."""
+    sockets, reasons = group.sockets, group.reasons
+    found = [
+        reason.value if len(sockets) == 1 else f"{reasons[reason]:,} {reason.value}"
+        for reason in Stuck
+        if reasons[reason]
+    ]
     attempts = [socket for socket in sockets if socket.attempt]
     if attempts:
         worst = max(attempts, key=lambda socket: socket.attempt or 0)
@@ -128,7 +133,7 @@ def notes_of_group(group: Group, reasons: Counter[str]) -> str:
         found += [safe(state) for state in states if state != "ESTABLISHED"]
     else:
         found += [f"{count:,} {safe(state)}" for state, count in states.most_common() if state != "ESTABLISHED"]
-    waiting = sum(bool(socket.waiting) for socket in sockets) - reasons[Stuck.REPLY.value]
+    waiting = sum(bool(socket.waiting) for socket in sockets) - reasons[Stuck.REPLY]
     if waiting and len(sockets) > 1:
         found.append(f"{waiting:,} waiting")
     off = sum(socket.keepalive is False for socket in sockets)
