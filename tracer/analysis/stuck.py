@@ -174,6 +174,7 @@ def mark(sockets: Iterable[Socket], hz: int) -> list[Socket]:
 
 
 def _set_give_up(socket: Socket, hz: int) -> None:
+    socket.gives_up_at = socket.gives_up_in_ms = socket.gives_up_window_ms = None
     give_up = gives_up(socket.trouble, hz) if socket.trouble is not None else None
     if give_up is None or socket.trouble is None:
         return
