@@ -57,7 +57,7 @@ def test_nothing_of_a_kernel_is_needed_to_replay(tmp_path: Path) -> None:
     assert (shown.returncode, shown.stderr) == (0, "")
 
 
-_MANY = ",".join(map(str, range(1, 2000)))
+_MANY = ",".join(map(str, range(1, 4000, 2)))
 
 
 @pytest.mark.parametrize(
@@ -65,10 +65,13 @@ _MANY = ",".join(map(str, range(1, 2000)))
     [
         (["--port", "0"], 2, "invalid port"),
         (["--port", "3306,no-such"], 2, "invalid port 'no-such'"),
-        (["--host", "db.example"], 2, "invalid address"),
-        (["--duration", "10"], 2, "invalid duration"),
+        (["--host", "db.invalid"], 2, "cannot resolve the host name 'db.invalid'"),
+        (["replay", "x.tw", "--host", "db.invalid"], 2, "cannot resolve the host name 'db.invalid'"),
+        (["--host", "10.1.2"], 2, "invalid address"),
+        (["--duration", "10x"], 2, "invalid duration"),
+        (["record", "-o", "x.tw", "--rotate-every", "24"], 2, "invalid duration '24'"),
         (["--min-idle", "soon"], 2, "invalid duration"),
-        (["-e", "retransmit,stalls"], 2, "invalid event 'stalls'"),
+        (["-e", "retransmit,stales"], 2, "invalid event 'stales'"),
         (["--pid", "x"], 2, "invalid process id"),
         (["--netns", "no-such-netns"], 2, "there is no network namespace"),
         (["-4", "-6"], 2, "-4 and -6 are mutually exclusive"),
@@ -77,7 +80,10 @@ _MANY = ",".join(map(str, range(1, 2000)))
         (["record", "-o", "x.tw", "--rotate-size", "1k"], 2, "invalid size '1k' (expected at least 4k)"),
         (["record", "-o", "x.tw", "--keep", "3"], 2, "--keep needs --rotate-size, --rotate-every or --keep-size"),
         (["record", "-o", "x.tw", "--rotate-size", "4k", "--port", _MANY], 2, "--rotate-size is too small"),
-        (["record", "-o", "-"], 2, "cannot record to standard output"),
+        (["-w", "-"], 2, "standard output cannot have both events and a recording"),
+        (["-i", "eth0"], 2, "-i eth0 cannot be used"),
+        (["help", "nonsense"], 2, "there is no command 'nonsense'"),
+        (["completion", "csh"], 2, "'csh' is not one of 'bash', 'zsh', 'fish'"),
         (["-w", ""], 2, "--write needs the name of a file"),
         (["--comm", ""], 2, "invalid process name ''"),
         (["--host", ""], 2, "invalid address ''"),
@@ -109,30 +115,6 @@ def test_every_error_says_what_is_wrong_and_what_to_type(arguments: list[str], s
     assert first.startswith("tcpwatch: ") and complaint in first
     assert second.startswith("Hint: ")
     assert len(first) < 300
-
-
-@pytest.mark.parametrize(
-    ("arguments", "hint"),
-    [
-        (["port", "3306"], "tcpwatch --port 3306"),
-        (["3306"], "tcpwatch --port 3306, or tcpwatch --pid 3306"),
-        (["-r", "now.tw"], "tcpwatch replay FILE"),
-        (["now.tw"], "tcpwatch replay now.tw"),
-        (["/var/log/a b.tw.gz"], "tcpwatch replay '/var/log/a b.tw.gz'"),
-        (["-i", "any"], "tcpwatch traces every interface: leave -i out, or filter with --host or --netns"),
-        (["-n"], "tcpwatch prints numbers: leave -n out"),
-        (["-V"], "tcpwatch --version"),
-        (["help"], "tcpwatch --help"),
-        (["--nonsense"], "tcpwatch --help"),
-        (["record", "--nonsense"], "tcpwatch record --help"),
-        (["record", "-o", "x.tw", "--keep", "0"], "tcpwatch record --help"),
-        (["--json", "--format", "text"], "--format text"),
-    ],
-)
-def test_what_users_of_ss_and_tcpdump_type_has_a_hint(arguments: list[str], hint: str) -> None:
-    shown = tcpwatch(*arguments)
-    assert (shown.returncode, shown.stdout) == (2, "")
-    assert shown.stderr.splitlines()[1] == f"Hint: {hint}"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["replay", "--help"]])

@@ -35,7 +35,14 @@ def live_options(command: Command) -> Command:
         buffer_option,
         resume_option,
         duration_option,
-        click.option("-w", "--write", "recording", type=types.RECORDING, metavar="FILE", help="Also record to FILE."),
+        click.option(
+            "-w",
+            "--write",
+            "recording",
+            type=types.RECORDING_BESIDE_OUTPUT,
+            metavar="FILE",
+            help="Also record to FILE.",
+        ),
         format_options(EVENT_FORMATS),
         filter_options,
     ):
@@ -73,7 +80,9 @@ def trace(
     "-o", "--output", "recording", required=True, type=types.RECORDING, metavar="FILE", help="Record to FILE."
 )
 @click.option("--rotate-size", metavar="SIZE", type=types.SIZE, help="Start a new file at SIZE (100M, 1G) on disk.")
-@click.option("--rotate-every", metavar="DURATION", type=types.DURATION, help="Start a new file after 1h, 24h.")
+@click.option(
+    "--rotate-every", metavar="DURATION", type=types.DURATION_WITH_UNIT, help="Start a new file after 1h, 24h."
+)
 @click.option("--keep", type=click.IntRange(1), metavar="N", help="Keep only the newest N files that hold events.")
 @click.option(
     "--keep-size", metavar="SIZE", type=types.SIZE, help="Keep only the newest files, at most SIZE in total."

@@ -17,8 +17,11 @@ from click.core import ParameterSource
 
 from tracer import __version__
 from tracer.cli.check import check
+from tracer.cli.completion import completion
 from tracer.cli.demo import demo
 from tracer.cli.failures import explain, print_traceback, thread_failed
+from tracer.cli.habits import suggestion
+from tracer.cli.help import help_command
 from tracer.cli.live import live_options, record, trace
 from tracer.cli.replay import replay, report
 from tracer.cli.sockets import sockets
@@ -97,7 +100,7 @@ def _own_errors() -> Iterator[None]:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @live_options
-@click.version_option(__version__, prog_name="tcpwatch")
+@click.version_option(__version__, "-V", "--version", prog_name="tcpwatch")
 @click.pass_context
 def cli(context: click.Context, /, **options: Any) -> None:
     """Find TCP connections that died while nobody was talking.
@@ -112,10 +115,11 @@ def cli(context: click.Context, /, **options: Any) -> None:
         trace(**options)
         return
     if any(context.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in context.params):
-        raise UsageError(f"options of {command} must follow its name", hint=f"tcpwatch {command} [OPTIONS]")
+        moved = suggestion(cli, context.obj) if context.obj is not None else None
+        raise UsageError(f"options of {command} must follow its name", hint=moved or f"tcpwatch {command} [OPTIONS]")
 
 
-for _command in (record, replay, report, sockets, check, demo):
+for _command in (record, replay, report, sockets, check, demo, completion, help_command):
     cli.add_command(_command)
 
 
@@ -133,7 +137,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run a command and report its errors. Returns the exit status."""
     try:
-        status = cli.main(args=arguments, prog_name="tcpwatch", standalone_mode=False)
+        status = cli.main(args=arguments, prog_name="tcpwatch", standalone_mode=False, obj=arguments)
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except TcpwatchError as error:
@@ -141,7 +145,7 @@ def run(arguments: list[str]) -> int:
         complain(error)
         return error.exit_status
     except click.ClickException as error:
-        complain(usage_error(error))
+        complain(usage_error(error, cli, arguments))
         return 2
     except (click.Abort, KeyboardInterrupt):
         return 0

@@ -7,7 +7,7 @@ Live, the kernel side applies the filters of ports, family, addresses and namesp
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -36,6 +36,8 @@ class Filter:
     comms: frozenset[str] = frozenset()
     events: frozenset[str] = frozenset()
     min_idle_ms: int | None = None
+    typed: Mapping[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
+    """The values of hosts and netns as the user typed them, for messages."""
     _chooses_connections: bool = field(init=False, repr=False, compare=False)
     _networks: dict[tuple[int, int], set[int]] = field(init=False, repr=False, compare=False)  # of hosts, by prefix
     _comms: frozenset[str] = field(init=False, repr=False, compare=False)  # also as the kernel truncates them
@@ -119,6 +121,23 @@ class Filter:
         is_idle_known = event.event == Kind.STALL and event.verdict != "unanswered"
         silent_ms = event.idle_ms if is_idle_known else event.silent_ms
         return silent_ms is not None and silent_ms >= self.min_idle_ms
+
+
+def collapsed(ports: Iterable[int]) -> list[int | str]:
+    """Ports in order. Three or more in a row are one range: `3306-3310`."""
+    found: list[int | str] = []
+    for first, last in _runs(sorted(ports)):
+        found += [f"{first}-{last}"] if last - first > 1 else range(first, last + 1)
+    return found
+
+
+def _runs(ports: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The first and the last of each run of successive numbers."""
+    begin = 0
+    for number, port in enumerate(ports):
+        if number + 1 == len(ports) or ports[number + 1] != port + 1:
+            yield ports[begin], port
+            begin = number + 1
 
 
 def _by_prefix(networks: Iterable[Network]) -> dict[tuple[int, int], set[int]]:

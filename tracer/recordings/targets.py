@@ -15,6 +15,8 @@ from pathlib import Path
 
 from tracer.model.errors import TcpwatchError
 
+STANDARD_OUTPUT = Path("/dev/stdout")
+"""What `-` names."""
 _SHARED = stat.S_IWOTH | stat.S_IWGRP
 
 
