@@ -1,4 +1,4 @@
-"""Types of option values: ports, processes and kinds of event, and the classes that wrap `parse_` functions for click.
+"""Types of option values: ports, processes, kinds of event, and the classes that wrap `parse_` functions for click.
 
 Each `parse_` function raises UsageError for invalid text, with the expected form.
 """
