@@ -80,6 +80,7 @@ _MANY = ",".join(map(str, range(1, 4000, 2)))
         (["record", "-o", "x.tw", "--rotate-size", "1k"], 2, "invalid size '1k' (expected at least 4k)"),
         (["record", "-o", "x.tw", "--keep", "3"], 2, "--keep needs --rotate-size, --rotate-every or --keep-size"),
         (["record", "-o", "x.tw", "--rotate-size", "4k", "--port", _MANY], 2, "--rotate-size is too small"),
+        (["record", "-o", "-", "--keep-size", "1G"], 2, "on standard output cannot continue in another file"),
         (["-w", "-"], 2, "standard output cannot have both events and a recording"),
         (["-i", "eth0"], 2, "-i eth0 cannot be used"),
         (["help", "nonsense"], 2, "there is no command 'nonsense'"),
@@ -127,6 +128,38 @@ def test_a_closed_pipe_behind_the_help_is_fine(arguments: list[str]) -> None:
             stdout=closed, stderr=subprocess.PIPE, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60,
         )  # fmt: skip
     assert (shown.returncode, shown.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("command", ["replay", "report", "replay --json", "nonsense"])
+def test_a_closed_pipe_behind_stdout_and_stderr(tmp_path: Path, command: str) -> None:
+    """As in `tcpwatch replay x.tw 2>&1 | head`. A wrong command line is still one."""
+    write(tmp_path / "x.tw", [event(at=second) for second in range(500)])
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "tracer", *command.split(), str(tmp_path / "x.tw")],
+            stdout=closed, stderr=closed, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == (2 if command == "nonsense" else 0)
+
+
+def test_a_recording_is_not_printed_on_a_terminal() -> None:
+    ours, terminal = os.openpty()
+    try:
+        shown = subprocess.run(
+            [sys.executable, "-m", "tracer", "record", "-o", "-"],
+            stdout=terminal, stderr=subprocess.PIPE, text=True, cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60,
+        )  # fmt: skip
+    finally:
+        os.close(terminal)
+        os.close(ours)
+    assert shown.returncode == 2
+    assert shown.stderr.splitlines() == [
+        "tcpwatch: refusing to print a recording on a terminal",
+        "Hint: tcpwatch record -o now.tw, or tcpwatch record -o - | zstd > now.tw.zst",
+    ]
 
 
 def test_a_reader_that_made_the_pipe_non_blocking_gets_everything(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from tracer.cli.screen import page
 from tracer.model.errors import UsageError
 from tracer.model.filters import Filter
 from tracer.output.formats import EVENT_FORMATS
+from tracer.recordings.targets import STANDARD_OUTPUT
 from tracer.run.stopping import Stop
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ def record(
     """Record events to a file and print none. Requires root.
 
     The recording is JSON lines after a header (docs/recording-format.md). Only its owner can read it, also while it
-    grows. It is compressed if FILE ends in .gz or .zst. FILE may be a FIFO. An existing file is not overwritten.
+    grows. It is compressed if FILE ends in .gz or .zst. FILE may be a FIFO, or - for standard output. An
+    existing file is not overwritten.
 
     With --rotate-size, --rotate-every or --keep-size tcpwatch records a series of files and adds to each name the
     time at which the file was started: x.tw.gz becomes x-20261125T020000.123Z.tw.gz. --keep-size alone starts a new
@@ -116,8 +118,14 @@ def record(
     Examples:
       sudo tcpwatch record -o night.tw.gz --duration 12h
       sudo tcpwatch record -o /var/log/tcpwatch/x.tw.zst --keep-size 10G
+      ssh db1 sudo tcpwatch record -o - | tcpwatch replay -
     """
     rotation = rotation_of(rotate_size, rotate_every, keep, keep_size)
+    if rotation.is_wanted and recording == STANDARD_OUTPUT:
+        raise UsageError(
+            "a recording on standard output cannot continue in another file",
+            hint="tcpwatch record -o now.tw --rotate-size 100M",
+        )
     wanted = make_live_filter(filters, resume=resume)
     _require_room_for_header(rotation, wanted)
     stop = Stop(duration, reopens=True)

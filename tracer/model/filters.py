@@ -46,7 +46,7 @@ class Filter:
         asked = (self.ports, self.lports, self.rports, self.hosts, self.family, self.netns)
         object.__setattr__(self, "_chooses_connections", any(asked))
         object.__setattr__(self, "_networks", _by_prefix(self.hosts))
-        object.__setattr__(self, "_comms", self.comms | {_shortened(comm) for comm in self.comms})
+        object.__setattr__(self, "_comms", self.comms | {kernel_name(comm) for comm in self.comms})
 
     def wants(self, event: Event) -> bool:
         """Whether this event is wanted."""
@@ -149,6 +149,6 @@ def _by_prefix(networks: Iterable[Network]) -> dict[tuple[int, int], set[int]]:
     return found
 
 
-def _shortened(name: str) -> str:
+def kernel_name(name: str) -> str:
     """The name of a process as the kernel truncates it: 15 bytes (TASK_COMM_LEN without its NUL)."""
     return name.encode("utf-8", "backslashreplace")[:15].decode("utf-8", "backslashreplace")
