@@ -74,6 +74,8 @@ ANSWERED_FOR_ALL = {
     "now.tw": "tcpwatch replay now.tw",
     "'/var/log/a b.tw.gz'": "tcpwatch replay '/var/log/a b.tw.gz'",
     "report now.tw --jsno": "tcpwatch report now.tw --json",
+    "replay now.tw tcp port 3306": "tcpwatch replay now.tw --port 3306",
+    "report now.tw port 3306 --json": "tcpwatch report now.tw --json --port 3306",
     "report now.tw -r other.tw": "tcpwatch report now.tw other.tw",
     "version": "tcpwatch --version",
     "help recrod": "tcpwatch help record",

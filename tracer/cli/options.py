@@ -58,7 +58,7 @@ def _any_interface(context: click.Context, option: click.Parameter, interface: s
 
 _HABITS = (
     click.option("-n", is_flag=True, hidden=True, expose_value=False),  # names are never resolved
-    click.option("-i", "--interface", hidden=True, expose_value=False, callback=_any_interface),
+    click.option("-i", "interface", hidden=True, expose_value=False, callback=_any_interface),
 )
 """Options of tcpdump that change nothing here."""
 

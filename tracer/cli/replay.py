@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tracer.cli import types
 from tracer.cli.options import filter_options, format_options, make_filter
 from tracer.cli.screen import page
 from tracer.model.errors import TcpwatchError, UsageError
@@ -21,9 +22,7 @@ if TYPE_CHECKING:
     from tracer.output.sink import Sink
     from tracer.run.replay import Missing
 
-_files_argument = click.argument(
-    "files", nargs=-1, required=True, type=click.Path(path_type=Path, readable=False), metavar="FILE…"
-)
+_files_argument = click.argument("files", nargs=-1, required=True, type=types.RECORDED, metavar="FILE…")
 
 
 @click.command()

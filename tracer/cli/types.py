@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
+from tracer.cli.expressions import WORDS
 from tracer.cli.hosts import parse_hosts
 from tracer.cli.quantities import is_number, parse_buffer_size, parse_duration, parse_size, shortened
 from tracer.model.errors import UsageError
@@ -222,6 +223,19 @@ class NewRecording(click.ParamType):
         return [CompletionItem(incomplete, type="file")]
 
 
+class RecordedFile(click.Path):
+    """A recording to read. Words of a filter expression are refused, unless there is a file of that name."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, readable=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        """The path."""
+        if value in WORDS and not Path(value).exists():
+            raise click.UsageError(f"Got unexpected extra argument ({value})", context)
+        return super().convert(value, param, context)
+
+
 def each(parse: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
     """The `parse` of a Listed where each word is one value."""
     return lambda text: (parse(text),)
@@ -231,6 +245,7 @@ DURATION = PositiveDuration()
 DURATION_WITH_UNIT = PositiveDuration(needs_unit=True)
 SIZE = Parsed("size", parse_size)
 BUFFER_SIZE = Parsed("size", parse_buffer_size)
+RECORDED = RecordedFile()
 RECORDING = NewRecording()
 RECORDING_BESIDE_OUTPUT = NewRecording(beside_output=True)
 PORTS: Listed[int] = Listed("port", parse_ports)

@@ -74,8 +74,8 @@ def _open_standard_output() -> int:
     """
     if stat.S_ISFIFO(os.fstat(1).st_mode):
         try:
-            return os.open("/proc/self/fd/1", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:  # /proc is missing, or the pipe belongs to another user
+            return os.open(STANDARD_OUTPUT, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:  # there is no /dev/stdout, or the pipe belongs to another user
             os.set_blocking(1, False)
     return os.dup(1)
 
