@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shlex
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from recording_files import write
 from running import tcpwatch
 
+from tracer.cli.habits import suggestion
 from tracer.cli.main import cli
 
 SUDO = "" if os.geteuid() == 0 else "sudo "
@@ -55,6 +57,8 @@ ANSWERED = {
     "-f -p 17369": "tcpwatch --pid 17369",
     "-fp 17369": "tcpwatch --pid 17369",
     "-P 17369": "tcpwatch --pid 17369",
+    "strace -p 17369": "tcpwatch --pid 17369",
+    "tcpdump -i any port 3306": "tcpwatch --port 3306",
     # other words for commands, and slips of the finger
     "list": "tcpwatch sockets",
     "watch": "tcpwatch",
@@ -135,3 +139,16 @@ def test_options_of_tcpdump_that_change_nothing_are_taken(tmp_path: Path) -> Non
     for arguments in (["-n"], ["-nn"], ["-i", "any"], ["-nni", "any"], ["--format", "TEXT"]):
         shown = tcpwatch("replay", *arguments, tmp_path / "x.tw")
         assert (shown.returncode, shown.stdout, shown.stderr) == (0, plain.stdout, "")
+
+
+def test_no_words_raise_an_error_of_python() -> None:
+    """Any mixture of words, by chance but always the same."""
+    chance = random.Random(7)
+    words = [
+        "port", "host", "src", "dst", "or", "and", "not", "(", ")", "=", "3306", ":3306", "10.1.2.3", "x.tw", "/", "",
+        "-", "--", "-p", "-e", "-i", "-nn", "-w", "-r", "-c", "-o", "-tinop", "-fp", "--port", "--port=", "--json",
+        "-4", "record", "replay", "sockets", "help", "state", "sport", "strace", "x" * 5000, "\udcff", "ü", "-ü", "--ü=1",
+    ]  # fmt: skip
+    for _ in range(20000):
+        line = suggestion(cli, [chance.choice(words) for _ in range(chance.randrange(6))])
+        assert line is None or "tcpwatch" in line

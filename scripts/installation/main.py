@@ -39,10 +39,7 @@ def install(tree: Path, places: Places) -> None:
             places.manual: files.stage_file(places.manual, (tree / "docs/tcpwatch.8").read_bytes()),
             unit_target: files.stage_file(unit_target, shipped),
             places.command: files.stage_link(places.command, places.home / "bin/tcpwatch"),
-            **{
-                path: files.stage_file(path, copy.completion(fresh, shell))
-                for shell, path in places.completions.items()
-            },
+            **{path: files.stage_file(path, script) for path, script in completions.items()},
         }
         for path in staged.values():
             leftovers.callback(path.unlink, missing_ok=True)

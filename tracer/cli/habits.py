@@ -6,7 +6,6 @@ import difflib
 import os
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 
 import click
 
@@ -180,7 +179,8 @@ class _Line:
     def _take_word(self, word: str) -> None:
         if not self._is_chosen and not self._words and (command := self._command_of(word)) is not None:
             self._command, self._is_chosen = command, True
-        elif ("/" in word and not is_address(word)) or word.endswith(_RECORDINGS) or Path(word).is_file():
+            self._follows_forks |= word == "strace"
+        elif _is_recording(word):
             self._files.append(word)
         else:
             self._words.append(word)
@@ -192,3 +192,9 @@ class _Line:
         if lowered in WORDS or is_address(word):
             return None
         return _SYNONYMS[lowered] if lowered in _SYNONYMS else nearest(lowered, list(self._group.commands))
+
+
+def _is_recording(word: str) -> bool:
+    is_path = "/" in word and not is_address(word)
+    # Path.is_file() raises OSError for a word that is longer than a file name.
+    return is_path or word.endswith(_RECORDINGS) or os.path.isfile(word)  # noqa: PTH113
