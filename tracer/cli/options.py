@@ -163,7 +163,8 @@ def format_options(formats: Iterable[str]) -> Callable[[Command], Command]:
         for option in (
             *(click.option(f"--{name}", f"as_{name}", is_flag=True, help=f"Short for --format {name}.")
               for name in short),
-            click.option("--format", "format_name", type=click.Choice(names, case_sensitive=False), help=_FORMAT_HELP[tuple(short)]),
+            click.option("--format", "format_name", type=click.Choice(names, case_sensitive=False),
+                         help=_FORMAT_HELP[tuple(short)]),
         ):  # fmt: skip
             run = option(run)
         return run  # type: ignore[return-value]
