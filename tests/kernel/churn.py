@@ -10,7 +10,7 @@ import threading
 from collections import deque
 
 ABORT = struct.pack("ii", 1, 0)
-LIVES_S = 0.004
+LIVES_S = 0.02
 
 
 class Churn:
@@ -24,7 +24,6 @@ class Churn:
         self.current: dict[int, int] = {}
         self.aborted: set[int] = set()
         self.errors: list[OSError] = []
-        self.opened = 0
         self._over = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
         self.rport = self._listener.getsockname()[1]
@@ -48,7 +47,6 @@ class Churn:
                 try:
                     client.bind(("127.0.0.1", port))
                     client.connect(("127.0.0.1", self.rport))
-                    self.opened += 1
                     self.current[port] = os.fstat(client.fileno()).st_ino
                     self._over.wait(LIVES_S)
                     client.send(b"x")

@@ -9,6 +9,7 @@ import socket as sockets
 import subprocess
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -122,22 +123,26 @@ def test_another_connection_on_the_same_ports_is_left_alone(lab: Lab) -> None:
 
 
 def test_only_sockets_that_were_chosen_end_however_fast_their_ports_are_taken_again() -> None:
-    """Hundreds of connections a second on eight ports, against choices that are some milliseconds old."""
+    """A connection lives for some milliseconds, and the choice is as old when it is acted on."""
     outcomes: list[Outcome] = []
     netns = Path("/proc/self/ns/net").stat().st_ino
-    with Churn(range(42000, 42008)) as churn:
-        for turn in range(60):
+    with Churn(range(21000, 21008)) as churn:
+
+        def end_those_of_a_moment_ago() -> bool:
             chosen = [
                 Socket(time_ns=0, laddr=HOME, lport=port, raddr=HOME, rport=churn.rport, inode=inode, netns=netns)
                 for port, inode in dict(churn.current).items()
             ]
             made = plan(Selection([(None, each) for each in chosen]))
-            threading.Event().wait(turn % 10 * LIVES_S / 10)
-            outcomes += map(end_target, made.targets)
+            threading.Event().wait(LIVES_S / 2)
+            outcomes.extend(map(end_target, made.targets))
+            results = Counter(outcome.result for outcome in outcomes)
+            return len(churn.aborted) >= 30 and results[Result.GONE] >= 30
+
+        wait_until(end_those_of_a_moment_ago, PATIENCE_S, "some end in time, and some are gone")
     ended = {outcome.socket.inode for outcome in outcomes if outcome.result is Result.ENDED}
-    assert churn.aborted == ended, "nobody else noticed"
-    assert ended and any(outcome.result is Result.GONE for outcome in outcomes)
-    assert not churn.errors and churn.opened > len(outcomes)
+    assert churn.aborted <= ended, "nobody else noticed"
+    assert not churn.errors
 
 
 def test_a_listener_on_the_same_port_is_left_alone(lab: Lab) -> None:
@@ -261,7 +266,7 @@ def test_a_closed_window_is_left_alone_until_it_is_named(lab: Lab) -> None:
         assert "left 1 connection (the peer answers with a closed window" in done.stderr
         printed = done.stderr.partition("To end one: sudo tcpwatch end ")[2].splitlines()[0]
         assert not client.answered()
-        assert end(*shlex.split(printed), "--yes").returncode == 0
+        assert end(*shlex.split(printed), "--netns", lab.client.netns, "--yes").returncode == 0
         assert client.answer(1)["error"] == "ECONNABORTED"
 
 
