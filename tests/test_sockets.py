@@ -189,9 +189,9 @@ def test_a_row_for_each_connection() -> None:
     ends = ["10.66.1.2:33356", "10.66.2.2:3306"]
     assert [cells(row) for row in text.splitlines()] == [
         ["LOCAL", "REMOTE", "SILENT", "WAITING", "KEEPALIVE", "OWNER"],
-        [*ends, "1h02m", "-", "2h+9x75s", "php[8506]"],
         [*ends, "1m00s", "-", "2h+9x75s", "php[8506]"],
         ["4 retransmissions unanswered, next in 3.0s, 527 B unacked, EHOSTUNREACH"],
+        [*ends, "1h02m", "-", "2h+9x75s", "php[8506]"],
         [*ends, "1m00s", "-", "2h+9x75s", "php[8506]"],
         ["closed window, next probe in 5.2s, 700 KB unsent, 3 B unread"],
         [*ends, "-", "5.8s", "off", "-", "CLOSE_WAIT"],
@@ -277,6 +277,20 @@ def test_a_pool_is_one_row_and_what_hangs_comes_first() -> None:
         "34 B unacked"
     )
     assert cells(last) == ["php[8506] → 10.66.2.2:3306 × 3", "1d01h", "-", "2h+9x75s"]
+
+
+def test_of_each_connection_too_what_hangs_comes_first() -> None:
+    hanging: dict[str, Any] = {"timer": "on", "attempt": 9, "unacked_bytes": 34, "silent_ms": 3}
+    found = [socket(lport=1, silent_ms=9000), socket(lport=2, silent_ms=8000), socket(lport=3, **hanging)]
+    rows = [row for row in text_of(*found, each=True).splitlines() if row.startswith("10.")]
+    assert [row.split()[0] for row in rows] == ["10.66.1.2:3", "10.66.1.2:1", "10.66.1.2:2"]
+
+
+def test_what_is_remarkable_is_never_shortened() -> None:
+    pool = [socket(state=state, lport=number) for number, state in enumerate(["CLOSE_WAIT", "FIN_WAIT2", "SYN_SENT"])]
+    trouble: dict[str, Any] = {"timer": "on", "attempt": 9, "unacked_bytes": 34, "unsent_bytes": 99_999}
+    text = text_of(*pool, socket(**trouble, **{"keepalive": False}), width=60, is_terminal=True)
+    assert "…" not in text and "97" not in text and "99999 B unsent" in " ".join(text.split())
 
 
 def test_many_workers_are_one_group() -> None:

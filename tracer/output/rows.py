@@ -50,10 +50,10 @@ def table(headings: Row, rows: Sequence[Row], width: int, *, truncated: bool) ->
             if text and not below and columns_of(line) + 2 + columns_of(text) <= width:
                 line = f"{line}  {text}"
             elif text:
-                below.append(shortened(text, None if limit is None else limit - len(_INDENT)))
+                below.append(text)
         yield f"{line.rstrip()}\n"
         if below:
-            yield from (f"{each}\n" for each in wrapped(", ".join(below), width))
+            yield from (f"{shortened(each, limit)}\n" for each in wrapped(", ".join(below), width))
 
 
 def _lead_width(headings: Row, rows: Sequence[Row], room: int) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tracer.analysis.socket_groups import Group, grouped
+from tracer.analysis.stuck import worst_first
 from tracer.model.durations import setting
 from tracer.model.sockets import Socket
 from tracer.output.format import endpoint, owner, plural
@@ -63,15 +64,21 @@ def sockets_as_json(sockets: Iterable[Socket]) -> Iterator[str]:
 
 
 def sockets_as_text(sockets: Sequence[Socket], view: View) -> Iterator[str]:
-    """Lines of a table: groups, what hangs first, or with `each` the sockets in their order."""
+    """Lines of a table, what hangs first: groups, or with `each` the sockets, the others in their order."""
     if view.each:
         headings = Row(LOCAL_REMOTE, COLUMNS, "OWNER")
-        rows = [_row(socket) for socket in sockets]
+        rows = [_row(socket) for socket in _hanging_first(sockets)]
     else:
         headings = Row(GROUPS, COLUMNS)
         rows = [_group_row(group, view) for group in grouped(sockets)]
     if rows:
         yield from table(headings, rows, view.width, truncated=view.is_terminal)
+
+
+def _hanging_first(sockets: Sequence[Socket]) -> list[Socket]:
+    hanging = [socket for _, socket in worst_first(sockets)]
+    known = set(map(id, hanging))
+    return hanging + [socket for socket in sockets if id(socket) not in known]
 
 
 def pair(socket: Socket) -> str:

@@ -115,19 +115,23 @@ def keepalive_of_group(group: Group) -> str:
     return found.pop() if len(found) == 1 else "mixed"
 
 
+def _in_words(reason: Stuck) -> str:
+    return "connecting in vain" if reason is Stuck.SYN else reason.value
+
+
 def notes_of_group(group: Group) -> str:
     """What is remarkable about the sockets of a group."""
     sockets, reasons = group.sockets, group.reasons
     found = [
-        reason.value if len(sockets) == 1 else f"{reasons[reason]:,} {reason.value}"
+        _in_words(reason) if len(sockets) == 1 else f"{reasons[reason]:,} {_in_words(reason)}"
         for reason in Stuck
         if reasons[reason]
     ]
     attempts = [socket for socket in sockets if socket.attempt]
     if attempts:
         worst = max(attempts, key=lambda socket: socket.attempt or 0)
-        up_to = "up to " if len(attempts) > 1 else ""
-        found.append(f"{up_to}{_unanswered(worst.attempt or 0, worst)}")
+        unanswered = _unanswered(worst.attempt or 0, worst)
+        found.append(unanswered if len(attempts) == 1 else f"up to {unanswered}")
     states = Counter(socket.state or "?" for socket in sockets)
     if len(sockets) == 1:
         found += [safe(state) for state in states if state != "ESTABLISHED"]
