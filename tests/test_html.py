@@ -200,7 +200,7 @@ def test_a_prediction_is_the_first_exact_one_and_of_the_stall_that_it_is_for() -
         timeline.take("db1", each)
     end = stall("end", 604, early, outcome="timed-out", duration_ms=604_000)
     timeline.take("db1", end)
-    timeline.count("db1", end)
+    timeline.count("db1", end, "idle-drop")
     (row,) = timeline.rows()
     assert row.bar.prediction is not None and row.bar.prediction.is_exact
     assert row.bar.prediction.earliest_ns == row.bar.ended_ns == parse_time("2027-01-15T08:10:04.000000Z")
@@ -208,7 +208,7 @@ def test_a_prediction_is_the_first_exact_one_and_of_the_stall_that_it_is_for() -
     timeline.take("db1", stall("begin", 0, early, gives_up_at="2027-01-15T08:10:00.000000Z"))
     other = stall("end", 310, late, outcome="timed-out", duration_ms=10_000, rport=5432)
     timeline.take("db1", other)
-    timeline.count("db1", other)
+    timeline.count("db1", other, "idle-drop")
     assert timeline.rows()[-1].bar.prediction is None
 
 

@@ -86,7 +86,7 @@ def test_a_stall_keeps_a_bounded_number_of_instants() -> None:
     end = event("stall", 10_000, phase="end", id="1", since="2027-01-15T08:00:00.000000Z", duration_ms=10_000_000,
                 verdict="zero-window", outcome="ongoing", retransmits=10_000)  # fmt: skip
     timeline.take("db1", end)
-    timeline.count("db1", end)
+    timeline.count("db1", end, "zero-window")
     (row,) = timeline.rows()
     assert len(row.bar.ticks) == MAX_TICKS and row.bar.ticks_left_out == 10_000 - MAX_TICKS
     assert row.bar.ticks[-1] == event("window-probe", 9_999).time_ns
