@@ -246,10 +246,10 @@ def test_the_evidence_has_utc_instants_both_ends_and_bytes(tmp_path: Path) -> No
     cells = [words(each) for each in row.iter("td")]
     assert cells[0] == "2027-01-15 08:00:09.800"
     assert cells[1] == "10.66.1.2:40000 → 10.66.2.2:3306 php[8506]; one of 2"
-    assert cells[2] == "1h01m last segment from the peer 2027-01-15 06:59:09.800"
+    assert cells[2] == "1h01m last segment from the peer 06:59:09.800"
     assert cells[4].startswith("5, seen after 200ms, ") and cells[4].endswith("527 bytes unacknowledged")
-    assert cells[5].startswith("2027-01-15 08:00:23.400 timed-out (ETIMEDOUT), after 13.6s")
-    assert "predicted: 2027-01-15 08:00:23.3" in cells[5]
+    assert cells[5].startswith("08:00:23.400 timed-out (ETIMEDOUT), after 13.6s")
+    assert "predicted: 08:00:23.3" in cells[5]
 
 
 def test_commands_of_the_advice_are_code(tmp_path: Path) -> None:
