@@ -96,6 +96,11 @@ def test_the_text_never_scrolls_sideways(browser: Browser, url: str, width: int)
         " && getComputedStyle(e).display != 'inline')).map(e => e.outerHTML.slice(0, 200))"
     )
     assert outside == []
+    squeezed = browser.evaluate(
+        "[...document.querySelectorAll('h1,h2,h3,p,li,caption,dd')].filter(e => e.innerText.length > 40"
+        " && e.getClientRects().length && e.getBoundingClientRect().width < 120).map(e => e.outerHTML)"
+    )
+    assert squeezed == []
     smallest = browser.evaluate(
         "Math.min(...[...document.querySelectorAll('p,li,td,code,svg text')].filter(e => e.getClientRects().length)"
         ".map(e => parseFloat(getComputedStyle(e).fontSize)))"

@@ -17,7 +17,7 @@ from tracer.model.events import Event
 from tracer.model.kinds import Kind
 from tracer.model.times import InvalidTime, parse_time
 from tracer.output.format import endpoint, process
-from tracer.output.report_incidents import MAX_OPEN, merged
+from tracer.output.report_incidents import MAX_OPEN, merged, weightiest
 
 MS = 1_000_000
 MAX_TRACKED = 8192
@@ -37,7 +37,7 @@ SLACK_NS = 50 * MS
 _SIGNS = frozenset({Kind.RETRANSMIT, Kind.KEEPALIVE, Kind.WINDOW_PROBE, Kind.UNSENT})
 _KEPT_BY_INCIDENTS = (
     "time_ns", "ktime_ns", "event", "laddr", "lport", "raddr", "rport", "state", "comm", "exe", "pid", "since",
-    "idle_ms", "verdict", "outcome", "duration_ms", "unacked_bytes", "retransmits",
+    "idle_ms", "outcome", "duration_ms", "unacked_bytes", "retransmits",
 )  # fmt: skip
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -150,20 +150,23 @@ class Timeline:
                 frozen = _Track(array("q", track.ticks), track.left_out, track.since_ns, track.prediction)
                 _put(self._ended, hash((host, event.id)), frozen)
 
-    def count(self, host: str, end: Event) -> None:
-        """Take the end of a stall that no later event can revoke. It came through `take` before."""
+    def count(self, host: str, end: Event, verdict: str) -> None:
+        """Take the end of a stall that no later event can revoke. It came through `take` before.
+
+        verdict: its verdict, or the word for those that are not counted apart.
+        """
         known = end.known()
         kept = {name: _short(known[name]) for name in _KEPT_BY_INCIDENTS if known.get(name) is not None}
         host = _short(host)
-        incident = self._incidents.put(Event.of(kept), host)
-        bar = _bar(host, end, self._ended.pop(hash((host, end.id)), None))
+        incident = self._incidents.put(Event.of({**kept, "verdict": verdict}), host)
+        bar = _bar(host, end, verdict, self._ended.pop(hash((host, end.id)), None))
         row = self._rows.get(id(incident))
         if row is None:
             self._rows[id(incident)] = IncidentRow(incident, bar)
         elif bar.weight > row.bar.weight:
             row.bar = bar
         if len(self._rows) > MAX_INCIDENTS:
-            kept_rows = weightiest(list(self._rows.values()), MAX_INCIDENTS // 2)
+            kept_rows = weightiest_rows(list(self._rows.values()), MAX_INCIDENTS // 2)
             self._rows = {id(row.incident): row for row in kept_rows}
 
     def rows(self) -> list[IncidentRow]:
@@ -188,17 +191,11 @@ class Timeline:
         return track
 
 
-def weightiest(rows: list[IncidentRow], most: int) -> list[IncidentRow]:
-    """At most that many incidents in their order: first the weightiest of each service and verdict, then others."""
-    by_weight = sorted(rows, key=lambda row: row.bar.weight, reverse=True)
-    first: dict[tuple[object, str], IncidentRow] = {}
-    for row in by_weight:
-        first.setdefault((row.incident.key.service, row.incident.key.verdict), row)
-    chosen = list(first.values())[:most]
-    taken = {id(row) for row in chosen}
-    chosen += [row for row in by_weight if id(row) not in taken][: most - len(chosen)]
-    taken = {id(row) for row in chosen}
-    return [row for row in rows if id(row) in taken]
+def weightiest_rows(rows: list[IncidentRow], most: int) -> list[IncidentRow]:
+    """At most that many incidents, in their order. Each verdict has one."""
+    chosen = weightiest(rows, most, lambda row: row.bar.weight, lambda row: row.bar.verdict)
+    ids = {id(row) for row in chosen}
+    return [row for row in rows if id(row) in ids]
 
 
 def _is_within(bar: Bar, incident: Incident) -> bool:
@@ -217,7 +214,7 @@ def prediction_of(stall: Event) -> Prediction | None:
     return None
 
 
-def _bar(host: str, end: Event, track: _Track | None) -> Bar:
+def _bar(host: str, end: Event, verdict: str, track: _Track | None) -> Bar:
     since_ns = began_ns(end)
     ended_ns = end.time_ns if end.duration_ms is None else since_ns + end.duration_ms * MS
     seen = track or _Track()
@@ -226,7 +223,7 @@ def _bar(host: str, end: Event, track: _Track | None) -> Bar:
         owner=_short(process(end)),
         local=_short(endpoint(end.laddr, end.lport)),
         remote=_short(endpoint(end.raddr, end.rport)),
-        verdict=_short(end.verdict or "?"),
+        verdict=_short(verdict),
         outcome=_short(end.outcome or "?"),
         error=_short(end.error or ""),
         since_ns=since_ns,

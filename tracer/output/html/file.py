@@ -49,11 +49,11 @@ def require_writable(path: Path, inputs: Iterable[Path]) -> None:
 
 def write_page(path: Path, page: str) -> None:
     """Write the page, and replace the file if there is one. `-` is standard output. Raises TcpwatchError."""
-    if path == STANDARD_OUTPUT:
-        sys.stdout.write(page)
-        sys.stdout.flush()
-        return
     data = page.encode("utf-8")
+    if path == STANDARD_OUTPUT:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
     try:
         if path.exists() and not path.is_file():
             path.write_bytes(data)

@@ -54,7 +54,7 @@ def _axis(contents: Contents, scale: TimeScale) -> str:
     )
     return (
         f'<svg class="defs" aria-hidden="true"><g id="times">{lines}</g></svg>'
-        f'<div class="row axis"><p>Time of day</p><svg height="16" aria-hidden="true">{words}</svg></div>'
+        f'<div class="row axis"><p>Time</p><svg height="16" aria-hidden="true">{words}</svg></div>'
     )
 
 

@@ -10,7 +10,7 @@ from tracer.output.html import advice, blocks, overview, strip, summary, table, 
 from tracer.output.html.contents import Contents
 from tracer.output.html.markup import fitting, paragraph, text
 from tracer.output.html.style import CSS
-from tracer.output.report_timeline import IncidentRow, weightiest
+from tracer.output.report_timeline import IncidentRow, weightiest_rows
 
 MAX_BYTES = 195_000
 MAX_ROWS = 60
@@ -70,8 +70,8 @@ def shown_rows(rows: list[IncidentRow]) -> list[IncidentRow]:
     """The incidents with a bar and a row of the table, the earliest first. Of harmless ones only a few."""
     harmful = [row for row in rows if not row.bar.is_harmless]
     harmless = [row for row in rows if row.bar.is_harmless]
-    chosen = weightiest(harmful, MAX_ROWS)
-    chosen += weightiest(harmless, min(MAX_ROWS - len(chosen), MAX_HARMLESS if chosen else MAX_ROWS))
+    chosen = weightiest_rows(harmful, MAX_ROWS)
+    chosen += weightiest_rows(harmless, min(MAX_ROWS - len(chosen), MAX_HARMLESS if chosen else MAX_ROWS))
     ids = {id(row) for row in chosen}
     return [row for row in rows if id(row) in ids]
 

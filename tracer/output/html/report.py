@@ -53,7 +53,7 @@ class HtmlReport:
         for event in events:
             self._timeline.take(self._data.host, event)
             for host, end in self._data.take(event):
-                self._timeline.count(host, end)
+                self._timeline.count(host, end, self._data.verdict_of(end))
 
     def flush(self, until_ns: int) -> None:
         """The page is written as a whole."""
@@ -63,6 +63,6 @@ class HtmlReport:
         if not self._data.hosts:
             return
         for host, end in self._data.take_rest():
-            self._timeline.count(host, end)
+            self._timeline.count(host, end, self._data.verdict_of(end))
         contents = contents_of(self._data, self._timeline, self._marks, self._unfollowed(), self._window)
         self._finished(page_of(contents))

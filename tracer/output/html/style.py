@@ -59,7 +59,7 @@ th,td{padding:.35rem .75rem .35rem 0;border-top:1px solid var(--line);text-align
 th:nth-child(1){width:14%}th:nth-child(2){width:22%}th:nth-child(4){width:14%}th:nth-child(5){width:19%}
 footer{margin-top:2.5rem;border-top:1px solid var(--line);padding-top:.75rem}
 @media (max-width:46rem){h1{font-size:1.5rem}.row{grid-template-columns:minmax(0,1fr)}.row.axis{position:sticky;top:0;
-background:var(--back);z-index:1}thead{display:none}table,tbody,tr,td{display:block}tr{padding:.5rem 0;
+background:var(--back);z-index:1}thead{display:none}table,caption,tbody,tr,td{display:block}tr{padding:.5rem 0;
 border-top:1px solid var(--line)}td{border:0;padding:.1rem 0}td::before{color:var(--faint)}%(labels)s}
 @media print{:root{color-scheme:light;--back:#fff;--panel:#fff;--text:#000;--faint:#444;--line:#bbb;--idle:#888;
 --survived:#0b61b8;--fatal:#c4281d;--ongoing:#8a5a00;--closed:#5a6570;--predicted:#7434c4;--range:#f2b84b66}

@@ -60,7 +60,7 @@ def _silence(bar: Bar) -> str:
     if bar.idle_ms is None:
         return "not known"
     heard_ns = max(0, bar.since_ns - bar.idle_ms * MS)
-    return f"{duration(bar.idle_ms)}<br/>last segment from the peer {utc(heard_ns)}"
+    return f"{duration(bar.idle_ms)}<br/>last segment from the peer {_beside(bar, heard_ns)}"
 
 
 def _retransmissions(bar: Bar) -> str:
@@ -78,9 +78,15 @@ def _end(bar: Bar) -> str:
     predicted = ""
     if is_prediction_shown(bar):
         assert bar.prediction is not None
-        until = "" if bar.prediction.is_exact else f" to {utc(bar.prediction.latest_ns)}"
-        predicted = f"<br/>predicted: {utc(bar.prediction.earliest_ns)}{until}"
-    return f"{utc(bar.ended_ns)}<br/>{text(bar.outcome)}{error}{lasted}{predicted}"
+        until = "" if bar.prediction.is_exact else f" to {_beside(bar, bar.prediction.latest_ns)}"
+        predicted = f"<br/>predicted: {_beside(bar, bar.prediction.earliest_ns)}{until}"
+    return f"{_beside(bar, bar.ended_ns)}<br/>{text(bar.outcome)}{error}{lasted}{predicted}"
+
+
+def _beside(bar: Bar, time_ns: int) -> str:
+    """An instant in the row of a stall: without the date where that is the date in its first column."""
+    date = utc(bar.since_ns)[:11]
+    return utc(time_ns).removeprefix(date)
 
 
 def utc(time_ns: int) -> str:
