@@ -168,6 +168,5 @@ def add_details(
     like = name if name != _FOUND else TYPES.get(members[_FOUND_LIKE])
     of = _new(_Context, (*members, *socket, name, like, unacked, silent, hz, reasons))
     for field, decode in _rows_of(name, like, bool(socket.flags & FULL_SOCK)):
-        value = decode(of)
-        if value is not None:
+        if (value := decode(of)) is not None:
             known[field] = value

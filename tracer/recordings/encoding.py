@@ -19,7 +19,8 @@ def to_line(event: Event) -> str:
     Its numbers are finite: JSON has no others.
     """
     if type(event) is LazyEvent:
-        connection, socket, own, owner = event.connection, event.socket, event.own, event.owner
+        connection, socket = event.connection, event.socket
+        own, owner = event.own, event.owner
         second, micros = divmod(event.time_ns // 1000, 1_000_000)
         return (
             f'{{"time":"{format_second(second)}.{micros:06d}Z","ktime_ns":{event.ktime_ns},"event":"{event.event}"'
