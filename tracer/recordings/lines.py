@@ -3,9 +3,9 @@
 A line as encoding.py writes it is split at known keys into the parts of a LazyEvent. Parts that other lines share are
 parsed and checked once. Any other line is left to the JSON reader, which knows whether it is valid.
 
-The rest of a line differs from other lines mostly in numbers. It is parsed and checked where the same text with other
-digits was not seen before. Otherwise `_PLAIN` sees that these digits make numbers or stand in short texts, and it is
-parsed when it is asked for.
+A connection, and the event's own fields, differ from those of other lines mostly in digits. The text without its
+digits is its shape. A shape is parsed and checked once. In a later line with the same shape, `_is_plain` checks that
+the digits make numbers or stand in texts. Such JSON is parsed when one of its fields is read.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _match_head = re.compile(
 _is_plain = re.compile(
     rb'(?:,"[a-z_]+":(?:0|[1-9][0-9]{0,17}|"[ !#-\[\]-~]{0,64}"|true|false)|\.[0-9]{1,17})+'
 ).fullmatch
-"""Whether a piece consists of numbers as JSON writes them, bools and texts without escapes; no digit is elsewhere.
+"""Whether a piece consists of members with a number, a bool or a short text, and has no digit elsewhere.
 
-A fraction may follow anything here. Where it really follows is seen by the shape.
+A fraction may follow any of them here: the shape shows where it belongs.
 """
 _DIGITS = b"0123456789"
 _own_shapes: set[bytes] = set()
@@ -63,7 +63,7 @@ def line_event(line: bytes) -> LazyEvent | None:
     if not (own_at <= MAX_SHORT and len(line) - owner_at + own_at <= MAX_SHARED):
         return None
     second, micros, ktime_ns, kind = head.groups()
-    owner = line[owner_at:-2]
+    own, owner = line[own_at:owner_at], line[owner_at:-2]
     try:
         connection, sock = _connection(line[head_ends:sock_ends])
         return LazyEvent(
@@ -73,7 +73,7 @@ def line_event(line: bytes) -> LazyEvent | None:
             sock,
             connection,
             _socket(line[sock_ends:own_at]),
-            _own(line[own_at:owner_at]),
+            (_plain_own(own) if len(own) <= MAX_SHORT else None) or _fields(own, _OWN_NAMES),
             (_short_owner if len(owner) <= MAX_SHORT else _long_owner)(owner),
         )
     except (ValueError, TypeError, KeyError, RecursionError, StopIteration):
@@ -96,16 +96,16 @@ def _second_ns(text: bytes) -> int:
     return second * 1_000_000_000
 
 
-def _own(piece: bytes) -> dict[str, Any] | str:
-    """The event's own fields: by name, or as JSON where they need no other check."""
+@lru_cache(maxsize=1024)
+def _plain_own(piece: bytes) -> str | None:
+    """The event's own fields as JSON, checked; None where only parsing shows whether they are valid."""
     if b"[" in piece or _is_plain(piece) is None:
-        return _fields(piece, _OWN_NAMES)
+        return None
     shape = piece.translate(None, _DIGITS)
-    if shape in _own_shapes:
-        return piece.decode()
-    known = _fields(piece, _OWN_NAMES)
-    _remember(_own_shapes, shape)
-    return known
+    if shape not in _own_shapes:
+        _fields(piece, _OWN_NAMES)
+        _remember(_own_shapes, shape)
+    return piece.decode()
 
 
 @lru_cache(maxsize=1024)
