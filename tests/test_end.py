@@ -30,7 +30,8 @@ RETRANSMITS: dict[str, Any] = {"timer": "on", "timer_ms": 3000, "attempt": 5}
 STUCK: dict[Stuck, dict[str, Any]] = {
     Stuck.RETRANSMITTING: RETRANSMITS,
     Stuck.PROBING: {"timer": "keepalive", "attempt": 2},
-    Stuck.WINDOW: {"timer": "persist", "attempt": 1},
+    Stuck.UNSENT: {"timer": "persist", "attempt": 3, "snd_wnd": 65536},
+    Stuck.WINDOW: {"timer": "persist", "attempt": 1, "snd_wnd": 0, "backoff": 6, "timer_ms": 12_000},
     Stuck.SYN: {"state": "SYN_SENT", "timer": "on", "attempt": 2},
     Stuck.REPLY: {"waiting": True, "waiting_ms": 60_000},
 }

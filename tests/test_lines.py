@@ -41,7 +41,6 @@ def test_as_what_is_read_at_once(kind: int, pid: int, cgroup: int, comm: bytes, 
     event = line_event(line)
     assert type(event) is LazyEvent
     assert event.ktime_ns == 5_000_000_000 and event.sock is not None
-    assert event.connection is not None, "nothing else has to be read for those"
     assert to_line(event).encode() == line
     assert to_json(event) == to_json(read_at_once(line))
 
@@ -64,6 +63,41 @@ def test_as_what_is_read_at_once(kind: int, pid: int, cgroup: int, comm: bytes, 
 def test_anything_else_is_left_to_others(line: bytes) -> None:
     assert line_event(line_of()) is not None
     assert line_event(line) is None
+
+
+@pytest.mark.parametrize(
+    ("valid", "invalid"),
+    [
+        pytest.param(b'"silent_ms":8212', b'"silent_ms":08212', id="a leading zero"),
+        pytest.param(b'"silent_ms":8212', b'"silent_ms":', id="no number"),
+        pytest.param(b'"silent_ms":8212', b'"silent_ms8":212', id="a digit in a name"),
+        pytest.param(b'"silent_ms":8212', b'"silent_ms":8212.5', id="a fraction of an int"),
+        pytest.param(b'"silent_ms":8212', b'"silent_ms":' + b"9" * 19, id="a number beyond 64 bits"),
+        pytest.param(b'"srtt_ms":0.039', b'"srtt_ms":.039', id="no digit before the point"),
+        pytest.param(b'"srtt_ms":0.039', b'"srtt_ms":0.', id="no digit after the point"),
+        pytest.param(b'"srtt_ms":0.039', b'"srtt_ms":00.39', id="a leading zero of a fraction"),
+        pytest.param(b'"kind":"tlp"', b'5"kind":"tlp"', id="a digit before a name"),
+        pytest.param(b'"kind":"tlp"', b'"kind":5"tlp"', id="a digit before a text"),
+        pytest.param(b'"family":4', b'"family":04', id="a leading zero of a connection"),
+        pytest.param(b'"lport":33356', b'"lport3":3356', id="a digit in a name of a connection"),
+        pytest.param(b'"netns":4026532000', b'"netns":', id="no number of a connection"),
+    ],
+)
+def test_other_digits_of_a_line_that_was_read(valid: bytes, invalid: bytes) -> None:
+    """A line whose text is known, digits aside, is refused where these make no valid number."""
+    for _ in range(2):
+        assert line_event(line_of()) is not None
+    assert valid in line_of()
+    assert line_event(line_of().replace(valid, invalid)) is None
+
+
+def test_other_numbers_of_a_line_that_was_read() -> None:
+    assert line_event(line_of()) is not None
+    line = line_of(silent=1, srtt_us=7_000, lport=1)
+    event = line_event(line)
+    assert event is not None and isinstance(event.own, str), "not parsed"
+    assert (event.silent_ms, event.srtt_ms, event.lport) == (4, 7.0, 1)
+    assert to_json(event) == to_json(read_at_once(line))
 
 
 SNIPPETS = [

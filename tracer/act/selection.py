@@ -11,8 +11,9 @@ from tracer.model.errors import UsageError
 from tracer.model.filters import Filter
 from tracer.model.sockets import Socket, longest_silence_first
 
-HOPELESS = frozenset({Stuck.RETRANSMITTING, Stuck.PROBING, Stuck.SYN})
-"""The reasons to hang that --stuck ends: the peer answers nothing. With the others it may be slow."""
+HOPELESS = frozenset({Stuck.RETRANSMITTING, Stuck.PROBING, Stuck.UNSENT, Stuck.SYN})
+"""The reasons to hang that --stuck ends: no answer comes, or nothing leaves this host. With the others the peer may
+be slow."""
 
 _LEFT = {Stuck.REPLY: Left.REPLY, Stuck.WINDOW: Left.WINDOW}
 

@@ -95,7 +95,7 @@ class StallTracker:
             if kind == "lost":
                 self.missed()
             elif event.sock is not None and kind in _RULES:
-                passed += _RULES[kind](self._lifecycle, event)
+                passed += _RULES[kind](self._lifecycle, event.whole())
                 if store.open.are_too_many:
                     passed += self._lifecycle.make_room(event.ktime_ns)
         return passed

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections import namedtuple
 from collections.abc import Callable, Mapping
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from tracer.kernel.layout import DETAILS, struct_of
@@ -35,10 +37,7 @@ TYPES: Mapping[int, str] = {
     11: Kind.UNSENT.value,
 }
 """enum event_type."""
-_RETRANSMIT, _FOUND, _ERROR = Kind.RETRANSMIT.value, Kind.FOUND.value, Kind.ERROR.value
-_BY_PROBE0 = frozenset({Kind.WINDOW_PROBE.value, Kind.UNSENT.value})
-"""Events of the kernel's PROBE0 timer."""
-_RETRIED = _BY_PROBE0 | {_RETRANSMIT}
+_FOUND, _ERROR = Kind.FOUND.value, Kind.ERROR.value
 _DIRECTIONS = {1: "received", 2: "sent", 3: "refused"}
 _CAUSES = {1: "data", 2: "keepalive", 3: "window", 4: "no-progress"}
 _SEND_RESULTS = {1: "NET_XMIT_DROP"}
@@ -73,10 +72,6 @@ _new = tuple.__new__  # a namedtuple's own constructor is a function in Python
 
 def _ms(jiffies: int, hz: int) -> int | None:
     return None if jiffies == UNKNOWN else jiffies * 1000 // hz
-
-
-def _known_ms(ms: int) -> int | None:
-    return None if ms == UNKNOWN else ms
 
 
 def _kind(of: Any) -> str | None:
@@ -117,19 +112,19 @@ def _reason(of: Any) -> str | None:
 
 Decode = Callable[[Any], Any]
 ROWS: Mapping[str, Decode] = {
-    "jiffies": lambda of: of.jiffies,
-    "rto_max_ms": lambda of: of.rto_max * 1000 // of.hz if of.like in _RETRIED else None,
-    "retrying_ms": lambda of: _known_ms(of.retrying_ms) if of.like in _RETRIED else None,
-    "retries": lambda of: of.retries if of.like in _RETRIED else None,
-    "thin": lambda of: True if of.like == _RETRANSMIT and of.flags & THIN else None,
-    "probes_out": lambda of: of.probes_out if of.like in _BY_PROBE0 else None,
-    "syn_linear_timeouts": lambda of: of.syn_linear if of.syn_linear and of.like == _RETRANSMIT else None,
-    "stuck_ms": lambda of: _known_ms(of.stuck_ms),
+    "jiffies": attrgetter("jiffies"),
+    "rto_max_ms": lambda of: of.rto_max * 1000 // of.hz,
+    "retrying_ms": lambda of: None if of.retrying_ms == UNKNOWN else of.retrying_ms,
+    "retries": attrgetter("retries"),
+    "thin": lambda of: True if of.flags & THIN else None,
+    "probes_out": attrgetter("probes_out"),
+    "syn_linear_timeouts": lambda of: of.syn_linear or None,
+    "stuck_ms": lambda of: None if of.stuck_ms == UNKNOWN else of.stuck_ms,
     "asked_ms": lambda of: _ms(of.since_sent, of.hz) if of.flags & (ACCEPTED | AWAITS) == AWAITS else None,
     "timer_ms": lambda of: _ms(of.timer_in, of.hz),
     "kind": _kind,
     "attempt": _attempt,
-    "segments": lambda of: of.segments,
+    "segments": attrgetter("segments"),
     "send_error": _send_error,
     "direction": lambda of: _DIRECTIONS.get(of.direction),
     "reason": _reason,
@@ -142,19 +137,20 @@ _WITHOUT_SOCKET = frozenset(
     {"kind", "attempt", "segments", "send_error", "direction", "reason", "errno", "error", "cause"}
 )
 """Fields that do not come from a full socket. `found` has none without one."""
+_OF_LIKE = frozenset({"rto_max_ms", "retrying_ms", "retries", "thin", "probes_out", "syn_linear_timeouts"})
+"""Fields that `found` has only where the event with the same trouble has them too."""
 
 
-def _rows_of(kind: str, *, is_full: bool) -> list[tuple[str, Decode]]:
+@lru_cache(maxsize=128)
+def _rows_of(kind: str, like: str | None, is_full: bool) -> list[tuple[str, Decode]]:
+    """The rows of the fields that such an event may have. kind, like: as a detail is decoded from them."""
     return [
         (name, ROWS[name])
         for name in names_of("details")
-        if kind in DECLARATIONS[name].kinds and (is_full or (name in _WITHOUT_SOCKET and kind != _FOUND))
+        if kind in DECLARATIONS[name].kinds
+        and (name not in _OF_LIKE or like in DECLARATIONS[name].kinds)
+        and (is_full or (name in _WITHOUT_SOCKET and kind != _FOUND))
     ]
-
-
-_ROWS_BY_KIND = {
-    (kind, is_full): _rows_of(kind, is_full=is_full) for kind in TYPES.values() for is_full in (True, False)
-}
 
 
 def add_details(
@@ -171,7 +167,6 @@ def add_details(
     members = _unpack(raw)
     like = name if name != _FOUND else TYPES.get(members[_FOUND_LIKE])
     of = _new(_Context, (*members, *socket, name, like, unacked, silent, hz, reasons))
-    for field, decode in _ROWS_BY_KIND[name, bool(socket[0] & FULL_SOCK)]:
-        value = decode(of)
-        if value is not None:
+    for field, decode in _rows_of(name, like, bool(socket.flags & FULL_SOCK)):
+        if (value := decode(of)) is not None:
             known[field] = value

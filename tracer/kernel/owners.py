@@ -24,6 +24,7 @@ from tracer.model.events import Event
 from tracer.model.kinds import Kind
 from tracer.model.lazy import LazyEvent, Part
 
+_STATE = Kind.STATE.value
 FRESH_NS = searches.RENEW_NS
 """The age up to which a result is used without another search, or another look at the process."""
 CLOSED_NS = 10_000_000
@@ -183,7 +184,7 @@ class Owners:
             part = holders.part(self._cgroup_path(cgroup) if cgroup else None)
             if len(holders.parts) < MAX_CGROUPS:
                 holders.parts[cgroup] = part
-        if type(event) is LazyEvent and event.connection is not None:
+        if type(event) is LazyEvent:
             event.owner = part
         else:
             event.known().update(part.fields)
@@ -263,7 +264,7 @@ class Owners:
                 if found is not None and now_ns - found.searched_ns <= FRESH_NS:
                     continue
                 wanted.add(inode)
-                if event.event == Kind.STATE:
+                if event.event == _STATE:
                     is_known = owner.pid != 0 or found is not None
                     priority = max(priority, searches.RENEWAL if is_known else searches.STATE_CHANGE)
                 else:

@@ -15,6 +15,7 @@ from tracer.model.kinds import Kind
 
 AT_ONCE_NS = 10_000_000
 """How long after it the answer is sent: microseconds, sometimes milliseconds in a virtual machine."""
+_RESET = Kind.RESET.value
 _MAX_SILENT_MS = 10  # one jiffy at any HZ
 _CLOSED_BY_US = frozenset({"FIN_WAIT1", "FIN_WAIT2"})
 
@@ -42,7 +43,7 @@ def without_false(events: list[Event]) -> list[Event]:
 
 def _is_in_doubt(event: Event) -> bool:
     return (
-        event.event == Kind.RESET
+        event.event == _RESET
         and event.direction == "received"
         and event.state in _CLOSED_BY_US
         and (event.silent_ms is None or event.silent_ms <= _MAX_SILENT_MS)
@@ -53,7 +54,7 @@ def _is_answered(event: Event, later: Sequence[Event]) -> bool:
     for other in later:
         if other.ktime_ns - event.ktime_ns > AT_ONCE_NS:
             return False
-        if other.event == Kind.RESET and other.direction == "sent" and _ends(other) == _ends(event):
+        if other.event == _RESET and other.direction == "sent" and _ends(other) == _ends(event):
             return True
     return False
 

@@ -184,13 +184,12 @@ class Walks:
 
 def move_to_later(event: Event, by_ns: int, hz: int) -> None:
     """Move an event of a walk to a later time, up to which nothing happened to its socket. time_ns stays as it is."""
-    known = event.known()
     by_ms = by_ns // 1_000_000
-    known["ktime_ns"] += by_ns
+    event.ktime_ns += by_ns
     for name in ("silent_ms", "retrying_ms", "stuck_ms", "asked_ms"):
-        if name in known:
-            known[name] += by_ms
-    if "jiffies" in known:
-        known["jiffies"] = (known["jiffies"] + by_ms * hz // 1000) % (1 << 32)
-    if "timer_ms" in known:
-        known["timer_ms"] = max(0, known["timer_ms"] - by_ms)
+        if (duration_ms := getattr(event, name)) is not None:
+            setattr(event, name, duration_ms + by_ms)
+    if event.jiffies is not None:
+        event.jiffies = (event.jiffies + by_ms * hz // 1000) % (1 << 32)
+    if event.timer_ms is not None:
+        event.timer_ms = max(0, event.timer_ms - by_ms)

@@ -27,7 +27,7 @@ from tracer.kernel.program.ring import RingError
 from tracer.model.events import CA_STATES, STATES, Event, error_name
 from tracer.model.fields import MAX_NUMBER
 from tracer.model.kinds import Kind
-from tracer.model.lazy import Part, lazy_event
+from tracer.model.lazy import LazyEvent, Part
 
 _STATE = Kind.STATE.value
 _CLOSING = frozenset({4, 9})  # new states: FIN_WAIT1, LAST_ACK
@@ -121,10 +121,7 @@ class Decoder:
         if name != _STATE:
             add_details(own, raw_details, name, socket_members, unacked, silent, hz, self.reasons)
         time_ns = (ktime_ns + clock_offset_ns) // 1000 * 1000
-        at_hand = {"time_ns": time_ns, "ktime_ns": ktime_ns, "event": name}
-        if sock is not None:
-            at_hand["sock"] = sock
-        event = lazy_event(at_hand, connection, socket, own)
+        event = LazyEvent(time_ns, ktime_ns, name, sock, connection, socket, own)
         return event, _owner(Owner, (inode, cgroup, pid, comm, born_ns, is_closing))
 
 

@@ -472,6 +472,10 @@ class Event:
         """The fields by name. An unknown field is None or absent."""
         return self.__dict__
 
+    def whole(self) -> Event:
+        """The event with all its fields at hand: itself, or what a lazy event is put together to."""
+        return self
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Event):
             return NotImplemented

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from json.encoder import encode_basestring_ascii
+from sys import intern
 from typing import Any
 
 from tracer.model.events import Event
@@ -23,6 +24,7 @@ _ENCODERS = {
     "list[str]": encode,
 }
 """For each type that str() does not write as JSON."""
+_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 _templates: dict[Sequence[str], tuple[str, list[tuple[int, Any]]]] = {}
 
 
@@ -39,6 +41,20 @@ def members(known: Mapping[str, Any]) -> str:
     for place, to_text in others:
         values[place] = to_text(values[place])
     return template % tuple(values)
+
+
+def fields_of(text: str) -> dict[str, Any]:
+    """The fields that `members` wrote, unchecked, with names that all events share."""
+    return {intern(name): value for name, value in parsed(text).items()}
+
+
+def parsed(text: str) -> dict[str, Any]:
+    """The fields of members of an object, each after a comma. Raises ValueError or StopIteration for other text."""
+    whole = f"{{{text[1:]}}}"
+    known, end = _scan(whole, 0)
+    if text[:1] not in (",", "") or end != len(whole):
+        raise ValueError("not members of an object")
+    return known  # type: ignore[no-any-return]
 
 
 def _template(names: Sequence[str]) -> tuple[str, list[tuple[int, Any]]]:

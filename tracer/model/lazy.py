@@ -1,33 +1,44 @@
-"""Lazily assembled events: most are written as JSON and never inspected.
+"""Lazily decoded events: most are written as JSON and never inspected.
 
-An event shares its connection, the state of its socket and its owner with other events. Each of these is a `Part`
-that is decoded and encoded once. Only a few numbers are the event's own.
+An event shares its connection, the state of its socket and its owner with other events. Each of these is a `Part`,
+which is converted once from fields to JSON or back. Only a few numbers are the event's own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from sys import intern
+from operator import attrgetter
 from typing import Any
 
 from tracer.model.events import Event, names_of
-from tracer.model.json_members import members
+from tracer.model.json_members import fields_of, members
 
 CONNECTION = names_of("connection")
 SOCKET = names_of("state", "settings")
 OWN = names_of("numbers", "details", "stall", "counters", "lost")
 OWNER = names_of("owner")
+_AT_HAND = frozenset({"time_ns", "ktime_ns", "event", "sock"})
 
 
 class Part:
-    """Some fields of an event, which do not change. json: as `json_of` makes it; None until it is asked for."""
+    """Some fields of an event, which do not change: known by name, as JSON (see `members`), or both.
 
-    __slots__ = ("fields", "json")
+    json: None until `json_of` makes it.
+    """
 
-    def __init__(self, known: Mapping[str, Any]) -> None:
-        self.fields = known
-        self.json: str | None = None
+    __slots__ = ("_fields", "json")
+
+    def __init__(self, known: Mapping[str, Any] | None = None, json: str | None = None) -> None:
+        self._fields = known
+        self.json = json
+
+    @property
+    def fields(self) -> Mapping[str, Any]:
+        """The fields by name."""
+        if self._fields is None:
+            self._fields = fields_of(self.json or "")
+        return self._fields
 
 
 def json_of(part: Part) -> str:
@@ -41,75 +52,91 @@ NOTHING = Part({})
 
 
 class LazyEvent(Event):
-    """An Event that shares parts with others, and is put together when a field is read that is not at hand.
+    """An Event that shares parts with others.
 
-    At hand are time_ns, ktime_ns, event, sock and the fields of the connection. After the first three come, in the
-    order of JSON lines: connection, the socket's state and settings, the event's own numbers, its owner. connection
-    is None once the event is put together.
+    sock: as in its connection. After the first three fields come, in the order of JSON lines: connection, the
+    socket's state and settings, the event's own fields, its owner. own: by name, or as JSON that is not parsed yet.
+    Its own fields can be set, the shared ones cannot.
     """
 
-    __slots__ = ("connection", "own", "owner", "socket")
-    connection: Part | None
-    socket: Part
-    own: Mapping[str, Any]
-    owner: Part
+    def __init__(
+        self,
+        time_ns: int,
+        ktime_ns: int,
+        event: str,
+        sock: str | None,
+        connection: Part,
+        socket: Part,
+        own: dict[str, Any] | str,
+        owner: Part = NOTHING,
+    ) -> None:
+        self.time_ns = time_ns
+        self.ktime_ns = ktime_ns
+        self.event = event
+        self.sock = sock
+        self.connection = connection
+        self.socket = socket
+        self.own = own
+        self.owner = owner
+
+    @property
+    def own_fields(self) -> dict[str, Any]:
+        """Its own fields by name."""
+        if isinstance(self.own, str):
+            self.own = fields_of(self.own)
+        return self.own
 
     def known(self) -> dict[str, Any]:
-        """All fields that are known, by name, in the order of JSON lines."""
-        if self.connection is not None:
-            self.__dict__ = {
-                "time_ns": self.time_ns,
-                "ktime_ns": self.ktime_ns,
-                "event": self.event,
-                **self.connection.fields,
-                **self.socket.fields,
-                **{intern(name): value for name, value in self.own.items()},  # JSON has new names for each record
-                **self.owner.fields,
-                **self.__dict__,  # what was set meanwhile
-            }
-            self.connection = None
-        return self.__dict__
+        """All fields that are known, by name, in the order of JSON lines. The event does not keep the dictionary."""
+        return {
+            "time_ns": self.time_ns,
+            "ktime_ns": self.ktime_ns,
+            "event": self.event,
+            **self.connection.fields,
+            **self.socket.fields,
+            **self.own_fields,
+            **self.owner.fields,
+        }
+
+    def whole(self) -> Event:
+        """A plain event with the same fields. Reading many of them takes less time there."""
+        return Event.of(self.known())
 
 
-class _InParts:
-    """A field that the event does not have at hand: reading it puts the parts together.
+class _Shared:
+    """A field that is in one of the parts, or absent."""
 
-    Not a data descriptor: once the event itself has the field, Python does not come here.
-    """
+    def __init__(self, name: str, part: str) -> None:
+        self._name = name
+        self._fields_of = attrgetter(f"{part}.fields")
+
+    def __get__(self, event: LazyEvent | None, owner: type) -> Any:
+        return None if event is None else self._fields_of(event).get(self._name)
+
+    def __set__(self, event: LazyEvent, value: Any) -> None:
+        raise AttributeError(f"{self._name} is shared with other events")
+
+
+class _Own:
+    """A field of the event's own, or absent."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
     def __get__(self, event: LazyEvent | None, owner: type) -> Any:
-        return None if event is None else event.known().get(self._name)
+        return None if event is None else event.own_fields.get(self._name)
+
+    def __set__(self, event: LazyEvent, value: Any) -> None:
+        if value is None:
+            event.own_fields.pop(self._name, None)
+        else:
+            event.own_fields[self._name] = value
 
 
-class _InConnection(_InParts):
-    """A field of the connection, which filters read: no reason to put the parts together."""
-
-    def __get__(self, event: LazyEvent | None, owner: type) -> Any:
-        if event is None or event.connection is None:
-            return None
-        return event.connection.fields.get(self._name)
-
-
-for _field in fields(Event):
-    if _field.name in CONNECTION:
-        setattr(LazyEvent, _field.name, _InConnection(_field.name))
-    elif _field.name not in ("time_ns", "ktime_ns", "event"):
-        setattr(LazyEvent, _field.name, _InParts(_field.name))
-
-_new = object.__new__
-
-
-def lazy_event(
-    at_hand: dict[str, Any], connection: Part, socket: Part, own: Mapping[str, Any], owner: Part = NOTHING
-) -> LazyEvent:
-    """An event of these parts. at_hand: time_ns, ktime_ns, event, and sock if it is known."""
-    event = _new(LazyEvent)
-    event.__dict__ = at_hand
-    event.connection = connection
-    event.socket = socket
-    event.own = own
-    event.owner = owner
-    return event
+_PARTS = {
+    **dict.fromkeys(CONNECTION, "connection"),
+    **dict.fromkeys(SOCKET, "socket"),
+    **dict.fromkeys(OWNER, "owner"),
+}
+for _name in (each.name for each in fields(Event) if each.name not in _AT_HAND):
+    setattr(LazyEvent, _name, _Shared(_name, _PARTS[_name]) if _name in _PARTS else _Own(_name))

@@ -18,12 +18,14 @@ def to_line(event: Event) -> str:
 
     Its numbers are finite: JSON has no others.
     """
-    if type(event) is LazyEvent and (connection := event.connection) is not None and len(event.__dict__) <= 4:
-        socket, owner = event.socket, event.owner
+    if type(event) is LazyEvent:
+        connection, socket = event.connection, event.socket
+        own, owner = event.own, event.owner
         second, micros = divmod(event.time_ns // 1000, 1_000_000)
         return (
             f'{{"time":"{format_second(second)}.{micros:06d}Z","ktime_ns":{event.ktime_ns},"event":"{event.event}"'
-            f"{connection.json or json_of(connection)}{socket.json or json_of(socket)}{members(event.own)}"
+            f"{connection.json or json_of(connection)}{socket.json or json_of(socket)}"
+            f"{own if isinstance(own, str) else members(own)}"
             f"{owner.json or json_of(owner)}}}\n"
         )
     known = event.known()
