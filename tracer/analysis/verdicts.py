@@ -153,8 +153,8 @@ class Verdict(str, Enum):
         name="unanswered",
         seen="the peer acknowledged a request and has not answered it: slow, stopped, or its answer was lost on the "
         "path. A connection with a last message that needs no reply looks the same",
-        meaning="Consistent with a slow reply, a stopped peer, or a reply that the path lost. Only the peer's end "
-        "shows which. If no reply is due, nothing is wrong.",
+        meaning="A slow reply, a stopped peer and a lost reply look the same from here. If none is due, nothing is "
+        "wrong.",
         advice=sentences.unanswered,
         subject=Subject.REPLY,
     )
