@@ -124,7 +124,10 @@ class _Own:
         self._name = name
 
     def __get__(self, event: LazyEvent | None, owner: type) -> Any:
-        return None if event is None else event.own_fields.get(self._name)
+        if event is None:
+            return None
+        own = event.own
+        return (event.own_fields if isinstance(own, str) else own).get(self._name)
 
     def __set__(self, event: LazyEvent, value: Any) -> None:
         if value is None:
