@@ -87,7 +87,7 @@ class _Stage:
 
     def __init__(self, source: LiveSource, stop: Stop, sink: TextSink, *, colour: bool) -> None:
         self._batches: Iterator[Batch] = iter(source)
-        self._tracker = StallTracker(hz=host.hz(), min_idle_ms=MIN_IDLE_S * 1000)
+        self._tracker = StallTracker(hz=host.hz(), min_idle_ms=MIN_IDLE_S * 1000, own_netns=host.own_netns())
         self._stop = stop
         self._colour = colour
         self.kept = _Kept()
