@@ -108,9 +108,7 @@ def test_the_evidence_of_a_pool_is_bounded(tmp_path: Path, capsys: pytest.Captur
 
 def test_of_a_long_list_the_first_and_the_last_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     probes = [
-        replace(
-            event("window-probe", number, attempt=number + 1, rto_ms=1000, snd_wnd=0, silent_ms=300), **CONNECTION
-        )
+        event("window-probe", number, attempt=number + 1, rto_ms=1000, snd_wnd=0, silent_ms=300, **CONNECTION)
         for number in range(60)
     ]
     lines = evidence(shown(capsys, "report", record(tmp_path / "x.tw", probes), "--evidence"))
