@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,16 @@ def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "self/ns/net").hardlink_to(tmp_path / "1/ns/net")
     (tmp_path / "sys/net/ipv4/tcp_retries2").write_text("15\n")
     monkeypatch.setattr(host, "_PROC", tmp_path)
+    host.own_netns.cache_clear()
+    monkeypatch.setattr(host, "_has_terminal", lambda: False)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> Iterator[None]:
+    """What was read of `proc` is not this machine's."""
+    yield
+    host.own_netns.cache_clear()
 
 
 def test_the_settings_of_the_hosts_own_namespace(proc: Path) -> None:
@@ -35,3 +45,20 @@ def test_in_another_namespace_there_are_none(proc: Path) -> None:
 def test_where_the_namespace_of_pid_1_is_hidden_ours_is_taken_for_it(proc: Path) -> None:
     (proc / "1/ns/net").unlink()
     assert host.tcp_sysctls() == {"net.ipv4.tcp_retries2": 15}
+
+
+def test_the_own_namespace_is_that_of_a_login_shell(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    init = (proc / "1/ns/net").stat().st_ino
+    assert host.own_netns() == init
+    (proc / "self/ns/net").unlink()
+    (proc / "self/ns/net").write_text("")
+    host.own_netns.cache_clear()
+    assert host.own_netns() == init, "a unit with PrivateNetwork=yes: people type elsewhere"
+    host.own_netns.cache_clear()
+    monkeypatch.setattr(host, "_has_terminal", lambda: True)
+    assert host.own_netns() == 0, "in a shell of another namespace, nobody knows where commands are typed"
+
+
+def test_where_the_namespace_of_pid_1_is_hidden_the_own_one_is_that_of_this_process(proc: Path) -> None:
+    (proc / "1/ns/net").unlink()
+    assert host.own_netns() == (proc / "self/ns/net").stat().st_ino

@@ -41,6 +41,7 @@ from tracer.output.checks import findings_as_json, findings_as_text
 from tracer.output.format import safe
 from tracer.output.jsonlines import JsonSink
 from tracer.output.messages import complain, say
+from tracer.output.page import Page
 from tracer.output.report import Report
 from tracer.output.sockets import risks_as_text, sockets_as_json, sockets_as_text
 from tracer.output.text import TextSink
@@ -112,9 +113,9 @@ def shown_by(sink_of: Callable[[io.StringIO], Any], name: str) -> str:
 
 
 TEXTS: dict[str, Callable[[io.StringIO], Any]] = {
-    "text": lambda stream: TextSink(stream, colour=False, utc_offset_s=0),
-    "folded": lambda stream: TextSink(stream, colour=False, utc_offset_s=0, folded=True),
-    "coloured": lambda stream: TextSink(stream, colour=True, utc_offset_s=0),
+    "text": lambda stream: TextSink(stream, Page()),
+    "folded": lambda stream: TextSink(stream, Page(folded=True, columns=80, rows=24)),
+    "coloured": lambda stream: TextSink(stream, Page(colour=True)),
     "report": lambda stream: Report(stream, IdleTimeouts(), as_json=False, width=80),
 }
 JSONS: dict[str, Callable[[io.StringIO], Any]] = {

@@ -27,7 +27,7 @@ from tracer.recordings.reader import RecordingReader
 RECORDINGS = Path(__file__).parent / "recordings"
 SAMPLES = sorted(path for path in RECORDINGS.glob("v*/*.tw*") if path.suffix in (".tw", ".gz", ".zst"))
 COMMANDS: dict[str, list[str]] = {
-    "replay.txt": ["replay"],
+    "replay.txt": ["replay", "--all", "--verbose"],
     "replay.json": ["replay", "--json"],
     "report.txt": ["report"],
     "report.json": ["report", "--json"],

@@ -14,6 +14,7 @@ from builders import event
 from tracer.lab.namespace import wait_until
 from tracer.output.background_writer import BackgroundWriter
 from tracer.output.jsonlines import JsonSink
+from tracer.output.page import Page
 from tracer.output.text import TextSink
 from tracer.run.shedding import Shedding
 
@@ -91,7 +92,7 @@ def test_a_person_is_shown_less_before_the_kernel_loses_events(slow: Slow) -> No
     slow.reads.set()
     behind = True
     outlet = BackgroundWriter(slow, 1 << 20)
-    sink = Shedding(TextSink(outlet, colour=False, utc_offset_s=0), outlet, lambda: behind)
+    sink = Shedding(TextSink(outlet, Page()), outlet, lambda: behind)
     sink.write([event(at=0)])
     sink.flush(0)
     for each in range(1, 1001):
@@ -102,7 +103,7 @@ def test_a_person_is_shown_less_before_the_kernel_loses_events(slow: Slow) -> No
     sink.flush(0)
     sink.write([event(at=12)])
     sink.close()
-    lines = slow.getvalue().splitlines()[1:]
+    lines = slow.getvalue().splitlines()[2:]
     assert "08:00:00.000" in lines[0]
     assert any("STALL idle-drop" in line for line in lines), "whatever happens"
     counted = [int(line.split()[1].replace(",", "")) for line in lines if "left out" in line]

@@ -1,60 +1,115 @@
+"""The lines of events: columns, widths, what is left out, and what a terminal cannot show."""
+
 from __future__ import annotations
 
 import io
 from typing import Any
 
+import pytest
 from builders import event
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tracer.model.events import Event
 from tracer.model.kinds import EVENTS
+from tracer.output.page import Page
 from tracer.output.text import TextSink
 
+EVERYTHING = Page(shows_all=True)
 
-def lines(*events: Event, colour: bool = False, utc_offset_s: int = 0) -> list[str]:
+
+def lines(*events: Event, page: Page = EVERYTHING, utc_offset_s: int = 0) -> list[str]:
     stream = io.StringIO()
-    sink = TextSink(stream, colour=colour, utc_offset_s=utc_offset_s)
+    sink = TextSink(stream, page, utc_offset_s=utc_offset_s)
     for each in events:
         sink.write([each])
+    sink.close()
     return stream.getvalue().splitlines()
 
 
 OWNED: dict[str, Any] = {"pid": 8506, "comm": "php", "pids": [8506]}
+INCIDENT = (
+    event(kind="tlp", attempt=0, silent_ms=3_720_204, unacked_bytes=527, **OWNED),
+    event(at=0.2, kind="rto", attempt=1, silent_ms=3_720_410, unacked_bytes=527, **OWNED),
+    event("state", at=928, old_state="ESTABLISHED", new_state="CLOSE", **OWNED),
+    event("error", at=928, errno=110, error="ETIMEDOUT", silent_ms=4_648_000, unacked_bytes=527, **OWNED),
+)
+
+
+def test_the_incident_in_a_file() -> None:
+    ends = "10.66.1.2:33356 → 10.66.2.2:3306 "
+    assert lines(*INCIDENT) == [
+        "2027-01-15, times in UTC",
+        "TIME         EVENT        SILENT UNACK LOCAL → REMOTE                                OWNER",
+        f"08:00:00.000 tlp           1h02m   527 {ends:<45} php[8506]",
+        f"08:00:00.200 rto 1         1h02m   527 {ends:<45} php[8506]",
+        f"08:15:28.000 ESTABLISHED → CLOSE       {ends:<45} php[8506]",
+        f"08:15:28.000 ETIMEDOUT     1h17m   527 {ends:<45} php[8506]",
+    ]
 
 
 def test_the_incident_on_eighty_columns() -> None:
-    shown = lines(
-        event(kind="tlp", attempt=0, silent_ms=3_720_204, unacked_bytes=527, **OWNED),
-        event(at=0.2, kind="rto", attempt=1, silent_ms=3_720_410, unacked_bytes=527, **OWNED),
-        event("state", at=928, old_state="ESTABLISHED", new_state="CLOSE", **OWNED),
-        event("error", at=928, errno=110, error="ETIMEDOUT", silent_ms=4_648_000, unacked_bytes=527, **OWNED),
-    )
-    assert shown == [
-        "2027-01-15   LOCAL           REMOTE          EVENT        SILENT UNACK OWNER",
-        "08:00:00.000 10.66.1.2:33356 10.66.2.2:3306  tlp           1h02m   527 php[8506]",
-        "08:00:00.200 10.66.1.2:33356 10.66.2.2:3306  rto 1         1h02m   527 php[8506]",
-        "08:15:28.000 10.66.1.2:33356 10.66.2.2:3306  ESTABLISHED → CLOSE       php[8506]",
-        "08:15:28.000 10.66.1.2:33356 10.66.2.2:3306  ETIMEDOUT     1h17m   527 php[8506]",
+    shown = lines(*INCIDENT, page=Page(columns=80, shows_all=True))
+    assert shown[1:3] == [
+        "TIME     EVENT        SILENT UNACK PORT → REMOTE                  OWNER",
+        "08:00:00 tlp           1h02m   527 :33356 → 10.66.2.2:3306        php[8506]",
     ]
     assert max(map(len, shown)) <= 80
 
 
-def test_columns_grow_and_never_shrink() -> None:
+@pytest.mark.parametrize("columns", [80, 99, 100, 120])
+def test_no_line_wraps_and_no_column_moves(columns: int) -> None:
+    longest: dict[str, Any] = {"laddr": "255.255.255.255", "lport": 65535, "raddr": "255.255.255.255", "rport": 65535}
+    name: dict[str, Any] = {"pid": 4194303, "comm": "a-name-of-fifteen", "pids": [4194303, 2]}
+    events = [
+        event(kind="rto", attempt=15, silent_ms=3_720_204, unacked_bytes=99_999, **longest, **name),
+        event("state", old_state="ESTABLISHED", new_state="CLOSE_WAIT", **longest, **name),
+        event("reset", direction="received", **longest, **name),
+        event(kind="rto", attempt=1, silent_ms=5, unacked_bytes=1, **OWNED),
+    ]
+    shown = lines(*events, page=Page(width=columns, columns=columns, shows_all=True))
+    assert max(map(len, shown)) <= columns
+    assert len(shown) == 2 + len(events), "a pair of IPv4 addresses stays on its line"
+    owner = shown[1].index("OWNER")
+    assert shown[-1][owner:] == "php[8506]"
+    assert all("[4194303]" in line[owner - 1 :] for line in shown[2:-1]), "the pid stays"
+
+
+def test_a_terminal_of_sixty_columns_has_no_wrapped_line() -> None:
+    shown = lines(*INCIDENT, page=Page(width=60, columns=60, shows_all=True))
+    assert max(map(len, shown)) <= 60
+
+
+@pytest.mark.parametrize("columns", [80, 120, None])
+def test_a_long_pair_goes_on_a_line_of_its_own(columns: int | None) -> None:
+    long: dict[str, Any] = {
+        "family": 6,
+        "laddr": "2001:db8:1234:5678:9abc:def0:1234:5678",
+        "raddr": "2001:db8:1234:5678:9abc:def0:1234:9999",
+    }
     shown = lines(
-        event(laddr="172.16.100.193", lport=42724, kind="tlp", attempt=0),
-        event(laddr="10.1.1.1", lport=1, kind="tlp", attempt=0),
+        event(kind="tlp", attempt=0, silent_ms=1000, **OWNED, **long),
+        event(at=0.1, kind="rto", attempt=1, silent_ms=1000, **OWNED),
+        page=Page(columns=columns, shows_all=True),
     )
-    assert len({line.index("10.66.2.2:3306") for line in shown[1:]}) == 1
+    assert len(shown) == 5
+    assert shown[2].endswith("php[8506]") and "2001" not in shown[2]
+    assert shown[3].strip().endswith("[2001:db8:1234:5678:9abc:def0:1234:9999]:3306")
+    assert shown[4].index("php") == shown[1].index("OWNER"), "it moves no column"
 
 
 def test_the_heading_comes_again_on_another_day() -> None:
     shown = lines(event(at=0), event(at=86400))
-    assert [line[:10] for line in shown if "LOCAL" in line] == ["2027-01-15", "2027-01-16"]
+    assert [line for line in shown if "times in" in line] == ["2027-01-15, times in UTC", "2027-01-16, times in UTC"]
 
 
-def test_local_time_is_a_fixed_offset() -> None:
-    assert lines(event(), utc_offset_s=-9 * 3600)[1].startswith("23:00:00.000")
+@pytest.mark.parametrize(
+    ("utc_offset_s", "zone", "time"),
+    [(-9 * 3600, "UTC-09:00", "23:00:00.000"), (19_800, "UTC+05:30", "13:30:00.000")],
+)
+def test_local_time_is_a_fixed_offset(utc_offset_s: int, zone: str, time: str) -> None:
+    shown = lines(event(), utc_offset_s=utc_offset_s)
+    assert shown[0].endswith(f"times in {zone}") and shown[2].startswith(time)
 
 
 def test_shared_sockets_unknown_owners_and_details() -> None:
@@ -64,10 +119,10 @@ def test_shared_sockets_unknown_owners_and_details() -> None:
         event("reset", direction="received", reason="NOT_SPECIFIED"),
         event(kind="rto", attempt=2, send_error="EHOSTUNREACH"),
         event("lost", count=12, hook="tcp_retransmit_skb"),
-    )
-    assert shown[1].endswith("keepalive 1       -     - php[7] +2")
-    assert shown[2].endswith("RST sent          -     - - (NO_SOCKET)")
-    assert shown[3].endswith("RST received      -     - -")
+    )[1:]
+    assert "keepalive 1       -     - " in shown[1] and shown[1].endswith(" php[7] +2")
+    assert "RST sent          -     - " in shown[2] and shown[2].endswith(" - (NO_SOCKET)")
+    assert "RST received      -     - " in shown[3] and shown[3].endswith(" -")
     assert shown[4].endswith("- (not sent: EHOSTUNREACH)")
     assert shown[5] == "08:00:00.000 12 events lost at tcp_retransmit_skb: too many at once; see --buffer-size"
 
@@ -85,7 +140,7 @@ def test_lost_events_have_a_time_a_place_and_a_cause() -> None:
         event("lost", cause="of a later version", **circumstances),
     )
     lost = "08:00:00.000 1,268 events lost at inet_sock_set_state"
-    assert shown[1:] == [
+    assert shown[2:] == [
         f"{lost} in the last 2.5s: the ring buffer was full and was not read for up to 2.3s; see --buffer-size",
         f"{lost} in the last 2.5s: they occurred while the hook was running on the same CPU; "
         "the ring buffer was at most 3% full",
@@ -93,9 +148,67 @@ def test_lost_events_have_a_time_a_place_and_a_cause() -> None:
     ]
 
 
+def opens_and_closes(sock: str, **fields: Any) -> list[Event]:
+    changes = [
+        ("CLOSE", "SYN_SENT"),
+        ("SYN_SENT", "ESTABLISHED"),
+        ("ESTABLISHED", "FIN_WAIT1"),
+        ("FIN_WAIT1", "CLOSE"),
+    ]
+    return [
+        event("state", at=number, sock=sock, old_state=old, new_state=new, **{"silent_ms": 3, **fields})
+        for number, (old, new) in enumerate(changes)
+    ]
+
+
+def test_by_default_healthy_connections_that_open_and_close_are_left_out() -> None:
+    assert lines(*opens_and_closes("a"), page=Page()) == []
+    assert len(lines(*opens_and_closes("a"), page=Page(shows_all=True))) == 6
+
+
+def test_by_default_a_change_of_state_is_shown_after_trouble_or_silence() -> None:
+    after_loss = [event(sock="a", kind="rto", attempt=1), *opens_and_closes("a"), *opens_and_closes("b")]
+    assert sum("→" in line and "ESTAB" in line for line in lines(*after_loss, page=Page())) == 2
+    assert len(lines(*opens_and_closes("a", silent_ms=61_000), page=Page())) == 6
+    recovered = event("stall", sock="a", id="1", phase="end", verdict="packet-loss", outcome="recovered")
+    healthy_again = [event(sock="a", kind="rto", attempt=1), recovered, *opens_and_closes("a")]
+    assert not any("ESTAB" in line for line in lines(*healthy_again, page=Page()))
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        event(kind="fast", attempt=0), event("keepalive", attempt=1), event("window-probe", attempt=1),
+        event("unsent", attempt=1), event("reset", direction="received"), event("error", error="EPIPE"),
+        event("resume", cause="data", silent_ms=61_000), event("found", kind="idle", silent_ms=61_000),
+        event("lost", count=1, hook="x"),
+    ],
+    ids=lambda each: each.event,
+)  # fmt: skip
+def test_by_default_everything_else_is_shown(shown: Event) -> None:
+    assert len(lines(shown, page=Page())) == 3
+
+
+def test_a_burst_is_counted_on_a_terminal_and_whole_in_a_file() -> None:
+    burst = [event("reset", at=number / 300, direction="received", lport=30000 + number) for number in range(3000)]
+    terminal = lines(*burst, page=Page(folded=True, columns=80, rows=24))
+    assert len(lines(*burst, page=Page())) == 3002
+    assert len(terminal) < 20
+    counted = sum(int(line.split()[2].replace(",", "")) for line in terminal if line.lstrip().startswith("… and"))
+    assert counted + sum("RST received  " in line for line in terminal) == 3000, "none is forgotten"
+
+
+def test_many_kinds_at_once_fit_a_screen() -> None:
+    events = [
+        event(at=number / 1000, kind="rto", attempt=1 + number % 15, raddr=f"10.9.{number % 200}.1", sock=str(number))
+        for number in range(2000)
+    ]
+    assert len(lines(*events, page=Page(folded=True, columns=80, rows=24))) < 24
+
+
 def test_colour_only_where_wanted() -> None:
     assert "\x1b[" not in "".join(lines(event("error", error="ETIMEDOUT")))
-    assert "\x1b[31m" in lines(event("error", error="ETIMEDOUT"), colour=True)[1]
+    assert "\x1b[31m" in lines(event("error", error="ETIMEDOUT"), page=Page(colour=True))[2]
 
 
 class Ascii(io.StringIO):
@@ -104,14 +217,14 @@ class Ascii(io.StringIO):
 
 def test_a_terminal_without_arrows() -> None:
     stream = Ascii()
-    TextSink(stream, colour=False, utc_offset_s=0).write([event("state", old_state="CLOSE", new_state="SYN_SENT")])
-    assert stream.getvalue().isascii()
+    TextSink(stream, EVERYTHING).write([event("state", old_state="CLOSE", new_state="SYN_SENT")])
+    assert stream.getvalue().isascii() and "->" in stream.getvalue()
 
 
-@given(st.text().filter(lambda word: word not in EVENTS), st.text())
-def test_whatever_a_recording_holds_it_stays_one_printable_line(word: str, name: str) -> None:
+@given(st.text().filter(lambda word: word not in EVENTS), st.text(), st.sampled_from([None, 80]))
+def test_whatever_a_recording_holds_it_stays_one_printable_line(word: str, name: str, columns: int | None) -> None:
     hostile = [
-        event(word, laddr=word, raddr=word, comm=name, pid=1),
+        event(word, laddr="10.1.1.1", raddr="10.1.1.2", comm=name, pid=1),
         event("retransmit", kind=word, send_error=name, attempt=-5),
         event("state", old_state=word, new_state=name),
         event("reset", direction=word, reason=name),
@@ -119,10 +232,6 @@ def test_whatever_a_recording_holds_it_stays_one_printable_line(word: str, name:
         event("lost", hook=word),
     ]
     for each in hostile:
-        shown = lines(each)
-        assert len(shown) == 2 and all(line.isprintable() for line in shown)
-
-
-def test_a_stall_that_ended_at_once_lasted_no_time() -> None:
-    ended = event("stall", phase="end", verdict="packet-loss", outcome="reset", duration_ms=0, silent_ms=7_000)
-    assert " 0ms" in lines(ended)[1] and "7.0s" not in lines(ended)[1]
+        shown = lines(each, page=Page(columns=columns, shows_all=True))
+        assert len(shown) == 3 and all(line.isprintable() for line in shown)
+        assert columns is None or each.event == "lost" or max(map(len, shown)) <= columns

@@ -33,6 +33,7 @@ from tracer.model.kinds import EVENTS
 from tracer.model.validation import from_json, to_json
 from tracer.output.format import safe
 from tracer.output.jsonlines import JsonSink
+from tracer.output.page import Page
 from tracer.output.report import Report
 from tracer.output.sockets import risks_as_text, sockets_as_json, sockets_as_text
 from tracer.output.text import TextSink
@@ -144,8 +145,8 @@ class _Outputs:
         self._texts = [io.StringIO() for _ in range(3)]
         self._jsons = [io.StringIO() for _ in range(2)]
         self.sinks: list[Any] = [
-            TextSink(self._texts[0], colour=False),
-            TextSink(self._texts[1], colour=False, utc_offset_s=0, folded=True),
+            TextSink(self._texts[0], Page()),
+            TextSink(self._texts[1], Page(folded=True, columns=80, rows=24)),
             JsonSink(self._jsons[0]),
             RecordingWriter(Path("/dev/null"), HEADER),
             Report(self._texts[2], self.idle_timeouts, as_json=False, width=80),

@@ -58,13 +58,20 @@ class Sink:
 class Stalls:
     """Traces a lab's two hosts from construction to `stop`, records it, and finds the stalls.
 
-    lab: or the inodes of other network namespaces instead.
+    lab: or the inodes of other network namespaces instead. own_netns: the host's own network namespace.
     `stop` finds them again in the recording, and insists that they are the same.
     """
 
     def __init__(
-        self, lab: Lab | Collection[int], directory: Path, *, resume: bool = True, min_idle_s: float = IDLE_S
+        self,
+        lab: Lab | Collection[int],
+        directory: Path,
+        *,
+        resume: bool = True,
+        min_idle_s: float = IDLE_S,
+        own_netns: int = 0,
     ) -> None:
+        self._own_netns = own_netns
         self._over = False
         self._sink = Sink()
         self._recording = directory / "stalls.tw"
@@ -88,7 +95,7 @@ class Stalls:
         self._writer.close()
 
     def _tracker(self) -> StallTracker:
-        return StallTracker(hz=self._hz, min_idle_ms=self._min_idle_ms)
+        return StallTracker(hz=self._hz, min_idle_ms=self._min_idle_ms, own_netns=self._own_netns)
 
     def _run(self) -> None:
         totals = Totals()

@@ -88,7 +88,7 @@ def drop_in_queue(peer: ScriptedPeer) -> None:
 
 def text(stall: Event) -> str:
     """The sentences below the line of a stall."""
-    return " ".join((what_happened(stall, 0), what_it_means(stall), when_it_ends(stall, 0)))
+    return " ".join((what_happened(stall, 0), *what_it_means(stall), when_it_ends(stall, 0)))
 
 
 def was_right(foretold: Event, error: Event) -> None:

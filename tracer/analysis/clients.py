@@ -42,6 +42,8 @@ class Client:
     """Limits the wait for an answer. N stands for the limit, in bound_unit."""
     bound_unit: str = ""
     """Unit of N. Empty: `bound` limits how long sent data stays unacknowledged, so it needs no N."""
+    permanent: str = ""
+    """How a server keeps `probes` after a restart. Empty: it does."""
     source: str
     """Where this was read."""
 
@@ -341,16 +343,18 @@ SERVERS = (
         name="MariaDB",
         programs=("mariadbd",),
         is_on=True,
-        probes="mariadb -e 'SET GLOBAL tcp_keepalive_time={seconds}, tcp_keepalive_interval={interval}'",
+        probes="sudo mariadb -e 'SET GLOBAL tcp_keepalive_time={seconds}, tcp_keepalive_interval={interval}'",
+        permanent="SET GLOBAL lasts until MariaDB restarts. To make it permanent, set tcp_keepalive_time and "
+        "tcp_keepalive_interval in the section [mariadb] of its configuration.",
         source="MariaDB 10.3.3 (MySQL has no such variables; either may run as mysqld)",
     ),
     Client(
         name="PostgreSQL",
         programs=("postgres",),
         is_on=True,
-        probes="psql -c 'ALTER SYSTEM SET tcp_keepalives_idle = {seconds}' "
+        probes="sudo -u postgres psql -c 'ALTER SYSTEM SET tcp_keepalives_idle = {seconds}' "
         "-c 'ALTER SYSTEM SET tcp_keepalives_interval = {interval}' -c 'SELECT pg_reload_conf()'",
-        bound="psql -c 'ALTER SYSTEM SET tcp_user_timeout = 30000' -c 'SELECT pg_reload_conf()'",
+        bound="sudo -u postgres psql -c 'ALTER SYSTEM SET tcp_user_timeout = 30000' -c 'SELECT pg_reload_conf()'",
         source="postgres: src/backend/libpq/pqcomm.c",
     ),
     Client(
@@ -358,6 +362,7 @@ SERVERS = (
         programs=("redis-server",),
         is_on=True,
         probes="redis-cli CONFIG SET tcp-keepalive {seconds}",
+        permanent="To write this into Redis's configuration file: redis-cli CONFIG REWRITE",
         source="redis: src/networking.c, src/anet.c (300 by default; the interval is a third of it)",
     ),
     Client(

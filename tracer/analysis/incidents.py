@@ -79,6 +79,11 @@ class Incident:
     stuck_bytes: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
 
+    def accepts(self, stall: Event) -> bool:
+        """Whether a stall with the same key began near enough to belong to this incident."""
+        least, greatest = self.began_ns.least, self.began_ns.greatest
+        return least is None or greatest is None or least - GAP_NS <= began_ns(stall) <= greatest + GAP_NS
+
     def add(self, stall: Event) -> None:
         """Count a stall."""
         self.count += 1
@@ -108,16 +113,10 @@ class Incidents:
         """Count a stall in the incident that it belongs to, which may be a new one."""
         key = key_of(stall, host)
         incident = self._open.get(key)
-        if incident is None or not _is_near(incident.began_ns, began_ns(stall)):
+        if incident is None or not incident.accepts(stall):
             incident = self._open[key] = Incident(key, stall)
         self._open.move_to_end(key)
         incident.add(stall)
         if len(self._open) > self._most:
             self._open.popitem(last=False)
         return incident
-
-
-def _is_near(began: Range, at_ns: int) -> bool:
-    if began.least is None or began.greatest is None:
-        return True
-    return began.least - GAP_NS <= at_ns <= began.greatest + GAP_NS

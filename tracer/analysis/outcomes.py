@@ -11,6 +11,8 @@ class _Declaration:
     name: str
     sentence: str
     """For a person. {after}: ` after 15m28s`. {gets}: `: the application gets ETIMEDOUT`. Either may be empty."""
+    summary: str
+    """For a person, of several stalls: `timed out`."""
     has_evidence: bool = True
     """False: it follows from what was not seen. A later event of the same stall may revoke it."""
     is_harmless: bool = False
@@ -26,20 +28,28 @@ class Outcome(str, Enum):
 
     _value_: str
 
-    RECOVERED = _Declaration(name="recovered", sentence="Answered{after}.", is_harmless=True)
-    TIMED_OUT = _Declaration(name="timed-out", sentence="Timed out{after}{gets}.", is_death=True)
-    RESET = _Declaration(name="reset", sentence="Reset{after}{gets}.", is_death=True)
-    CLOSED = _Declaration(name="closed", sentence="Closed by this end{after}{gets}.", is_undecided=True)
-    UNREACHABLE = _Declaration(name="unreachable", sentence="Given up{after}{gets}.", is_death=True)
-    ONGOING = _Declaration(name="ongoing", sentence="Not over yet{after}.", has_evidence=False, is_undecided=True)
+    RECOVERED = _Declaration(name="recovered", summary="answered", sentence="Answered{after}.", is_harmless=True)
+    TIMED_OUT = _Declaration(name="timed-out", summary="timed out", sentence="Timed out{after}{gets}.", is_death=True)
+    RESET = _Declaration(name="reset", summary="reset", sentence="Reset{after}{gets}.", is_death=True)
+    CLOSED = _Declaration(
+        name="closed", summary="closed by this end", sentence="Closed by this end{after}{gets}.", is_undecided=True
+    )
+    UNREACHABLE = _Declaration(
+        name="unreachable", summary="given up", sentence="Given up{after}{gets}.", is_death=True
+    )
+    ONGOING = _Declaration(
+        name="ongoing", summary="not over yet", sentence="Not over yet{after}.", has_evidence=False, is_undecided=True
+    )
     PRESUMED = _Declaration(
         name="presumed",
+        summary="probably answered",
         sentence="No further {what} was seen{after}: {guess}.",
         has_evidence=False,
         is_harmless=True,
     )
     ALIVE = _Declaration(
         name="alive",
+        summary="alive, without a reply yet",
         sentence="The peer answered a probe or acknowledged more data{after}, but has not replied yet.",
         is_harmless=True,
     )
@@ -52,6 +62,7 @@ class Outcome(str, Enum):
 
     def __init__(self, declared: _Declaration) -> None:
         self.sentence = declared.sentence
+        self.summary = declared.summary
         self.has_evidence = declared.has_evidence
         self.is_harmless = declared.is_harmless
         self.is_death = declared.is_death

@@ -38,13 +38,14 @@ class RecordedStalls:
     """Passes all events on, and collects the silences that they prove survived or fatal.
 
     min_idle_ms: shorter silences are ignored. idle_timeouts: where the others are collected. hz: jiffies per second
-    of the kernel that the events come from.
+    of the kernel that the events come from. own_netns: inode of its host's own network namespace; 0: unknown.
     """
 
     unfollowed = 0
 
-    def __init__(self, *, min_idle_ms: int, idle_timeouts: IdleTimeouts, hz: int = 250) -> None:
+    def __init__(self, *, min_idle_ms: int, idle_timeouts: IdleTimeouts, hz: int = 250, own_netns: int = 0) -> None:
         self.min_idle_ms = min_idle_ms
+        self.own_netns = own_netns
         self.idle_timeouts = idle_timeouts
         self.hz = hz
         self._stalled: OrderedDict[str, None] = OrderedDict()  # with data in flight; as a set that keeps its order
@@ -95,6 +96,7 @@ class RecordedStalls:
             idle_timeout=self.idle_timeouts.range_of(service_of(stall)),
             refused_reset=sock in self._refused,
             survived_as_much=survived_ms is not None and stall.idle_ms is not None and survived_ms >= stall.idle_ms,
+            own_netns=self.own_netns,
         )
         return verdict.advice(context)
 

@@ -21,7 +21,9 @@ MOVED_NS = 1_000_000_000
 _OWNER = ("pids", "pid", "comm", "exe", "cgroup")
 
 
-def stall_event(stall: StallState, phase: str, now_ns: int, *, hz: int, idle_timeout: IdleTimeoutRange) -> Event:
+def stall_event(
+    stall: StallState, phase: str, now_ns: int, *, hz: int, idle_timeout: IdleTimeoutRange, own_netns: int
+) -> Event:
     """The event of a stall at that time (CLOCK_BOOTTIME), with advice."""
     last, evidence, verdict = stall.last_event, stall.evidence, stall.verdict
     assert verdict is not None
@@ -61,6 +63,7 @@ def stall_event(stall: StallState, phase: str, now_ns: int, *, hz: int, idle_tim
             idle_timeout=idle_timeout,
             refused_reset=stall.refused_reset,
             survived_as_much=stall.survived_as_much,
+            own_netns=own_netns,
         )
     )
     return event

@@ -30,14 +30,17 @@ class StallLifecycle:
 
     hz: jiffies per second of the events' kernel. min_idle_ms: a silence of at least this long counts as idle.
     idle_timeouts: where silences are recorded that connections survived, and that were fatal. ends_only: only the
-    `end` of a stall is reported.
+    `end` of a stall is reported. own_netns: inode of the host's own network namespace; 0: unknown.
     """
 
-    def __init__(self, *, hz: int, min_idle_ms: int, idle_timeouts: IdleTimeouts, ends_only: bool) -> None:
+    def __init__(
+        self, *, hz: int, min_idle_ms: int, idle_timeouts: IdleTimeouts, ends_only: bool, own_netns: int
+    ) -> None:
         self.hz = hz
         self.min_idle_ms = min_idle_ms
         self.idle_timeouts = idle_timeouts
         self.ends_only = ends_only
+        self.own_netns = own_netns
         self.store = StallStore()
         self._confirmed: OrderedDict[Service, int] = OrderedDict()  # the silence before it was found dead, ms
 
@@ -97,6 +100,7 @@ class StallLifecycle:
         news = stall.verdict is not stall.reported_verdict or (
             stall.verdict.is_decided and is_news(stall.give_up, stall.reported_give_up)
         )
+        news = news or stall.reported_retransmits < stall.verdict.shown_from <= stall.evidence.retransmits
         overdue = event.ktime_ns - stall.reported_ns >= stall.quiet_ns
         if not news and not overdue:
             return []
@@ -106,8 +110,9 @@ class StallLifecycle:
 
     def _event(self, stall: StallState, phase: str, now_ns: int) -> Event:
         stall.reported_verdict, stall.reported_give_up, stall.reported_ns = stall.verdict, stall.give_up, now_ns
+        stall.reported_retransmits = stall.evidence.retransmits
         idle_timeout = self.idle_timeouts.range_of(stall.service)
-        return stall_event(stall, phase, now_ns, hz=self.hz, idle_timeout=idle_timeout)
+        return stall_event(stall, phase, now_ns, hz=self.hz, idle_timeout=idle_timeout, own_netns=self.own_netns)
 
     def confirm(self, stall: StallState) -> None:
         """Note where a provisional verdict is confirmed by more retransmissions than are lost by chance."""

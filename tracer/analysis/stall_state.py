@@ -42,6 +42,7 @@ class StallState:
     reported_verdict: Verdict | None = None
     reported_give_up: GiveUp | None = None
     reported_ns: int = 0
+    reported_retransmits: int = 0
     is_confirmed: bool = False  # a provisional verdict, by more retransmissions than are lost by chance
     revoked: bool = False  # its end was reported without evidence, and the next report revokes that
     quiet_ns: int = 60_000_000_000  # after reported_ns, when an update without news is due

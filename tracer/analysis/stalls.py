@@ -41,7 +41,7 @@ class StallTracker:
 
     hz: jiffies per second of the events' kernel. min_idle_ms: a silence of at least this long counts as idle.
     idle_timeouts records which silences connections survived; pass one to share it. ends_only: only the end
-    of a stall is reported.
+    of a stall is reported. own_netns: inode of the host's own network namespace; 0: unknown.
 
     Memory is bounded (:mod:`tracer.analysis.stall_store`): where too many stalls are open, the oldest ends as
     `ongoing`, and its connection is not followed until the peer sends something or it closes.
@@ -54,10 +54,15 @@ class StallTracker:
         min_idle_ms: int = MIN_IDLE_MS,
         idle_timeouts: IdleTimeouts | None = None,
         ends_only: bool = False,
+        own_netns: int = 0,
     ) -> None:
         self.idle_timeouts = idle_timeouts if idle_timeouts is not None else IdleTimeouts()
         self._lifecycle = StallLifecycle(
-            hz=hz, min_idle_ms=min_idle_ms, idle_timeouts=self.idle_timeouts, ends_only=ends_only
+            hz=hz,
+            min_idle_ms=min_idle_ms,
+            idle_timeouts=self.idle_timeouts,
+            ends_only=ends_only,
+            own_netns=own_netns,
         )
         self._store = self._lifecycle.store
 

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from tracer.analysis.advice import sentences
+from tracer.analysis.advice import idle, sentences
 from tracer.analysis.advice.context import AdviceContext
+from tracer.analysis.advice.steps import Advice
 from tracer.model.durations import duration
 from tracer.model.events import Event
 
@@ -80,7 +81,7 @@ class _Declaration:
     """For a person: what the stall is consistent with."""
     meaning_with: Callable[[Event], str | None] = lambda stall: None
     """A more exact meaning, where the stall's event has more; None otherwise."""
-    advice: Callable[[AdviceContext], list[str]]
+    advice: Callable[[AdviceContext], Advice]
     subject: Subject = Subject.ACKNOWLEDGEMENT
     blames_idleness: bool = False
     """The silence before the stall counts as fatal if the connection dies."""
@@ -88,7 +89,9 @@ class _Declaration:
     """Concluded from the first retransmission on, which may still be lost by chance."""
     is_decided: bool = True
     is_quiet: bool = False
-    """Live output prints its line without sentences below."""
+    """It may be chance, or is harmless: live output does not print it."""
+    shown_from: int = 0
+    """With fewer retransmissions it may be chance: live output does not print it."""
 
 
 class Verdict(str, Enum):
@@ -100,8 +103,8 @@ class Verdict(str, Enum):
         name="idle-drop",
         seen="long silence, then nothing answers: a firewall or NAT that forgot the session, or a peer that vanished "
         "while idle",
-        meaning="Consistent with a firewall or NAT that forgot the session, or a peer that vanished while idle.",
-        advice=sentences.idle_drop,
+        meaning="Consistent with a firewall or NAT that forgot the session, or a dead peer.",
+        advice=idle.idle_drop,
         blames_idleness=True,
         is_provisional=True,
     )
@@ -109,7 +112,7 @@ class Verdict(str, Enum):
         name="idle-reset",
         seen="long silence, then a reset",
         meaning="Consistent with a firewall or load balancer that resets idle sessions, or a peer that restarted.",
-        advice=sentences.idle_reset,
+        advice=idle.idle_reset,
         subject=Subject.RESET,
         blames_idleness=True,
     )
@@ -118,7 +121,7 @@ class Verdict(str, Enum):
         seen="keepalive probes that nobody answers",
         meaning="Consistent with a path or peer that died while the connection was idle.",
         meaning_with=_keepalive_failed,
-        advice=sentences.keepalive_failed,
+        advice=idle.keepalive_failed,
         subject=Subject.KEEPALIVE,
         blames_idleness=True,
     )
@@ -185,6 +188,7 @@ class Verdict(str, Enum):
         meaning="Consistent with a firewall that drops the connection, or no host at that address.",
         advice=sentences.handshake,
         subject=Subject.CONNECTION,
+        shown_from=2,
     )
     PEER_CLOSED = _Declaration(
         name="peer-closed",
@@ -208,6 +212,7 @@ class Verdict(str, Enum):
         self.is_provisional = declared.is_provisional
         self.is_decided = declared.is_decided
         self.is_quiet = declared.is_quiet
+        self.shown_from = declared.shown_from
         self._declared = declared
 
     def __str__(self) -> str:
@@ -226,11 +231,13 @@ class Verdict(str, Enum):
         return self._declared.meaning_with(stall) or self.meaning
 
     def advice(self, context: AdviceContext) -> list[str]:
-        """Sentences, the most useful first; a command stands at the end after a colon, to be copied. May be empty.
+        """At most one line of each step (:mod:`tracer.analysis.advice.steps`), then further lines. May be empty.
 
-        The text of an event (process names, a recording's addresses) is in none of them unless it was parsed.
+        A command stands at the end of its line after a colon, to be copied. The text of an event (process names, a
+        recording's addresses) is in none of them unless it was parsed.
         """
-        return sentences.mptcp(context) if context.event.mptcp else self._declared.advice(context)
+        advice = sentences.mptcp(context) if context.event.mptcp else self._declared.advice(context)
+        return advice.lines()
 
 
 _BY_NAME: dict[str, Verdict] = {verdict.value: verdict for verdict in Verdict}

@@ -12,12 +12,14 @@ import click
 from tracer.cli import types
 from tracer.cli.options import (
     Command,
+    all_option,
     buffer_option,
     duration_option,
     filter_options,
     format_options,
     make_live_filter,
     resume_option,
+    verbose_option,
 )
 from tracer.cli.screen import page
 from tracer.model.errors import UsageError
@@ -37,6 +39,8 @@ def live_options(command: Command) -> Command:
         duration_option,
         click.option("-w", "--write", "recording", type=types.RECORDING, metavar="FILE", help="Also record to FILE."),
         format_options(EVENT_FORMATS),
+        verbose_option,
+        all_option,
         filter_options,
     ):
         command = option(command)
@@ -49,6 +53,8 @@ def trace(
     duration: float | None,
     resume: bool,
     ring_bytes: int,
+    shows_all: bool,
+    is_verbose: bool,
     **filters: Any,
 ) -> None:
     """Trace, and show events on standard output."""
@@ -57,7 +63,9 @@ def trace(
     from tracer.run.live import Tracing, watch
     from tracer.run.recording import Recording
 
-    events, layout = EVENT_FORMATS[output_format], page()
+    events = EVENT_FORMATS[output_format]
+    layout = page(shows_all=shows_all or bool(wanted.events - {"stall"}), is_verbose=is_verbose)
+    leaves_out = layout.folded and not layout.shows_all and not events.is_data
     watch(
         wanted,
         stop,
@@ -65,6 +73,7 @@ def trace(
         show=lambda stream: events.open(stream, layout),
         sheds=not events.is_data,
         recording=Recording(recording) if recording is not None else None,
+        remark="-a also shows healthy connections opening and closing" if leaves_out else "",
     )
 
 

@@ -45,15 +45,14 @@ Examples:
 
 \b
 Columns:
-  EVENT   STALL: a connection waits for an answer. The lines below it give
-            the likely cause, when the kernel gives up and what to change
+  EVENT   STALL: connections wait for an answer. The lines below it give the
+            likely cause, when the kernel gives up and what to do. WAIT: they
+            still wait; END: how it ended
           tlp: tail loss probe; rto N: Nth retransmission by the timer;
             fast, syn N, synack N, fin N: other retransmissions
           keepalive N: keepalive probe; 1: all before it were answered
           window? N: Nth probe of a closed window
           unsent N: Nth attempt to send what this host holds back
-          rto N (found), …: already in trouble when tcpwatch started
-          waiting: acknowledged, but no reply for a minute
           idle: silent for longer than a connection that was found dead
           resumed: the peer sent again after a long silence or a stall
           RST received, sent or refused

@@ -53,6 +53,12 @@ resume_option = click.option(
     show_default=True,
     help="Trace received segments, to report recoveries at once and idle periods that were survived.",
 )
+all_option = click.option(
+    "-a", "--all", "shows_all", is_flag=True, help="Also show connections without trouble opening and closing."
+)
+verbose_option = click.option(
+    "-v", "--verbose", "is_verbose", is_flag=True, help="Show every sentence about a stall, and all advice."
+)
 buffer_option = click.option(
     "--buffer-size",
     "ring_bytes",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tracer.cli.options import filter_options, format_options, html_option, make_filter
+from tracer.cli.options import all_option, filter_options, format_options, html_option, make_filter, verbose_option
 from tracer.cli.screen import page
 from tracer.cli.time_option import Moment, make_window, window_options
 from tracer.model.errors import TcpwatchError, UsageError
@@ -32,9 +32,17 @@ _files_argument = click.argument(
 @_files_argument
 @window_options
 @filter_options
+@all_option
+@verbose_option
 @format_options(EVENT_FORMATS)
 def replay(
-    files: tuple[Path, ...], output_format: str, since: Moment | None, until: Moment | None, **filters: Any
+    files: tuple[Path, ...],
+    output_format: str,
+    shows_all: bool,
+    is_verbose: bool,
+    since: Moment | None,
+    until: Moment | None,
+    **filters: Any,
 ) -> None:
     """Print a recording as live tracing printed it. FILE may be - for standard input.
 
@@ -50,7 +58,8 @@ def replay(
     """
     wanted = make_filter(filters)
     window = make_window(since, until, files, command="replay")
-    _play("replay", files, wanted, EVENT_FORMATS[output_format].open(sys.stdout, page()), window=window)
+    layout = page(shows_all=shows_all or bool(wanted.events - {"stall"}), is_verbose=is_verbose)
+    _play("replay", files, wanted, EVENT_FORMATS[output_format].open(sys.stdout, layout), window=window)
 
 
 @click.command()

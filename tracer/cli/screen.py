@@ -1,23 +1,43 @@
-"""How standard output shows text: its width, colour and folding."""
+"""How standard output shows text: its size, colour and folding, and the name of this program."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import sys
+from pathlib import Path
 
-from tracer.output.formats import Page
+from tracer.output.page import WIDTH, Page
 
-_WIDTH = 80
 _MIN_WIDTH, _MAX_WIDTH = 60, 120
 """Columns of sentences: wider lines are hard to read."""
+_CLONE = Path(__file__).resolve().parents[2] / "scripts" / "tcpwatch"
 
 
-def page() -> Page:
-    """The layout for standard output: a terminal's width, colour and folding, or 80 plain columns."""
+def page(*, shows_all: bool = False, is_verbose: bool = False) -> Page:
+    """The layout for standard output: that of a terminal, or of a file."""
     is_terminal = sys.stdout.isatty()
-    columns = shutil.get_terminal_size().columns if is_terminal else _WIDTH
-    return Page(max(_MIN_WIDTH, min(_MAX_WIDTH, columns)), colour=wants_colour(), folded=is_terminal)
+    # A file has no width; COLUMNS sets one.
+    size = shutil.get_terminal_size((WIDTH, 24))
+    has_columns = is_terminal or "COLUMNS" in os.environ
+    width = size.columns if has_columns else WIDTH
+    return Page(
+        width=max(_MIN_WIDTH, min(_MAX_WIDTH, width)),
+        columns=max(_MIN_WIDTH, width) if has_columns else None,
+        rows=size.lines if is_terminal else None,
+        colour=wants_colour(),
+        folded=is_terminal,
+        shows_all=shows_all,
+        is_verbose=is_verbose,
+        program=_program(),
+    )
+
+
+def _program() -> str:
+    """How to call this tcpwatch by sudo: its name, or the script of a clone that is not installed."""
+    if shutil.which("tcpwatch") is not None or not os.access(_CLONE, os.X_OK):
+        return "tcpwatch"
+    return str(_CLONE)
 
 
 def wants_colour() -> bool:

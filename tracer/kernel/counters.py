@@ -18,6 +18,7 @@ class _Namespace(NamedTuple):
     counts: Counts
     cookie: int = 0
     rtnetlink: int = 0  # inode of the kernel's own rtnetlink socket in it
+    established: int = 0  # connections that are open now
 
     def since(self, before: _Namespace | None) -> Counts:
         """The increase since an earlier reading. A namespace that is newer than that began with 0."""
@@ -53,6 +54,8 @@ class KernelCounters:
         self._known = dict(self._now)
         self._grown: dict[int, Counts] = {}
         self._from_start = set(self._now)
+        self.established = {netns: each.established for netns, each in self._now.items()}
+        """Connections that were open at the construction, ESTABLISHED or CLOSE_WAIT, by namespace."""
 
     @property
     def from_start(self) -> frozenset[int]:
@@ -141,7 +144,8 @@ class KernelCounters:
                     continue
             except OSError:
                 continue
-            return _Namespace(_counts(snmp, netstat), members.cookie, rtnetlink)
+            established = _counters(snmp, b"Tcp:").get(b"CurrEstab", 0)
+            return _Namespace(_counts(snmp, netstat), members.cookie, rtnetlink, established)
         return None
 
 

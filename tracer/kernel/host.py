@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 import time
+from functools import cache
 from pathlib import Path
 
 from tracer.kernel import privileges
@@ -63,9 +64,36 @@ def tcp_sysctls() -> dict[str, int]:
 def _shares_network_with_init() -> bool:
     """True also if the kernel does not permit the comparison."""
     try:
-        return (_PROC / "1/ns/net").stat().st_ino == (_PROC / "self/ns/net").stat().st_ino
+        return _netns_of(1) == _netns_of("self")
     except OSError:
         return True
+
+
+def _netns_of(process: int | str) -> int:
+    return (_PROC / str(process) / "ns/net").stat().st_ino
+
+
+@cache
+def own_netns() -> int:
+    """Inode of the network namespace of a login shell on this host, that of PID 1; 0: unknown.
+
+    A service has a namespace of its own with systemd's PrivateNetwork=. With a terminal in another namespace than
+    that of PID 1, nobody knows in which of them commands are typed.
+    """
+    own = _netns_of("self")
+    try:
+        init = _netns_of(1)
+    except OSError:  # not permitted in some sandboxes
+        return own
+    return init if init == own or not _has_terminal() else 0
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def cpu_seconds() -> float:

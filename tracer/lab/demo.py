@@ -22,6 +22,7 @@ from tracer.model.filters import Filter
 from tracer.model.kinds import Kind
 from tracer.output.format import clock, duration, plural
 from tracer.output.messages import say
+from tracer.output.page import Page
 from tracer.output.sink import Sink
 from tracer.output.text import TextSink
 from tracer.recordings.header import Header
@@ -145,7 +146,9 @@ def demo(server: str, fix: str | None, stop: Stop, *, colour: bool, utc_offset_s
         wanted = Filter(netns=frozenset({lab.client.netns}))
         source = stack.enter_context(LiveSource(wanted, stop, resume_after_s=MIN_IDLE_S))
         say("tracing the client's namespace")
-        stage = _Stage(source, stop, TextSink(sys.stdout, colour=colour, utc_offset_s=utc_offset_s), colour=colour)
+        stage = _Stage(
+            source, stop, TextSink(sys.stdout, Page(colour=colour), utc_offset_s=utc_offset_s), colour=colour
+        )
         connect = mariadb_client if database else embedded_client
         with connect(lab.client, SERVER, PORT) as client:
             answer = client.ask("query")

@@ -14,17 +14,9 @@ if TYPE_CHECKING:
     from tracer.model.checks import Finding
     from tracer.model.sockets import Socket
     from tracer.output.background_writer import Stream
+    from tracer.output.page import Page
     from tracer.output.report import Report
     from tracer.output.sink import Sink
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """What text is laid out for. width: columns. colour: use it. folded: summarise bursts of similar lines."""
-
-    width: int
-    colour: bool = False
-    folded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +30,7 @@ class EventFormat:
 def _text_events(stream: Stream, page: Page) -> Sink:
     from tracer.output.text import TextSink
 
-    return TextSink(stream, colour=page.colour, width=page.width, folded=page.folded)
+    return TextSink(stream, page)
 
 
 def _json_events(stream: Stream, page: Page) -> Sink:

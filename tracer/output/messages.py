@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 from contextlib import suppress
 
 import click
@@ -12,8 +14,12 @@ from tracer.output.format import safe
 
 
 def say(text: str) -> None:
-    """Print a line. A stderr that cannot be written is ignored."""
-    _write(f"tcpwatch: {safe(text)}")
+    """Print a line, wrapped on a terminal. A stderr that cannot be written is ignored."""
+    line = f"tcpwatch: {safe(text)}"
+    if sys.stderr is not None and sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        line = textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    _write(line)
 
 
 def complain(error: TcpwatchError) -> None:

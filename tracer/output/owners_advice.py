@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from tracer.analysis.advice.commands import split
 from tracer.analysis.advice.steps import Step
 from tracer.model.events import Event
 from tracer.output.format import endpoint, plural, quoted
-from tracer.output.stall_text import COMMANDS
 
 MAX_OWNERS = 16
 """Owners of one service's stalls with one verdict that have advice: those that stalled last."""
@@ -35,30 +35,6 @@ class Line(NamedTuple):
     def parts(self) -> tuple[str, str]:
         """The text without its step, and the command at its end. Either may be empty."""
         return split(self.step.text_of(self.text) if self.step is not None else self.text)
-
-
-def split(text: str) -> tuple[str, str]:
-    """What precedes the colon before the command at the end of the text, and the command. Either may be empty."""
-    before, colon, command = "", "", text
-    while not command.startswith(COMMANDS):
-        more, colon, command = command.partition(": ")
-        if not colon:
-            return text, ""
-        before = f"{before}: {more}" if before else more
-    return before, command
-
-
-def for_host(line: str, host: str, here: str) -> str:
-    """The line of advice, with the host where its command has to run unless that is `here`.
-
-    Commands `ss -t…`, and those after `There`, are for the peer.
-    """
-    step = Step.of(line)
-    text, command = split(step.text_of(line) if step is not None else line)
-    if host in (here, UNKNOWN_HOST) or not command or command.startswith("ss -t") or text.endswith("There"):
-        return line
-    at_host = f"{text}, on {quoted(host)}: {command}" if text else f"on {quoted(host)}: {command}"
-    return step.line(at_host) if step is not None else at_host
 
 
 class _Owner(NamedTuple):

@@ -115,7 +115,7 @@ class Report:
             sections.append(
                 incidents_section(shown, data.verdicts, has_hosts=has_hosts, utc_offset_s=data.utc_offset_s)
             )
-            sections.append(services_section(data, unfollowed))
+            sections.append(services_section(data, kept, unfollowed))
             if self._evidence is not None:
                 sections.append(self._evidence.section())
         return sections

@@ -6,6 +6,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
 
+from tracer.analysis.advice.commands import on_host
 from tracer.analysis.advice.steps import Step
 from tracer.analysis.idle_timeouts import IdleTimeouts, Service, service_of
 from tracer.analysis.outcomes import WITHOUT_EVIDENCE, Outcome
@@ -13,7 +14,8 @@ from tracer.model.counts import Tally, counts_of, counts_of_kernel
 from tracer.model.events import Event, size_of
 from tracer.model.recent import Recent
 from tracer.output.crosscheck import what_was_missed
-from tracer.output.owners_advice import UNKNOWN_HOST, Line, OwnersAdvice, for_host
+from tracer.output.format import quoted
+from tracer.output.owners_advice import UNKNOWN_HOST, Line, OwnersAdvice
 from tracer.output.report_incidents import ReportIncidents
 from tracer.output.report_rows import OTHER, Missing, ServiceStalls, count
 from tracer.recordings.header import Header
@@ -190,11 +192,15 @@ class ReportData:
         owners = self._advice.setdefault(key, OwnersAdvice())
         self._advice.move_to_end(key)
         self._owners -= len(owners)
-        owners.add(host, stall, [for_host(line, host, self.here) for line in _useful(stall)])
+        owners.add(host, stall, [self._for_host(line, host) for line in _useful(stall)])
         self._owners += len(owners)
         while self._owners > MAX_OWNERS:
             self._owners -= len(self._advice.popitem(last=False)[1])
             self.without_advice += 1
+
+    def _for_host(self, line: str, host: str) -> str:
+        """The line of advice, with the host where its command has to run unless that is this one."""
+        return line if host in (self.here, UNKNOWN_HOST) else on_host(line, quoted(host))
 
     def _fold_services(self) -> None:
         """Count the half with the shortest stalls together."""

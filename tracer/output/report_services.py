@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from tracer.analysis.idle_timeouts import Service
+from tracer.analysis.incidents import Incident
 from tracer.model.events import Event
 from tracer.output.format import duration, endpoint, plural, process
 from tracer.output.idle_timeouts import range_in_words
@@ -18,9 +19,12 @@ MAX_SHOWN_SERVICES = 20
 MAX_SHOWN_SUSPECTS = 8
 
 
-def services_section(data: ReportData, unfollowed: int) -> Section:
-    """A table, then each service. unfollowed: stalls that could not be followed."""
-    services = data.by_weight()
+def services_section(data: ReportData, incidents: Iterable[Incident], unfollowed: int) -> Section:
+    """A table, then each service, those of the first incidents first. unfollowed: stalls that were not followed."""
+    places: dict[Service | None, int] = {}
+    for number, incident in enumerate(incidents):
+        places.setdefault(incident.key.service, number)
+    services = sorted(data.by_weight(), key=lambda each: places.get(each[0], len(data.services)))
     shown = services[:MAX_SHOWN_SERVICES]
     has_hosts = len(data.hosts) > 1
     headings = ["STALLS", *(["HOSTS"] if has_hosts else []), "SURVIVED", "FATAL", "LONGEST", "SERVICE"]
@@ -51,8 +55,21 @@ def _about(data: ReportData, service: Service, stalls: ServiceStalls) -> Item:
     """The range of a service's idle timeout, other dead connections, and the advice."""
     sentences: list[Inline] = [*range_in_words(data.idle_timeouts.range_of(service)), *_suspects(data, service)]
     blocks: list[Paragraph | Advice] = [Paragraph(sentence) for sentence in sentences]
-    blocks += advice_blocks(data.advice_of(service))
+    blocks += _advice_of(data, service, stalls)
     return Item((Name(service_name(service)), ": ", *counted(stalls.verdicts)), blocks)
+
+
+def _advice_of(data: ReportData, service: Service, stalls: ServiceStalls) -> Iterator[Paragraph | Advice]:
+    """The advice for each verdict, the most frequent first. A line that two of them have is shown once."""
+    by_verdict = {verdict: data.advice_of(service, verdict) for verdict, _ in stalls.verdicts.most_common()}
+    has_several = sum(map(bool, by_verdict.values())) > 1
+    shown: set[Line] = set()
+    for verdict, lines in by_verdict.items():
+        news = [line for line in lines if line not in shown]
+        if news and has_several:
+            yield Paragraph(("For ", name_of(verdict), ":"))
+        yield from advice_blocks(news)
+        shown.update(news)
 
 
 def advice_blocks(lines: Sequence[Line]) -> list[Advice]:

@@ -14,7 +14,7 @@ from tracer.model.window import Window
 from tracer.output.crosscheck import beside_the_kernel
 from tracer.output.format import duration, local_time, plural, safe
 from tracer.output.idle_timeouts import range_in_words
-from tracer.output.report_blocks import Advice, Facts, Inline, Item, Name, Paragraph, Section, name_of
+from tracer.output.report_blocks import Advice, Block, Facts, Inline, Item, Name, Paragraph, Section, name_of
 from tracer.output.report_data import MAX_HOSTS, ReportData
 from tracer.output.report_incidents import connection_of, counted, weight_of
 from tracer.output.report_services import advice_blocks
@@ -26,48 +26,49 @@ _SECOND_NS = 1_000_000_000
 
 
 def summary_section(data: ReportData, incidents: Sequence[Incident], window: Window) -> Section:
-    """Hosts, time, what is missing, and the number of stalls."""
-    rows: list[tuple[str, Sequence[Inline]]] = [
-        ("Host" if len(data.hosts) == 1 else "Hosts", [_hosts(data)]),
-        ("Time", list(_time(data))),
-    ]
+    """Hosts, time, the number of stalls, and what is missing."""
+    blocks: list[Block] = [Paragraph(_headline(data))]
+    rows: list[tuple[str, Sequence[Inline]]] = []
+    if data.first_ns is not None and data.last_ns is not None:
+        rows.append(("UTC", [f"{_utc_second(data.first_ns)} to {_utc_second(data.last_ns)}"]))
     if window:
         rows.append(("Limited", [_limits(window, data.utc_offset_s)]))
     if data.missing:
         rows.append(("Missing", list(_missing(data))))
     if data.lost:
         rows.append(("Lost", [_lost(data)]))
-    rows.append(("Stalls", [_stalls(data, incidents)]))
-    rows.append(("Events", [f"{data.events:,}"]))
+    if data.stalls:
+        rows.append(("Stalls", [_stalls(data, incidents)]))
     if data.is_counted:
         rows.append(("Kernel", [_crosscheck(data), *([data.missed()] if data.missed() else [])]))
-    return Section("", [Facts(rows)])
+    return Section("", [*blocks, *([Facts(rows)] if rows else [])])
 
 
-def _hosts(data: ReportData) -> Inline:
+def _headline(data: ReportData) -> Inline:
+    """`db1: 4 stalls, 29 events in 1m23s, from 2027-01-15 09:00:00 on. Times are in UTC+01:00.`"""
+    if data.first_ns is None or data.last_ns is None:
+        return (*_hosts(data), ": nothing was recorded.")
+    lasted = duration((data.last_ns - data.first_ns) / 1_000_000)
+    stalls = plural(data.stalls, "stall") if data.stalls else "no stall"
+    began = _when(data.first_ns, data.utc_offset_s)
+    why = ", because the hosts are in several time zones" if len(data.utc_offsets_s) > 1 else ""
+    return (
+        *_hosts(data),
+        f": {stalls}, {plural(data.events, 'event')} in {lasted}, from {began} on. ",
+        f"Times are in {zone_name(data.utc_offset_s)}{why}.",
+    )
+
+
+def _hosts(data: ReportData) -> tuple[str, ...]:
     shown = list(data.hosts)[:MAX_SHOWN_HOSTS]
     more = len(data.hosts) - len(shown)
     pieces: list[str] = []
     for host in shown:
-        pieces += [", "] if pieces else []
+        pieces += [" and "] if pieces else []
         pieces.append(name_of(host))
     if more > 0:
         pieces.append(f" and {'at least ' if len(data.hosts) >= MAX_HOSTS else ''}{plural(more, 'other host')}")
     return tuple(pieces)
-
-
-def _time(data: ReportData) -> Iterator[Inline]:
-    first_ns, last_ns = data.first_ns, data.last_ns
-    if first_ns is None or last_ns is None:
-        yield "nothing was recorded"
-        return
-    lasted = duration((last_ns - first_ns) / 1_000_000)
-    first, last = (_when(time_ns, data.utc_offset_s) for time_ns in (first_ns, last_ns))
-    last = last.removeprefix(first[:11])
-    why = ", as the hosts are in several time zones" if len(data.utc_offsets_s) > 1 else ""
-    yield f"{first} to {last} ({lasted}), times in {zone_name(data.utc_offset_s)}{why}"
-    if data.utc_offset_s:
-        yield f"{_utc_second(first_ns)} to {_utc_second(last_ns)}"
 
 
 def _when(time_ns: int, utc_offset_s: int) -> str:
@@ -107,20 +108,18 @@ def _missing(data: ReportData) -> Iterator[Inline]:
 
 
 def _lost(data: ReportData) -> Inline:
-    pieces = [f"{plural(data.lost.total(), 'event')} ("]
+    pieces = ["Events were lost while recording ("]
     for number, (hook, count) in enumerate(data.lost.most_common()):
         pieces += [", "] if number else []
         pieces += [f"{count:,} at ", name_of(hook)]
-    return (*pieces, "), so this report may be incomplete")
+    return (*pieces, "), so this report may be incomplete.")
 
 
 def _stalls(data: ReportData, incidents: Sequence[Incident]) -> Inline:
-    if not data.stalls:
-        return "none"
     # Incidents that were not kept are not counted: these have the other stalls.
     is_all = sum(each.count for each in incidents) == data.stalls
     where = f" in {plural(len(incidents), 'incident')}" if is_all else ""
-    return (f"{data.stalls:,}{where}: ", *counted(data.verdicts))
+    return (*counted(data.verdicts), where)
 
 
 def _crosscheck(data: ReportData) -> str:
@@ -171,7 +170,7 @@ def _diagnosis(data: ReportData, verdict: str, incident: Incident, *, has_cure: 
 
 
 def _meaning(incident: Incident, outcomes: Counter[str]) -> str:
-    meaning = what_it_means(incident.example)
+    meaning = " ".join(what_it_means(incident.example))
     known = [Outcome.of(outcome) for outcome in outcomes]
     if all(outcome is Outcome.RECOVERED for outcome in known):
         return f"{meaning} All were answered."

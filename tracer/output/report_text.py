@@ -34,7 +34,7 @@ def _stands_alone(block: Block, before: Block) -> bool:
 
 def _lines(block: Block, width: int, indent: int = 0) -> Iterator[str]:
     if isinstance(block, Item):
-        yield from _wrapped(plain(block.title), width, indent)
+        yield from _wrapped(plain(block.title), width, indent, hanging=_INDENT)
         for each in block.blocks:
             yield from _lines(each, width, indent + _INDENT)
     elif isinstance(block, Paragraph):
@@ -47,9 +47,14 @@ def _lines(block: Block, width: int, indent: int = 0) -> Iterator[str]:
         yield from _table(block, width, indent)
 
 
+_ARROWS = ("→ ", "← ")
+
+
 def _wrapped(text: str, width: int, indent: int, first: str = "", hanging: int = 0) -> list[str]:
     """The text in lines of that width. first: what stands before it. hanging: further indent of later lines."""
-    return textwrap.wrap(
+    for arrow in _ARROWS:  # an arrow and what it points to stay together
+        text = text.replace(arrow, f"{arrow[0]}\N{NO-BREAK SPACE}")
+    lines = textwrap.wrap(
         text,
         width,
         initial_indent=f"{' ' * indent}{first}",
@@ -57,6 +62,7 @@ def _wrapped(text: str, width: int, indent: int, first: str = "", hanging: int =
         break_long_words=False,
         break_on_hyphens=False,
     )
+    return [line.replace("\N{NO-BREAK SPACE}", " ") for line in lines]
 
 
 def _facts(facts: Facts, width: int, indent: int) -> Iterator[str]:

@@ -10,7 +10,7 @@ from tracer.analysis.timeouts import MAX_MS
 from tracer.analysis.verdicts import IN_USE_MS, Subject, Verdict
 from tracer.model.events import Event
 from tracer.model.times import InvalidTime, parse_time
-from tracer.output.format import clock, duration, endpoint, local_time, plural, safe, size
+from tracer.output.format import clock, duration, local_time, plural, safe, size
 
 _ONE_WAY = "The peer is sending but acknowledges nothing: our data or its ACKs are being lost."
 _WAS_ONE_WAY = "The peer was sending but acknowledged nothing: our data or its ACKs were lost."
@@ -33,8 +33,7 @@ def what_happened(stall: Event, utc_offset_s: int) -> str:
 
 
 def _reply(stall: Event, since: str) -> str:
-    peer = endpoint(stall.raddr, stall.rport)
-    return f"The last data to {peer} was sent{since or ' just now'} and acknowledged, but no reply has come."
+    return f"A request was sent{since or ' just now'} and acknowledged, but no reply has come."
 
 
 def _window(stall: Event, since: str) -> str:
@@ -114,19 +113,22 @@ def _is_wait(stall: Event) -> bool:
     return verdict is not None and verdict.subject is Subject.REPLY
 
 
-def what_it_means(stall: Event) -> str:
-    """What the verdict stands for. The name of a verdict of a later version stands for itself."""
+def what_it_means(stall: Event) -> list[str]:
+    """What the verdict stands for, and what else was seen. A verdict of a later version stands for itself."""
     verdict = Verdict.of(stall.verdict)
-    meaning = safe(stall.verdict or "") if verdict is None else safe(verdict.meaning_of(stall))
+    meaning = [safe(stall.verdict or "") if verdict is None else safe(verdict.meaning_of(stall))]
     if stall.soft_error is not None:
-        meaning = f"{meaning} An ICMP error came back ({safe(stall.soft_error)})."
+        meaning.append(f"An ICMP error came back ({safe(stall.soft_error)}).")
     if stall.one_way:
-        meaning = f"{meaning} {_WAS_ONE_WAY if stall.phase == 'end' else _ONE_WAY}"
+        meaning.append(_WAS_ONE_WAY if stall.phase == "end" else _ONE_WAY)
     return meaning
 
 
-def when_it_ends(stall: Event, utc_offset_s: int) -> str:
-    """`Gives up at 12:45:43.204 (in 15m20s) with ETIMEDOUT.`; empty where that is not known."""
+def when_it_ends(stall: Event, utc_offset_s: int, *, to_seconds: bool = False) -> str:
+    """`Gives up at 12:45:43.204 (in 15m20s) with ETIMEDOUT.`; empty where that is not known.
+
+    to_seconds: write the time of day without milliseconds.
+    """
     is_wait = _is_wait(stall)
     if is_wait and stall.keepalive is False:
         heartbeat = ", unless the client has a heartbeat of its own" if stall.rport in HEARTBEATS else ""
@@ -140,14 +142,17 @@ def when_it_ends(stall: Event, utc_offset_s: int) -> str:
     if stall.mptcp:
         error = f"{error}: this is one subflow, and its MPTCP connection may go on without it"
     gives_up = "If the peer is gone, keepalive gives up" if is_wait else "Gives up"
-    earliest_ns = stall.time_ns + stall.gives_up_in_ms * 1_000_000
-    if latest_ms == stall.gives_up_in_ms:
-        return f"{gives_up} at {clock(earliest_ns, utc_offset_s)} (in {duration(stall.gives_up_in_ms)}) with {error}."
-    latest_ns = stall.time_ns + latest_ms * 1_000_000
-    return (
-        f"{gives_up} between {clock(earliest_ns, utc_offset_s)} and {clock(latest_ns, utc_offset_s)} "
-        f"(in {duration(stall.gives_up_in_ms)} to {duration(latest_ms)}) with {error}."
+    length = len("12:45:43") if to_seconds else len("12:45:43.204")
+    first, last = (
+        clock(stall.time_ns + ms * 1_000_000, utc_offset_s)[:length] for ms in (stall.gives_up_in_ms, latest_ms)
     )
+    earliest_in, latest_in = duration(stall.gives_up_in_ms), duration(latest_ms)
+    if first == last:
+        return f"{gives_up} at {first} (in {earliest_in}) with {error}."
+    if to_seconds:
+        return f"{gives_up} between {first} and {last}{'' if is_wait else f' with {error}'}."
+    window = earliest_in if earliest_in == latest_in else f"{earliest_in} to {latest_in}"
+    return f"{gives_up} between {first} and {last} (in {window}) with {error}."
 
 
 def how_it_ended(stall: Event) -> str:

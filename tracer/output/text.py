@@ -1,24 +1,35 @@
-"""Events as text: one aligned line per event, 80 columns wide for IPv4."""
+"""Events as text for a person: a line for most events, an account for each incident."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import click
 
-from tracer.model.events import RECORDING, SUSPEND, Event
+from tracer.analysis.incidents import began_ns
+from tracer.analysis.stalls import MIN_IDLE_MS
+from tracer.model.events import Event
 from tracer.model.kinds import Kind
-from tracer.output.background_writer import OUTPUT, Stream
+from tracer.output import event_line
+from tracer.output.accounts import Account, Accounts, News, Notice, is_quiet
+from tracer.output.background_writer import Stream
+from tracer.output.event_line import Columns
 from tracer.output.folding import Folding
-from tracer.output.format import duration, endpoint, in_plain, local_time, owner, plural, safe, size
-from tracer.output.stall_text import StallFormatter
+from tracer.output.format import in_plain, local_time, plural
+from tracer.output.incident_text import MAX_BLOCK, IncidentText
+from tracer.output.page import Page
+from tracer.output.view import View
 from tracer.recordings.header import Header
 
-WIDTH = 80
-
-_EVENT_WIDTH, _SILENT_WIDTH, _UNACK_WIDTH = 12, 6, 5
-# A state change spans all three columns.
-_STATE_WIDTH = _EVENT_WIDTH + _SILENT_WIDTH + _UNACK_WIDTH + 2
+STARTING_NS = 200_000_000
+"""After the start, the stalls that the first walk over all sockets finds are collected for this long."""
+MAX_LISTED = 6
+"""Incidents in the list of what waits already."""
+MAX_BLOCKS = 2
+"""As many incidents that wait already are explained at once; more are listed, and the worst is explained."""
+JUST_BEFORE_NS = 100_000_000
+"""An event this long before the account of its stall is part of that account, and has no line."""
+_REMIND_AFTER_NS = 5_000_000_000
 
 _COLOURS: dict[str, dict[str, object]] = {
     "retransmit": {"fg": "yellow"},
@@ -33,188 +44,187 @@ _COLOURS: dict[str, dict[str, object]] = {
     "error": {"fg": "red", "bold": True},
     "stall": {"fg": "red", "bold": True},
     "lost": {"fg": "red"},
+    "list": {"bold": True},
 }
 
 
 class TextSink:
-    """Writes a line for each event, and below each stall the sentences about it.
+    """Writes lines of events, and the accounts of incidents.
 
-    The columns of the two ends grow to the longest address so far and never shrink. A heading with the date precedes
-    the first line of each day. utc_offset_s: the time zone of the times, seconds east of UTC, until a header has
-    another. width: columns of the sentences. folded: of many similar lines in a second, write the first and a count.
+    What hangs already when tracing starts comes first. On a terminal similar lines are counted, and what still waits
+    is printed again before it scrolls off. A heading with the date precedes the first line of each day.
+    utc_offset_s: the time zone of the times, seconds east of UTC, until a header has another.
     """
 
-    def __init__(
-        self, stream: Stream, *, colour: bool, utc_offset_s: int = 0, width: int = WIDTH, folded: bool = False
-    ) -> None:
+    def __init__(self, stream: Stream, page: Page, *, utc_offset_s: int = 0) -> None:
         self._stream = stream
-        self._colour = colour
+        self._page = page
         self._utc_offset_s = utc_offset_s
-        self._date = ""
-        # 10.66.1.2:43102 twice, and a short owner: 80 columns.
-        self._local_width, self._remote_width = 15, 15
         self._plain = not _can_encode(stream, "→×…–")
-        self._stalls = StallFormatter(width)
-        self._folding = Folding() if folded else None
+        self._columns = Columns(page.columns)
+        self._view = View(shows_all=page.shows_all, min_idle_ms=MIN_IDLE_MS)
+        self._accounts = Accounts()
+        self._incidents = IncidentText(page)
+        self._folding = Folding() if page.folded else None
+        self._date = ""
+        self._started_ns: int | None = None  # while the start is collected: when tracing began, CLOCK_BOOTTIME
+        self._already: list[tuple[Account, Event]] = []
+        self._offset_ns = 0  # wall clock minus CLOCK_BOOTTIME, of the newest event
+        self._lines = 0  # since the last account
+        self._reminded_ns = 0
 
     def opened(self, header: Header) -> None:
-        """Use the time zone of the recorded host."""
+        """Use the time zone and the --min-idle of the recorded host."""
         self._utc_offset_s = header.utc_offset_s
+        min_idle_ms = MIN_IDLE_MS if header.min_idle_ms is None else header.min_idle_ms
+        self._view = View(shows_all=self._page.shows_all, min_idle_ms=min_idle_ms)
+        self._started_ns = header.started_ns or None
 
     def write(self, events: Sequence[Event]) -> None:
-        """Write a line for each event."""
-        for event in events:
-            self._write_event(event)
+        """Write the lines of events."""
+        covered = frozenset() if self._page.is_verbose else frozenset(_covered(events))
+        for position, event in enumerate(events):
+            self._offset_ns = event.time_ns - event.ktime_ns
+            self._end_start(event.ktime_ns)
+            self._print_due(event.time_ns)
+            is_shown = self._view.shows(event)
+            if event.event == Kind.STALL:
+                self._account(event)
+            elif is_shown and position not in covered and not self._is_summed_up(event):
+                self._write_event(event)
 
-    def _write_event(self, event: Event) -> None:
-        if event.event == Kind.COUNTERS:
-            return
-        date, time_of_day = local_time(event.time_ns, self._utc_offset_s)
-        local, remote = endpoint(event.laddr, event.lport), endpoint(event.raddr, event.rport)
-        if date != self._date:
-            self._date = date
-            self._widen(local, remote)
-            self._stream.write(self._heading())
-        what = _what(event)
-        if self._folding is not None:
-            for line in self._folding.due(event.time_ns):
-                self._put(line, "lost")
-            if not self._folding.has_room(event, what):
-                return
-        if event.event == Kind.LOST:
-            self._put(f"{time_of_day} {_lost(event)}", "lost")
-            return
-        self._widen(local, remote)
-        below = self._stalls.lines(event, self._utc_offset_s) if event.event == Kind.STALL else []
-        self._put(
-            f"{time_of_day} {local:<{self._local_width}} {remote:<{self._remote_width}} "
-            f"{self._middle(event, what, explained=bool(below))} {owner(event)}{_detail(event)}".rstrip(),
-            event.event,
-        )
-        for line in below:
-            self._put(line)
+    def _is_summed_up(self, event: Event) -> bool:
+        return not self._page.is_verbose and self._accounts.sums_up(event.sock)
 
     def flush(self, until_ns: int) -> None:
-        """Flush the stream, after the counts of the seconds before until_ns."""
-        if self._folding is not None:
-            for line in self._folding.due_at(until_ns):
-                self._put(line, "lost")
+        """Flush the stream, after what is due by until_ns."""
+        self._end_start(until_ns)
+        self._print_due(until_ns + self._offset_ns)
+        self._remind(until_ns + self._offset_ns)
         self._stream.flush()
 
     def close(self) -> None:
-        """Write the remaining counts, and flush the stream."""
+        """Write what is left, and flush the stream."""
+        self._end_start(None)
+        self._print([*self._accounts.rest()], self._reminded_ns)
         if self._folding is not None:
-            for line in self._folding.rest():
-                self._put(line, "lost")
+            self._put(self._folding.rest(), "lost")
         self._stream.flush()
 
-    def _put(self, line: str, event: str = "") -> None:
-        if self._plain:
-            line = in_plain(line)
-        if self._colour and event:
-            line = click.style(line, **_COLOURS.get(event, {}))  # type: ignore[arg-type]
-        self._stream.write(line + "\n")
+    def _write_event(self, event: Event) -> None:
+        if self._folding is not None and not self._folding.has_room(event, beside_stalls=self._accounts.has_open):
+            return
+        self._head(event.time_ns)
+        if event.event == Kind.LOST:
+            time = self._columns.time(event.time_ns, self._utc_offset_s)
+            self._put([f"{time} {event_line.lost(event)}"], "lost")
+        else:
+            self._put(self._columns.lines(event, self._utc_offset_s), event.event)
 
-    def _widen(self, local: str, remote: str) -> None:
-        self._local_width = max(self._local_width, len(local))
-        self._remote_width = max(self._remote_width, len(remote))
+    def _account(self, stall: Event) -> None:
+        for notice in self._accounts.take(stall):
+            started_ns = self._started_ns if notice.news is News.BEGAN else None
+            if started_ns is not None and began_ns(stall) < started_ns + self._offset_ns:
+                self._already.append((notice.account, stall))
+            else:
+                self._print([notice], stall.time_ns)
 
-    def _heading(self) -> str:
-        return (
-            f"{self._date:<12} {'LOCAL':<{self._local_width}} {'REMOTE':<{self._remote_width}} "
-            f"{'EVENT':<{_EVENT_WIDTH}} {'SILENT':>{_SILENT_WIDTH}} {'UNACK':>{_UNACK_WIDTH}} OWNER\n"
-        )
+    def _print(self, notices: Sequence[Notice], time_ns: int) -> None:
+        for notice in notices:
+            at_ns = notice.stall.time_ns if notice.stall is not None else max(time_ns, notice.account.newest.time_ns)
+            self._head(at_ns)
+            time = self._columns.time(at_ns, self._utc_offset_s)
+            first, *others = self._incidents.lines(notice, time, self._utc_offset_s)
+            self._put([first], "stall")
+            self._put(others)
+            self._lines, self._reminded_ns = 0, at_ns
 
-    def _middle(self, event: Event, what: str, *, explained: bool) -> str:
-        if event.event == Kind.STATE:
-            return f"{what:<{_STATE_WIDTH}}"
+    def _print_due(self, time_ns: int) -> None:
+        if self._folding is not None:
+            self._put(self._folding.due(time_ns), "lost")
+        if self._started_ns is None:
+            self._print(self._accounts.due(time_ns), time_ns)
+
+    def _end_start(self, until_ns: int | None) -> None:
+        """Print what waits already, once the first walk over all sockets is complete. None: the run has ended."""
+        started_ns = self._started_ns
+        if started_ns is None or (until_ns is not None and until_ns < started_ns + STARTING_NS):
+            return
+        self._started_ns = None
+        already = dict(self._already)
+        self._already.clear()
+        if not already:
+            return
+        now_ns = max(stall.time_ns for stall in already.values())
+        self._head(now_ns)
+        accounts = [each for each in self._accounts.open() if each in already]
+        self._list(accounts, now_ns)
+        for account in accounts if len(accounts) <= MAX_BLOCKS or self._page.is_verbose else accounts[:1]:
+            account.unprinted = 0
+            self._block(account, now_ns, "WAIT")
+
+    def _list(self, accounts: Sequence[Account], now_ns: int) -> None:
+        self._put(["Already waiting:"], "list")
+        if len(accounts) > MAX_BLOCKS:
+            for account in accounts[:MAX_LISTED]:
+                account.unprinted = 0
+                self._put(self._incidents.waiting(account, now_ns, self._utc_offset_s))
+        left = accounts[MAX_LISTED:]
+        if left:
+            connections = plural(sum(len(each.open) for each in left), "connection")
+            self._put([f"  and {connections} more: sudo {self._page.program} sockets --stuck"])
+
+    def _block(self, account: Account, now_ns: int, word: str) -> None:
+        time = self._columns.time(now_ns, self._utc_offset_s)
+        first, *others = self._incidents.block(account, account.newest, time, self._utc_offset_s, word)
+        self._put([first], "stall")
+        self._put(others)
+        self._lines, self._reminded_ns, account.printed_ns = 0, now_ns, now_ns
+
+    def _remind(self, now_ns: int) -> None:
+        """On a terminal, print the worst account again before its block scrolls off."""
+        rows = self._page.rows
+        if rows is None or self._lines < max(rows - MAX_BLOCK - 4, MAX_BLOCK):
+            return
+        if now_ns - self._reminded_ns < _REMIND_AFTER_NS:
+            return
+        if accounts := self._accounts.open():
+            self._block(accounts[0], now_ns, "WAIT")
+
+    def _head(self, time_ns: int) -> None:
+        """The date, the time zone and the names of the columns, above the first line of a day."""
+        date = local_time(time_ns, self._utc_offset_s)[0]
+        if date != self._date:
+            self._date = date
+            self._put([f"{date}, times in {_zone(self._utc_offset_s)}", self._columns.heading()])
+
+    def _put(self, lines: Sequence[str], event: str = "") -> None:
+        for line in lines:
+            text = in_plain(line) if self._plain else line
+            if self._page.colour and event:
+                text = click.style(text, **_COLOURS.get(event, {}))  # type: ignore[arg-type]
+            self._stream.write(text + "\n")
+        self._lines += len(lines)
+
+
+def _covered(events: Sequence[Event]) -> Iterator[int]:
+    """The positions of events that the account of their stall describes, which follows them at once."""
+    accounts: dict[str | None, int] = {}
+    for position in reversed(range(len(events))):
+        event = events[position]
         if event.event == Kind.STALL:
-            width = _STATE_WIDTH - _SILENT_WIDTH - 1
-            if explained and len(what) > width:
-                # The sentences below have the times.
-                return f"{what:<{_STATE_WIDTH}}"
-            ms = event.silent_ms if event.duration_ms is None else event.duration_ms
-            return f"{what:<{width}} {'-' if ms is None else duration(ms):>{_SILENT_WIDTH}}"
-        silent = "-" if event.silent_ms is None else duration(event.silent_ms)
-        unacked = "-" if event.unacked_bytes is None else size(event.unacked_bytes)
-        return f"{what:<{_EVENT_WIDTH}} {silent:>{_SILENT_WIDTH}} {unacked:>{_UNACK_WIDTH}}"
+            if not is_quiet(event):
+                accounts[event.sock] = event.ktime_ns
+        elif event.sock in accounts and 0 <= accounts[event.sock] - event.ktime_ns <= JUST_BEFORE_NS:
+            yield position
 
 
-def _lost(event: Event) -> str:
-    count = 0 if event.count is None else event.count
-    if event.hook == OUTPUT:
-        return f"{count:,} lines left out: too many to print; -w records all of them"
-    if event.hook == SUSPEND:
-        return f"this host was suspended for {_lasted(event)}: TCP timers were stopped"
-    if event.hook == RECORDING:
-        return f"missing from the recording: {plural(count, 'event')} (no space, or a slow reader)"
-    lost = f"{plural(count, 'event')} lost at {safe(event.hook or 'an unknown hook')}"
-    within = f"in the last {_lasted(event)}"
-    if event.cause == "full" and event.unread_ms is not None:
-        away = duration(event.unread_ms)
-        return f"{lost} {within}: the ring buffer was full and was not read for up to {away}; see --buffer-size"
-    if event.cause == "reentered" and event.ring_peak_percent is not None:
-        peak = f"the ring buffer was at most {event.ring_peak_percent}% full"
-        return f"{lost} {within}: they occurred while the hook was running on the same CPU; {peak}"
-    return f"{lost}: too many at once; see --buffer-size"
-
-
-def _lasted(event: Event) -> str:
-    return "an unknown time" if event.duration_ms is None else duration(event.duration_ms)
-
-
-def _what(event: Event) -> str:
-    if event.event == Kind.FOUND:
-        return _found(event)
-    if event.event == Kind.RETRANSMIT:
-        kind = safe(event.kind or "retransmit")
-        # attempt counts expiries of the timer, which a fast retransmission does not wait for.
-        return kind if kind == "fast" or not event.attempt else f"{kind} {event.attempt}"
-    if event.event == Kind.KEEPALIVE:
-        return f"keepalive {event.attempt}"
-    if event.event == Kind.WINDOW_PROBE:
-        return f"window? {event.attempt}"
-    if event.event == Kind.UNSENT:
-        return f"unsent {event.attempt}"
-    if event.event == Kind.RESUME:
-        return "resumed"
-    if event.event == Kind.STATE:
-        return f"{safe(event.old_state or '?')} → {safe(event.new_state or '?')}"
-    if event.event == Kind.RESET:
-        return f"RST {safe(event.direction or '')}".rstrip()
-    if event.event == Kind.ERROR:
-        return safe(event.error or "error")
-    if event.event == Kind.STALL:
-        more = "goes on" if event.phase == "update" else event.outcome if event.phase == "end" else None
-        return " ".join(["STALL", *(safe(word) for word in (event.verdict, more) if word)])
-    return safe(event.event)
-
-
-def _found(event: Event) -> str:
-    """The name of the event that a connection in this state sends next."""
-    if event.kind == "idle":
-        return "idle"
-    name = {"keepalive": "keepalive", "window-probe": "window?", "unsent": "unsent"}.get(event.kind or "")
-    if name is None:
-        is_fin = event.state in ("FIN_WAIT1", "CLOSING", "LAST_ACK") and event.unacked_bytes == 0
-        name = "syn" if event.state == "SYN_SENT" else "fin" if is_fin else "rto"
-    return f"{name} {event.attempt}"
-
-
-def _detail(event: Event) -> str:
-    if event.mptcp and event.event in (Kind.STALL, Kind.ERROR):
-        return " (MPTCP subflow)"
-    if event.send_error is not None and event.event != Kind.STALL:
-        return f" (not sent: {safe(event.send_error)})"
-    if event.event == Kind.FOUND:
-        return " (probably dead as well)" if event.kind == "idle" else " (found)"
-    if event.event == Kind.WAITING and event.asked_ms is not None:
-        return f" (asked {duration(event.asked_ms)} ago)"
-    if event.event == Kind.RESUME and event.cause != "data":
-        return f" ({safe(event.cause or '')})"
-    if event.reason not in (None, "NOT_SPECIFIED"):
-        return f" ({safe(event.reason or '')})"
-    return ""
+def _zone(utc_offset_s: int) -> str:
+    """`UTC`, `UTC+01:00`."""
+    if not utc_offset_s:
+        return "UTC"
+    hours, minutes = divmod(abs(utc_offset_s) // 60, 60)
+    return f"UTC{'-' if utc_offset_s < 0 else '+'}{hours:02d}:{minutes:02d}"
 
 
 def _can_encode(stream: Stream, text: str) -> bool:

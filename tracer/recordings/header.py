@@ -47,6 +47,7 @@ class Header:
     sysctls: Mapping[str, int] = field(default_factory=dict)  # of the host's own network namespace
     series: str = ""  # with a rotation: the file name of -o
     number: int = 0  # position in the series, from 1; 0: unknown
+    netns: int = 0  # inode of the host's own network namespace; 0: unknown
 
     @property
     def started_ns(self) -> int:
@@ -108,6 +109,7 @@ def header_from_line(line: bytes) -> Header:
         sysctls=_mapping(record, "sysctls"),
         series=_text(record, "series") if number else "",
         number=number,
+        netns=max(0, min(MAX_NUMBER, _number(record, "netns"))),
     )
 
 

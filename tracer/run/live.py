@@ -49,11 +49,12 @@ def watch(
     show: Callable[[Stream], Sink] | None = None,
     sheds: bool = False,
     recording: Recording | None = None,
+    remark: str = "",
 ) -> None:
     """Trace until `stop`, and print a summary. Raises TcpwatchError. No hook stays attached, whatever happens.
 
     show: makes the sink that writes to standard output. sheds: that sink drops lines under load, before the kernel
-    has to drop events.
+    has to drop events. remark: a line for stderr at the start.
     """
     host.require_privilege()
     with ExitStack() as stack:
@@ -65,7 +66,7 @@ def watch(
             )
             if not destination.is_ready:
                 return
-        _trace(wanted, stop, tracing, show, sheds, recording, destination)
+        _trace(wanted, stop, tracing, show, sheds, recording, destination, remark)
 
 
 def _trace(
@@ -76,10 +77,13 @@ def _trace(
     sheds: bool,
     recording: Recording | None,
     destination: Destination | None,
+    remark: str,
 ) -> None:
     totals = Totals()
     tracker = StallTracker(
-        hz=host.hz(), min_idle_ms=MIN_IDLE_MS if wanted.min_idle_ms is None else wanted.min_idle_ms
+        hz=host.hz(),
+        min_idle_ms=MIN_IDLE_MS if wanted.min_idle_ms is None else wanted.min_idle_ms,
+        own_netns=host.own_netns(),
     )
     with LiveSource(
         wanted,
@@ -103,7 +107,10 @@ def _trace(
         is_complete = False
         try:
             stop.start_clock()
-            say(f"tracing {summary.describe(wanted)}" + (f", recording to {writer.path}" if writer else ""))
+            kept = f", recording to {writer.path}" if writer else ""
+            say(f"tracing {summary.opening(wanted, source.counters.established)}{kept}")
+            if remark:
+                say(remark)
             systemd.ready()
             try:
                 _run(source, wanted, tracker, header, sinks, totals)
@@ -213,6 +220,7 @@ def make_header(wanted: Filter, run: str) -> Header:
         run=run,
         filters=describe_filter(wanted),
         sysctls=host.tcp_sysctls(),
+        netns=host.own_netns(),
     )
 
 

@@ -178,10 +178,16 @@ class Player:
         if not header.is_whole:
             recorded = header.min_idle_ms if header.min_idle_ms is not None else MIN_IDLE_MS
             min_idle_ms = self._wanted.min_idle_ms if self._wanted.min_idle_ms is not None else recorded
-            return RecordedStalls(hz=hz, min_idle_ms=min_idle_ms, idle_timeouts=self._idle_timeouts)
+            return RecordedStalls(
+                hz=hz, min_idle_ms=min_idle_ms, idle_timeouts=self._idle_timeouts, own_netns=header.netns
+            )
         min_idle_ms = self._wanted.min_idle_ms if self._wanted.min_idle_ms is not None else MIN_IDLE_MS
         return StallTracker(
-            hz=hz, min_idle_ms=min_idle_ms, idle_timeouts=self._idle_timeouts, ends_only=self._ends_only
+            hz=hz,
+            min_idle_ms=min_idle_ms,
+            idle_timeouts=self._idle_timeouts,
+            ends_only=self._ends_only,
+            own_netns=header.netns,
         )
 
 

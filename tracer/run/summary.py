@@ -34,6 +34,18 @@ def describe(wanted: Filter) -> str:
     return " and ".join(parts) if parts else "every TCP connection"
 
 
+def opening(wanted: Filter, established: Mapping[int, int]) -> str:
+    """What is traced. established: the connections that are open at the start, by namespace.
+
+    Their number is known only where the filters choose no connections within a namespace.
+    """
+    what = describe(wanted)
+    if not wanted.keeps_counts:
+        return what
+    there = [count for netns, count in established.items() if not wanted.netns or netns in wanted.netns]
+    return f"{what} ({sum(there):,} open in {plural(len(there), 'network namespace')})"
+
+
 def counts(totals: Totals, seconds: float, left_out: int) -> str:
     """Events, losses, connections and stalls of a run of that length. left_out: events that were not printed."""
     shed = f" ({left_out:,} not shown)" if left_out else ""

@@ -1,4 +1,4 @@
-"""Commands within advice: where they run, and addresses quoted for a shell.
+"""Commands within advice: where a line has one, where it runs, and addresses as each program takes them.
 
 A recording may hold any text, and a user pastes these commands into a root shell. So no text of an event is in a
 command unless it was parsed as a number or an address.
@@ -7,74 +7,153 @@ command unless it was parsed as a number or an address.
 from __future__ import annotations
 
 import ipaddress
+import re
 from functools import lru_cache
 
 from tracer.analysis.advice.context import AdviceContext, service_port
 from tracer.model.events import Event
 
+COMMANDS = ("sudo ", "tcpwatch ", "nsenter ", "ss ", "ip ", "nft ", "tc ", "nc ", "lsns ", "sysctl ", "echo ",
+            "printf ", "psql ", "mariadb ", "redis-cli ")  # fmt: skip
+"""What a command of advice begins with."""
+_BEGINNING = re.compile(rf"(?:^|: )(?={'|'.join(COMMANDS)})")
+ON_THE_PEER = "on the peer"
+"""The end of a text before a command that has to run on the other host."""
 
-def where(event: Event) -> str:
-    """What stands between a sentence and its command: the network namespace and a colon, or a colon and nsenter."""
-    return f"{_namespace(event)}: {_nsenter(event)}"
+
+def split(line: str) -> tuple[str, str]:
+    """A line of advice as text and command, without the colon between them. Either may be empty."""
+    found = _BEGINNING.search(line)
+    return (line, "") if found is None else (line[: found.start()], line[found.end() :])
 
 
-def _nsenter(event: Event) -> str:
-    """The prefix that runs a command in the connection's network namespace.
+def on_host(line: str, host: str) -> str:
+    """The line with the host where its command has to run, unless it has none or runs on the peer."""
+    text, command = split(line)
+    if not command or text.lower().endswith(ON_THE_PEER):
+        return line
+    between = "" if not text else ", " if " " in text else ": "  # a step's name has no blank
+    return f"{text}{between}on {host}: {command}"
 
-    Empty unless a process holds the socket: after that process has ended, its pid may belong to another one.
-    """
+
+def here(context: AdviceContext, command: str, *, root: bool = False) -> str:
+    """The command as it is typed on the host of the connection. root: it needs root, or lives in /usr/sbin."""
+    event = context.event
+    if is_own_namespace(context) or not _pid(event):
+        return f"sudo {command}" if root else command
+    return f"sudo nsenter -t {_pid(event)} -n {command}"
+
+
+def with_place(context: AdviceContext, text: str, command: str) -> str:
+    """`TEXT: COMMAND`, with the network namespace in the text where the command itself does not enter it."""
+    texts = [text] if text else []
+    if is_elsewhere(context):
+        texts.append(f"in netns {context.event.netns}")
+    return f"{', '.join(texts)}: {command}" if texts else command
+
+
+def is_own_namespace(context: AdviceContext) -> bool:
+    """Whether the connection is known to be in the network namespace that tcpwatch ran in."""
+    return context.own_netns > 0 and context.event.netns == context.own_netns
+
+
+def is_elsewhere(context: AdviceContext) -> bool:
+    """Whether the connection is in another network namespace, and no process leads there."""
+    return context.event.netns is not None and not is_own_namespace(context) and not _pid(context.event)
+
+
+def enter(context: AdviceContext) -> list[str]:
+    """How to get into that namespace."""
+    if not is_elsewhere(context):
+        return []
+    before = f"To run a command in netns {context.event.netns}, put sudo nsenter -t PID -n before it"
+    return [f"{before}, with a process of this list: sudo lsns -t net"]
+
+
+def _pid(event: Event) -> int:
+    """A process that holds the socket; 0 without one. After its end, its pid may belong to another process."""
     pid = event.pids[0] if event.pids and not event.orphan else 0
-    return f"nsenter -t {pid} -n " if pid > 0 else ""
-
-
-def _namespace(event: Event) -> str:
-    """The namespace in words, where no process leads to it."""
-    return "" if _nsenter(event) or event.netns is None else f", in network namespace {event.netns} (see lsns -t net)"
+    return max(0, pid)
 
 
 @lru_cache(maxsize=1024)
 def address(text: str | None) -> str | None:
-    """An address as commands take it; None for any other text."""
+    """An address as commands take it, a v4-mapped one as IPv4; None for any other text."""
     try:
         parsed = ipaddress.ip_address(text or "")
     except ValueError:
         return None
-    return None if isinstance(parsed, ipaddress.IPv6Address) and parsed.scope_id else str(parsed)
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.scope_id:
+            return None
+        parsed = parsed.ipv4_mapped or parsed
+    return None if parsed.is_unspecified else str(parsed)
 
 
-def quoted(address: str) -> str:
+def routed(text: str | None) -> str | None:
+    """An address that leads to its host without an interface. A link-local IPv6 address does not."""
+    known = address(text)
+    return None if known is None or (":" in known and ipaddress.ip_address(known).is_link_local) else known
+
+
+def _quoted(address: str) -> str:
     """An IPv6 address in brackets, as ss takes it, and quoted for the shell; an IPv4 address as it is."""
     return f"'[{address}]'" if ":" in address else address
 
 
-def end_now(context: AdviceContext) -> list[str]:
-    """The command that ends the connection: tcp_abort() (net/ipv4/tcp.c) makes the waiting call fail."""
+def release_all(context: AdviceContext) -> str:
+    """The command that ends all connections to this service that hang, and none that does not."""
+    peer, (port, is_local) = address(context.event.raddr), service_port(context.event)
+    if not _waits(context) or peer is None or not port:
+        return ""
+    return f"sudo tcpwatch end --stuck --host {peer} --{'lport' if is_local else 'rport'} {port}"
+
+
+def release_this(context: AdviceContext) -> str:
+    """The command that ends this connection. The kernel's state does not show that it hangs."""
+    event = context.event
+    peer = address(event.raddr)
+    if not _waits(context) or not (peer and event.lport and event.rport):
+        return ""
+    return f"sudo tcpwatch end --lport {event.lport} --host {peer} --rport {event.rport}"
+
+
+def end_with_ss(context: AdviceContext) -> list[str]:
+    """The same without tcpwatch: tcp_abort() (net/ipv4/tcp.c) makes the waiting call fail."""
     event = context.event
     local, remote = address(event.laddr), address(event.raddr)
-    if context.over or event.orphan or not (local and remote and event.lport and event.rport):
+    if not _waits(context) or not (local and remote and event.lport and event.rport):
         return []
-    ends = f"src {quoted(local)} sport = :{event.lport} dst {quoted(remote)} dport = :{event.rport}"
-    return [
-        "To end it now, with ECONNABORTED for the application (root, CONFIG_INET_DIAG_DESTROY)"
-        f"{where(event)}ss -K -t -n {ends}"
-    ]
+    ends = f"src {_quoted(local)} sport = :{event.lport} dst {_quoted(remote)} dport = :{event.rport}"
+    text = (
+        "To end this connection alone without tcpwatch, with ECONNABORTED for the application "
+        "(CONFIG_INET_DIAG_DESTROY)"
+    )
+    return [with_place(context, text, here(context, f"ss -K -t -n {ends}", root=True))]
 
 
-def connect_again(context: AdviceContext, then: str) -> list[str]:
+def _waits(context: AdviceContext) -> bool:
+    return not context.over and not context.event.orphan
+
+
+def connect_again(context: AdviceContext) -> str:
     """A test with a new connection, while the stall goes on and where the service is at the other end."""
-    peer, port = address(context.event.raddr), context.event.rport
-    if context.over or peer is None or port is None or service_port(context.event)[1]:
-        return []
-    return [f"Try a new connection to {f'[{peer}]' if ':' in peer else peer}:{port}; {then}."]
+    event = context.event
+    peer, (_, is_local) = routed(event.raddr), service_port(event)
+    if context.over or peer is None or not event.rport or is_local:
+        return ""
+    return with_place(context, "", here(context, f"nc -zvw5 {peer} {event.rport}"))
 
 
-def look_at_the_peer(event: Event) -> list[str]:
-    """The command that shows this connection on the peer, and what its columns mean."""
+def route(context: AdviceContext, text: str) -> str:
+    """The route to the peer; empty without one."""
+    peer = routed(context.event.raddr)
+    return with_place(context, text, here(context, f"ip route get {peer}")) if peer else ""
+
+
+def peers_socket(event: Event) -> str:
+    """The command that shows this connection on the peer."""
     local = address(event.laddr)
-    if local is None or event.lport is None or event.rport is None:
-        return []
-    return [
-        "Look at this connection on the peer. With Recv-Q above 0, its application does not read. With "
-        "timer:(on,...), the path drops its reply. With neither, it is still working on the request. "
-        f"There: ss -tno sport = :{event.rport} dst {quoted(local)} dport = :{event.lport}"
-    ]
+    if local is None or not event.lport or not event.rport:
+        return ""
+    return f"{ON_THE_PEER}: ss -tno sport = :{event.rport} dst {_quoted(local)} dport = :{event.lport}"

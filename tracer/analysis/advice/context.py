@@ -20,7 +20,8 @@ class AdviceContext:
     event: the newest event of the stall. idle_ms: the silence before it, milliseconds; None where it is not known.
     over: the stall has ended, so that there is no wait to end. hz: jiffies per second of the kernel. idle_timeout:
     the range of the service's idle timeout. refused_reset: the kernel ignored a RST on this connection before
-    (RFC 5961). survived_as_much: this connection survived a silence as long as idle_ms before.
+    (RFC 5961). survived_as_much: this connection survived a silence as long as idle_ms before. own_netns: inode of
+    the network namespace that tcpwatch ran in; 0: unknown.
     """
 
     event: Event
@@ -30,6 +31,7 @@ class AdviceContext:
     idle_timeout: IdleTimeoutRange
     refused_reset: bool
     survived_as_much: bool
+    own_netns: int = 0
 
     @property
     def longer_survived_ms(self) -> int | None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from typing import NamedTuple
 
-from tracer.analysis.advice.commands import where
 from tracer.analysis.advice.context import AdviceContext, programs, service_port, setting_in_words
-from tracer.analysis.clients import INTERVAL_S, MYSQL, POSTGRESQL, REDIS, Client, filled, one_of
+from tracer.analysis.advice.steps import first_fitting, shorter
+from tracer.analysis.advice.sysctls import permanent, set_now
+from tracer.analysis.clients import INTERVAL_S, MYSQL, POSTGRESQL, REDIS, filled, one_of
 from tracer.analysis.keepalive_time import (
     DEFAULT_KEEPALIVE_S,
     is_cautious,
@@ -21,34 +22,44 @@ from tracer.model.durations import duration, setting
 from tracer.model.events import Event
 
 TURN_ON = "the application has to set SO_KEEPALIVE"
-_SYSCTLS = "sysctl -w net.ipv4.tcp_keepalive_time={seconds} net.ipv4.tcp_keepalive_intvl={interval}"
+NO_SYSCTL = "Keepalive is off on this socket, and no sysctl turns it on"
+_SERVER_SYSCTLS = "sudo sysctl -w net.ipv4.tcp_keepalive_time={seconds} net.ipv4.tcp_keepalive_intvl={interval}"
 _SERVER_PROBES = {
-    MYSQL: f"MySQL and MariaDB have keepalive on. There: {_SYSCTLS}",
-    POSTGRESQL: f"PostgreSQL has keepalive on. There: {_SYSCTLS}",
-    REDIS: "Redis has keepalive on, with a time of its own. There: redis-cli CONFIG SET tcp-keepalive {seconds}",
+    MYSQL: f"MySQL and MariaDB have keepalive on. On the peer: {_SERVER_SYSCTLS}",
+    POSTGRESQL: f"PostgreSQL has keepalive on. On the peer: {_SERVER_SYSCTLS}",
+    REDIS: "Redis has keepalive on, with a time of its own. "
+    "On the peer: redis-cli CONFIG SET tcp-keepalive {seconds}",
 }
 
 
-def probe_sooner(context: AdviceContext) -> list[str]:
+class Cure(NamedTuple):
+    """The text of the step, empty without one, and further lines."""
+
+    step: str
+    further: list[str]
+
+
+NOTHING = Cure("", [])
+
+
+def probe_sooner(context: AdviceContext) -> Cure:
     """How to get probes before the path forgets the session: turn keepalive on, or make it probe sooner."""
     event = context.event
     if event.keepalive is False:
         return _turn_on(context)
     period_s = _period_s(event)
     if event.keepalive and period_s is not None and not _is_late(context):
-        return [
+        unanswered = (
             f"A keepalive probe was due after {setting(period_s)} of silence, and none was answered. Its timer was "
             "armed before that time was set, or the path was dead by then. Reconnect, and see whether the new "
             "connection's probes are answered."
-        ]
-    due = f"due after {setting(period_s)}, too late for this path" if period_s is not None else "due too late"
-    on = "Keepalive is on, but" if event.keepalive else "If keepalive is on,"
-    # With an interval longer than the idle time, the first probe may be early enough and the second too late.
-    probe = "its first probe" if period_s == event.keepalive_idle_s else "a later probe"
-    return [*set_time(context, f"{on} {probe} is {due}. Lower it to"), *_other_ways(context)]
+        )
+        return Cure("", [unanswered])
+    step, further = set_time(context)
+    return Cure(step, [*further, *_other_ways(context)])
 
 
-def _turn_on(context: AdviceContext) -> list[str]:
+def _turn_on(context: AdviceContext) -> Cure:
     """Keepalive for a socket that has none. A client's setting brings its times along, or the sysctls apply."""
     event = context.event
     seconds = keepalive_for(context.idle_timeout, context.idle_ms, context.hz)
@@ -57,20 +68,33 @@ def _turn_on(context: AdviceContext) -> list[str]:
     value = seconds or (DEFAULT_KEEPALIVE_S if known.fatal_ms is None else 1)
     how = setting_in_words(event, lambda client: client.probes and filled(client.probes, value))
     candidates, _ = programs(event)
+    names = one_of(each.name for each in candidates)
     instead = _other_ways(context)
-    off = "Keepalive is off on this socket"
     if not how and candidates and instead:
-        return [
-            f"{off}, and no sysctl turns it on; if this is {_names(candidates)}, it has no setting for that.",
-            *instead,
-            *_why(context, value),
-        ]
-    has_times = any(each.sets_times for each in candidates)
-    if not has_times:
-        times = set_time(context, "With keepalive on, the first probe must come within")
-    else:
+        no_setting = f"{NO_SYSCTL}; if this is {names}, it has no setting for that."
+        return Cure("keepalive is off; let the server probe", [no_setting, *instead, *_why(context, value)])
+    step = first_fitting(
+        f"keepalive is off; {shorter(how) or TURN_ON}",
+        f"keepalive is off; turn it on in {names}",
+        "keepalive is off; turn it on in the application",
+    )
+    if any(each.sets_times for each in candidates):
         times = _why(context, seconds) if seconds else []
-    return [f"{off}, and no sysctl turns it on; {how or TURN_ON}", *times, *instead]
+    else:
+        times = _first_probe(context)
+    return Cure(step, [f"{NO_SYSCTL}; {how or TURN_ON}", *times, *instead])
+
+
+def _first_probe(context: AdviceContext) -> list[str]:
+    """The sysctl for a socket with keepalive off: it applies once keepalive is on."""
+    seconds = _seconds(context)
+    if seconds is None:
+        return []
+    text = f"With keepalive on, the first probe must come within {setting(seconds)}"
+    if context.event.keepalive_idle_own:
+        return [f"{text}, by the application's TCP_KEEPIDLE.", *_why(context, seconds)]
+    settings = _sysctls(context, seconds)
+    return [set_now(context, text, settings), *_why(context, seconds), *permanent(context, settings)]
 
 
 def _other_ways(context: AdviceContext) -> list[str]:
@@ -93,14 +117,64 @@ def _other_ways(context: AdviceContext) -> list[str]:
     return lines
 
 
-def set_time(context: AdviceContext, what: str) -> list[str]:
-    """`what 30m: command`, why that value, and when it takes effect. Nothing where what is set is short enough."""
+def set_time(context: AdviceContext) -> Cure:
+    """A shorter time or interval, why that value, and when it takes effect. Nothing where both are short enough."""
+    seconds = _seconds(context)
+    if seconds is None:
+        return NOTHING
+    if context.event.keepalive_idle_own:
+        return _set_own_time(context, seconds)
+    settings = _sysctls(context, seconds)
+    on = "keepalive is on" if context.event.keepalive else "if keepalive is on"
+    step = first_fitting(
+        *(set_now(context, f"{on}, {late}", settings) for late in (_lateness_of_probes(context), "probes are late"))
+    )
+    return Cure(step, [*_why(context, seconds), *_takes_effect(context, seconds), *permanent(context, settings)])
+
+
+def _lateness_of_probes(context: AdviceContext) -> str:
+    """Which probes come too late, and after how much silence."""
+    period_s = _period_s(context.event)
+    if period_s is None:
+        return "its first probe is late"
+    # With an interval longer than the idle time, the first probe may be early enough and the second too late.
+    is_first = period_s == context.event.keepalive_idle_s
+    return f"{'first probe' if is_first else 'later probes'} after {setting(period_s)}"
+
+
+def _set_own_time(context: AdviceContext, seconds: int) -> Cure:
+    """For a socket with a TCP_KEEPIDLE: it wins over the sysctl (keepalive_time_when(), include/net/tcp.h)."""
+    event = context.event
+    further = [*_why(context, seconds), "This socket has a TCP_KEEPIDLE of its own, which no sysctl changes."]
+    if not _idle_is_long(context):
+        interval_s = INTERVAL_S if event.keepalive_interval_s is None else event.keepalive_interval_s
+        step = f"TCP_KEEPINTVL of {setting(seconds)} in the application, not {setting(interval_s)}"
+        return Cure(step, [*further, _interval_counts()])
+    own = _times(event, seconds)
+    instead = f", not {setting(event.keepalive_idle_s)}" if event.keepalive_idle_s is not None else ""
+    step = first_fitting(shorter(own), f"TCP_KEEPIDLE of {setting(seconds)} in the application{instead}")
+    if own and shorter(own) != step:
+        further.append(f"In the application, {own}")
+    if _interval_is_long(context):
+        further.append(_interval_counts())
+    return Cure(step, further)
+
+
+def _interval_counts() -> str:
+    return "Its TCP_KEEPINTVL has to be as short: after a probe it decides when the next comes."
+
+
+def _seconds(context: AdviceContext) -> int | None:
+    """The keepalive time to advise; None where none is known, or where what is set is short enough."""
     seconds = keepalive_for(context.idle_timeout, context.idle_ms, context.hz)
     period_s = _period_s(context.event)
-    if seconds is None or (period_s is not None and not _is_too_long(context, period_s)):
-        return []
-    lines = [f"{what} {setting(seconds)}{_by(context, seconds)}", *_why(context, seconds)]
-    return lines if context.event.keepalive is False else lines + _takes_effect(context, seconds)
+    return None if period_s is not None and not _is_too_long(context, period_s) else seconds
+
+
+def _sysctls(context: AdviceContext, seconds: int) -> list[str]:
+    """The settings that are too long: the other must not grow."""
+    too_long = {"time": _idle_is_long(context), "intvl": _interval_is_long(context)}
+    return [f"net.ipv4.tcp_keepalive_{name}={seconds}" for name in too_long if too_long[name]]
 
 
 def _why(context: AdviceContext, seconds: int) -> list[str]:
@@ -143,21 +217,6 @@ def _is_late(context: AdviceContext) -> bool:
     return (period_s + lateness(period_s, context.hz)) * 1000 > context.idle_ms
 
 
-def _by(context: AdviceContext, seconds: int) -> str:
-    """How this socket gets a probe after that time, where it does not yet."""
-    event = context.event
-    if event.keepalive_idle_own:
-        # TCP_KEEPIDLE wins over the sysctl (keepalive_time_when(), include/net/tcp.h).
-        if not _idle_is_long(context):
-            return " in the application: TCP_KEEPINTVL"
-        own = _times(event, seconds)
-        return f" in the application{f', {own}' if own else ': TCP_KEEPIDLE'}"
-    # Only what is too long: the other must not grow.
-    too_long = {"time": _idle_is_long(context), "intvl": _interval_is_long(context)}
-    settings = " ".join(f"net.ipv4.tcp_keepalive_{name}={seconds}" for name in too_long if too_long[name])
-    return f"{where(event)}sysctl -w {settings}"
-
-
 def _idle_is_long(context: AdviceContext) -> bool:
     idle_s = context.event.keepalive_idle_s
     return idle_s is None or _is_too_long(context, idle_s)
@@ -170,23 +229,17 @@ def _interval_is_long(context: AdviceContext) -> bool:
 
 def _takes_effect(context: AdviceContext, seconds: int) -> list[str]:
     """From when on. An armed timer keeps its expiry; data does not touch it (tcp_keepalive_timer())."""
-    event = context.event
-    if event.keepalive_idle_own:
-        too_long = _interval_is_long(context)
-        return [
-            "This socket has a TCP_KEEPIDLE of its own, which no sysctl changes.",
-            *(["Its TCP_KEEPINTVL has to be as short: after a probe it decides when the next comes."] * too_long),
-        ]
-    period_s = _period_s(event)
+    period_s = _period_s(context.event)
     until = f" (in up to {setting(period_s)})" if period_s is not None else ""
-    own = _times(event, seconds) if _idle_is_long(context) else ""
-    _, is_local = programs(event)
+    own = _times(context.event, seconds) if _idle_is_long(context) else ""
+    candidates, is_local = programs(context.event)
+    kept = [each.permanent for each in candidates if own and each.permanent]
     scope = "" if is_local else "for this client alone, "
     return [
         f"New connections use it at once, existing ones when their current timer expires{until}. "
         "Reconnect them to use it now.",
-        "To make it permanent, set it in /etc/sysctl.d, or among the container's sysctls.",
         *([f"Or {scope}{own}"] if own else []),
+        *kept,
     ]
 
 
@@ -202,10 +255,6 @@ def raise_firewall_timeout(context: AdviceContext) -> list[str]:
         f"Or raise the firewall's idle timeout to {setting(enough_s)} or more. "
         f"The probe due after {setting(period_s)} may be {duration(late_s * 1000)} late."
     ]
-
-
-def _names(candidates: Sequence[Client]) -> str:
-    return one_of(each.name for each in candidates)
 
 
 def _times(event: Event, seconds: int) -> str:

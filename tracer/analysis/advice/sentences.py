@@ -1,87 +1,53 @@
-"""The advice for each verdict, most useful sentence first.
+"""The advice for each verdict: its steps, then further lines, most useful first.
 
 Sentences for a person, never stronger than the evidence. A command stands at the end after a colon, to be copied.
-What they claim about the kernel is measured in tests/kernel/test_advice_holds.py. Names of settings are in
-:mod:`tracer.analysis.clients`, idle timeouts of firewalls in :mod:`tracer.analysis.middleboxes`.
+What they claim about the kernel is measured in tests/kernel/test_advice_holds.py, and tests/kernel/
+test_printed_commands.py runs each command. Names of settings are in :mod:`tracer.analysis.clients`, idle timeouts of
+firewalls in :mod:`tracer.analysis.middleboxes`.
 """
 
 from __future__ import annotations
 
 import errno
 
-from tracer.analysis.advice.commands import address, connect_again, end_now, look_at_the_peer, where
+from tracer.analysis.advice.checks import BEHIND_NAT, ends, idle_limit, new_connection, orphan
+from tracer.analysis.advice.commands import (
+    ON_THE_PEER,
+    enter,
+    here,
+    peers_socket,
+    release_all,
+    release_this,
+    route,
+    with_place,
+)
 from tracer.analysis.advice.context import AdviceContext, service_port, setting_in_words
-from tracer.analysis.advice.keepalive import TURN_ON, probe_sooner, raise_firewall_timeout, set_time
-from tracer.analysis.clients import HEARTBEATS, MYSQL, POSTGRESQL, REDIS, Client, filled
-from tracer.analysis.keepalive_time import DEFAULT_KEEPALIVE_S, narrowed
-from tracer.analysis.middleboxes import matching
-from tracer.model.durations import duration, setting
+from tracer.analysis.advice.keepalive import TURN_ON
+from tracer.analysis.advice.limits import limit_step, limit_the_wait, read_timeout
+from tracer.analysis.advice.steps import Advice
+from tracer.analysis.advice.sysctls import permanent, set_now
+from tracer.analysis.clients import HEARTBEATS, filled
+from tracer.analysis.keepalive_time import DEFAULT_KEEPALIVE_S
 from tracer.model.events import Event
 
 _ERRORS = frozenset(errno.errorcode.values())
-_IDLE_LIMITS = {
-    MYSQL: "MySQL and MariaDB close a connection after wait_timeout of silence (8h by default): "
-    "SHOW GLOBAL VARIABLES LIKE 'wait_timeout'",
-    POSTGRESQL: "PostgreSQL closes a connection after idle_session_timeout of silence, if that is set: "
-    "SHOW idle_session_timeout",
-    REDIS: "Redis closes a connection after `timeout` of silence, if that is set: CONFIG GET timeout",
-}
+_SYN_RETRIES = "net.ipv4.tcp_syn_retries=2"
 
 
-def no_advice(context: AdviceContext) -> list[str]:
+def no_advice(context: AdviceContext) -> Advice:
     """No advice: the verdict is not decided yet."""
-    return []
+    return Advice()
 
 
-def mptcp(context: AdviceContext) -> list[str]:
+def mptcp(context: AdviceContext) -> Advice:
     """The advice for one subflow of a Multipath TCP connection, for every verdict."""
-    goes_on = "An MPTCP connection goes on while one of its subflows works. To see them"
-    return [f"{goes_on}{where(context.event)}ss -tiM"]
-
-
-def idle_drop(context: AdviceContext) -> list[str]:
-    """Keepalive that comes in time; or what contradicts an idle timeout."""
-    if context.contradicts_idle_timeout:
-        return [*_orphan(context), *_doubt(context), *end_now(context), *_refused(context), *_bound(context)]
-    return [
-        *_orphan(context),
-        *probe_sooner(context),
-        *end_now(context),
-        *_refused(context),
-        *_bound(context),
-        *raise_firewall_timeout(context),
-        *_suspects(context, "reset"),
-        *connect_again(context, "if it connects at once, a forgotten session is the likely cause"),
-    ]
-
-
-def idle_reset(context: AdviceContext) -> list[str]:
-    """As for a session that was dropped, but a peer may reset as well."""
-    restart = (
-        "A peer that restarted, or that closed the connection after its own idle limit, answers with a RST as well."
+    return Advice(
+        check=with_place(context, "the subflows of this connection", here(context, "ss -tiM")),
+        further=["An MPTCP connection goes on while one of its subflows works.", *enter(context)],
     )
-    if context.contradicts_idle_timeout:
-        return [*_doubt(context), restart]
-    return [*probe_sooner(context), restart, *raise_firewall_timeout(context), *_suspects(context, "silent")]
 
 
-def keepalive_failed(context: AdviceContext) -> list[str]:
-    """End the wait; probe sooner unless this silence was survived before."""
-    did = "The keepalive probes are not answered: the path or the peer is probably dead."
-    if context.survived_as_much:
-        return [
-            did,
-            "The connection survived a silence this long before. Look for a failover, a reboot or a route change.",
-            *end_now(context),
-        ]
-    sooner = set_time(
-        context,
-        "If the first probe always fails, the path has forgotten the session by then. Lower the keepalive time to",
-    )
-    return [did, *sooner, *end_now(context)]
-
-
-def unreachable(context: AdviceContext) -> list[str]:
+def unreachable(context: AdviceContext) -> Advice:
     """What the error means, and the route to the peer."""
     event = context.event
     error = next((each for each in (event.soft_error, event.send_error) if each in _ERRORS), None)
@@ -91,41 +57,68 @@ def unreachable(context: AdviceContext) -> list[str]:
         if event.soft_error or not event.send_error
         else f"This host cannot send to the peer{name}: it has no route, or no neighbour entry for the next hop."
     )
-    peer = address(event.raddr)
-    route = [f"Look at the route{where(event)}ip route get {peer}"] if peer else []
-    return [what, *route, *end_now(context), *_bound(context)]
+    return Advice(
+        check=route(context, "the route to the peer"),
+        release=release_all(context),
+        cure=limit_step(context),
+        further=[what, *ends(context), *limit_the_wait(context)],
+    )
 
 
-def local_drop(context: AdviceContext) -> list[str]:
+def local_drop(context: AdviceContext) -> Advice:
     """The firewall or the queue: only EPERM and EACCES are certainly the firewall's."""
     event = context.event
-    there, peer = where(event), address(event.raddr)
-    chains = "in chains with the hook output or postrouting"
-    rules = f"Look for a firewall rule that drops the packets, {chains}{there}nft list ruleset"
-    queue = f"Look for drops in the queue of the interface{there}tc -s qdisc"
-    route = [f"Look at the route to the peer{there}ip route get {peer}"] if peer else []
+    rules, queue = here(context, "nft list ruleset", root=True), here(context, "tc -s qdisc", root=True)
+    chains = with_place(context, "rules with hook output or postrouting", rules)
+    drops = with_place(context, "drops in the interface's queue", queue)
+    legacy = "Rules that were made with iptables-legacy are not in the list of nft."
+    further = []
     if event.send_error in ("EPERM", "EACCES"):
-        looks = [rules]
+        check, cure = chains, "change the firewall rule that drops these packets"
+        further = [legacy]
     elif event.send_error is not None:
-        looks = [queue]
+        check, cure = drops, limit_step(context)
     else:
-        looks = [rules, queue, *route]
-    return [*_orphan(context), *looks, *end_now(context), *_bound(context)]
+        check, cure = chains, limit_step(context)
+        further = [
+            legacy,
+            with_place(context, "Look for drops in the interface's queue", queue),
+            route(context, "Look at the route to the peer"),
+        ]
+    return Advice(
+        check=check,
+        release=release_all(context),
+        cure=cure,
+        further=[*orphan(context), *filter(None, further), *ends(context), *limit_the_wait(context)],
+    )
 
 
-def path_loss(context: AdviceContext) -> list[str]:
+def path_loss(context: AdviceContext) -> Advice:
     """A new connection shows whether the peer and the path are alive."""
-    return [
-        *_orphan(context),
-        *connect_again(context, "if that hangs as well, look at the path and the peer"),
-        *end_now(context),
-        *_bound(context),
-    ]
+    check, meaning = new_connection(context, "If it connects, the path works again, or only this session is lost.")
+    return Advice(
+        check=check,
+        release=release_all(context),
+        cure=limit_step(context),
+        further=[*orphan(context), *meaning, *ends(context), *limit_the_wait(context)],
+    )
 
 
-def unanswered(context: AdviceContext) -> list[str]:
+def unanswered(context: AdviceContext) -> Advice:
     """A slow query, a stopped peer and a lost reply look alike here; the peer's socket shows which it is."""
-    return [*look_at_the_peer(context.event), *_end_the_wait(context), *end_now(context)]
+    event = context.event
+    check = peers_socket(event)
+    meaning = [
+        "With Recv-Q above 0, the peer's application does not read. With timer:(on,...), the path drops its reply. "
+        "With neither, it is still working on the request.",
+        BEHIND_NAT,
+    ]
+    return Advice(
+        check=check,
+        release=release_this(context),
+        cure=read_timeout(context),
+        further=[*(meaning if check else []), *_end_the_wait(context), *ends(context)],
+    )
 
 
 def _end_the_wait(context: AdviceContext) -> list[str]:
@@ -153,101 +146,72 @@ def _own_heartbeat(event: Event) -> list[str]:
     return [f"A heartbeat or request timeout of the {protocol} client, if it has one, ends this wait by itself."]
 
 
-def packet_loss(context: AdviceContext) -> list[str]:
+def packet_loss(context: AdviceContext) -> Advice:
     """Nothing to change, or where to look for drops."""
-    return [
-        "Single packets get lost. Nothing needs to change for this one.",
-        "If losses go on, look for errors and drops along the path, first on this host"
-        f"{where(context.event)}ip -s -s link",
-    ]
+    return Advice(
+        check=with_place(context, "errors and drops of its interfaces", here(context, "ip -s -s link")),
+        further=[
+            "Single packets get lost. Nothing needs to change for this one.",
+            "If losses go on, look for errors and drops along the path, first on this host.",
+            *enter(context),
+        ],
+    )
 
 
-def zero_window(context: AdviceContext) -> list[str]:
+def zero_window(context: AdviceContext) -> Advice:
     """The peer's receive queue."""
     port = context.event.rport
-    there = f": ss -tn sport = :{port}" if port is not None else "."
+    check = f"its unread bytes are Recv-Q, {ON_THE_PEER}: ss -tn sport = :{port}" if port else ""
     if context.event.probes_out:
-        return [f"If the peer is still there, its Recv-Q shows the bytes that its application has not read{there}"]
-    return [
-        "The peer's application is stopped or slow, or it waits for something itself.",
-        f"Look at the peer, not at the network. Its Recv-Q shows the bytes that its application has not read{there}",
-    ]
+        further = ["If the peer is still there, its Recv-Q shows the bytes that its application has not read."]
+    else:
+        further = [
+            "The peer's application is stopped or slow, or it waits for something itself.",
+            "Look at the peer, not at the network. Its Recv-Q shows the bytes that its application has not read.",
+        ]
+    return Advice(check=check, release=release_this(context), further=[*further, *ends(context)])
 
 
-def handshake(context: AdviceContext) -> list[str]:
+def handshake(context: AdviceContext) -> Advice:
     """Firewall, address or host, and how to give up sooner."""
     if context.event.kind == "synack":
-        return ["The client does not complete the handshake: the path back to it is blocked, or it is gone."]
-    return [
-        "The SYN is not answered: a firewall drops it, the address is wrong, or the host is down.",
-        *end_now(context),
-        "To give up sooner, set the client's connect timeout, or lower tcp_syn_retries (2: about 7s)"
-        f"{where(context.event)}sysctl -w net.ipv4.tcp_syn_retries=2",
-    ]
+        return Advice(
+            check=route(context, "the way back to the client"),
+            further=[
+                "The client does not complete the handshake: the path back to it is blocked, or it is gone.",
+                *enter(context),
+            ],
+        )
+    check, meaning = new_connection(context, "If it connects, SYNs are lost at times, or the server is overloaded.")
+    return Advice(
+        check=check,
+        release=release_all(context),
+        cure=set_now(context, "give up a connect after about 7s", [_SYN_RETRIES]),
+        further=[
+            "The SYN is not answered: a firewall drops it, the address is wrong, or the host is down.",
+            *meaning,
+            "Or set the client's connect timeout, which concerns this client alone.",
+            *permanent(context, [_SYN_RETRIES]),
+            *ends(context),
+        ],
+    )
 
 
-def peer_closed(context: AdviceContext) -> list[str]:
+def peer_closed(context: AdviceContext) -> Advice:
     """The peer's own idle limit, by the service's port."""
-    port, is_local = service_port(context.event)
+    _, is_local = service_port(context.event)
     if is_local:
-        return ["The client had closed the connection before the server wrote. The network is not at fault."]
-    limit = None if port is None else _IDLE_LIMITS.get(port)
-    return [
-        "The peer had closed the connection before the application wrote. The network is not at fault.",
-        *([limit] if limit else []),
-        "A restart of the peer looks like this, too.",
-        "Let the connection pool test a connection before use, or replace it before the peer closes it.",
-    ]
-
-
-def _doubt(context: AdviceContext) -> list[str]:
-    survived_ms = context.longer_survived_ms
-    why = "This connection survived a silence this long before, so an idle timeout is unlikely."
-    if not context.survived_as_much and survived_ms is not None:
-        survived = duration(survived_ms)
-        why = f"A connection to this service survived {survived} of silence, so an idle timeout is unlikely."
-    return [why, "Look for a failover, a reboot, a route change, or a firewall that lost its sessions at that time."]
-
-
-def _bound(context: AdviceContext) -> list[str]:
-    """What would have ended the wait sooner. A ping before use does not: it waits as long."""
-    event = context.event
-    if event.orphan or event.user_timeout_ms:
-        return []
-    bound = setting_in_words(event, _bounded)
-    if bound:
-        return [f"To limit the wait next time, {bound}"]
-    if service_port(event)[1]:
-        return []
-    return [
-        "To limit the wait next time, set TCP_USER_TIMEOUT or a read timeout. A ping before use would hang as well."
-    ]
-
-
-def _refused(context: AdviceContext) -> list[str]:
-    if not context.refused_reset:
-        return []
-    return [
-        "A RST with the wrong sequence number was ignored (RFC 5961). It probably came from a firewall that dropped "
-        "the session: let that firewall drop silently, or send the exact sequence number. Keepalive below its idle "
-        "timeout avoids both."
-    ]
-
-
-def _suspects(context: AdviceContext, unlike: str) -> list[str]:
-    """Known idle timeouts that fit, without those that are known to behave otherwise."""
-    boxes = [each for each in matching(narrowed(context.idle_timeout, context.idle_ms)) if each.at_expiry != unlike]
-    if not boxes:
-        return []
-    names = ", ".join(f"{each.name} {setting(each.timeout_s)}" for each in boxes)
-    return [f"If one of these is on the path, its default idle timeout would fit: {names}."]
-
-
-def _orphan(context: AdviceContext) -> list[str]:
-    return ["No process holds this socket any more, so nobody waits for it."] if context.event.orphan else []
-
-
-def _bounded(client: Client) -> str | None:
-    if client.bound is None or not client.bound_unit:
-        return client.bound
-    return f"{client.bound} (N: {client.bound_unit}, more than its slowest answer takes)"
+        return Advice(
+            further=["The client had closed the connection before the server wrote. The network is not at fault."]
+        )
+    check, limit = idle_limit(context)
+    return Advice(
+        check=check,
+        cure="test pooled connections before use, or replace them sooner",
+        further=[
+            "The peer had closed the connection before the application wrote. The network is not at fault.",
+            *limit,
+            "A restart of the peer looks like this, too.",
+            "Let the connection pool test a connection before use, or replace it before the peer closes it.",
+        ],
+    )

@@ -6,7 +6,15 @@ step and a colon: a person finds them, and live output shows only them without `
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
+
+from tracer.analysis.advice.commands import split
+
+MAX_TEXT = 60
+"""Characters of a step without its command. Live output has two lines of 80 columns for a step."""
 
 
 class Step(str, Enum):
@@ -31,3 +39,33 @@ class Step(str, Enum):
 
 
 _BY_NAME = {step.value: step for step in Step}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    """What to do about a stall: the text of each step, empty without that step, and further lines."""
+
+    check: str = ""
+    release: str = ""
+    cure: str = ""
+    further: Sequence[str] = ()
+
+    def lines(self) -> list[str]:
+        """The lines of an event's `advice`, each once."""
+        texts = {Step.CHECK: self.check, Step.RELEASE: self.release, Step.CURE: self.cure}
+        return list(dict.fromkeys([*(step.line(text) for step, text in texts.items() if text), *self.further]))
+
+
+def fits(text: str) -> bool:
+    """Whether a text is short enough for a step."""
+    return len(split(text)[0]) <= MAX_TEXT
+
+
+def shorter(setting: str) -> str:
+    """`for psql: …` instead of `if this is psql: …`."""
+    return re.sub("^if this is ", "for ", setting)
+
+
+def first_fitting(*texts: str) -> str:
+    """The first of the texts that is neither empty nor too long for a step; empty if there is none."""
+    return next((text for text in texts if text and fits(text)), "")

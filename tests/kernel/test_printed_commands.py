@@ -1,0 +1,334 @@
+"""Each command that advice can print, typed exactly as it is printed, against real stalls.
+
+The connections are in the network namespace of the lab's client. If that is the host's own namespace, a command is
+typed there. If not, it is typed here, and enters that namespace by itself.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from all_advice import commands
+from stalling import Stalls
+from typed import command_of, run, run_on_terminal, sysctl
+
+from tracer.analysis.advice.context import AdviceContext
+from tracer.analysis.idle_timeouts import IdleTimeoutRange
+from tracer.analysis.stuck import stuck
+from tracer.analysis.verdicts import Verdict
+from tracer.kernel.sockets import read_sockets
+from tracer.lab.namespace import Namespace, wait_until
+from tracer.lab.network import CLIENT, SERVER, SERVER6, Lab
+from tracer.lab.peers import Client, Server, embedded_client
+from tracer.model.events import Event
+from tracer.model.filters import Filter
+
+PORT = 13306
+"""Not that of other tests: a command that ends all connections to a service does so in every namespace."""
+PROMPT_S = 60
+SETTINGS = "test_printed_settings"
+SHAPES = {
+    r"nc -zvw5 ADDRESS PORT": "test_an_idle_drop",
+    r"sysctl -w( net\.ipv4\.tcp_keepalive_(time|intvl)=N)+": "test_an_idle_drop",
+    r"sysctl -w net\.ipv4\.tcp_syn_retries=N": "test_a_handshake",
+    r"ss -K -t -n src ADDRESS sport = :PORT dst ADDRESS dport = :PORT": "test_an_idle_drop",
+    r"tcpwatch end --stuck --host ADDRESS --[lr]port PORT": "test_an_idle_drop",
+    r"tcpwatch end --lport PORT --host ADDRESS --rport PORT": "test_a_reply_that_does_not_come",
+    r"echo \S+=N \| sudo tee -a /etc/sysctl\.d/99-tcpwatch\.conf": "test_the_permanent_form",
+    r"printf '%s\\n'( \S+=N){2} \| sudo tee -a /etc/sysctl\.d/99-tcpwatch\.conf": "test_the_permanent_form",
+    r"ip route get ADDRESS": "test_an_unreachable_peer",
+    r"ip -s -s link": "test_what_shows_drops",
+    r"nft list ruleset": "test_a_local_drop",
+    r"tc -s qdisc": "test_a_local_drop",
+    r"lsns -t net": "test_the_list_of_namespaces",
+    r"ss -tno sport = :PORT dst ADDRESS dport = :PORT": "test_a_reply_that_does_not_come",
+    r"ss -tn sport = :PORT": "test_a_closed_window",
+    r"ss -tiM": "test_what_shows_subflows",
+    r"-u postgres psql( -c '(ALTER SYSTEM SET \w+ = N|SELECT pg_reload_conf\(\)|SHOW \w+)')+": SETTINGS,
+    r"mariadb -e ('SET GLOBAL .*'|\"SHOW GLOBAL VARIABLES LIKE 'wait_timeout'\")": SETTINGS,
+    r"redis-cli CONFIG (SET tcp-keepalive N|GET timeout|REWRITE)": SETTINGS,
+}
+"""Every shape of a command, and the test that types it: one of this file, or a file of its own."""
+
+
+def shape_of(command: str) -> str:
+    """The command without sudo, without its network namespace, and without its values."""
+    command = re.sub(r"^sudo (nsenter -t \d+ -n )?", "", command)
+    command = re.sub(r"(?<==)\d+\b|(?<== )\d+\b|(?<=keepalive )\d+$", "N", command)
+    command = re.sub(r"(?<=port )\d+|(?<=:)\d+(?= |$)|(?<=[\w.:] )\d+$", "PORT", command)
+    return re.sub(r"'\[[\da-f:]+\]'|\b[\da-f]+(:+[\da-f]+)+\b|\b\d+(\.\d+){3}\b", "ADDRESS", command)
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_has_a_test_that_types_it(command: str) -> None:
+    shape = shape_of(command)
+    found = [name for pattern, name in SHAPES.items() if re.fullmatch(pattern, shape)]
+    assert len(found) == 1, shape
+    assert callable(globals().get(found[0])) or Path(__file__).with_name(f"{found[0]}.py").exists()
+
+
+class Place(NamedTuple):
+    """Where the commands about the lab's client are typed.
+
+    own_netns: the host's own network namespace. shell: the namespace of the shell; None: that of this process.
+    """
+
+    own_netns: int
+    shell: Namespace | None
+
+    def type(self, lines: list[str], contains: str, *, status: int = 0) -> str:
+        """Type the command of the line that has it. Returns what it prints."""
+        command = command_of(lines, contains)
+        assert ("nsenter" in command) is (self.shell is None), command
+        return run(command, self.shell, status=status)
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with Lab(ttl_s=600, ports=(PORT,), retries2=15) as made:
+        yield made
+
+
+@pytest.fixture(params=["own", "other"])
+def place(lab: Lab, request: pytest.FixtureRequest) -> Iterator[Place]:
+    own = request.param == "own"
+    yield Place(lab.client.netns, lab.client) if own else Place(1, None)
+    lab.restore()
+
+
+def advised(
+    place: Place, lab: Lab, client: Client, verdict: str, *, idle_ms: int | None = None, **fields: Any
+) -> list[str]:
+    """The advice about that client's connection."""
+    ends = {name: client.connected.get(name) for name in ("laddr", "lport", "raddr", "rport")}
+    ordinary: dict[str, Any] = {"pids": [client.pid], "netns": lab.client.netns, "keepalive": True}
+    stall = Event(time_ns=0, ktime_ns=0, event="stall", **{**ends, **ordinary, **fields})
+    context = AdviceContext(
+        stall, idle_ms, False, 250, IdleTimeoutRange(None, idle_ms), False, False, place.own_netns
+    )
+    known = Verdict.of(verdict)
+    assert known is not None
+    return known.advice(context)
+
+
+def hangs(lab: Lab, client: Client) -> bool:
+    """Whether `tcpwatch end --stuck` selects the connection."""
+    found = read_sockets(Filter(netns=frozenset({lab.client.netns})), lambda _: None)
+    return any(stuck(each) for each in found if each.lport == client.connected["lport"])
+
+
+def release(lines: list[str]) -> str:
+    """Type the release as printed, and answer its question."""
+    return run_on_terminal(command_of(lines, "Release: "), "y\n")
+
+
+def is_aborted(client: Client) -> None:
+    """The waiting call has returned."""
+    answer = client.answer(PROMPT_S)
+    assert (answer["ok"], answer["error"]) == (False, "ECONNABORTED")
+
+
+# --- what hangs
+
+
+@pytest.mark.parametrize("host", [SERVER, SERVER6, f"::ffff:{SERVER}"])
+def test_an_idle_drop(lab: Lab, place: Place, tmp_path: Path, host: str) -> None:
+    """The firewall forgot the sessions; what tcpwatch itself reports about that is typed."""
+    with (
+        Server(lab.server, SERVER6 if host == SERVER6 else SERVER, PORT),
+        embedded_client(lab.client, host, PORT) as first,
+        embedded_client(lab.client, host, PORT) as second,
+        Stalls(lab, tmp_path, min_idle_s=0.2, own_netns=place.own_netns) as seen,
+    ):
+        for client in (first, second):
+            assert client.ask("query")["ok"]
+        wait_until(lambda: all(silent_ms(lab, each) > 300 for each in (first, second)), PROMPT_S, "a silence")
+        lab.forget_sessions()
+        for client in (first, second):
+            client.send("query")
+        one, other = (
+            seen.wait_for(phase="begin", verdict="idle-drop", lport=each.connected["lport"]).advice or []
+            for each in (first, second)
+        )
+        assert "succeeded" in place.type(one, "Check: "), "a new connection works"
+        place.type(one, "ss -K")
+        is_aborted(first)
+        assert not second.answered(), "this ends one connection alone"
+        wait_until(lambda: hangs(lab, second), PROMPT_S, "the third retransmission")
+        with embedded_client(lab.client, host, PORT) as healthy:
+            screen = release(other)
+            is_aborted(second)
+            assert healthy.ask("query")["ok"], screen
+        name = "tcp_keepalive_time"
+        before = sysctl(lab.client, name)
+        place.type(other, "Cure: ")
+        assert (before, sysctl(lab.client, name)) == ("7200", "60") or int(sysctl(lab.client, name)) < 60
+        lab.client.set_sysctl(f"net.ipv4.{name}", before)
+        lab.client.set_sysctl("net.ipv4.tcp_keepalive_intvl", 75)
+
+
+def silent_ms(lab: Lab, client: Client) -> int:
+    found = read_sockets(Filter(netns=frozenset({lab.client.netns})), lambda _: None)
+    return next(each.silent_ms or 0 for each in found if each.lport == client.connected["lport"])
+
+
+def test_a_handshake(lab: Lab, place: Place) -> None:
+    lab.drop_everything()
+    with embedded_client(lab.client, SERVER, PORT, "--bind-port", "20000", wait=False) as client:
+        wait_until(lambda: lab.client.believes(20000, PORT) == "SYN_SENT", PROMPT_S, "the SYN is out")
+        ends: dict[str, Any] = {"laddr": CLIENT, "lport": 20000, "raddr": SERVER, "rport": PORT}
+        lines = advised(place, lab, client, "handshake", kind="syn", state="SYN_SENT", **ends)
+        place.type(lines, "Check: ", status=1)  # it times out as well
+        before = sysctl(lab.client, "tcp_syn_retries")
+        place.type(lines, "Cure: ")
+        assert (before, sysctl(lab.client, "tcp_syn_retries")) == ("6", "2")
+        lab.client.set_sysctl("net.ipv4.tcp_syn_retries", before)
+        wait_until(
+            lambda: any(stuck(each) for each in read_sockets(Filter(netns=frozenset({lab.client.netns})), print)),
+            PROMPT_S, "the second retransmission of the SYN",
+        )  # fmt: skip
+        release(lines)
+        assert client.answer(PROMPT_S)["error"] == "ECONNABORTED"
+
+
+def test_keepalive_probes_in_vain(lab: Lab, place: Place) -> None:
+    with (
+        Server(lab.server, SERVER, PORT),
+        embedded_client(lab.client, SERVER, PORT, "--idle", "1", "--interval", "1", "--probes", "60") as client,
+    ):
+        lab.drop_everything()
+        wait_until(lambda: hangs(lab, client), PROMPT_S, "the second probe")
+        release(advised(place, lab, client, "keepalive-failed"))
+        assert client.ask("query")["error"] == "ECONNABORTED"
+
+
+def test_a_local_drop(lab: Lab, place: Place) -> None:
+    with Server(lab.server, SERVER, PORT), embedded_client(lab.client, SERVER, PORT) as client:
+        lab.client.run(
+            "nft", "add table inet own; add chain inet own out { type filter hook output priority 0; };"
+            f"add rule inet own out tcp dport {PORT} counter drop",
+        )  # fmt: skip
+        try:
+            client.send("query")
+            lines = advised(place, lab, client, "local-drop", send_error="EPERM")
+            rules = partial(place.type, lines, "Check: ")
+            wait_until(lambda: "counter packets 0" not in rules(), PROMPT_S, "the counter of the rule grows")
+            assert f"tcp dport {PORT} counter" in rules()
+            unknown = advised(place, lab, client, "local-drop")
+            assert "qdisc" in place.type(unknown, "tc -s qdisc") and "dev eth0" in place.type(unknown, "ip route get")
+            assert "qdisc" in place.type(
+                advised(place, lab, client, "local-drop", send_error="NET_XMIT_DROP"), "Check: "
+            )
+            wait_until(lambda: hangs(lab, client), PROMPT_S, "the third attempt")
+            release(lines)
+            is_aborted(client)
+        finally:
+            lab.client.run("nft", "delete table inet own")
+
+
+def test_an_unreachable_peer(lab: Lab, place: Place) -> None:
+    for host in (SERVER, SERVER6):
+        with Server(lab.server, host, PORT), embedded_client(lab.client, host, PORT) as client:
+            lab.reject("host-unreachable")
+            client.send("query")
+            lines = advised(place, lab, client, "unreachable", soft_error="EHOSTUNREACH")
+            assert f"{host} via" in place.type(lines, "Check: ").replace("from :: ", "")
+            wait_until(lambda: hangs(lab, client), PROMPT_S, "the third retransmission")
+            release(lines)
+            is_aborted(client)
+            lab.restore()
+
+
+@pytest.mark.parametrize("host", [SERVER, SERVER6])
+def test_a_reply_that_does_not_come(lab: Lab, place: Place, host: str) -> None:
+    """`--stuck` does not select it, so the release names the connection."""
+    with (
+        Server(lab.server, host, PORT, "--deaf"),
+        embedded_client(lab.client, host, PORT) as client,
+        embedded_client(lab.client, host, PORT) as other,
+    ):
+        client.send("query")
+        lines = advised(place, lab, client, "unanswered")
+        there = command_of(lines, "Check: on the peer: ")
+        peers_socket = partial(run, there, lab.server)
+        wait_until(lambda: re.search(r"ESTAB +[1-9]\d* ", peers_socket()), PROMPT_S, "Recv-Q on the peer")
+        assert f":{client.connected['lport']} " in run(there, lab.server)
+        assert f":{other.connected['lport']} " not in run(there, lab.server)
+        release(lines)
+        is_aborted(client)
+        other.send("query")
+        assert not other.answered()
+
+
+def test_a_closed_window(lab: Lab, place: Place) -> None:
+    with Server(lab.server, SERVER, PORT, "--deaf"), embedded_client(lab.client, SERVER, PORT) as client:
+        client.send("flood")
+        lines = advised(place, lab, client, "zero-window")
+        there = command_of(lines, "Check: its unread bytes are Recv-Q, on the peer: ")
+        wait_until(lambda: re.search(r"ESTAB +[1-9]\d{4,} ", run(there, lab.server)), PROMPT_S, "Recv-Q on the peer")
+        release(lines)
+        assert client.answer(PROMPT_S)["error"] == "ECONNABORTED"
+
+
+# --- what only shows
+
+
+def test_what_shows_drops(lab: Lab, place: Place) -> None:
+    with Server(lab.server, SERVER, PORT), embedded_client(lab.client, SERVER, PORT) as client:
+        shown = place.type(advised(place, lab, client, "packet-loss"), "Check: ")
+        assert "RX errors" in shown and "eth0" in shown
+        back = place.type(advised(place, lab, client, "handshake", kind="synack"), "Check: ")
+        assert f"{SERVER} via" in back
+
+
+def test_what_shows_subflows(lab: Lab, place: Place) -> None:
+    with Server(lab.server, SERVER, PORT, "--mptcp"), embedded_client(lab.client, SERVER, PORT, "--mptcp") as client:
+        shown = place.type(advised(place, lab, client, "path-loss", mptcp=True), "Check: ")
+        assert f":{client.connected['lport']}" in shown and "mptcp" in shown
+
+
+def test_the_list_of_namespaces(lab: Lab) -> None:
+    with Server(lab.server, SERVER, PORT), embedded_client(lab.client, SERVER, PORT) as client:
+        lines = advised(Place(1, None), lab, client, "path-loss", pids=None)
+        shown = run(command_of(lines, "lsns"))
+        (pid,) = [line.split()[3] for line in shown.splitlines() if line.split()[0] == str(lab.client.netns)]
+        # As the line says: that process leads to the namespace.
+        assert f"in netns {lab.client.netns}: nc" in lines[0] and "sudo nsenter -t PID -n" in lines[-2]
+        assert "succeeded" in run(f"sudo nsenter -t {pid} -n {command_of(lines, 'Check: ')}")
+
+
+# --- what stays
+
+
+@pytest.mark.parametrize("idle_ms", [3_600_000, 6_500])
+def test_the_permanent_form(lab: Lab, tmp_path: Path, idle_ms: int) -> None:
+    """Typed twice, and beside another setting. Not into the host's own /etc/sysctl.d: another one is mounted."""
+    own = Place(lab.client.netns, lab.client)
+    directory = tmp_path / "sysctl.d"
+    directory.mkdir()
+    (directory / "99-sysctl.conf").write_text("net.ipv4.tcp_keepalive_time = 7200\n")
+    with Server(lab.server, SERVER, PORT), embedded_client(lab.client, SERVER, PORT) as client:
+        keepalive = command_of(advised(own, lab, client, "idle-drop", idle_ms=idle_ms), "To make it permanent: ")
+        handshake = command_of(advised(own, lab, client, "handshake", kind="syn"), "To make it permanent: ")
+    for command in (keepalive, handshake, keepalive):
+        mounted = f"mount --bind {shlex.quote(str(directory))} /etc/sysctl.d && {command}"
+        run(f"unshare --mount bash -c {shlex.quote(mounted)}")
+    assert not Path("/etc/sysctl.d/99-tcpwatch.conf").exists()
+    before = {
+        name: sysctl(lab.client, name) for name in ("tcp_keepalive_time", "tcp_keepalive_intvl", "tcp_syn_retries")
+    }
+    # As at the next start: in the order of the files' names.
+    for file in sorted(directory.iterdir()):
+        run(f"sysctl --load={shlex.quote(str(file))}", lab.client)
+    set_now = {name: sysctl(lab.client, name) for name in before}
+    for name, value in before.items():
+        lab.client.set_sysctl(f"net.ipv4.{name}", value)
+    seconds = "60" if idle_ms == 3_600_000 else "2"
+    assert (set_now["tcp_keepalive_time"], set_now["tcp_syn_retries"]) == (seconds, "2")
+    assert set_now["tcp_keepalive_intvl"] == ("75" if seconds == "60" else seconds)

@@ -1,0 +1,286 @@
+"""What is printed about an incident: a block when it begins, a line when it grows, goes on or ends.
+
+A block has at most MAX_BLOCK lines, so that it fits a small terminal beside other lines: what happened, until when,
+and a command each to check, release and cure.
+"""
+
+from __future__ import annotations
+
+import textwrap
+
+from tracer.analysis.advice.steps import Step
+from tracer.analysis.idle_timeouts import service_of
+from tracer.analysis.incidents import Range
+from tracer.analysis.outcomes import Outcome
+from tracer.analysis.verdicts import Subject, Verdict
+from tracer.model.events import Event
+from tracer.output.accounts import Account, News, Notice
+from tracer.output.format import duration, endpoint, local_time, owner, plural, process, safe
+from tracer.output.page import Page
+from tracer.output.stall_sentences import how_it_ended, what_happened, what_it_means, when_it_ends
+from tracer.output.stall_text import is_command, wrapped
+
+MAX_BLOCK = 8
+_INDENT = "    "
+_LABEL = 9
+_NOT_LATER = 2000
+"""Milliseconds between two times of giving up that are printed as one."""
+
+
+class IncidentText:
+    """Formats notices. Its lines fit the page, except commands, which a person copies."""
+
+    def __init__(self, page: Page) -> None:
+        self._page = page
+        self._width = page.width if page.columns is None else min(page.width, page.columns)
+        self._advised: dict[str, tuple[str, ...]] = {}
+
+    def lines(self, notice: Notice, time: str, utc_offset_s: int) -> list[str]:
+        """The lines of a notice. time: the time of day, as other lines have it."""
+        account, stall = notice.account, notice.stall
+        if notice.news is News.BEGAN and stall is not None:
+            return self.block(account, stall, time, utc_offset_s, "STALL")
+        if notice.news is News.FOUND_ENDED and stall is not None:
+            return self.block(account, stall, time, utc_offset_s, "END")
+        if notice.news is News.MORE:
+            return self._line(time, "STALL", account, None, self._state(account, utc_offset_s, silent=True))
+        if notice.news is News.ENDED:
+            return self._end(notice, time)
+        waits = self._state(account, utc_offset_s, silent=False)
+        if notice.news is News.REVOKED:
+            waits = f"not answered after all; {waits}"
+        return self._line(time, "WAIT", account, stall, waits)
+
+    def block(self, account: Account, stall: Event, time: str, utc_offset_s: int, word: str) -> list[str]:
+        """The account of a stall: what happened, until when, and what to do."""
+        is_over = stall.phase == "end"
+        what = [self._happened(account, stall, utc_offset_s), *_meaning(stall)]
+        if is_over:
+            what.insert(1, how_it_ended(stall))
+        head = self._line(time, word, account, stall, "")
+        if self._page.is_verbose:
+            sentences = [*what, *([] if is_over else [when_it_ends(stall, utc_offset_s)])]
+            lines = [line for each in sentences for line in wrapped(each, self._width)]
+            return [*head, *lines, *self._steps(stall, MAX_BLOCK), *self._further(stall)]
+        until = [] if is_over else self._filled(self._until_when(account, stall, utc_offset_s))
+        steps = sum(Step.of(line) is not None for line in stall.advice or ())
+        lines = [*self._fitting(what, MAX_BLOCK - len(head) - len(until) - steps), *until]
+        return [*head, *lines, *self._steps(stall, MAX_BLOCK - len(head) - len(lines))]
+
+    def _until_when(self, account: Account, stall: Event, utc_offset_s: int) -> str:
+        if len(account.open) < 2:
+            return when_it_ends(stall, utc_offset_s, to_seconds=True)
+        until = self._until(account, utc_offset_s)
+        return f"{until[:1].upper()}{until[1:]}." if until else ""
+
+    def _fitting(self, sentences: list[str], room: int) -> list[str]:
+        """As many of the sentences, from the first on, as fit that many lines together."""
+        for number in range(len(sentences), 1, -1):
+            lines = self._filled(" ".join(each for each in sentences[:number] if each))
+            if len(lines) <= room:
+                return lines
+        return self._filled(sentences[0])
+
+    def _happened(self, account: Account, stall: Event, utc_offset_s: int) -> str:
+        """What happened to the stall, or to all open stalls of the account."""
+        since_ns = account.since_ns.least
+        if len(account.open) < 2 or since_ns is None:
+            return what_happened(stall, utc_offset_s)
+        idle = _spread(account.incident.idle_ms)
+        silent = f"Silent {idle}, then" if idle else "There is"
+        began, lasted = local_time(since_ns, utc_offset_s)[1][:8], duration((stall.time_ns - since_ns) / 1_000_000)
+        answer = "no reply" if _is_reply(stall) else "no answer"
+        return f"{len(account.open):,} connections. {silent} {answer} since {began} ({lasted})."
+
+    def _filled(self, text: str) -> list[str]:
+        if not text:
+            return []
+        return textwrap.wrap(
+            text,
+            self._width,
+            initial_indent=_INDENT,
+            subsequent_indent=_INDENT,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+
+    def _steps(self, stall: Event, room: int) -> list[str]:
+        """The steps of the advice, in that many lines: where they do not fit, without their words."""
+        steps = [(step, step.text_of(line)) for line in stall.advice or () if (step := Step.of(line)) is not None]
+        worded = [self._step(step, safe(text)) for step, text in steps]
+        for number in reversed(range(len(steps))):
+            if sum(map(len, worded)) <= room:
+                break
+            step, text = steps[number]
+            _, command = _split(safe(text))
+            worded[number] = [self._labelled(step, command)] if command else worded[number][:1]
+        return [line for lines in worded for line in lines]
+
+    def _step(self, step: Step, text: str) -> list[str]:
+        """`Cure     keepalive is on, first probe after 2h: COMMAND`, the command on a line of its own if need be."""
+        words, command = _split(self._named(text))
+        line = self._labelled(step, f"{words}: {command}" if words and command else words or command)
+        if len(line) <= self._width or not words:
+            return [line] if command else self._filled_step(step, words)
+        if not command:
+            return self._filled_step(step, words)
+        return [*self._filled_step(step, f"{words}:"), f"{_INDENT}{'':<{_LABEL}}{command}"]
+
+    def _filled_step(self, step: Step, words: str) -> list[str]:
+        return textwrap.wrap(
+            words,
+            self._width,
+            initial_indent=self._labelled(step, ""),
+            subsequent_indent=_INDENT + " " * _LABEL,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+
+    def _labelled(self, step: Step, text: str) -> str:
+        return f"{_INDENT}{step.value:<{_LABEL}}{self._named(text)}"
+
+    def _further(self, stall: Event) -> list[str]:
+        """The advice beyond the steps."""
+        further = [safe(line) for line in stall.advice or () if Step.of(line) is None]
+        return [each for line in further for each in wrapped(f"→ {self._named(line)}", self._width)]
+
+    def _named(self, line: str) -> str:
+        """The line with tcpwatch as it was called here."""
+        return line.replace("sudo tcpwatch ", f"sudo {self._page.program} ")
+
+    def _end(self, notice: Notice, time: str) -> list[str]:
+        account, stall = notice.account, notice.stall
+        if stall is not None:
+            sentence = how_it_ended(stall)
+            what = sentence[:1].lower() + sentence[1:].rstrip(".")
+            if stall.verdict != account.verdict and stall.outcome != Outcome.PRESUMED:
+                what = f"{what}. {what_it_means(stall)[0]}"
+            return self._line(time, "END", account, stall, what)
+        words = [(_summary(outcome), count) for outcome, count in account.ended.most_common()]
+        counts = words[0][0] if len(words) == 1 else ", ".join(f"{count:,} {word}" for word, count in words)
+        after = _spread(account.lasted_ms)
+        left = f"; {len(account.open):,} still waiting" if account.open else ""
+        ended, account.ended, account.lasted_ms = account.ended.total(), type(account.ended)(), Range()
+        what = f"{counts}{f' after {after}' if after else ''}{left}"
+        return self._line(time, "END", account, None, what, count=ended)
+
+    def waiting(self, account: Account, now_ns: int, utc_offset_s: int) -> list[str]:
+        """A line of the list of what waits already."""
+        since_ns = account.since_ns.least
+        since = "" if since_ns is None else f"since {local_time(since_ns, utc_offset_s)[1][:8]}, "
+        text = f"{account.verdict}  {self._who(account, None)}"
+        return self._joined(f"  {text}", f"{since}{self._state(account, utc_offset_s, now_ns=now_ns)}")
+
+    def _state(self, account: Account, utc_offset_s: int, *, silent: bool = False, now_ns: int | None = None) -> str:
+        """`silent 1m20s before, no answer for 1m47s, 9 retransmissions, gives up at 14:19:15`."""
+        parts = []
+        idle, since = account.incident.idle_ms, account.since_ns
+        if silent and idle.greatest is not None:
+            parts.append(f"silent {_spread(idle)}")
+        now_ns = account.newest.time_ns if now_ns is None else now_ns
+        verdict = Verdict.of(account.verdict)
+        is_reply = verdict is not None and verdict.subject is Subject.REPLY
+        if not silent and since.least is not None:
+            answer = "no reply" if is_reply else "no answer"
+            parts.append(f"{answer} for {duration(max(0, now_ns - since.least) / 1_000_000)}")
+        if not silent and len(account.open) == 1:
+            retransmits = next(iter(account.open.values())).retransmits
+            if retransmits and not is_reply:
+                parts.append(plural(retransmits, "retransmission"))
+        parts.append(self._until(account, utc_offset_s))
+        return ", ".join(part for part in parts if part)
+
+    def _until(self, account: Account, utc_offset_s: int) -> str:
+        times = account.gives_up_ns
+        if times.least is None or times.greatest is None:
+            return "no time limit" if account.newest.keepalive is False and _is_reply(account.newest) else ""
+        first, last = (local_time(time_ns, utc_offset_s)[1][:8] for time_ns in (times.least, times.greatest))
+        if (times.greatest - times.least) // 1_000_000 <= _NOT_LATER:
+            return f"gives up at {first}"
+        return f"gives up from {first} to {last}"
+
+    def _line(
+        self, time: str, word: str, account: Account, stall: Event | None, tail: str, count: int | None = None
+    ) -> list[str]:
+        head = f"{time} {word:<5} {safe(account.verdict)}  "
+        who = self._who(account, stall, count)
+        line = self._joined(f"{head}{who}", tail)
+        if self._page.columns is None or max(map(len, line)) <= self._page.columns or stall is None:
+            return line
+        # Both ends do not fit beside the owner.
+        subflow = " (MPTCP subflow)" if stall.mptcp else ""
+        return [f"{head}{owner(stall)}{subflow}", *self._joined(f"{_INDENT}{_ends(stall)}", tail)]
+
+    def _joined(self, head: str, tail: str) -> list[str]:
+        """Both on one line, or the tail below."""
+        if not tail:
+            return [head]
+        line = f"{head}  {tail}"
+        return [line] if len(line) <= self._width else [head, *self._filled(tail)]
+
+    def _who(self, account: Account, stall: Event | None, count: int | None = None) -> str:
+        """`php[8506] 10.77.1.2:47720 → 10.77.2.2:3306`, or `200 × gunicorn[23949] → 10.77.2.3:5432`."""
+        incident = account.incident
+        if incident.count == 1:
+            stall = stall or account.newest
+            subflow = " (MPTCP subflow)" if stall.mptcp else ""
+            return f"{owner(stall)} {_ends(stall)}{subflow}"
+        if stall is not None and len(account.open) <= 1:
+            return f"{owner(stall)} {_ends(stall)}"
+        number = len(account.open) if count is None else count
+        pids = incident.pids
+        who = process(incident.example)
+        if len(pids) > 1:
+            who = (
+                f"{safe(incident.key.owner or '?')} ({plural(len(pids), 'process').replace('processs', 'processes')})"
+            )
+        return f"{number:,} × {who} {_service(incident.example)}"
+
+
+def _summary(outcome: str) -> str:
+    known = Outcome.of(outcome)
+    return safe(outcome) if known is None else known.summary
+
+
+def _ends(stall: Event) -> str:
+    return f"{endpoint(stall.laddr, stall.lport)} → {endpoint(stall.raddr, stall.rport)}"
+
+
+def _service(stall: Event) -> str:
+    service = service_of(stall)
+    if service is None:
+        return f"→ {endpoint(stall.raddr, stall.rport)}"
+    if service.is_local:
+        return f"on port {service.port}, from {endpoint(service.host, None).removesuffix(':*')}"
+    return f"→ {endpoint(service.host, service.port)}"
+
+
+def _is_reply(stall: Event) -> bool:
+    verdict = Verdict.of(stall.verdict)
+    return verdict is not None and verdict.subject is Subject.REPLY
+
+
+def _meaning(stall: Event) -> list[str]:
+    """What the verdict stands for; weaker after a single retransmission."""
+    if stall.outcome == Outcome.PRESUMED:
+        return []
+    verdict, (meaning, *more) = Verdict.of(stall.verdict), what_it_means(stall)
+    if stall.phase != "end" and stall.retransmits == 1 and verdict is not None and verdict.is_provisional:
+        meaning = f"So far {meaning[:1].lower()}{meaning[1:]}"
+    return [meaning, *more]
+
+
+def _spread(numbers: Range) -> str:
+    """`1m20s`, or `1m19s to 1m21s`."""
+    if numbers.least is None or numbers.greatest is None:
+        return ""
+    least, greatest = duration(numbers.least), duration(numbers.greatest)
+    return least if least == greatest else f"{least} to {greatest}"
+
+
+def _split(text: str) -> tuple[str, str]:
+    """The words of a step, and its command."""
+    if is_command(text):
+        return "", text
+    words, colon, command = text.rpartition(": ")
+    return (words, command) if colon and is_command(command) else (text, "")
