@@ -121,6 +121,7 @@ enum event_flags {
     FLAG_AWAITS_RESPONSE = 64, /* its last data was acknowledged, and no data has come since */
     FLAG_MPTCP = 128,          /* an MPTCP subflow: the application holds another socket */
     FLAG_THIN = 256,           /* retransmit: the first RTOs are not doubled, or may not be (tcp_stream_is_thin()) */
+    FLAG_HAS_WAITER = 512,     /* socket: with FLAG_AWAITS_RESPONSE, something waits for data (has_waiter()) */
 };
 
 /* The armed timer, as `ss -o` shows it; icsk_pending in include/net/inet_connection_sock.h. */

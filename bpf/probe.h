@@ -6,6 +6,7 @@
 #include "submit.h"
 #include "request.h"
 #include "timer.h"
+#include "trouble.h"
 
 /*
  * The event type for what tcp_write_wakeup() (net/ipv4/tcp_output.c) sends; 0: no event. Nothing in flight and nothing
@@ -22,13 +23,6 @@ static __always_inline u8 probe_type(struct sock_copy *s)
     if (COPY_READ(tcp_sock, snd_wnd, s->sock) == 0)
         return EVENT_WINDOW_PROBE;
     return COPY_READ(inet_connection_sock, icsk_probes_out, s->sock) ? EVENT_UNSENT : 0;
-}
-
-/* Call it after fill_sock(). The PROBE0 timer has a limit and a start time of its own. */
-static __always_inline void fill_probe0(struct event *e, struct sock_copy *s)
-{
-    e->retries = probes_limit(s, e->orphan);
-    e->retrying_ms = probe0_ms(s, e->jiffies);
 }
 
 static __always_inline void submit_probe(u64 sk, struct sock_copy *s, struct tuple *t)

@@ -35,6 +35,20 @@ static __always_inline bool sent_last(struct event *e, struct sock_copy *s)
            e->since_sent - e->silent <= KERNEL_HZ;
 }
 
+/*
+ * Whether a response would wake anything: a thread in recv() or poll() is in the socket's wait queue, and so is an
+ * epoll instance with the socket (sock_poll_wait(), include/net/sock.h). The queue is empty for an idle connection in
+ * the pool of a blocking client that expects no response.
+ */
+static __always_inline bool has_waiter(struct sock_copy *s)
+{
+    u64 queue = COPY_READ(sock, sk_wq, s->sock);
+
+    if (!FIELD_EXISTS(sock, sk_wq) || !FIELD_EXISTS(socket_wq, wait__head__next))
+        return true;
+    return queue != 0 && CORE_READ(socket_wq, wait__head__next, queue) != queue + FIELD_OFFSET(socket_wq, wait__head);
+}
+
 /* Call it after fill_sock(). */
 static __always_inline void fill_request(struct event *e, struct sock_copy *s)
 {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * The current state of every TCP connection, a struct event each, for `tcpwatch sockets` (tracer/kernel/sockets.py).
+ * The current state of every TCP connection, as struct event, for `tcpwatch sockets` (tracer/kernel/sockets.py).
  *
  * bpf_iter__tcp (BPF_TRACE_ITER, 5.9) has the connections of one network namespace. report_held_socket has those of all
  * namespaces, if a process holds them. holder.h finds the processes. Reading an iterator runs it; no hook is attached.
@@ -11,6 +11,7 @@
 #include "sock.h"
 #include "request.h"
 #include "timer.h"
+#include "trouble.h"
 #include "iterator.h"
 #include "holder.h"
 
@@ -33,9 +34,15 @@ static __always_inline u16 attempts(struct event *e, struct sock_copy *s)
     return COPY_READ(inet_connection_sock, icsk_retransmits, s->sock);
 }
 
+/*
+ * Writes EVENT_SOCKET, and after it EVENT_FOUND for a socket in trouble, as the walk of the tracer does (walk.h): its
+ * timer_in and its limits tell when the kernel gives up.
+ */
 static __always_inline void report_socket(void *seq, struct event *e, u64 sk, struct tuple *t)
 {
     struct sock_copy *s = get_sock_copy(sk, SLOT_WALK);
+    bool is_in_trouble;
+    u16 retransmits;
 
     if (!s)
         return;
@@ -46,10 +53,17 @@ static __always_inline void report_socket(void *seq, struct event *e, u64 sk, st
     fill_tuple(e, t);
     fill_sock(e, s);
     fill_request(e, s);
+    if (e->flags & FLAG_AWAITS_RESPONSE && has_waiter(s))
+        e->flags |= FLAG_HAS_WAITER;
     fill_timer(e, s);
+    retransmits = e->attempt;
     e->attempt = attempts(e, s);
-    put_sock_copy(s);
     bpf_seq_write(seq, e, sizeof(*e));
+    e->attempt = retransmits;
+    is_in_trouble = fill_trouble(e, s);
+    put_sock_copy(s);
+    if (is_in_trouble)
+        bpf_seq_write(seq, e, sizeof(*e));
 }
 
 int bpf_iter__tcp(struct bpf_iter__tcp *ctx)

@@ -16,6 +16,7 @@
 #include "files.h"
 #include "process.h"
 #include "timer.h"
+#include "trouble.h"
 
 enum walk_flags {
     WALK_TROUBLE = 1,     /* report connections in trouble */
@@ -79,44 +80,6 @@ static __always_inline bool may_be_waiting(u64 sk, u8 state, u32 now)
            silence_from_stamps(CORE_READ(tcp_sock, rcv_tstamp, sk), data, now) >= s->waiting_jiffies;
 }
 
-/*
- * Whether keepalive probes are unanswered. An answer resets icsk_probes_out (tcp_ack(), net/ipv4/tcp_input.c). The
- * answer to a single probe may still be on its way, so it counts once it is older than an RTO. tcp_keepalive_timer()
- * (net/ipv4/tcp_timer.c) rearms itself for one interval after each probe, which gives the age of the last one.
- */
-static __always_inline bool is_probing_in_vain(struct event *e, struct sock_copy *s)
-{
-    u8 probes = COPY_READ(inet_connection_sock, icsk_probes_out, s->sock);
-
-    if (probes == 0 || e->timer != TIMER_KEEPALIVE || !(e->flags & FLAG_KEEPALIVE) || !nothing_in_flight(s) ||
-        e->unsent)
-        return false;
-    return probes > 1 || (e->timer_in <= e->keepalive_interval && e->keepalive_interval - e->timer_in >= e->rto);
-}
-
-/* The type of event that shows the same trouble; fills its attempt. 0: no trouble. */
-static __always_inline u8 trouble_type(struct event *e, struct sock_copy *s)
-{
-    if (!nothing_in_flight(s))
-        /* A SYN or FIN is in flight too. fill_sock() has set the attempt. */
-        return COPY_READ(inet_connection_sock, icsk_retransmits, s->sock) ? EVENT_RETRANSMIT : 0;
-    if (e->timer == TIMER_PROBE0 && e->unsent && e->snd_wnd == 0 && e->backoff >= 3) {
-        fill_probe0(e, s);
-        e->attempt = e->backoff;
-        return EVENT_WINDOW_PROBE;
-    }
-    if (e->timer == TIMER_PROBE0 && e->unsent && e->snd_wnd && e->probes_out) {
-        fill_probe0(e, s);
-        e->attempt = e->probes_out;
-        return EVENT_UNSENT;
-    }
-    if (is_probing_in_vain(e, s)) {
-        e->attempt = COPY_READ(inet_connection_sock, icsk_probes_out, s->sock);
-        return EVENT_KEEPALIVE;
-    }
-    return 0;
-}
-
 /* WALK_SERVICE: whether the connection is to the service, and idle long enough. */
 static __always_inline bool is_suspect(struct walk *w, struct tuple *t, u64 sk, u32 now)
 {
@@ -172,20 +135,6 @@ static __always_inline bool is_due(struct walk *w, struct event *e)
     return (silent ^ before) > before;
 }
 
-/*
- * Whether a response would wake anything: a thread in recv() or poll() is in the socket's wait queue, and so is an
- * epoll instance with the socket (sock_poll_wait(), include/net/sock.h). The queue is empty for an idle connection in
- * the pool of a blocking client that expects no response.
- */
-static __always_inline bool has_waiter(struct sock_copy *s)
-{
-    u64 queue = COPY_READ(sock, sk_wq, s->sock);
-
-    if (!FIELD_EXISTS(sock, sk_wq) || !FIELD_EXISTS(socket_wq, wait__head__next))
-        return true;
-    return queue != 0 && CORE_READ(socket_wq, wait__head__next, queue) != queue + FIELD_OFFSET(socket_wq, wait__head);
-}
-
 static __always_inline bool is_waiting(struct event *e, struct sock_copy *s)
 {
     /* Unanswered keepalive probes are reported as such. */
@@ -197,22 +146,12 @@ static __always_inline bool is_waiting(struct event *e, struct sock_copy *s)
 static __always_inline bool fill_found(struct event *e, u64 sk, struct sock_copy *s, struct walk *w, bool troubled,
                                        bool suspect)
 {
-    u8 like = 0;
-
     fill_event_from(e, sk, s);
     fill_request(e, s);
     fill_timer(e, s);
-    if (troubled)
-        like = trouble_type(e, s);
-    fill_timer_run(e, s);
-    if (like) {
-        e->type = EVENT_FOUND;
-        e->found_like = like;
-        /* While the retransmission timer is being served, the keepalive timer says nothing about it. */
-        if (like == EVENT_RETRANSMIT && e->timer == TIMER_KEEPALIVE)
-            e->timer_in = DURATION_UNKNOWN;
+    if (troubled && fill_trouble(e, s))
         return true;
-    }
+    fill_timer_run(e, s);
     e->type = EVENT_WAITING;
     if (is_waiting(e, s) && is_due(w, e))
         return true;

@@ -17,7 +17,7 @@ script_arguments=("$@")
 runtime_packages=(python3-bpfcc python3-click python3-tabulate)
 lab_packages=(nftables conntrack iproute2)
 test_packages=(mariadb-server php-cli php-mysql beanstalkd strace shellcheck bpftool systemd
-    netcat-openbsd chromium)
+    netcat-openbsd chromium bash-completion zsh fish)
 # The servers, proxies and programs of tests/kernel/test_knobs.py.
 knob_packages=(postgresql php-pgsql redis-server memcached rabbitmq-server haproxy pgbouncer openssh-server curl
     bsh libpostgresql-jdbc-java libmariadb-java)
@@ -82,6 +82,23 @@ need_modules() {
             fail "$python has no module $module" "install it with the packages of your distribution; Debian's: sudo apt-get install python3-$module"
     done
 }
+
+# Fail unless python has what reading a recording needs.
+need_reading_modules() {
+    [ -x "$python" ] || fail "there is no $python" "install Python 3.10 or newer with the packages of your distribution"
+    "$python" -I -c 'import click, tabulate' 2>/dev/null ||
+        fail "$python has no module click or tabulate, which reading a recording needs" \
+            "sudo apt install python3-click python3-tabulate; or, in a virtual environment of yours: pip install $root"
+}
+
+# Runs tcpwatch from the tree that is its first argument, without an environment. Until tcpwatch handles ^C itself, ^C
+# ends it at once.
+# shellcheck disable=SC2034  # of scripts/tcpwatch
+reading_program='import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+sys.path.insert(0, sys.argv.pop(1))
+from tracer.__main__ import main
+main()'
 
 # In a subshell, so that its lock and its trap end with it. Concurrent calls wait for each other.
 install_packages() (

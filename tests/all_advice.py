@@ -31,6 +31,7 @@ NAMESPACES: tuple[dict[str, Any], ...] = (
 )  # fmt: skip
 ENDS: tuple[dict[str, Any], ...] = (
     {"comm": "php", "rport": 3306},
+    {"comm": "php", "rport": 3306, "mptcp": True},
     {"comm": "python3", "rport": 5432},
     {"comm": "python3", "rport": 5672},
     {"comm": "node", "rport": 6379},

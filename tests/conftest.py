@@ -18,6 +18,7 @@ hypothesis.settings.load_profile("any machine")
 
 # What a test starts writes its output as it does for a user.
 os.environ.pop("PYTHONUNBUFFERED", None)
+os.environ.pop("COLUMNS", None)  # sets the width of output in a file
 
 _KERNEL = Path(__file__).parent / "kernel"
 

@@ -20,8 +20,9 @@ ALLOWED: dict[str, set[str]] = {
     "output": {"model", "analysis", "recordings"},  # JSON lines are those of a recording
     "kernel": {"model"},
     "run": {"model", "analysis", "output", "recordings", "kernel"},
+    "act": {"model", "analysis", "kernel"},
     "lab": {"model", "analysis", "output", "recordings", "kernel", "run"},
-    "cli": {"model", "analysis", "output", "recordings", "kernel", "run", "lab"},
+    "cli": {"model", "analysis", "output", "recordings", "kernel", "run", "act", "lab"},
 }
 
 # Who alone may import it, by path under tracer/.

@@ -27,7 +27,7 @@ def test_every_field_is_explained(kind: type) -> None:
     text = (DOCS / "events.md").read_text()
     for field in fields(kind):
         name = "time" if field.name == "time_ns" else field.name
-        assert f"`{name}`" in text, name
+        assert name == "trouble" or f"`{name}`" in text, name  # not in JSON
 
 
 def test_every_value_is_explained() -> None:

@@ -10,7 +10,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from stall_events import close, freeze, heard
 from tracer.analysis.idle_timeouts import IdleTimeouts
 from tracer.analysis.risk import at_risk
 from tracer.analysis.stalls import StallTracker
+from tracer.analysis.stuck import mark
 from tracer.cli import main
 from tracer.cli.types import parse_comm
 from tracer.kernel import host
@@ -43,7 +44,9 @@ from tracer.output.jsonlines import JsonSink
 from tracer.output.messages import complain, say
 from tracer.output.page import Page
 from tracer.output.report import Report
-from tracer.output.sockets import risks_as_text, sockets_as_json, sockets_as_text
+from tracer.output.sockets import View, sockets_as_json, sockets_as_text
+from tracer.output.sockets_risk import risks_as_text
+from tracer.output.sockets_stuck import stuck_as_text
 from tracer.output.text import TextSink
 from tracer.recordings.reader import RecordingReader
 from tracer.recordings.writer import RecordingWriter
@@ -161,10 +164,21 @@ def test_in_the_table_of_sockets(name: str) -> None:
     risky, harmless = (
         at_risk([replace(row, **known) for row in rows(word)], 3600.0, 250) for word in (name, safe(name))
     )
-    assert sockets_as_text(rows(name)) == sockets_as_text(rows(safe(name)))
-    assert risks_as_text(risky, 3600.0, 250) == risks_as_text(harmless, 3600.0, 250)
-    assert is_clean(sockets_as_text(rows(name)) + risks_as_text(risky, 3600.0, 250))
-    assert safe(name) in sockets_as_text(rows(name))
+    for each in (False, True):
+        view = View(hz=250, each=each)
+
+        def shown(word: str, risky: Sequence[Socket], view: View = view) -> str:
+            hanging = mark([replace(row, timer="on", attempt=9) for row in rows(word)], 250)
+            texts = (
+                sockets_as_text(rows(word), view),
+                risks_as_text(risky, 3600.0, view),
+                stuck_as_text(hanging, view),
+            )
+            return "".join(line for text in texts for line in text)
+
+        assert shown(name, risky) == shown(safe(name), harmless)
+        assert is_clean(shown(name, risky))
+        assert safe(name) in "".join(sockets_as_text(rows(name), view))
     assert all(line.isascii() and line.count("\n") == 1 for line in sockets_as_json([*rows(name), *risky]))
 
 

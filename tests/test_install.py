@@ -323,6 +323,35 @@ def test_an_edited_unit_is_kept(tmp_path: Path) -> None:
     assert [path.name for path in prefix.rglob("*") if not path.is_dir()] == ["tcpwatch.service.edited"]
 
 
+COMPLETIONS = (
+    "usr/local/share/bash-completion/completions/tcpwatch",
+    "usr/local/share/zsh/site-functions/_tcpwatch",
+    "usr/local/share/fish/vendor_completions.d/tcpwatch.fish",
+)
+
+
+def test_completion_scripts_are_installed_and_removed(tree: Path, tmp_path: Path) -> None:
+    assert install(tree, tmp_path).returncode == 0
+    for name, shell in zip(COMPLETIONS, ("bash", "zsh", "fish"), strict=True):
+        printed = run(tmp_path / "usr/local/bin/tcpwatch", "completion", shell).stdout
+        assert printed and (tmp_path / name).read_text() == printed
+    assert install(tree, tmp_path, "--remove").returncode == 0
+    assert [path for path in tmp_path.rglob("*") if not path.is_dir()] == []
+
+
+@needs_root
+@pytest.mark.skipif(not Path("/usr/share/bash-completion/bash_completion").exists(), reason="needs bash-completion")
+def test_bash_finds_the_installed_script(tree: Path) -> None:
+    """By bash-completion, with `sudo` before the command."""
+    script = (
+        f"'{tree}/scripts/install' 2>/dev/null; PATH=/usr/local/bin:$PATH\n"
+        ". /usr/share/bash-completion/bash_completion\n"
+        'COMP_LINE="sudo tcpwatch sockets --min-i" COMP_WORDS=(sudo tcpwatch sockets --min-i) COMP_CWORD=3\n'
+        'COMP_POINT=${#COMP_LINE}; _completion_loader sudo; _sudo sudo; echo "${COMPREPLY[@]}"'
+    )
+    assert run("bash", "-c", script, before=SYSTEM).stdout == "--min-idle\n"
+
+
 def test_removing_what_is_not_there(tree: Path, tmp_path: Path) -> None:
     removed = install(tree, tmp_path, "--remove")
     assert removed.returncode == 0

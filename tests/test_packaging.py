@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from recording_files import write
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -54,3 +56,30 @@ def test_the_wheel_works_from_a_clean_environment(wheel: Path, tmp_path: Path) -
     )
     found = subprocess.run([python, "-I", "-c", program], capture_output=True, text=True, check=True).stdout.strip()
     assert found.startswith(str(environment)) and (Path(found) / "include/linux/types.h").exists()
+
+
+def test_recordings_are_read_where_only_pip_installs(wheel: Path, tmp_path: Path) -> None:
+    """As on a laptop: without the distribution's packages, so without bcc."""
+    environment = tmp_path / "venv"
+    subprocess.run(["/usr/bin/python3", "-m", "venv", str(environment)], check=True)
+    python = environment / "bin/python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", wheel], check=True, capture_output=True)
+    write(tmp_path / "x.tw")
+
+    def tcpwatch(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [environment / "bin/tcpwatch", *arguments], capture_output=True, text=True, cwd=tmp_path,
+            env={**os.environ, "CACHE_DIRECTORY": str(tmp_path)},
+        )  # fmt: skip
+
+    for command in ("report", "replay"):
+        shown = tcpwatch(command, "x.tw")
+        assert (shown.returncode, shown.stderr) == (0, "") and shown.stdout
+    live = tcpwatch("--duration", "1")
+    assert (live.returncode, live.stdout) == (1, "")
+    message, hint = live.stderr.splitlines()[-2:]
+    if os.geteuid() == 0:
+        assert message.startswith("tcpwatch: the Python package bcc is missing")
+        assert hint.startswith("Hint: sudo apt-get install python3-bpfcc")
+    else:
+        assert "needs root" in message

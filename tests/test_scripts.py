@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from recording_files import write
 from trees import (
     AS_NOBODY,
     PATIENCE_S,
@@ -108,6 +109,34 @@ def test_a_user_without_root_at_first(public: Path, tmp_path: Path) -> None:
         assert_in_words(shown, "needs root", f"sudo {tree}/scripts/{name} --port 3306")
     shown = run(*AS_NOBODY, tree / "scripts/tcpwatch", before=packages(tmp_path, HAS_NO_PACKAGES))
     assert_in_words(shown, "installing python3-bpfcc python3-click python3-tabulate python3-venv needs root", "sudo")
+
+
+@needs_root
+def test_reading_from_a_clone_needs_neither_root_nor_bcc(public: Path, tmp_path: Path) -> None:
+    tree = copy_tree(public / "tree")
+    write(public / "x.tw")
+    (public / "x.tw").chmod(0o644)
+    before = packages(tmp_path, HAS_NO_PACKAGES) + "\n" + OWN.format("/usr/lib/python3/dist-packages", "bcc -r")
+    for arguments in (["report", public / "x.tw"], ["replay", public / "x.tw"], ["--help"], ["record", "-h"], ["-V"],
+                      ["completion", "bash"], ["help", "report"]):  # fmt: skip
+        shown = run(*AS_NOBODY, tree / "scripts/tcpwatch", *arguments, before=before)
+        assert (shown.returncode, shown.stderr) == (0, ""), arguments
+        assert shown.stdout
+    assert not (tree / ".venv").exists() and not list(tree.rglob("__pycache__"))
+    completed = run(
+        *AS_NOBODY, tree / "scripts/tcpwatch", before=before,
+        _TCPWATCH_COMPLETE="bash_complete", COMP_WORDS="tcpwatch repl", COMP_CWORD="1",
+    )  # fmt: skip
+    assert (completed.stdout, completed.stderr) == ("plain,replay\n", "")
+
+
+@needs_root
+@pytest.mark.parametrize("module", ["click", "tabulate"])
+def test_reading_from_a_clone_says_what_it_needs(public: Path, module: str) -> None:
+    tree = copy_tree(public / "tree")
+    hidden = OWN.format("/usr/lib/python3/dist-packages", f"{module}* -r")
+    shown = run(*AS_NOBODY, tree / "scripts/tcpwatch", "report", "x.tw", before=hidden)
+    assert_in_words(shown, "has no module click or tabulate", "sudo apt install python3-click python3-tabulate")
 
 
 def test_a_user_with_a_clone_of_their_own(tree: Path) -> None:

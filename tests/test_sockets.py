@@ -18,28 +18,36 @@ from tracer.analysis.keepalive_time import keepalive_for
 from tracer.analysis.risk import at_risk
 from tracer.kernel import host
 from tracer.kernel import sockets as walk
+from tracer.kernel.holders import Held
+from tracer.kernel.processes import Process
 from tracer.kernel.program.btf import KernelTypes
-from tracer.kernel.wire import Decoder
+from tracer.kernel.socket_records import SocketRecords
 from tracer.model.errors import TcpwatchError
 from tracer.model.filters import Filter
 from tracer.model.sockets import Socket, longest_silence_first, to_json
-from tracer.output.sockets import about_sockets, risks_as_text, sockets_as_json, sockets_as_text
+from tracer.output.rows import columns_of
+from tracer.output.sockets import View, about_sockets, sockets_as_json, sockets_as_text
+from tracer.output.sockets_risk import risks_as_text
 
-DECODER = Decoder(hz=250, reasons={}, key=b"k" * 16)
-KEEPALIVE_TIMER, WAITS, ACCEPTED = 100, 64, 32
+KEEPALIVE_TIMER, WAITS, ACCEPTED, HAS_WAITER = 100, 64, 32, 512
 HZ = 250
 OFF: dict[str, Any] = {"keepalive": False, "timer": None, "timer_ms": None, "attempt": None}
 
 
+ORDINARY = {"type": 8, "pending": 0, "unacked": 0, "since_sent": 2053, "since_data": 2100, "silent": 2052}
+
+
+def decode_all(data: bytes, held: Held | None = None, **options: Any) -> list[Socket]:
+    return list(SocketRecords(HZ, held or {}, 100 * SECOND, cgroup_path=lambda _: "/a", **options).decode(data))
+
+
 def decode(**members: Any) -> Socket:
-    ordinary = {"type": 8, "pending": 0, "unacked": 0, "since_sent": 2053, "since_data": 2100, "silent": 2052}
-    data = record(**{**ordinary, **members})
-    event, _ = DECODER.decode(data, 100 * SECOND)
-    return DECODER.socket(data, event)
+    (found,) = decode_all(record(**{**ORDINARY, **members}))
+    return found
 
 
 def test_a_waiting_client() -> None:
-    found = decode(flags=1 | 2 | WAITS, timer=KEEPALIVE_TIMER, timer_in=1_700_000, unread=0)
+    found = decode(flags=1 | 2 | WAITS | HAS_WAITER, timer=KEEPALIVE_TIMER, timer_in=1_700_000, unread=0)
     assert to_json(found) == {
         "time": "1970-01-01T00:01:45.000000Z",
         "family": 4,
@@ -50,11 +58,13 @@ def test_a_waiting_client() -> None:
         "netns": 4026532000,
         "state": "ESTABLISHED",
         "accepted": False,
+        "inode": 4711,
         "silent_ms": 8208,
         "since_sent_ms": 8212,
         "since_received_ms": 8400,
         "waiting": True,
         "waiting_ms": 8212,
+        "has_reader": True,
         "unacked_bytes": 0,
         "unread_bytes": 0,
         "snd_wnd": 65536,
@@ -89,6 +99,39 @@ def test_timers_have_the_names_that_ss_gives_them(number: int, name: str) -> Non
     assert (found.timer, found.timer_ms, found.attempt) == (name, 3032, 4)
 
 
+def test_the_owner_and_the_trouble_of_each_socket() -> None:
+    php, node = Process(8506, "php", None), Process(8600, "MainThread", "node")
+    data = b"".join(
+        (
+            record(**ORDINARY, sk=1, inode=11, cgroup=5),
+            record(**ORDINARY, sk=2, inode=12),
+            record(**{**ORDINARY, "type": 9}, sk=2, inode=12, found_like=1, attempt=4, timer_in=500),
+            record(**ORDINARY, sk=3, inode=0),
+            record(type=0, sk=4),
+        )
+    )
+    first, second, orphan = decode_all(data, {11: (php,), 12: (php, node)})
+    assert (first.pid, first.comm, first.pids, first.cgroup) == (8506, "php", [8506], "/a")
+    assert (second.pid, second.pids, second.cgroup) == (8506, [8506, 8600], None)
+    assert (orphan.pid, orphan.pids, orphan.inode) == (None, None, None)
+    assert first.trouble is None and orphan.trouble is None
+    assert second.trouble is not None
+    assert (second.trouble.event, second.trouble.kind, second.trouble.timer_ms) == ("found", "retransmit", 2000)
+    assert "trouble" not in to_json(second)
+
+
+def test_filters_of_processes_and_of_silence() -> None:
+    data = record(**ORDINARY, inode=11) + record(**{**ORDINARY, "silent": 10}, inode=12)
+    held: Held = {11: (Process(8506, "php", None),), 12: (Process(8600, "MainThread", "node"),)}
+
+    def pids(wanted: Filter) -> list[int | None]:
+        return [each.pid for each in decode_all(data, held, wanted=wanted.of_any_connection().chooses)]
+
+    assert pids(Filter(pids=frozenset({8506}))) == [8506]
+    assert pids(Filter(comms=frozenset({"node"}))) == [8600]
+    assert pids(Filter(min_idle_ms=1000)) == [8506]
+
+
 def test_without_a_timer_there_is_nothing_to_count() -> None:
     found = decode(timer=0, timer_in=0, attempt=0)
     assert (found.timer, found.timer_ms, found.attempt) == (None, None, None)
@@ -117,42 +160,184 @@ def test_a_line_is_what_json_makes_of_it(data: st.DataObject) -> None:
     known: dict[str, Any] = {
         field.name: data.draw(st.none() | values[str(field.type).removesuffix(" | None")])
         for field in fields(Socket)
-        if field.name != "time_ns"
+        if field.name not in ("time_ns", "trouble")
     }
     found = Socket(time_ns=START, **known)
     assert list(sockets_as_json([found])) == [json.dumps(to_json(found), separators=(",", ":")) + "\n"]
 
 
+def text_of(*found: Socket, **options: Any) -> str:
+    return "".join(sockets_as_text(found, View(hz=HZ, **options)))
+
+
 def cells(row: str) -> list[str]:
-    return [cell for cell in row.split("  ") if cell]
+    return [cell.strip() for cell in row.split("  ") if cell.strip()]
 
 
-def test_the_table() -> None:
-    text = sockets_as_text(
-        [
-            socket(silent_ms=3_720_000, timer_ms=3_480_000),
-            socket(timer="on", timer_ms=3032, attempt=4, unacked_bytes=527, soft_error="EHOSTUNREACH"),
-            socket(timer="persist", timer_ms=5200, attempt=0, unsent_bytes=717_656, unread_bytes=3),
-            socket(**OFF, state="CLOSE_WAIT", waiting=True, waiting_ms=5800, silent_ms=None, pid=None, comm=None),
-            socket(family=6, laddr="fd66:1::2", raddr="fd66:2::2", comm="a\x1bb", pids=[8506, 8507]),
-            socket(keepalive_idle_s=90, keepalive_interval_s=5400, keepalive_probes=3),
-        ]
+def test_a_row_for_each_connection() -> None:
+    text = text_of(
+        socket(silent_ms=3_720_000, timer_ms=3_480_000),
+        socket(timer="on", timer_ms=3032, attempt=4, unacked_bytes=527, soft_error="EHOSTUNREACH"),
+        socket(timer="persist", timer_ms=5200, attempt=0, unsent_bytes=717_656, unread_bytes=3, snd_wnd=0),
+        socket(**OFF, state="CLOSE_WAIT", waiting=True, waiting_ms=5800, silent_ms=None, pid=None, comm=None),
+        socket(family=6, laddr="fd66:1::2", raddr="fd66:2::2", comm="a\x1bb", pids=[8506, 8507]),
+        socket(keepalive_idle_s=90, keepalive_interval_s=5400, keepalive_probes=3),
+        socket(attempt=1, timer_ms=40_000),
+        each=True,
+        width=84,
     )
-    heading, *rows = text.splitlines()
-    assert heading.split() == ["LOCAL", "REMOTE", "STATE", "SILENT", "TIMER", "KEEPALIVE", "OWNER"]
     ends = ["10.66.1.2:33356", "10.66.2.2:3306"]
-    assert [[cell.strip() for cell in cells(row)] for row in rows] == [
-        [*ends, "ESTABLISHED", "1h02m", "58m00s", "2h+9x75s", "php[8506]"],
-        [*ends, "ESTABLISHED", "1m00s", "on 3.0s #4", "2h+9x75s", "php[8506] (527 unacked, EHOSTUNREACH)"],
-        [*ends, "ESTABLISHED", "1m00s", "persist 5.2s", "2h+9x75s", "php[8506] (700K unsent, 3 unread)"],
-        [*ends, "CLOSE_WAIT", "-", "-", "off", "- (waiting 5.8s)"],
-        ["[fd66:1::2]:33356", "[fd66:2::2]:3306", "ESTABLISHED", "1m00s", "1h59m", "2h+9x75s", "a\\x1bb[8506] +1"],
-        [*ends, "ESTABLISHED", "1m00s", "1h59m", "90s+3x1h30m", "php[8506]"],
+    assert [cells(row) for row in text.splitlines()] == [
+        ["LOCAL", "REMOTE", "SILENT", "WAITING", "KEEPALIVE", "OWNER"],
+        [*ends, "1m00s", "-", "2h+9x75s", "php[8506]"],
+        ["4 retransmissions unanswered, next in 3.0s, 527 B unacked, EHOSTUNREACH"],
+        [*ends, "1h02m", "-", "2h+9x75s", "php[8506]"],
+        [*ends, "1m00s", "-", "2h+9x75s", "php[8506]"],
+        ["closed window, next probe in 5.2s, 700 KB unsent, 3 B unread"],
+        [*ends, "-", "5.8s", "off", "-", "CLOSE_WAIT"],
+        ["[fd66:1::2]:33356", "[fd66:2::2]:3306", "1m00s", "-", "2h+9x75s", "a\\x1bb[8506] +1"],
+        [*ends, "1m00s", "-", "90s+3x1h30m", "php[8506]"],
+        [*ends, "1m00s", "-", "2h+9x75s", "php[8506]"],
+        ["1 keepalive probe unanswered, next in 40.0s"],
     ]
 
 
-def shown(*found: Socket, ttl_s: float = 3600) -> str:
-    return risks_as_text(at_risk(found, ttl_s, HZ), ttl_s, HZ)
+LONG6 = {
+    "family": 6,
+    "laddr": "2001:db8:85a3:8d3:1319:8a2e:370:7348",
+    "raddr": "2001:db8:85a3:8d3:1319:8a2e:370:7349",
+}
+WORST4: dict[str, Any] = {"laddr": "192.168.100.100", "lport": 60999, "raddr": "192.168.200.200", "rport": 65535}
+
+
+@pytest.mark.parametrize("each", [False, True], ids=["groups", "each"])
+def test_a_long_pair_stands_alone_and_widens_no_other_row(each: bool) -> None:
+    short = [socket(lport=number, comm=f"app{number}", rport=3306 + number) for number in range(1, 4)]
+    alone = text_of(*short, each=each)
+    together = text_of(*short, socket(**LONG6, silent_ms=1), each=each).splitlines()
+    assert alone.splitlines() == together[:4]
+    assert "[2001:db8:85a3:8d3:1319:8a2e:370:7349]:3306" in together[4]
+    assert cells(together[5])[:3] == ["1ms", "-", "2h+9x75s"]
+    assert together[5].index("1ms") == together[1].index("1m00s")
+
+
+@pytest.mark.parametrize("each", [False, True], ids=["groups", "each"])
+@pytest.mark.parametrize("is_terminal", [False, True], ids=["pipe", "terminal"])
+def test_ipv4_fits_eighty_columns(each: bool, is_terminal: bool) -> None:
+    trouble: dict[str, Any] = {
+        "timer": "on", "timer_ms": 100_000, "attempt": 12, "unacked_bytes": 99_999, "unsent_bytes": 2**31,
+        "unread_bytes": 2**31, "soft_error": "EHOSTUNREACH", "silent_ms": 59_000, "state": "CLOSE_WAIT",
+    }  # fmt: skip
+    found = [
+        socket(**WORST4, comm="pgbouncer", pid=4_194_303),
+        socket(**WORST4, **trouble, comm="pgbouncer", pid=4_194_303),
+        socket(**{**WORST4, "lport": 65535}, comm="nginx", accepted=True),
+        socket(waiting=True, waiting_ms=100 * 3_600_000, keepalive_idle_s=3660, keepalive_interval_s=3661),
+    ]
+    for line in text_of(*found, each=each, is_terminal=is_terminal).splitlines():
+        assert len(line) <= 80, line
+    ttl = risks_as_text(at_risk(found, 3600, HZ), 3600, View(hz=HZ, each=each, is_terminal=is_terminal))
+    sentences = [line for line in "".join(ttl).splitlines() if not line.startswith("    sudo ")]
+    assert max(map(len, sentences)) <= 80
+
+
+@pytest.mark.parametrize("each", [False, True], ids=["groups", "each"])
+@pytest.mark.parametrize("name", ["x" * 200, "\x1b[2J" * 20, "名" * 60, "e\u0301" * 60])
+def test_a_terminal_shortens_names_last(name: str, each: bool) -> None:
+    found = [socket(comm=name, rport=port) for port in (1, 2)]
+    for width in (60, 80, 132):
+        lines = text_of(*found, each=each, width=width, is_terminal=True).splitlines()
+        assert all(columns_of(line) <= width for line in lines)
+        assert "10.66.2.2:1" in "\n".join(lines) and "2h+9x75s" in "\n".join(lines)
+        assert "…" in "\n".join(lines) or columns_of(name) < width
+    assert "…" not in text_of(*found, each=each, width=80), "a pipe has room"
+
+
+def test_a_wide_terminal_is_used() -> None:
+    row = socket(timer="on", timer_ms=3032, attempt=4, unacked_bytes=527)
+    assert len(text_of(row, each=True, width=80).splitlines()) == 3
+    assert len(text_of(row, each=True, width=140).splitlines()) == 2
+
+
+def test_a_pool_is_one_row_and_what_hangs_comes_first() -> None:
+    pool = {"comm": "pgbouncer", "pid": 30903, "raddr": "10.77.2.3", "rport": 5432}
+    hanging: dict[str, Any] = {"timer": "on", "attempt": 9, "unacked_bytes": 34, "stuck_ms": 107_000}
+    text = text_of(
+        *(socket(comm="php", silent_ms=90_000_000) for _ in range(3)),
+        *(socket(**pool, lport=number, silent_ms=number) for number in range(1, 498)),
+        socket(**pool, **hanging),
+        socket(**pool, waiting=True, waiting_ms=130_000),
+        socket(**pool, state="CLOSE_WAIT", **OFF),
+    )
+    heading, first, *note, last = text.splitlines()
+    assert cells(heading) == ["OWNER → SERVICE × CONNECTIONS", "SILENT", "WAITING", "KEEPALIVE"]
+    assert cells(first) == ["pgbouncer[30903] → 10.77.2.3:5432 × 500", "1ms–1m00s", "2m10s", "mixed"]
+    assert " ".join(line.strip() for line in note) == (
+        "1 retransmitting, 1 waiting for a reply, 9 retransmissions unanswered, 1 CLOSE_WAIT, keepalive off on 1, "
+        "34 B unacked"
+    )
+    assert cells(last) == ["php[8506] → 10.66.2.2:3306 × 3", "1d01h", "-", "2h+9x75s"]
+
+
+def test_of_each_connection_too_what_hangs_comes_first() -> None:
+    hanging: dict[str, Any] = {"timer": "on", "attempt": 9, "unacked_bytes": 34, "silent_ms": 3}
+    found = [socket(lport=1, silent_ms=9000), socket(lport=2, silent_ms=8000), socket(lport=3, **hanging)]
+    rows = [row for row in text_of(*found, each=True).splitlines() if row.startswith("10.")]
+    assert [row.split()[0] for row in rows] == ["10.66.1.2:3", "10.66.1.2:1", "10.66.1.2:2"]
+
+
+def test_what_is_remarkable_is_never_shortened() -> None:
+    pool = [socket(state=state, lport=number) for number, state in enumerate(["CLOSE_WAIT", "FIN_WAIT2", "SYN_SENT"])]
+    trouble: dict[str, Any] = {"timer": "on", "attempt": 9, "unacked_bytes": 34, "unsent_bytes": 99_999}
+    text = text_of(*pool, socket(**trouble, **{"keepalive": False}), width=60, is_terminal=True)
+    assert "…" not in text and "97" not in text and "99999 B unsent" in " ".join(text.split())
+
+
+def test_many_workers_are_one_group() -> None:
+    text = text_of(*(socket(comm="gunicorn", pid=pid, pids=[pid], lport=pid) for pid in range(1, 201)))
+    assert cells(text.splitlines()[1])[0] == "gunicorn (200 processes) → 10.66.2.2:3306 × 200"
+
+
+def test_clients_of_a_local_service_are_one_group() -> None:
+    clients = [
+        socket(comm="sshd", pid=9, lport=22, raddr=f"10.0.0.{number}", rport=50000 + number, accepted=True)
+        for number in (1, 2, 2)
+    ]
+    assert cells(text_of(*clients).splitlines()[1])[0] == "sshd[9] port 22, from 2 clients × 3"
+    assert cells(text_of(clients[0]).splitlines()[1])[0] == "sshd[9] port 22, from 10.0.0.1"
+
+
+def test_many_servers_on_one_port_are_one_group() -> None:
+    servers = [socket(comm="prometheus", raddr=f"10.0.0.{number}", rport=9100) for number in range(200)]
+    (row,) = text_of(*servers).splitlines()[1:]
+    assert cells(row)[0] == "prometheus[8506] → port 9100 of 200 hosts × 200"
+    assert len(text_of(*servers[:8]).splitlines()) == 9
+
+
+def test_one_address_in_two_namespaces_is_two_services_only_if_it_is_local() -> None:
+    remote = [socket(netns=netns) for netns in (1, 2)]
+    local = [socket(netns=netns, laddr="127.0.0.1", raddr="127.0.0.1") for netns in (1, 2)]
+    accepted = [socket(netns=netns, accepted=True) for netns in (1, 2)]
+    assert [len(text_of(*found).splitlines()) - 1 for found in (remote, local, accepted)] == [1, 2, 2]
+
+
+def test_no_connection_is_no_text() -> None:
+    assert text_of() == text_of(each=True) == ""
+
+
+def shown(*found: Socket, ttl_s: float = 3600, each: bool = True, own_netns: int | None = None) -> str:
+    view = View(hz=HZ, each=each, width=300, own_netns=own_netns)
+    return "".join(risks_as_text(at_risk(found, ttl_s, HZ), ttl_s, view))
+
+
+def test_those_at_risk_are_grouped_too() -> None:
+    text = shown(*(socket(lport=number, silent_ms=number, **OFF) for number in range(1, 501)), each=False)
+    heading, columns, row, *_ = text.splitlines()
+    assert heading == "500 connections would be forgotten after 1h of silence. Keepalive is off."
+    assert cells(columns) == ["OWNER → SERVICE × CONNECTIONS", "SILENT"]
+    assert cells(row) == ["php[8506] → 10.66.2.2:3306 × 500", "1ms–500ms"]
+    late = shown(*(socket(silent_ms=number) for number in (1, 2)), each=False)
+    assert cells(late.splitlines()[2]) == ["php[8506] → 10.66.2.2:3306 × 2", "1ms–2ms", "2h+9x75s", "2h02m"]
 
 
 def test_each_kind_of_risk_has_its_sentence_and_its_table() -> None:
@@ -192,8 +377,11 @@ def test_what_helps_can_be_typed() -> None:
     helps = shown(
         socket(), socket(netns=4026532001, pids=None, pid=None), socket(**OFF), socket(keepalive_idle_own=True)
     )
-    assert "In network namespace 4026532000: nsenter -t 8506 -n sysctl -w net.ipv4.tcp_keepalive_time=60\n" in helps
-    assert "In network namespace 4026532001: sysctl -w net.ipv4.tcp_keepalive_time=60\n" in helps
+    value = "sysctl -w net.ipv4.tcp_keepalive_time=60\n"
+    assert f"In network namespace 4026532000:\n    sudo nsenter -t 8506 -n {value}" in helps
+    assert "In network namespace 4026532001:\n    sudo nsenter" not in helps
+    assert f"In network namespace 4026532001:\n    sudo {value}" in helps
+    assert f"In this network namespace:\n    sudo {value}" in shown(socket(), own_netns=4026532000)
     assert (
         "The application has to set SO_KEEPALIVE, and TCP_KEEPIDLE=60 or net.ipv4.tcp_keepalive_time=60.\n" in helps
     )
@@ -271,11 +459,17 @@ def test_nothing_at_risk_is_no_text() -> None:
 
 def test_what_is_said_beside_the_rows() -> None:
     found = [socket(), socket(netns=1, keepalive_idle_s=60, timer_ms=0)]
-    assert list(about_sockets(found, found, None)) == ["2 connections in 2 network namespaces"]
-    first, hedge = about_sockets(found, at_risk(found, 90.5, HZ), 90.5)
+    assert list(about_sockets(found, found, View(hz=HZ))) == ["2 connections in 2 network namespaces"]
+    first, hedge = about_sockets(found, at_risk(found, 90.5, HZ), View(hz=HZ, ttl_s=90.5))
     assert first.startswith("1 of 2 connections in 2 network namespaces would be dropped by a firewall")
     assert first.endswith("with an idle timeout of 90.5s")
     assert "not visible from this host" in hedge
+    assert list(about_sockets(found, [], View(hz=HZ, stuck=True))) == [
+        "nothing hangs: 2 connections in 2 network namespaces"
+    ]
+    assert list(about_sockets(found, found[:1], View(hz=HZ, stuck=True))) == [
+        "1 of 2 connections in 2 network namespaces hang now"
+    ]
 
 
 def test_every_namespace_by_process_and_by_mount(tmp_path: Path) -> None:
@@ -323,6 +517,7 @@ def test_a_kernel_without_the_iterator_is_told(monkeypatch: pytest.MonkeyPatch) 
     [
         (["--at-risk", "soon"], "invalid duration 'soon'"),
         (["--at-risk", "0s"], "--at-risk must be greater than zero"),
+        (["--at-risk", "1h", "--stuck"], "--stuck and --at-risk are mutually exclusive"),
         (["-e", "retransmit"], "--event cannot be used with sockets"),
         (["--port", "0"], "invalid port"),
     ],

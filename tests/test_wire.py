@@ -24,7 +24,7 @@ def decode(**members: object) -> tuple[Event, Owner]:
 
 
 def test_what_is_unpacked_by_place_is_in_the_order_of_the_layout() -> None:
-    state = wire._socket(record(flags=1, state=1, ca_state=4, backoff=2, retries=15, syn_linear=3)[PLACE], 250)
+    state = wire.socket_state(record(flags=1, state=1, ca_state=4, backoff=2, retries=15, syn_linear=3)[PLACE], 250)
     assert state[1:] == (True, False, details.SocketMembers(1, 1, 4, 2, 15, 3))
 
 

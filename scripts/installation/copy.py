@@ -60,14 +60,25 @@ def try_out(fresh: Path) -> str:
         raise InstallError(
             f"{fresh.parent} is mounted noexec, so no program can run there", f"findmnt --target {fresh.parent}"
         )
-    done = subprocess.run([_PYTHON, "-I", fresh / "bin/tcpwatch", "--version"], capture_output=True, text=True)
+    return _answer(fresh, "--version").strip()
+
+
+def completion(fresh: Path, shell: str) -> bytes:
+    """The completion script for a shell. Raises InstallError where the copy does not run."""
+    return _answer(fresh, "completion", shell).encode()
+
+
+def _answer(fresh: Path, *arguments: str) -> str:
+    """What the copy prints on standard output."""
+    command = [_PYTHON, "-I", str(fresh / "bin/tcpwatch"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         print(done.stderr, file=sys.stderr)
         raise InstallError(
             "the new copy does not run, so nothing was changed",
             "sudo apt-get install python3-bpfcc python3-click python3-tabulate",
         )
-    return done.stdout.strip()
+    return done.stdout
 
 
 def _modules(tree: Path) -> Iterator[Path]:

@@ -32,12 +32,14 @@ def install(tree: Path, places: Places) -> None:
         unit.record(fresh).write_text(f"{unit.digest(shipped)}\n", encoding="ascii")
         copy.fill(fresh, tree, places)
         version = copy.try_out(fresh)
+        completions = {path: copy.completion(fresh, shell) for shell, path in places.completions.items()}
         keeps = unit.is_edited(places, shipped)
         unit_target = unit.shipped_copy(places) if keeps else places.unit
         staged = {
             places.manual: files.stage_file(places.manual, (tree / "docs/tcpwatch.8").read_bytes()),
             unit_target: files.stage_file(unit_target, shipped),
             places.command: files.stage_link(places.command, places.home / "bin/tcpwatch"),
+            **{path: files.stage_file(path, script) for path, script in completions.items()},
         }
         for path in staged.values():
             leftovers.callback(path.unlink, missing_ok=True)
@@ -81,7 +83,8 @@ def _take_away(places: Places, edited: bool) -> Iterator[Path]:
         kept = places.unit.with_name(f"{places.unit.name}.edited")
         places.unit.replace(kept)
         _say(f"kept your edited {places.unit} as {kept}")
-    for path in (places.command, places.manual, places.unit, unit.shipped_copy(places)):
+    completions = places.completions.values()
+    for path in (places.command, places.manual, places.unit, unit.shipped_copy(places), *completions):
         if os.path.lexists(path):
             path.unlink()
             yield path

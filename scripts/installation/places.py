@@ -44,6 +44,16 @@ class Places:
         return self.root / "usr/local/lib/systemd/system/tcpwatch.service"
 
     @property
+    def completions(self) -> dict[str, Path]:
+        """The completion scripts, by shell. Each shell looks there by itself, for the name of the command."""
+        share = self.root / "usr/local/share"
+        return {
+            "bash": share / "bash-completion/completions/tcpwatch",
+            "zsh": share / "zsh/site-functions/_tcpwatch",
+            "fish": share / "fish/vendor_completions.d/tcpwatch.fish",
+        }
+
+    @property
     def cache(self) -> Path:
         """The compiled programs that tcpwatch stores."""
         return self.root / "var/cache/tcpwatch"
@@ -61,7 +71,8 @@ class Places:
 
     def parents(self) -> list[Path]:
         """The directories that the parts are put into."""
-        return [path.parent for path in (self.home, self.command, self.manual, self.unit)]
+        parts = (self.home, self.command, self.manual, self.unit, *self.completions.values())
+        return [path.parent for path in parts]
 
 
 def refuse_foreign(places: Places) -> None:

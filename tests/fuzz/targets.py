@@ -22,9 +22,11 @@ from stories import story
 from tracer.analysis.idle_timeouts import IdleTimeouts
 from tracer.analysis.risk import at_risk
 from tracer.analysis.stalls import StallTracker
+from tracer.analysis.stuck import mark
 from tracer.cli.options import cli_filter
 from tracer.kernel.layout import SIZE
 from tracer.kernel.program.ring import HEADER_BYTES
+from tracer.kernel.socket_records import SocketRecords
 from tracer.kernel.wire import Decoder, WireError
 from tracer.model.errors import TcpwatchError, UsageError
 from tracer.model.events import Batch, Event
@@ -35,7 +37,9 @@ from tracer.output.format import safe
 from tracer.output.jsonlines import JsonSink
 from tracer.output.page import Page
 from tracer.output.report import Report
-from tracer.output.sockets import risks_as_text, sockets_as_json, sockets_as_text
+from tracer.output.sockets import View, sockets_as_json, sockets_as_text
+from tracer.output.sockets_risk import risks_as_text
+from tracer.output.sockets_stuck import stuck_as_text
 from tracer.output.text import TextSink
 from tracer.recordings.header import Header, describe_filter, header_from_line
 from tracer.recordings.writer import RecordingWriter
@@ -84,14 +88,13 @@ def fields(data: bytes) -> None:
 def wire(data: bytes) -> None:
     """The bytes as what the ring buffer handed over, one record after the other; a live run of them."""
     records = [data[start : start + SIZE] for start in range(0, len(data), SIZE)]
-    events, sockets = [], []
+    events = []
     for record in records:
         try:
             event, _ = DECODER.decode(record, OFFSET_NS)
         except WireError as error:
             _check_text(safe(f"{error} {error.hint}"))
             continue
-        sockets.append(DECODER.socket(record, event))
         if event.event in EVENTS:
             events.append(event)
     _check_taken(records)
@@ -106,8 +109,14 @@ def wire(data: bytes) -> None:
     for sink in outputs.sinks:
         sink.close()
     outputs.check()
-    risky = at_risk(sockets, 3600.0, 250)
-    _check_text(sockets_as_text(sockets) + risks_as_text(risky, 3600.0, 250))
+    sockets = list(SocketRecords(250, {}, OFFSET_NS).decode(b"".join(records[: len(data) // SIZE])))
+    risky, hanging = at_risk(sockets, 3600.0, 250), mark(sockets, 250)
+    for each in (False, True):
+        view = View(hz=250, ttl_s=3600.0, each=each)
+        for lines in (
+            sockets_as_text(sockets, view), risks_as_text(risky, 3600.0, view), stuck_as_text(hanging, view)
+        ):  # fmt: skip
+            _check_text("".join(lines))
     for line in sockets_as_json([*sockets, *risky]):
         _check_json(line)
 

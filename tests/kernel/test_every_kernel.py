@@ -22,6 +22,7 @@ from typing import Any
 
 import capabilities
 import pytest
+from end_command import end
 from lab.disasters import Forger
 from listening import Listener
 from ss_comparison import compared, ss
@@ -495,6 +496,21 @@ def test_sockets_as_ss_shows_them() -> None:
         rows = compared(lab.client)
         assert rows[client.connected["lport"], 3306]["pid"] == client.pid
         assert rows[probing.connected["lport"], 3306]["keepalive_interval_s"] == 40
+
+
+def test_a_call_that_hangs_is_ended() -> None:
+    with (
+        Lab(retries2=15) as lab,
+        Server(lab.server, SERVER, 3306),
+        embedded_client(lab.client, SERVER, 3306) as client,
+    ):
+        assert client.ask("query")["ok"]
+        lab.drop_everything()
+        client.send("query")
+        wait_until(lambda: any((row["attempt"] or 0) > 2 for row in ss(lab.client).values()), PATIENCE_S, "it hangs")
+        done = end("--stuck", "--netns", lab.client.netns, "--yes")
+        assert done.stdout.startswith("ended "), done.stderr
+        assert client.answer()["error"] == "ECONNABORTED"
 
 
 def listener(lab: Lab, monkeypatch: pytest.MonkeyPatch, *, typed: bool, **options: Any) -> Listener:

@@ -33,6 +33,7 @@ from knob_trials import (
     through_pool,
     typed,
 )
+from typed import PATH
 
 from tracer.analysis.clients import CLIENTS, SERVERS
 from tracer.lab.mariadb import MariaDB
@@ -95,7 +96,8 @@ class Site:
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     assert CLIENT_LIBRARIES.exists(), f"{CLIENT_LIBRARIES} is missing: sudo scripts/test makes it"
-    with ExitStack() as stack:
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", PATH)  # with sudo
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tcpwatch-knobs-")))
         directory.chmod(0o755)
         lab = stack.enter_context(Lab(ttl_s=FORGETS_S, ports=PORTS))

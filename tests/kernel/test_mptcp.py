@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from stalling import Stalls, ended
+from typed import command_of, run
 
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Server, embedded_client
@@ -20,8 +21,7 @@ def test_a_subflow_that_dies_is_told_as_one_and_its_owner_is_the_connections(tmp
             begin = seen.wait_for(phase="begin", rport=3306)
             end = seen.wait_for(phase="end", rport=3306)
             assert not client.answered(), "the connection itself waits for another subflow"
-            (command,) = begin.advice or []
-            shown = lab.client.run(*command.rpartition(": nsenter -t ")[2].split(" -n ", 1)[1].split())
+            shown = run(command_of(begin.advice or [], "the subflows of this connection"))
         lport = client.connected["lport"]
     assert {each.mptcp for each in seen.of("retransmit", lport=lport)} == {True}
     assert (begin.pid, begin.comm, begin.orphan) == (client.pid, "worker", None)

@@ -125,7 +125,7 @@ def test_a_name_that_was_known_stays_and_no_command_has_the_number_of_the_dead(
     assert not any("pids" in each for each in left)
     closed = seen.of(event="state", new_state="FIN_WAIT1")[0]
     later = [stall for stall in seen.of(event="stall") if stall["ktime_ns"] >= closed["ktime_ns"]]
-    assert later and "nsenter" not in commands(later)
+    assert later and f"nsenter -t {pid} " not in commands(later)
     assert not any("pids" in each for each in later)
 
 

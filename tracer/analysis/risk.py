@@ -8,9 +8,7 @@ this end. Whether a connection waits depends on the moment, so it takes two look
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Sequence
-from functools import lru_cache
 
 from tracer.analysis.clients import HEARTBEATS, MAX_HEARTBEAT_S
 from tracer.analysis.timer_wheel import lateness
@@ -123,9 +121,6 @@ def _urgency(socket: Socket) -> tuple[bool, bool, bool, int]:
     return STRANDED not in reasons, WAITING not in reasons, KEEPALIVE_OFF not in reasons, -silent_ms
 
 
-@lru_cache(maxsize=4096)
 def is_local(laddr: str | None, raddr: str | None) -> bool:
     """Whether the connection does not leave this host: loopback, or the same address at both ends."""
-    if raddr is None or laddr == raddr:
-        return True
-    return ipaddress.ip_address(raddr).is_loopback
+    return raddr is None or laddr == raddr or raddr.startswith("127.") or raddr == "::1"

@@ -25,6 +25,7 @@ from tracer.cli.screen import page
 from tracer.model.errors import UsageError
 from tracer.model.filters import Filter
 from tracer.output.formats import EVENT_FORMATS
+from tracer.recordings.targets import STANDARD_OUTPUT
 from tracer.run.stopping import Stop
 
 if TYPE_CHECKING:
@@ -37,7 +38,14 @@ def live_options(command: Command) -> Command:
         buffer_option,
         resume_option,
         duration_option,
-        click.option("-w", "--write", "recording", type=types.RECORDING, metavar="FILE", help="Also record to FILE."),
+        click.option(
+            "-w",
+            "--write",
+            "recording",
+            type=types.RECORDING_BESIDE_OUTPUT,
+            metavar="FILE",
+            help="Also record to FILE.",
+        ),
         format_options(EVENT_FORMATS),
         verbose_option,
         all_option,
@@ -82,7 +90,9 @@ def trace(
     "-o", "--output", "recording", required=True, type=types.RECORDING, metavar="FILE", help="Record to FILE."
 )
 @click.option("--rotate-size", metavar="SIZE", type=types.SIZE, help="Start a new file at SIZE (100M, 1G) on disk.")
-@click.option("--rotate-every", metavar="DURATION", type=types.DURATION, help="Start a new file after 1h, 24h.")
+@click.option(
+    "--rotate-every", metavar="DURATION", type=types.DURATION_WITH_UNIT, help="Start a new file after 1h, 24h."
+)
 @click.option("--keep", type=click.IntRange(1), metavar="N", help="Keep only the newest N files that hold events.")
 @click.option(
     "--keep-size", metavar="SIZE", type=types.SIZE, help="Keep only the newest files, at most SIZE in total."
@@ -105,7 +115,8 @@ def record(
     """Record events to a file and print none. Requires root.
 
     The recording is JSON lines after a header (docs/recording-format.md). Only its owner can read it, also while it
-    grows. It is compressed if FILE ends in .gz or .zst. FILE may be a FIFO. An existing file is not overwritten.
+    grows. It is compressed if FILE ends in .gz or .zst. FILE may be a FIFO, or - for standard output. An
+    existing file is not overwritten.
 
     With --rotate-size, --rotate-every or --keep-size tcpwatch records a series of files and adds to each name the
     time at which the file was started: x.tw.gz becomes x-20261125T020000.123Z.tw.gz. --keep-size alone starts a new
@@ -116,8 +127,14 @@ def record(
     Examples:
       sudo tcpwatch record -o night.tw.gz --duration 12h
       sudo tcpwatch record -o /var/log/tcpwatch/x.tw.zst --keep-size 10G
+      ssh db1 sudo tcpwatch record -o - | tcpwatch replay -
     """
     rotation = rotation_of(rotate_size, rotate_every, keep, keep_size)
+    if rotation.is_wanted and recording == STANDARD_OUTPUT:
+        raise UsageError(
+            "a recording on standard output cannot continue in another file",
+            hint="tcpwatch record -o now.tw --rotate-size 100M",
+        )
     wanted = make_live_filter(filters, resume=resume)
     _require_room_for_header(rotation, wanted)
     stop = Stop(duration, reopens=True)

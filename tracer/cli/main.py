@@ -17,8 +17,12 @@ from click.core import ParameterSource
 
 from tracer import __version__
 from tracer.cli.check import check
+from tracer.cli.completion import completion
 from tracer.cli.demo import demo
+from tracer.cli.end import end
 from tracer.cli.failures import explain, print_traceback, thread_failed
+from tracer.cli.habits import suggestion
+from tracer.cli.help import help_command
 from tracer.cli.live import live_options, record, trace
 from tracer.cli.replay import replay, report
 from tracer.cli.sockets import sockets
@@ -41,7 +45,9 @@ Examples:
   tcpwatch report now.tw                  what stalled, why, what to change
   tcpwatch replay now.tw --rport 3306     show a recording, on any machine
   sudo tcpwatch sockets --at-risk 1h      what a 1h idle timeout would drop
+  sudo tcpwatch end --stuck               make calls that hang return now
   sudo tcpwatch demo                      reproduce the failure in 30 seconds
+  tcpwatch help record                    what a command does, with its options
 
 \b
 Columns:
@@ -96,7 +102,7 @@ def _own_errors() -> Iterator[None]:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @live_options
-@click.version_option(__version__, prog_name="tcpwatch")
+@click.version_option(__version__, "-V", "--version", prog_name="tcpwatch")
 @click.pass_context
 def cli(context: click.Context, /, **options: Any) -> None:
     """Find TCP connections that died while nobody was talking.
@@ -111,10 +117,11 @@ def cli(context: click.Context, /, **options: Any) -> None:
         trace(**options)
         return
     if any(context.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in context.params):
-        raise UsageError(f"options of {command} must follow its name", hint=f"tcpwatch {command} [OPTIONS]")
+        moved = suggestion(cli, context.obj) if context.obj is not None else None
+        raise UsageError(f"options of {command} must follow its name", hint=moved or f"tcpwatch {command} [OPTIONS]")
 
 
-for _command in (record, replay, report, sockets, check, demo):
+for _command in (record, replay, report, sockets, end, check, demo, completion, help_command):
     cli.add_command(_command)
 
 
@@ -132,7 +139,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run a command and report its errors. Returns the exit status."""
     try:
-        status = cli.main(args=arguments, prog_name="tcpwatch", standalone_mode=False)
+        status = cli.main(args=arguments, prog_name="tcpwatch", standalone_mode=False, obj=arguments)
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except TcpwatchError as error:
@@ -140,7 +147,7 @@ def run(arguments: list[str]) -> int:
         complain(error)
         return error.exit_status
     except click.ClickException as error:
-        complain(usage_error(error))
+        complain(usage_error(error, cli, arguments))
         return 2
     except (click.Abort, KeyboardInterrupt):
         return 0

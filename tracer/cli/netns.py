@@ -7,7 +7,8 @@ import os
 import stat
 from pathlib import Path
 
-from tracer.cli.types import Listed, shortened
+from tracer.cli.quantities import shortened
+from tracer.cli.types import Listed, each
 from tracer.model.errors import UsageError
 
 _NAMED_NETNS = Path("/run/netns")
@@ -58,4 +59,4 @@ def _namespace_kind(path: Path) -> int | None:
         os.close(descriptor)
 
 
-NAMESPACES = Listed("netns", parse_netns)
+NAMESPACES = Listed("netns", each(parse_netns))

@@ -11,6 +11,7 @@ import click
 
 from tracer.cli import types
 from tracer.cli.netns import NAMESPACES
+from tracer.cli.quantities import shortened
 from tracer.model.errors import UsageError
 from tracer.model.filters import Filter
 from tracer.model.kinds import EVENTS
@@ -19,13 +20,13 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 _FILTERS = (
     click.option("-p", "--port", "ports", multiple=True, metavar="PORT[,…]", type=types.PORTS,
-                 help="Port of either end."),
+                 help="Port of either end: number, name or range (3306-3310)."),
     click.option("--lport", "lports", multiple=True, metavar="PORT[,…]", type=types.PORTS,
                  help="Local port."),
     click.option("--rport", "rports", multiple=True, metavar="PORT[,…]", type=types.PORTS,
                  help="Remote port."),
-    click.option("--host", "hosts", multiple=True, metavar="ADDR|CIDR[,…]", type=types.HOSTS,
-                 help="Address or CIDR block of either end."),
+    click.option("--host", "hosts", multiple=True, metavar="ADDR|CIDR|NAME[,…]", type=types.HOSTS,
+                 help="Address, CIDR block or host name of either end. A name is resolved once."),
     click.option("-4", "ipv4", is_flag=True, help="IPv4 only, v4-mapped addresses included."),
     click.option("-6", "ipv6", is_flag=True, help="IPv6 only."),
     click.option("--pid", "pids", multiple=True, metavar="PID[,…]", type=types.PIDS,
@@ -39,6 +40,28 @@ _FILTERS = (
     click.option("--min-idle", metavar="DURATION", type=types.DURATION,
                  help="Only events of connections with a peer silent for at least DURATION (90s, 10m, 1h30m)."),
 )  # fmt: skip
+
+
+def _any_interface(context: click.Context, option: click.Parameter, interface: str | None) -> None:
+    """Accept `-i any`. Connections are not bound to another interface, so its name is refused."""
+    if interface in (None, "any") or context.resilient_parsing:
+        return
+    from tracer.cli.habits import suggestion
+
+    root = context.find_root()
+    line = suggestion(root.command, root.obj) if isinstance(root.command, click.Group) and root.obj else None
+    more = " --host 127.0.0.0/8,::1" if interface == "lo" else " (for fewer connections: --host or --netns)"
+    raise UsageError(
+        f"tcpwatch traces connections of all interfaces: -i {shortened(str(interface))} cannot be used",
+        hint=f"{line or 'tcpwatch'}{more}",
+    )
+
+
+_HABITS = (
+    click.option("-n", is_flag=True, hidden=True, expose_value=False),  # names are never resolved
+    click.option("-i", "interface", hidden=True, expose_value=False, callback=_any_interface),
+)
+"""Options of tcpdump that change nothing here."""
 
 FILTER_NAMES = (
     "ports", "lports", "rports", "hosts", "ipv4", "ipv6", "pids", "comms", "netns", "events", "min_idle",
@@ -80,7 +103,7 @@ html_option = click.option(
 
 def filter_options(command: Command) -> Command:
     """Add the FILTERS. The command gets them as options; `make_filter` turns these into a Filter."""
-    for option in reversed(_FILTERS):
+    for option in reversed((*_FILTERS, *_HABITS)):
         command = option(command)
     return command
 
@@ -91,16 +114,17 @@ def make_filter(options: dict[str, Any]) -> Filter:
     if given["ipv4"] and given["ipv6"]:
         raise UsageError("-4 and -6 are mutually exclusive", hint="leave both out to see both")
     wanted = Filter(
-        ports=frozenset(_joined(given["ports"])),
-        lports=frozenset(_joined(given["lports"])),
-        rports=frozenset(_joined(given["rports"])),
-        hosts=_joined(given["hosts"]),
+        ports=frozenset(_values(given["ports"])),
+        lports=frozenset(_values(given["lports"])),
+        rports=frozenset(_values(given["rports"])),
+        hosts=_values(given["hosts"]),
         family=4 if given["ipv4"] else 6 if given["ipv6"] else None,
-        netns=frozenset(_joined(given["netns"])),
-        pids=frozenset(_joined(given["pids"])),
-        comms=frozenset(_joined(given["comms"])),
-        events=frozenset(_joined(given["events"])),
+        netns=frozenset(_values(given["netns"])),
+        pids=frozenset(_values(given["pids"])),
+        comms=frozenset(_values(given["comms"])),
+        events=frozenset(_values(given["events"])),
         min_idle_ms=None if given["min_idle"] is None else max(1, round(given["min_idle"] * 1000)),
+        typed={name: texts for name in ("hosts", "netns") if (texts := _texts(given[name]))},
     )
     _require_possible(wanted)
     return wanted
@@ -139,7 +163,8 @@ def format_options(formats: Iterable[str]) -> Callable[[Command], Command]:
         for option in (
             *(click.option(f"--{name}", f"as_{name}", is_flag=True, help=f"Short for --format {name}.")
               for name in short),
-            click.option("--format", "format_name", type=click.Choice(names), help=_FORMAT_HELP[tuple(short)]),
+            click.option("--format", "format_name", type=click.Choice(names, case_sensitive=False),
+                         help=_FORMAT_HELP[tuple(short)]),
         ):  # fmt: skip
             run = option(run)
         return run  # type: ignore[return-value]
@@ -164,17 +189,21 @@ def _chosen(format_name: str | None, flags: Sequence[str]) -> str:
     return next(iter(typed.values()), "text")
 
 
-def _joined(lists: tuple[tuple[Any, ...], ...]) -> tuple[Any, ...]:
+def _values(lists: tuple[tuple[types.Word[Any], ...], ...]) -> tuple[Any, ...]:
     """The values of an option that was given several times."""
-    return tuple(value for values in lists for value in values)
+    return tuple(value for words in lists for word in words for value in word.values)
+
+
+def _texts(lists: tuple[tuple[types.Word[Any], ...], ...]) -> tuple[str, ...]:
+    """The values of an option as they were typed."""
+    return tuple(word.text for words in lists for word in words)
 
 
 def _require_possible(wanted: Filter) -> None:
     """Raise UsageError for filters that no connection can pass."""
     if wanted.hosts and wanted.family is not None and all(host.version != wanted.family for host in wanted.hosts):
-        host = str(wanted.hosts[0]).removesuffix("/32" if wanted.family == 6 else "/128")
         raise UsageError(
-            f"-{wanted.family} and --host {host} are mutually exclusive",
+            f"-{wanted.family} and --host {wanted.typed['hosts'][0]} are mutually exclusive",
             hint=f"leave -{wanted.family} out",
         )
     # One end has a port of --port. With --lport and --rport both ends are given, so one of these must be in --port.

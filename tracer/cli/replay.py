@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tracer.cli import types
 from tracer.cli.options import all_option, filter_options, format_options, html_option, make_filter, verbose_option
 from tracer.cli.screen import page
 from tracer.cli.time_option import Moment, make_window, window_options
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
     from tracer.output.sink import Sink
     from tracer.run.replay import Missing
 
-_files_argument = click.argument(
-    "files", nargs=-1, required=True, type=click.Path(path_type=Path, readable=False), metavar="FILE…"
-)
+_files_argument = click.argument("files", nargs=-1, required=True, type=types.RECORDED, metavar="FILE…")
 
 
 @click.command()

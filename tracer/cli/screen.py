@@ -37,7 +37,8 @@ def _program() -> str:
     """How to call this tcpwatch by sudo: its name, or the script of a clone that is not installed."""
     if shutil.which("tcpwatch") is not None or not os.access(_CLONE, os.X_OK):
         return "tcpwatch"
-    return str(_CLONE)
+    here = Path.cwd()
+    return str(_CLONE.relative_to(here) if _CLONE.is_relative_to(here) else _CLONE)
 
 
 def wants_colour() -> bool:

@@ -16,7 +16,8 @@ from typing import Any, Protocol, TypeVar
 
 import click
 
-from tracer.cli.types import Parsed, parse_duration, shortened
+from tracer.cli.quantities import parse_duration, shortened
+from tracer.cli.types import Parsed
 from tracer.model.errors import UsageError
 from tracer.model.window import Window
 from tracer.recordings.extent import Extent, can_be_read_twice, extent_of

@@ -1,77 +1,53 @@
-"""Types of option values: durations, sizes, ports, addresses and the other words that are typed.
+"""Types of option values: ports, processes, kinds of event, and the classes that wrap `parse_` functions for click.
 
-Each `parse_` function raises UsageError for invalid text, with the expected form. Each class wraps one for click.
+Each `parse_` function raises UsageError for invalid text, with the expected form.
 """
 
 from __future__ import annotations
 
 import difflib
-import ipaddress
 import os
 import re
 import socket
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
+from tracer.cli.expressions import WORDS
+from tracer.cli.hosts import parse_hosts
+from tracer.cli.quantities import is_number, parse_buffer_size, parse_duration, parse_size, shortened
 from tracer.model.errors import UsageError
-from tracer.model.filters import Network
-from tracer.model.kinds import EVENTS
+from tracer.model.kinds import EVENTS, Kind
+from tracer.recordings.targets import STANDARD_OUTPUT
 
 T = TypeVar("T")
 
-_DURATION = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?(?:(\d+(?:\.\d+)?)ms)?", re.ASCII)
-_DURATION_UNITS_S = (86400, 3600, 60, 1, 0.001)
-_DURATION_FORM = "expected 90s, 10m, 1h30m or 2d"
-_MAX_DURATION_S = 100 * 365 * 86400
-_SIZE = re.compile(r"(\d{1,9})([kMG]?)", re.ASCII)
-_SIZE_UNITS = {"": 1, "k": 1 << 10, "M": 1 << 20, "G": 1 << 30}
-_MIN_SIZE = 4096  # little more than a header
-_MIN_RING_BYTES, _MAX_RING_BYTES = 1 << 16, 1 << 30
 _MAX_PORT = 65535
 _MAX_PID = 4 * 1024 * 1024  # PID_MAX_LIMIT, include/linux/threads.h
-_MAX_SHOWN = 60
-"""Characters of an invalid value that an error repeats."""
-
-
-def parse_duration(text: str) -> float:
-    """Seconds of `90s`, `10m`, `1h30m`, `2d`, `800ms`. A number without a unit is invalid."""
-    match = _DURATION.fullmatch(text)
-    if not text or match is None:
-        hint = f"{text}s is in seconds, {text}m in minutes" if _is_number(text) else "10m"
-        raise UsageError(f"invalid duration {shortened(text)!r} ({_DURATION_FORM})", hint=shortened(hint))
-    parts = zip(match.groups(), _DURATION_UNITS_S, strict=True)
-    total_s = sum(float(part) * unit_s for part, unit_s in parts if part is not None)
-    if total_s > _MAX_DURATION_S:
-        raise UsageError(f"duration {shortened(text)!r} is longer than 100 years ({_DURATION_FORM})", hint="2d")
-    return total_s
-
-
-def parse_size(text: str) -> int:
-    """Bytes of `500k`, `100M`, `1G`, at least 4k."""
-    match = _SIZE.fullmatch(text)
-    size = int(match[1]) * _SIZE_UNITS[match[2]] if match is not None else 0
-    if size < _MIN_SIZE:
-        raise UsageError(f"invalid size {shortened(text)!r} (expected at least 4k)", hint="500k, 100M or 1G")
-    return size
-
-
-def parse_buffer_size(text: str) -> int:
-    """Bytes of the kernel's ring buffer: the size that was typed, rounded up to a power of two."""
-    try:
-        size = parse_size(text)
-    except UsageError:
-        size = 0
-    if not _MIN_RING_BYTES <= size <= _MAX_RING_BYTES:
-        raise UsageError(f"invalid buffer size {shortened(text)!r} (expected 64k to 1G)", hint="--buffer-size 64M")
-    return int(1 << (size - 1).bit_length())
+_RANGE = re.compile(r"(\d*)[-:](\d*)", re.ASCII)
+_EVENTS_OF_WORDS = {
+    "retransmission": Kind.RETRANSMIT, "retrans": Kind.RETRANSMIT, "probe": Kind.KEEPALIVE, "rst": Kind.RESET,
+    "resumed": Kind.RESUME, "window": Kind.WINDOW_PROBE, "wait": Kind.WAITING, "states": Kind.STATE,
+}  # fmt: skip
+"""Other words for kinds of event."""
+_EVENTS_OF_LINES = {
+    **dict.fromkeys(("rto", "tlp", "fast", "syn", "synack", "fin"), Kind.RETRANSMIT),
+    **dict.fromkeys(("etimedout", "econnreset", "timeout", "timed-out"), Kind.ERROR),
+    **dict.fromkeys(("window?", "persist"), Kind.WINDOW_PROBE),
+    **dict.fromkeys(("established", "close", "connect"), Kind.STATE),
+    "idle": Kind.FOUND,
+}  # fmt: skip
+"""Words of the output that are only a part of a kind of event."""
 
 
 def parse_port(text: str) -> int:
     """A number from 1 to 65535, or a name of /etc/services."""
-    if _is_number(text):
+    if is_number(text):
         if len(text) <= len(str(_MAX_PORT)) and 1 <= int(text) <= _MAX_PORT:
             return int(text)
     else:
@@ -79,44 +55,60 @@ def parse_port(text: str) -> int:
             return socket.getservbyname(text, "tcp")
         except (OSError, ValueError):
             pass
-    raise UsageError(
-        f"invalid port {shortened(text)!r} (expected 1 to {_MAX_PORT}, or a name of /etc/services)",
-        hint="--port 3306,11300",
+    raise _invalid_port(text)
+
+
+def parse_ports(text: str) -> range:
+    """A port as `parse_port` takes it, or a range: `3306-3310`."""
+    match = _RANGE.fullmatch(text)
+    if match is None:
+        port = parse_port(text)
+        return range(port, port + 1)
+    first, last = (parse_port(end) if end else 0 for end in match.groups())
+    if not 0 < first <= last or "-" not in text:
+        low, high = (min(first, last), max(first, last)) if first and last else (first or 1, last or _MAX_PORT)
+        raise _invalid_port(text, f"--port {low}-{high}")
+    return range(first, last + 1)
+
+
+def _invalid_port(text: str, hint: str = "--port 3306,11300 or --port 3306-3310") -> UsageError:
+    return UsageError(
+        f"invalid port {shortened(text)!r} (expected 1 to {_MAX_PORT}, a range, or a name of /etc/services)",
+        hint=hint,
     )
 
 
-def parse_host(text: str) -> Network:
-    """An address or a CIDR block. A v4-mapped block is IPv4."""
-    try:
-        # The kernel compares addresses without their interface (fe80::1%eth0).
-        network = ipaddress.ip_network(text.replace("%", "no"), strict=False)
-    except ValueError:
-        is_name = re.fullmatch(r"[A-Za-z][A-Za-z0-9.-]*", text, re.ASCII) is not None
-        raise UsageError(
-            f"invalid address {shortened(text)!r} (expected an IPv4 or IPv6 address, or a CIDR block)",
-            hint=f"getent ahosts {shortened(text)} shows the addresses of a name"
-            if is_name
-            else "--host 10.1.2.3, --host 10.1.0.0/16 or --host 2001:db8::/32",
-        ) from None
-    if isinstance(network, ipaddress.IPv6Network) and network.network_address.ipv4_mapped and network.prefixlen >= 96:
-        return ipaddress.ip_network((network.network_address.ipv4_mapped, network.prefixlen - 96))
-    return network
-
-
 def parse_event(text: str) -> str:
-    """One of EVENTS."""
-    if text not in EVENTS:
-        similar = difflib.get_close_matches(text, EVENTS, n=1)
-        raise UsageError(
-            f"invalid event {shortened(text)!r} (expected {', '.join(EVENTS[:-1])} or {EVENTS[-1]})",
-            hint=f"--event {similar[0] if similar else 'stall'}",
-        )
-    return text
+    """One of EVENTS, in any case, or its plural."""
+    word = text.lower().replace("_", "-")
+    for name in (word, word.removesuffix("s"), word.removesuffix("es")):
+        if name in EVENTS:
+            return name
+        if name in _EVENTS_OF_WORDS:
+            return _EVENTS_OF_WORDS[name].value
+    hint = f"--event {_similar_event(word)}"
+    if word == "all":
+        hint = "leave --event out"
+    elif word.startswith("trace="):
+        hint = "tcpwatch traces no system calls: leave -e out, or use --event stall"
+    raise UsageError(
+        f"invalid event {shortened(text)!r} (expected {', '.join(EVENTS[:-1])} or {EVENTS[-1]})", hint=hint
+    )
+
+
+def _similar_event(word: str) -> str:
+    """The kind of event that may have been meant. Verdicts, too, are words of the output."""
+    from tracer.analysis.verdicts import Verdict
+
+    if word in _EVENTS_OF_LINES:
+        return _EVENTS_OF_LINES[word].value
+    similar = [] if word in set(Verdict) else difflib.get_close_matches(word, EVENTS, n=1)
+    return similar[0] if similar else Kind.STALL.value
 
 
 def parse_pid(text: str) -> int:
     """A process id."""
-    if not (_is_number(text) and len(text) < 10 and 0 < int(text) <= _MAX_PID):
+    if not (is_number(text) and len(text) < 10 and 0 < int(text) <= _MAX_PID):
         raise UsageError(
             f"invalid process id {shortened(text)!r} (expected 1 to {_MAX_PID})",
             hint=f"pgrep -d, {shortened(text)} shows the ids of a name; --comm {shortened(text)}"
@@ -131,15 +123,6 @@ def parse_comm(text: str) -> str:
     if not text:
         raise UsageError("invalid process name '' (expected the name of a process or program)", hint="--comm php")
     return os.fsencode(text).decode("utf-8", "backslashreplace")
-
-
-def shortened(text: str) -> str:
-    """The part of an invalid value that an error repeats."""
-    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 3]}..."
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdecimal()
 
 
 def option_name(option: click.Parameter | None) -> str:
@@ -159,30 +142,52 @@ class Parsed(click.ParamType, Generic[T]):
         return self._parse(value) if isinstance(value, str) else value
 
 
-class Listed(click.ParamType, Generic[T]):
-    """Values with commas between them, for an option that may be repeated."""
+@dataclass(frozen=True, slots=True)
+class Word(Generic[T]):
+    """One value of a list as it was typed, and what it names."""
 
-    def __init__(self, name: str, parse: Callable[[str], T]) -> None:
+    text: str
+    values: tuple[T, ...]
+
+
+class Listed(click.ParamType, Generic[T]):
+    """Values with commas between them, for an option that may be repeated. parse: what one of them names."""
+
+    def __init__(self, name: str, parse: Callable[[str], tuple[T, ...] | range]) -> None:
         self.name = name
         self._parse = parse
 
     def convert(
         self, value: Any, param: click.Parameter | None, context: click.Context | None
-    ) -> tuple[T, ...] | Any:
-        """Parse each of the values."""
-        return tuple(self._parse(word.strip()) for word in value.split(",")) if isinstance(value, str) else value
+    ) -> tuple[Word[T], ...] | Any:
+        """Parse each of the values. While a shell completes a command line, none is looked up."""
+        if not isinstance(value, str) or (context is not None and context.resilient_parsing):
+            return value
+        return tuple(Word(text, tuple(self._parse(text))) for text in map(str.strip, value.split(",")))
+
+
+class EventKinds(Listed[str]):
+    """Kinds of event, which a shell completes."""
+
+    def shell_complete(self, context: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The kinds that continue the last word of the list."""
+        before, comma, word = incomplete.rpartition(",")
+        return [CompletionItem(f"{before}{comma}{kind}") for kind in EVENTS if kind.startswith(word.lower())]
 
 
 class PositiveDuration(click.ParamType):
-    """A duration in seconds, greater than zero."""
+    """A duration in seconds, greater than zero. needs_unit: a bare number may be hours, and is refused."""
 
     name = "duration"
+
+    def __init__(self, *, needs_unit: bool = False) -> None:
+        self._needs_unit = needs_unit
 
     def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> float | Any:
         """Parse the duration."""
         if not isinstance(value, str):
             return value
-        duration_s = parse_duration(value)
+        duration_s = parse_duration(value, needs_unit=self._needs_unit)
         if duration_s <= 0:
             name = option_name(param)
             raise UsageError(f"{name} must be greater than zero", hint=f"{name} 10m")
@@ -190,28 +195,61 @@ class PositiveDuration(click.ParamType):
 
 
 class NewRecording(click.ParamType):
-    """The path of a file to record to."""
+    """The path of a file to record to. beside_output: events are printed on standard output as well."""
 
     name = "file"
 
+    def __init__(self, *, beside_output: bool = False) -> None:
+        self._beside_output = beside_output
+
     def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Path:
-        """Refuse an empty name, and standard output."""
+        """Refuse an empty name. `-` is standard output, unless that is a terminal or shows events."""
         if value == "":
             name = option_name(param)
             raise UsageError(f"{name} needs the name of a file", hint=f"{name} now.tw")
-        if value == "-":
+        if value != "-":
+            return Path(value)
+        if self._beside_output:
+            raise UsageError("standard output cannot have both events and a recording", hint="tcpwatch record -o -")
+        if sys.stdout.isatty():
             raise UsageError(
-                "cannot record to standard output", hint="tcpwatch --json > FILE, or give a name: now.tw"
+                "refusing to print a recording on a terminal",
+                hint="tcpwatch record -o now.tw, or tcpwatch record -o - | zstd > now.tw.zst",
             )
-        return Path(value)
+        return STANDARD_OUTPUT
+
+    def shell_complete(self, context: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Files and directories."""
+        return [CompletionItem(incomplete, type="file")]
+
+
+class RecordedFile(click.Path):
+    """A recording to read. Words of a filter expression are refused, unless there is a file of that name."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, readable=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Any:
+        """The path."""
+        if value in WORDS and not Path(value).exists():
+            raise click.UsageError(f"Got unexpected extra argument ({value})", context)
+        return super().convert(value, param, context)
+
+
+def each(parse: Callable[[str], T]) -> Callable[[str], tuple[T, ...]]:
+    """The `parse` of a Listed where each word is one value."""
+    return lambda text: (parse(text),)
 
 
 DURATION = PositiveDuration()
+DURATION_WITH_UNIT = PositiveDuration(needs_unit=True)
 SIZE = Parsed("size", parse_size)
 BUFFER_SIZE = Parsed("size", parse_buffer_size)
+RECORDED = RecordedFile()
 RECORDING = NewRecording()
-PORTS = Listed("port", parse_port)
-HOSTS = Listed("address", parse_host)
-PIDS = Listed("pid", parse_pid)
-COMMS = Listed("name", parse_comm)
-EVENT_KINDS = Listed("event", parse_event)
+RECORDING_BESIDE_OUTPUT = NewRecording(beside_output=True)
+PORTS: Listed[int] = Listed("port", parse_ports)
+HOSTS = Listed("address", parse_hosts)
+PIDS = Listed("pid", each(parse_pid))
+COMMS = Listed("name", each(parse_comm))
+EVENT_KINDS = EventKinds("event", each(parse_event))

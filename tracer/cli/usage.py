@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
-import shlex
+from collections.abc import Sequence
 
 import click
 
+from tracer.cli.habits import suggestion
 from tracer.model.errors import UsageError
 
 _HINTS_FOR_OTHERS = {
     "-r": "tcpwatch replay FILE",
-    "-i": "tcpwatch traces every interface: leave -i out, or filter with --host or --netns",
-    "-n": "tcpwatch prints numbers: leave -n out",
-    "-nn": "tcpwatch prints numbers: leave -nn out",
-    "-t": "tcpwatch traces TCP only: leave -t out",
-    "-c": "tcpwatch --duration 10m",
+    "-c": "tcpwatch | head -n 100, or tcpwatch --duration 10m",
     "-o": "tcpwatch record -o FILE",
-    "-V": "tcpwatch --version",
     "-f": "tcpwatch --pid PID",
     "-P": "tcpwatch --pid PID",
-    "help": "tcpwatch --help",
-    "version": "tcpwatch --version",
     "port": "tcpwatch --port 3306",
     "host": "tcpwatch --host 10.1.2.3",
     "net": "tcpwatch --host 10.1.0.0/16",
@@ -32,28 +27,41 @@ _HINTS_FOR_OTHERS = {
     "tcp": "tcpwatch --port 3306",
     "ip": "tcpwatch -4",
     "ip6": "tcpwatch -6",
-    "list": "tcpwatch sockets",
-    "ss": "tcpwatch sockets",
-    "start": "tcpwatch",
-    "trace": "tcpwatch",
 }
-"""Options and words of ss, tcpdump and strace, and the tcpwatch command for each."""
+"""Options and words of ss, tcpdump and strace without what belongs to them, and the tcpwatch command for each."""
 
 
-def usage_error(error: click.ClickException) -> UsageError:
-    """The usage error for an error of click, with a hint."""
+def usage_error(error: click.ClickException, group: click.Group, arguments: Sequence[str]) -> UsageError:
+    """The usage error for an error of click, with a hint. arguments: of the group."""
     context = error.ctx if isinstance(error, click.UsageError) else None
-    hint = f"{context.command_path if context is not None else 'tcpwatch'} --help"
+    help_hint = f"{context.command_path if context is not None else 'tcpwatch'} --help"
+    # click names options that are less similar than those of the hint.
+    message = (
+        f"No such option: {error.option_name}" if isinstance(error, click.NoSuchOption) else error.format_message()
+    )
+    return UsageError(message, hint=_hint(error, group, arguments) or help_hint)
+
+
+def _hint(error: click.ClickException, group: click.Group, arguments: Sequence[str]) -> str | None:
+    """A line to type, or None."""
     if isinstance(error, click.NoSuchOption):
-        hint = _HINTS_FOR_OTHERS.get(error.option_name, hint)
-    elif isinstance(error, click.UsageError) and (found := re.match(r"No such command '(.*)'", error.message)):
-        hint = _hint_for_command(found[1], hint)
-    return UsageError(error.format_message(), hint=hint)
+        return suggestion(group, arguments) or _known(error.option_name, arguments)
+    if isinstance(error, click.MissingParameter):
+        is_of_record = error.param is not None and "--output" in error.param.opts
+        return suggestion(group, arguments) if is_of_record else None
+    if not isinstance(error, click.UsageError) or isinstance(error, click.BadParameter):
+        return None
+    if found := re.match(r"No such command '(.*)'", error.message):
+        return _hint_for_word(found[1], group, arguments)
+    return suggestion(group, arguments) if "unexpected extra argument" in error.message else None
 
 
-def _hint_for_command(word: str, hint: str) -> str:
-    if word.isascii() and word.isdecimal():
-        return f"tcpwatch --port {word}, or tcpwatch --pid {word}"
-    if "/" in word or word.endswith((".tw", ".gz", ".zst")):
-        return f"tcpwatch replay {shlex.quote(word)}"
-    return _HINTS_FOR_OTHERS.get(word, hint)
+def _hint_for_word(word: str, group: click.Group, arguments: Sequence[str]) -> str | None:
+    if word.isascii() and word.isdecimal() and len(arguments) == 1:
+        sudo = "" if os.geteuid() == 0 else "sudo "
+        return f"{sudo}tcpwatch --port {word}, or {sudo}tcpwatch --pid {word}"
+    return suggestion(group, arguments) or _known(word, arguments)
+
+
+def _known(word: str, arguments: Sequence[str]) -> str | None:
+    return _HINTS_FOR_OTHERS.get(word) if len(arguments) == 1 else None

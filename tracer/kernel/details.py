@@ -17,7 +17,7 @@ from tracer.model.kinds import Kind
 UNKNOWN = 0xFFFFFFFF
 """A duration that is not known, or that does not exist."""
 FULL_SOCK, KEEPALIVE, SYNACK, HAS_REASON, OWN_IDLE, ACCEPTED, AWAITS = 1, 2, 4, 8, 16, 32, 64
-MPTCP, THIN = 128, 256
+MPTCP, THIN, HAS_WAITER = 128, 256, 512
 """enum event_flags, bpf/event.h."""
 SOCKET_TYPE = "socket"
 """A record of a walk for `tcpwatch sockets`, which is not an event."""

@@ -6,6 +6,7 @@ import errno
 import os
 import resource
 import time
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -20,7 +21,7 @@ _PROC = Path("/proc")
 
 # Bits of include/uapi/linux/capability.h.
 _NEEDED = {"CAP_BPF": 39, "CAP_PERFMON": 38}
-_SYS_ADMIN = 21
+_SYS_ADMIN, _NET_ADMIN = 21, 12
 
 
 def hz() -> int:
@@ -141,6 +142,15 @@ def require_privilege() -> None:
         )
     require_proc()
     require_bpf()
+
+
+def require_net_admin() -> None:
+    """Raise TcpwatchError unless this process may end connections (sock_diag_destroy(), net/core/sock_diag.c)."""
+    with suppress(OSError):  # a seccomp filter refuses capget(2): try it
+        if not privileges.effective() >> _NET_ADMIN & 1:
+            raise TcpwatchError(
+                "ending connections needs root, or CAP_NET_ADMIN, which is missing", hint="run it again with sudo"
+            )
 
 
 def require_proc() -> None:

@@ -98,7 +98,7 @@ class LiveSource:
             ring_bytes=ring_bytes,
         )
         self._program, (self._ring, holders, members) = load(source, make, prepare, say)
-        for line in absent(wanted):
+        for line in absent(wanted, waits=True):
             say(line)
         try:
             self._decoder = Decoder(hz=hz, reasons=reasons, key=os.urandom(16))

@@ -60,11 +60,26 @@ def process_names(comm: bytes, exe: bytes) -> tuple[str, str | None]:
 
 def started_ns(pid: int, proc: Path = PROC) -> int | None:
     """The start time of a process, CLOCK_BOOTTIME in whole ticks. None if it has ended or is exiting."""
+    fields = _stat(pid, proc)
+    if fields is None:
+        return None
+    has_ended = fields[0] in (b"Z", b"X") or int(fields[6]) & _PF_EXITING
+    return None if has_ended else int(fields[19]) * _NS_PER_TICK
+
+
+def ancestors(pid: int, proc: Path = PROC) -> frozenset[int]:
+    """The parent of a process, its parent and so on, without process 1."""
+    found: set[int] = set()
+    while (fields := _stat(pid, proc)) is not None and (pid := int(fields[1])) > 1 and pid not in found:
+        found.add(pid)
+    return frozenset(found)
+
+
+def _stat(pid: int, proc: Path) -> list[bytes] | None:
+    """The fields of proc_pid_stat(5) from the third on; None if the process has ended."""
     try:
         stat = (proc / str(pid) / "stat").read_bytes()
     except OSError:
         return None
-    # proc_pid_stat(5): the name is in parentheses and may contain any character; the fields from the third on follow.
-    fields = stat[stat.rindex(b")") + 2 :].split()
-    has_ended = fields[0] in (b"Z", b"X") or int(fields[6]) & _PF_EXITING
-    return None if has_ended else int(fields[19]) * _NS_PER_TICK
+    # The name is in parentheses and may contain any character.
+    return stat[stat.rindex(b")") + 2 :].split()

@@ -19,16 +19,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from tracer.kernel import clocks, host
-from tracer.kernel.holders import HolderFinder, holder_finder
+from tracer.kernel.holders import Held, HolderFinder, holder_finder
 from tracer.kernel.layout import OFFSETS, SIZE
-from tracer.kernel.owners import Owners
 from tracer.kernel.program import syscalls
 from tracer.kernel.program.btf import KernelTypes
 from tracer.kernel.program.compiler import ProgramError
 from tracer.kernel.program.loading import load
 from tracer.kernel.program.program import Program
 from tracer.kernel.program.source import SOCKETS, source_for
-from tracer.kernel.wire import Decoder
+from tracer.kernel.socket_records import SocketRecords, sk_of
 from tracer.model.errors import TcpwatchError
 from tracer.model.filters import Filter
 from tracer.model.sockets import Socket
@@ -69,18 +68,15 @@ def read_sockets(wanted: Filter, say: Callable[[str], None] = lambda _: None) ->
     with program:
         data = _walk(link, held_link, wanted.netns)
         # After the sockets, so that each one is included.
-        owners = Owners(holders)
-        owners.search_all()
-    clock_offset_ns = clocks.offset_ns()
-    decoder = Decoder(hz=hz, reasons={}, key=b"")
-    sockets = []
-    for start in range(0, len(data), SIZE):
-        record = data[start : start + SIZE]
-        event, owner = decoder.decode(record, clock_offset_ns)
-        owners.fill(event, owner)
-        if wanted.wants(event):
-            sockets.append(decoder.socket(record, event))
-    return sockets
+        held = _holders_of_all(holders)
+    chooses = wanted.of_any_connection().chooses if wanted.chooses_events else None
+    return list(SocketRecords(hz, held, clocks.offset_ns(), chooses).decode(data))
+
+
+def _holders_of_all(find: HolderFinder) -> Held:
+    with suppress(OSError, MemoryError):  # the sockets are shown without their owners
+        return find(None)
+    return {}
 
 
 def _held_sockets(program: Program, task_file: int | None) -> int | None:
@@ -113,24 +109,22 @@ class _Held:
     """The records of the sockets that processes hold, by network namespace."""
 
     def __init__(self, data: bytes) -> None:
-        self._by_netns: dict[int, dict[bytes, bytes]] = {}
+        self._by_netns: dict[int, dict[int, dict[int, bytes]]] = {}
         for start in range(0, len(data), SIZE):
             record = data[start : start + SIZE]
-            # Several processes may hold one socket.
-            self._by_netns.setdefault(_netns_of(record), {})[_sk_of(record)] = record
+            # Several processes may hold one socket. One in trouble has two records.
+            of_socket = self._by_netns.setdefault(_netns_of(record), {}).setdefault(sk_of(record), {})
+            of_socket[_type_of(record)] = record
 
     def records(self, netns: int) -> bytes:
         """The records of connections that the filters accept."""
-        return b"".join(record for record in self._by_netns.get(netns, {}).values() if _type_of(record))
+        of_sockets = self._by_netns.get(netns, {}).values()
+        return b"".join(record for each in of_sockets for number, record in each.items() if number)
 
     def are_all(self, netns: int) -> bool:
         """Whether these are all sockets of the namespace, which this thread has entered, by the kernel's count."""
         counted = _sockets_in_use()
         return counted is not None and counted == len(self._by_netns.get(netns, {}))
-
-
-def _sk_of(record: bytes) -> bytes:
-    return record[OFFSETS["sk"] : OFFSETS["sk"] + 8]
 
 
 def _netns_of(record: bytes) -> int:
@@ -159,6 +153,16 @@ def _sockets_in_use(net: Path = Path("/proc/thread-self/net")) -> int | None:
 
 
 def _read_inside(link: int, inode: int, paths: list[str], held: _Held | None) -> bytes:
+    if not enter(inode, paths):
+        return b""
+    return held.records(inode) if held is not None and held.are_all(inode) else _read_all(link)
+
+
+def enter(inode: int, paths: list[str]) -> bool:
+    """Move this thread into a network namespace by one of the files that lead there; False if it is gone.
+
+    Raises TcpwatchError if that is not permitted.
+    """
     for path in paths:
         # The process may have ended, or its pid may belong to another one.
         with suppress(FileNotFoundError, ProcessLookupError):
@@ -166,10 +170,10 @@ def _read_inside(link: int, inode: int, paths: list[str], held: _Held | None) ->
             try:
                 if os.fstat(namespace).st_ino == inode:
                     _enter(namespace, path)
-                    return held.records(inode) if held is not None and held.are_all(inode) else _read_all(link)
+                    return True
             finally:
                 os.close(namespace)
-    return b""
+    return False
 
 
 def _enter(namespace: int, path: str) -> None:
@@ -202,3 +206,8 @@ def namespaces(proc: Path = Path("/proc")) -> dict[int, list[str]]:
             with suppress(OSError):  # ended
                 found.setdefault(Path(path).stat().st_ino, []).append(path)
     return found
+
+
+def own_namespace() -> int:
+    """The inode of the network namespace of this process."""
+    return Path("/proc/self/ns/net").stat().st_ino

@@ -13,8 +13,6 @@ from typing import Any, NamedTuple
 
 from tracer.kernel import layout
 from tracer.kernel.details import (
-    ACCEPTED,
-    AWAITS,
     FULL_SOCK,
     KEEPALIVE,
     MPTCP,
@@ -24,22 +22,18 @@ from tracer.kernel.details import (
     SocketMembers,
     add_details,
 )
-from tracer.kernel.layout import OFFSETS, SIZE
+from tracer.kernel.layout import SIZE
 from tracer.kernel.program.ring import RingError
 from tracer.model.events import CA_STATES, STATES, Event, error_name
 from tracer.model.fields import MAX_NUMBER
 from tracer.model.kinds import Kind
 from tracer.model.lazy import Part, lazy_event
-from tracer.model.sockets import Socket
 
 _STATE = Kind.STATE.value
-_TIMERS = {1: "on", 3: "persist", 5: "on", 6: "on", 100: "keepalive"}
 _CLOSING = frozenset({4, 9})  # new states: FIN_WAIT1, LAST_ACK
 _SOCK_BYTES = struct.calcsize("<QQ")  # sk and born, which together identify a socket
-_SHORT, _INT = struct.Struct("<H"), struct.Struct("<I")
 _unpack_connection = layout.struct_of(layout.CONNECTION).unpack
 _unpack_socket = layout.struct_of(layout.SOCKET).unpack
-_WALKS = layout.struct_of(layout.WALKS)
 _owner = tuple.__new__  # a NamedTuple's own constructor is a function in Python
 
 
@@ -58,7 +52,7 @@ class Owner(NamedTuple):
     is_closing: bool = False  # this end has just closed it, or shut it down
 
 
-class _SocketState(NamedTuple):
+class SocketState(NamedTuple):
     """The state and settings of a socket: as part of an event, and what other fields depend on."""
 
     part: Part
@@ -108,7 +102,7 @@ class Decoder:
             raise WireError(f"time {ktime_ns}")
         hz = self.hz
         connection, sock, born_ns = _connection(raw_connection, self.key)
-        socket, is_full, is_closing, socket_members = _socket(raw_socket, hz)
+        socket, is_full, is_closing, socket_members = socket_state(raw_socket, hz)
         # In the order of Event's fields.
         own: dict[str, Any] = {}
         if is_full:
@@ -133,41 +127,15 @@ class Decoder:
         event = lazy_event(at_hand, connection, socket, own)
         return event, _owner(Owner, (inode, cgroup, pid, comm, born_ns, is_closing))
 
-    def socket(self, record: bytes, event: Event) -> Socket:
-        """The socket of a record of `tcpwatch sockets`. event: as `decode` returned it."""
-        timer_number, unread, since_data = _WALKS.unpack_from(record, OFFSETS["timer"])
-        (since_sent,) = _INT.unpack_from(record, OFFSETS["since_sent"])
-        (timer_in,) = _INT.unpack_from(record, OFFSETS["timer_in"])
-        (attempt,) = _SHORT.unpack_from(record, OFFSETS["attempt"])
-        (flags,) = _SHORT.unpack_from(record, OFFSETS["flags"])
-        timer = _TIMERS.get(timer_number)
-        since_sent_ms = self._ms(since_sent)
-        waiting = event.state == "ESTABLISHED" and flags & (ACCEPTED | AWAITS) == AWAITS
-        return Socket.of(
-            event,
-            accepted=bool(flags & ACCEPTED),
-            since_sent_ms=since_sent_ms,
-            since_received_ms=self._ms(since_data),
-            unread_bytes=unread,
-            timer=timer,
-            timer_ms=self._ms(timer_in) if timer else None,
-            attempt=attempt if timer else None,
-            waiting=waiting,
-            waiting_ms=since_sent_ms if waiting else None,
-        )
-
-    def _ms(self, jiffies: int) -> int | None:
-        return None if jiffies == UNKNOWN else jiffies * 1000 // self.hz
-
 
 @lru_cache(maxsize=4096)
 def _connection(raw: bytes, key: bytes) -> tuple[Part, str | None, int]:
     """The connection, the identity of its socket, and when that was made (CLOCK_BOOTTIME)."""
     sk, born_ns, laddr, raddr, netns, lport, rport, family = _unpack_connection(raw)
-    known: dict[str, Any] = {"family": family, "laddr": _address(laddr, family)}
+    known: dict[str, Any] = {"family": family, "laddr": address(laddr, family)}
     if lport:
         known["lport"] = lport
-    known["raddr"] = _address(raddr, family)
+    known["raddr"] = address(raddr, family)
     known["rport"] = rport
     if netns:
         known["netns"] = netns
@@ -190,7 +158,7 @@ def _keyed(key: bytes) -> blake2s:
 
 
 @lru_cache(maxsize=4096)
-def _socket(raw: bytes, hz: int) -> _SocketState:
+def socket_state(raw: bytes, hz: int) -> SocketState:
     """The state and settings: most sockets of a host have the same."""
     (
         flags, state, old_state, new_state, ca_state, backoff, orphan, retries, syn_linear,
@@ -216,11 +184,12 @@ def _socket(raw: bytes, hz: int) -> _SocketState:
             known["keepalive_probes"] = probes
         known["user_timeout_ms"] = user_timeout_ms
     members = SocketMembers(flags, state, ca_state, backoff, retries, syn_linear)
-    return _SocketState(Part(known), bool(flags & FULL_SOCK), new_state in _CLOSING, members)
+    return SocketState(Part(known), bool(flags & FULL_SOCK), new_state in _CLOSING, members)
 
 
 @lru_cache(maxsize=4096)
-def _address(raw: bytes, family: int) -> str:
+def address(raw: bytes, family: int) -> str:
+    """The text of 16 bytes: the last four of family 4."""
     if family == 4:
         return inet_ntoa(raw[12:])
     return str(ipaddress.IPv6Address(raw))

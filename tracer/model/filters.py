@@ -7,7 +7,7 @@ Live, the kernel side applies the filters of ports, family, addresses and namesp
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -36,6 +36,8 @@ class Filter:
     comms: frozenset[str] = frozenset()
     events: frozenset[str] = frozenset()
     min_idle_ms: int | None = None
+    typed: Mapping[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
+    """The values of hosts and netns as the user typed them, for messages."""
     _chooses_connections: bool = field(init=False, repr=False, compare=False)
     _networks: dict[tuple[int, int], set[int]] = field(init=False, repr=False, compare=False)  # of hosts, by prefix
     _comms: frozenset[str] = field(init=False, repr=False, compare=False)  # also as the kernel truncates them
@@ -44,7 +46,7 @@ class Filter:
         asked = (self.ports, self.lports, self.rports, self.hosts, self.family, self.netns)
         object.__setattr__(self, "_chooses_connections", any(asked))
         object.__setattr__(self, "_networks", _by_prefix(self.hosts))
-        object.__setattr__(self, "_comms", self.comms | {_shortened(comm) for comm in self.comms})
+        object.__setattr__(self, "_comms", self.comms | {kernel_name(comm) for comm in self.comms})
 
     def wants(self, event: Event) -> bool:
         """Whether this event is wanted."""
@@ -121,6 +123,23 @@ class Filter:
         return silent_ms is not None and silent_ms >= self.min_idle_ms
 
 
+def collapsed(ports: Iterable[int]) -> list[int | str]:
+    """Ports in order. Three or more in a row are one range: `3306-3310`."""
+    found: list[int | str] = []
+    for first, last in _runs(sorted(ports)):
+        found += [f"{first}-{last}"] if last - first > 1 else range(first, last + 1)
+    return found
+
+
+def _runs(ports: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The first and the last of each run of successive numbers."""
+    begin = 0
+    for number, port in enumerate(ports):
+        if number + 1 == len(ports) or ports[number + 1] != port + 1:
+            yield ports[begin], port
+            begin = number + 1
+
+
 def _by_prefix(networks: Iterable[Network]) -> dict[tuple[int, int], set[int]]:
     """Prefixes by version and length, so that a thousand networks of one length take one look-up."""
     found: dict[tuple[int, int], set[int]] = {}
@@ -130,6 +149,6 @@ def _by_prefix(networks: Iterable[Network]) -> dict[tuple[int, int], set[int]]:
     return found
 
 
-def _shortened(name: str) -> str:
+def kernel_name(name: str) -> str:
     """The name of a process as the kernel truncates it: 15 bytes (TASK_COMM_LEN without its NUL)."""
     return name.encode("utf-8", "backslashreplace")[:15].decode("utf-8", "backslashreplace")

@@ -19,7 +19,7 @@ _JSON_TYPES = {**json_types(Event), **json_types(Socket), "time": "str"}
 _ENCODERS = {
     "str": encode_basestring_ascii,
     "bool": lambda value: "true" if value else "false",
-    "list[int]": encode,
+    "list[int]": lambda values: f"[{','.join(map(str, values))}]",
     "list[str]": encode,
 }
 """For each type that str() does not write as JSON."""

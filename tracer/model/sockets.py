@@ -6,12 +6,12 @@ The field names are the JSON contract (docs/events.md). An absent field is None 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import Any
 
 from tracer.model.events import Event
-from tracer.model.fields import SOCKETS, declaration, declared
+from tracer.model.fields import SOCKETS, declared
 from tracer.model.times import format_time
 
 
@@ -35,6 +35,10 @@ class Socket:
     netns: int | None = None
     state: str | None = None
     accepted: bool | None = _declared("it came from a listener: this end is the server")
+    inode: int | None = _declared(
+        "inode of the socket, as `ss -e` and /proc/PID/fd show it; for an MPTCP subflow, that of its connection. "
+        "Absent if no process holds the socket"
+    )
     pid: int | None = None
     comm: str | None = None
     exe: str | None = None
@@ -48,9 +52,16 @@ class Socket:
         "sends looks the same"
     )
     waiting_ms: int | None = _declared("how long it has waited")
+    has_reader: bool | None = _declared(
+        "with `waiting`: a thread is in recv() or poll() for this socket, or an epoll instance watches it. False for "
+        "an idle connection of a blocking client that expects no answer"
+    )
     unacked_bytes: int | None = None
     unsent_bytes: int | None = None
     unread_bytes: int | None = _declared("bytes received, and not read by the application")
+    stuck_ms: int | None = _declared(
+        "time since the oldest unacknowledged data or SYN was first sent, or since the peer closed its window"
+    )
     snd_wnd: int | None = None
     timer: str | None = _declared(
         "the timer that is armed, as `ss -o` names it: `on`, `keepalive`, `persist`. Absent where none is"
@@ -77,16 +88,20 @@ class Socket:
         "dropped, until keepalive gives up, or for ever"
     )
 
-    @classmethod
-    def of(cls, event: Event, **others: Any) -> Socket:
-        """The socket with the fields that it shares with an event, and others."""
-        return cls(**dict(zip(_SHARED, _shared(event), strict=True)), **others)
+    stuck: str | None = _declared(
+        "with `--stuck`: why the connection hangs, see below. `retransmitting`, `probing-in-vain`, `cannot-send`, "
+        "`closed-window`, `syn-unanswered`, `waiting-for-a-reply`"
+    )
+    since: str | None = None
+    gives_up_at: str | None = None
+    gives_up_in_ms: int | None = None
+    gives_up_window_ms: int | None = None
+    trouble: Event | None = field(default=None, compare=False, repr=False)
+    """The `found` event that a live run would begin with; None without trouble. It is not in JSON."""
 
 
-_NAMES = tuple(field.name for field in fields(Socket) if field.name != "time_ns")
+_NAMES = tuple(each.name for each in fields(Socket) if each.name not in ("time_ns", "trouble"))
 _values = attrgetter(*_NAMES)
-_SHARED = tuple(field.name for field in fields(Socket) if declaration(field) is None)
-_shared = attrgetter(*_SHARED)
 
 
 def to_json(socket: Socket) -> dict[str, Any]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tracer.output.page import Page
     from tracer.output.report import Report
     from tracer.output.sink import Sink
+    from tracer.output.sockets import View
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +58,21 @@ def _json_report(stream: TextIO, **context: Any) -> Report:
     return Report(stream, as_json=True, **context)
 
 
-def _text_sockets(sockets: Sequence[Socket], ttl_s: float | None, hz: int) -> Iterable[str]:
-    from tracer.output.sockets import risks_as_text, sockets_as_text
+def _text_sockets(sockets: Sequence[Socket], view: View) -> Iterable[str]:
+    if view.stuck:
+        from tracer.output.sockets_stuck import stuck_as_text
 
-    yield sockets_as_text(sockets) if ttl_s is None else risks_as_text(sockets, ttl_s, hz)
+        return stuck_as_text(sockets, view)
+    if view.ttl_s is not None:
+        from tracer.output.sockets_risk import risks_as_text
+
+        return risks_as_text(sockets, view.ttl_s, view)
+    from tracer.output.sockets import sockets_as_text
+
+    return sockets_as_text(sockets, view)
 
 
-def _json_sockets(sockets: Sequence[Socket], ttl_s: float | None, hz: int) -> Iterable[str]:
+def _json_sockets(sockets: Sequence[Socket], view: View) -> Iterable[str]:
     from tracer.output.sockets import sockets_as_json
 
     return sockets_as_json(sockets)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import textwrap
 
+from tracer.analysis.advice.commands import split
 from tracer.analysis.advice.steps import Step
 from tracer.analysis.idle_timeouts import service_of
 from tracer.analysis.incidents import Range
@@ -18,7 +19,7 @@ from tracer.output.accounts import Account, News, Notice
 from tracer.output.format import duration, endpoint, local_time, owner, plural, process, safe
 from tracer.output.page import Page
 from tracer.output.stall_sentences import how_it_ended, what_happened, what_it_means, when_it_ends
-from tracer.output.stall_text import is_command, wrapped
+from tracer.output.stall_text import wrapped
 
 MAX_BLOCK = 8
 _INDENT = "    "
@@ -70,8 +71,9 @@ class IncidentText:
     def _until_when(self, account: Account, stall: Event, utc_offset_s: int) -> str:
         if len(account.open) < 2:
             return when_it_ends(stall, utc_offset_s, to_seconds=True)
-        until = self._until(account, utc_offset_s)
-        return f"{until[:1].upper()}{until[1:]}." if until else ""
+        until, times = self._until(account, utc_offset_s), account.gives_up_ns
+        left = "" if times.least is None else f" (in {duration(max(0, times.least - stall.time_ns) / 1_000_000)})"
+        return f"{until[:1].upper()}{until[1:]}{left}." if until else ""
 
     def _fitting(self, sentences: list[str], room: int) -> list[str]:
         """As many of the sentences, from the first on, as fit that many lines together."""
@@ -90,7 +92,7 @@ class IncidentText:
         silent = f"Silent {idle}, then" if idle else "There is"
         began, lasted = local_time(since_ns, utc_offset_s)[1][:8], duration((stall.time_ns - since_ns) / 1_000_000)
         answer = "no reply" if _is_reply(stall) else "no answer"
-        return f"{len(account.open):,} connections. {silent} {answer} since {began} ({lasted})."
+        return f"{silent} {answer} since {began} ({lasted})."
 
     def _filled(self, text: str) -> list[str]:
         if not text:
@@ -112,13 +114,13 @@ class IncidentText:
             if sum(map(len, worded)) <= room:
                 break
             step, text = steps[number]
-            _, command = _split(safe(text))
+            _, command = split(safe(text))
             worded[number] = [self._labelled(step, command)] if command else worded[number][:1]
         return [line for lines in worded for line in lines]
 
     def _step(self, step: Step, text: str) -> list[str]:
         """`Cure     keepalive is on, first probe after 2h: COMMAND`, the command on a line of its own if need be."""
-        words, command = _split(self._named(text))
+        words, command = split(self._named(text))
         line = self._labelled(step, f"{words}: {command}" if words and command else words or command)
         if len(line) <= self._width or not words:
             return [line] if command else self._filled_step(step, words)
@@ -276,11 +278,3 @@ def _spread(numbers: Range) -> str:
         return ""
     least, greatest = duration(numbers.least), duration(numbers.greatest)
     return least if least == greatest else f"{least} to {greatest}"
-
-
-def _split(text: str) -> tuple[str, str]:
-    """The words of a step, and its command."""
-    if is_command(text):
-        return "", text
-    words, colon, command = text.rpartition(": ")
-    return (words, command) if colon and is_command(command) else (text, "")

@@ -10,7 +10,7 @@ from contextlib import suppress
 import click
 
 from tracer.model.errors import TcpwatchError
-from tracer.output.format import safe
+from tracer.output.format import PLAIN, safe
 
 
 def say(text: str) -> None:
@@ -20,6 +20,12 @@ def say(text: str) -> None:
         width = shutil.get_terminal_size().columns
         line = textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
     _write(line)
+
+
+def show(line: str) -> None:
+    """Print a line that is not a message, such as a row of a list."""
+    encoding = getattr(sys.stderr, "encoding", None) or "ascii"
+    _write(line.encode(encoding, PLAIN).decode(encoding))
 
 
 def complain(error: TcpwatchError) -> None:

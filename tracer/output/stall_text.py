@@ -9,11 +9,6 @@ from tracer.analysis.advice.commands import COMMANDS
 _INDENT = "    "
 
 
-def is_command(text: str) -> bool:
-    """Whether the end of a line of advice is a command, to be copied whole."""
-    return text.startswith(COMMANDS)
-
-
 def wrapped(sentence: str, width: int) -> list[str]:
     """Lines of at most that width. A command at the end of advice has a line of its own, so that it is copied whole.
 

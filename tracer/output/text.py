@@ -66,7 +66,7 @@ class TextSink:
         self._accounts = Accounts()
         self._incidents = IncidentText(page)
         self._folding = Folding() if page.folded else None
-        self._date = ""
+        self._date = self._run = ""
         self._started_ns: int | None = None  # while the start is collected: when tracing began, CLOCK_BOOTTIME
         self._already: list[tuple[Account, Event]] = []
         self._offset_ns = 0  # wall clock minus CLOCK_BOOTTIME, of the newest event
@@ -76,6 +76,9 @@ class TextSink:
     def opened(self, header: Header) -> None:
         """Use the time zone and the --min-idle of the recorded host."""
         self._utc_offset_s = header.utc_offset_s
+        if header.run and header.run == self._run:
+            return  # the next file of a series
+        self._run = header.run
         min_idle_ms = MIN_IDLE_MS if header.min_idle_ms is None else header.min_idle_ms
         self._view = View(shows_all=self._page.shows_all, min_idle_ms=min_idle_ms)
         self._started_ns = header.started_ns or None
@@ -106,7 +109,7 @@ class TextSink:
     def close(self) -> None:
         """Write what is left, and flush the stream."""
         self._end_start(None)
-        self._print([*self._accounts.rest()], self._reminded_ns)
+        self._print(self._accounts.rest())
         if self._folding is not None:
             self._put(self._folding.rest(), "lost")
         self._stream.flush()
@@ -127,11 +130,11 @@ class TextSink:
             if started_ns is not None and began_ns(stall) < started_ns + self._offset_ns:
                 self._already.append((notice.account, stall))
             else:
-                self._print([notice], stall.time_ns)
+                self._print([notice])
 
-    def _print(self, notices: Sequence[Notice], time_ns: int) -> None:
+    def _print(self, notices: Sequence[Notice]) -> None:
         for notice in notices:
-            at_ns = notice.stall.time_ns if notice.stall is not None else max(time_ns, notice.account.newest.time_ns)
+            at_ns = (notice.stall or notice.account.newest).time_ns
             self._head(at_ns)
             time = self._columns.time(at_ns, self._utc_offset_s)
             first, *others = self._incidents.lines(notice, time, self._utc_offset_s)
@@ -143,7 +146,7 @@ class TextSink:
         if self._folding is not None:
             self._put(self._folding.due(time_ns), "lost")
         if self._started_ns is None:
-            self._print(self._accounts.due(time_ns), time_ns)
+            self._print(self._accounts.due(time_ns))
 
     def _end_start(self, until_ns: int | None) -> None:
         """Print what waits already, once the first walk over all sockets is complete. None: the run has ended."""

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tracer.model.fields import MAX_NUMBER
-from tracer.model.filters import Filter
+from tracer.model.filters import Filter, collapsed
 from tracer.model.times import InvalidTime, parse_time
 
 FORMAT = "tcpwatch"
@@ -131,9 +131,9 @@ def _mapping(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def describe_filter(wanted: Filter) -> dict[str, Any]:
     """The filter as in a header: the options that were given."""
     options: dict[str, Any] = {
-        "ports": sorted(wanted.ports),
-        "lports": sorted(wanted.lports),
-        "rports": sorted(wanted.rports),
+        "ports": collapsed(wanted.ports),
+        "lports": collapsed(wanted.lports),
+        "rports": collapsed(wanted.rports),
         "hosts": [str(network) for network in wanted.hosts],
         "family": wanted.family,
         "netns": sorted(wanted.netns),

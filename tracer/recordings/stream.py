@@ -1,10 +1,11 @@
-"""A sink that records to a FIFO, a terminal or a device, where the reader may be slow or go away."""
+"""A sink that records to standard output, a FIFO, a terminal or a device, where the reader may be slow or go away."""
 
 from __future__ import annotations
 
 import os
 import select
 import shlex
+import socket
 import stat
 import time
 from collections import deque
@@ -18,6 +19,7 @@ from tracer.recordings.encoding import to_line
 from tracer.recordings.file import COMPRESSED_FLUSH_S
 from tracer.recordings.header import Header
 from tracer.recordings.missing import Missing
+from tracer.recordings.targets import STANDARD_OUTPUT
 
 MAX_WAITING = 8 << 20
 """Bytes that wait for the reader, approximately."""
@@ -46,7 +48,9 @@ class StreamWriter:
         self._fd = fd
         self._say = say
         self._gone = gone
-        self._is_fifo = stat.S_ISFIFO(os.fstat(fd).st_mode)
+        mode = os.fstat(fd).st_mode
+        self._has_reader_end = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+        self._write = writer_of(fd)
         self._compressor = compressor_for(path)
         self._is_compressed = is_compressed(path)
         self._flushed = time.monotonic()
@@ -134,22 +138,22 @@ class StreamWriter:
             self._size += len(data)
 
     def _drain(self) -> None:
-        if self._is_fifo and _has_no_reader(self._fd):
+        if self._has_reader_end and _has_no_reader(self._fd):
             self._lose_reader()
         while self._waiting:
             data, events = self._waiting[0]
             try:
-                written = os.write(self._fd, data)
+                written = self._write(data)
             except BlockingIOError:
                 return
-            except BrokenPipeError:
+            except (BrokenPipeError, ConnectionResetError):
                 self._lose_reader()
                 return
             except OSError as error:
                 self._is_gone = True
                 raise TcpwatchError(
                     f"cannot write {self.path}: {error.strerror}",
-                    hint=f"df -h {shlex.quote(str(self.path.parent))}",
+                    hint=f"df -h {shlex.quote(str(self.path.parent))}" if self.path != STANDARD_OUTPUT else "df -h",
                 ) from error
             self._size -= written
             if written < len(data):
@@ -160,8 +164,20 @@ class StreamWriter:
     def _lose_reader(self) -> None:
         self._is_gone = True
         self._waiting.clear()
-        self._say(f"the reader of {self.path} closed it: the recording ends here")
+        if self.path != STANDARD_OUTPUT:  # as with any command before `| head`
+            self._say(f"the reader of {self.path} closed it: the recording ends here")
         self._gone()
+
+
+def writer_of(fd: int) -> Callable[[bytes], int]:
+    """Writes a part of the data, and raises BlockingIOError if there is no room.
+
+    A socket may be shared with other programs, as the standard output of a command of ssh is, so it stays blocking.
+    """
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+        return lambda data: os.write(fd, data)
+    connection = socket.socket(fileno=os.dup(fd))
+    return lambda data: connection.send(data, socket.MSG_DONTWAIT)
 
 
 def _pieces(lines: list[str]) -> list[tuple[int, str]]:
@@ -179,5 +195,5 @@ def _pieces(lines: list[str]) -> list[tuple[int, str]]:
 
 def _has_no_reader(fd: int) -> bool:
     poll = select.poll()
-    poll.register(fd, 0)  # POLLERR is always reported
-    return any(events & select.POLLERR for _, events in poll.poll(0))
+    poll.register(fd, 0)  # POLLERR and POLLHUP are always reported
+    return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))

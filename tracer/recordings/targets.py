@@ -15,6 +15,8 @@ from pathlib import Path
 
 from tracer.model.errors import TcpwatchError
 
+STANDARD_OUTPUT = Path("/dev/stdout")
+"""What `-` names."""
 _SHARED = stat.S_IWOTH | stat.S_IWGRP
 
 
@@ -23,6 +25,8 @@ def is_stream(path: Path) -> bool:
 
     Raises TcpwatchError if a recording cannot or should not be written to it.
     """
+    if path == STANDARD_OUTPUT:
+        return True
     try:
         status = path.stat()
     except OSError:
@@ -40,6 +44,8 @@ def is_stream(path: Path) -> bool:
 
 def open_stream(path: Path) -> int | None:
     """Open without blocking. Returns None while the FIFO has no reader. Raises TcpwatchError."""
+    if path == STANDARD_OUTPUT:
+        return _open_standard_output()
     in_shared = _is_shared(path.parent)
     flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | (os.O_NOFOLLOW if in_shared else 0)
     try:
@@ -59,6 +65,19 @@ def open_stream(path: Path) -> int | None:
         os.close(fd)
         raise
     return fd
+
+
+def _open_standard_output() -> int:
+    """A descriptor of standard output: a pipe is opened anew, so that only our end of it is non-blocking.
+
+    A file stays blocking. A socket does, too: see `stream.writer_of`.
+    """
+    if stat.S_ISFIFO(os.fstat(1).st_mode):
+        try:
+            return os.open(STANDARD_OUTPUT, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:  # there is no /dev/stdout, or the pipe belongs to another user
+            os.set_blocking(1, False)
+    return os.dup(1)
 
 
 def _require_trust(path: Path, status: os.stat_result) -> None:

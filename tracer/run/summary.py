@@ -21,9 +21,9 @@ _NAMES = {
 
 
 def describe(wanted: Filter) -> str:
-    """The filters as a phrase: `port 3306 and idle for 10m00s`."""
+    """The filters as a phrase, with hosts and namespaces as they were typed: `port 3306 and idle for 10m00s`."""
     parts = []
-    for name, value in describe_filter(wanted).items():
+    for name, value in {**describe_filter(wanted), **wanted.typed}.items():
         if name == "family":
             parts.append(f"IPv{value} only")
         elif name == "min_idle_ms":

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from statistics import median
 
 from benchmarks.processes import MIB, TCPWATCH, measured
-from benchmarks.results import Line, Result
+from benchmarks.results import Line, Result, median_at_most
 from benchmarks.scale import Scale
 from benchmarks.spread import Spread
 from benchmarks.workloads import load, loopback, population
 from tracer.kernel.namespaces import ProcNamespaceFinder
+
+_SS = "ss -tinop"
+_BUDGET = 1.0
+"""Times the wall time of ss."""
+_BUDGETED = ("tcpwatch sockets", "tcpwatch sockets --stuck")
 
 
 def sockets(scale: Scale) -> Result:
@@ -20,13 +26,15 @@ def sockets(scale: Scale) -> Result:
     with loopback() as namespace, load(namespace, "crowd", count // 2):
         commands = {
             "tcpwatch sockets": [*TCPWATCH, "sockets", "--netns", str(namespace.netns)],
+            "tcpwatch sockets -a": [*TCPWATCH, "sockets", "--netns", str(namespace.netns), "-a"],
+            "tcpwatch sockets --stuck": [*TCPWATCH, "sockets", "--netns", str(namespace.netns), "--stuck"],
             "tcpwatch sockets --json": [*TCPWATCH, "sockets", "--netns", str(namespace.netns), "--json"],
             "tcpwatch sockets --at-risk 1h": [
                 *(*TCPWATCH, "sockets", "--netns", str(namespace.netns), "--at-risk", "1h"),
             ],
-            "ss -tinop": namespace.command(["ss", "-tinop"]),
+            _SS: namespace.command(["ss", "-tinop"]),
         }
-        lines = _measured(commands, rounds)
+        lines = _measured(commands, rounds, beside=_SS)
     with loopback() as namespace:
         before = ProcNamespaceFinder()().keys()
         with population(namespace, namespaces, 5, namespaces):
@@ -45,7 +53,8 @@ def sockets(scale: Scale) -> Result:
     return Result("sockets", "every connection as it is now", "command", lines, notes)
 
 
-def _measured(commands: Mapping[str, Sequence[str]], rounds: int) -> list[Line]:
+def _measured(commands: Mapping[str, Sequence[str]], rounds: int, beside: str | None = None) -> list[Line]:
+    """The commands in turns. beside: compare the wall time of each round with that of this command in it."""
     wall, cpu, peak = (defaultdict[str, list[float]](list) for _ in range(3))
     for _ in range(rounds):
         for name, argv in commands.items():
@@ -53,8 +62,9 @@ def _measured(commands: Mapping[str, Sequence[str]], rounds: int) -> list[Line]:
             wall[name].append(usage.wall_s)
             cpu[name].append(usage.cpu_s)
             peak[name].append(usage.peak_bytes / MIB)
-    return [
-        Line(
+    lines = []
+    for name in commands:
+        line = Line(
             name,
             {
                 "wall, s": Spread.of(wall[name]),
@@ -62,5 +72,11 @@ def _measured(commands: Mapping[str, Sequence[str]], rounds: int) -> list[Line]:
                 "peak memory, MiB": Spread.of(peak[name]),
             },
         )
-        for name in commands
-    ]
+        if beside not in (None, name):
+            ratios = [ours / theirs for ours, theirs in zip(wall[name], wall[beside], strict=True)]
+            line.cells = {**line.cells, f"wall ÷ {beside}": Spread.of(ratios)}
+            if name in _BUDGETED:
+                used = median(ours / theirs for ours, theirs in zip(cpu[name], cpu[beside], strict=True))
+                line.verdict = median_at_most(ratios, _BUDGET, used)
+        lines.append(line)
+    return lines

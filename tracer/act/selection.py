@@ -1,0 +1,68 @@
+"""Which connections `end` may touch. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field
+
+from tracer.analysis.stuck import Stuck, stuck
+from tracer.model.actions import Left
+from tracer.model.errors import UsageError
+from tracer.model.filters import Filter
+from tracer.model.sockets import Socket, longest_silence_first
+
+HOPELESS = frozenset({Stuck.RETRANSMITTING, Stuck.PROBING, Stuck.SYN})
+"""The reasons to hang that --stuck ends: the peer answers nothing. With the others it may be slow."""
+
+_LEFT = {Stuck.REPLY: Left.REPLY, Stuck.WINDOW: Left.WINDOW}
+
+
+@dataclass(slots=True)
+class Selection:
+    """The connections to end, each with the reason why it hangs (None: the filters name it), and those left alone."""
+
+    chosen: list[tuple[Stuck | None, Socket]] = field(default_factory=list)
+    left: list[tuple[Left, Socket]] = field(default_factory=list)
+
+
+def require_names(wanted: Filter, *, only_stuck: bool) -> None:
+    """Raise UsageError unless the filters name something: a port, an address, a process, a namespace, a silence.
+
+    An address family, or every address, names nothing.
+    """
+    hosts = any(host.prefixlen for host in wanted.hosts)
+    named = (wanted.ports, wanted.lports, wanted.rports, wanted.netns, wanted.pids, wanted.comms, wanted.min_idle_ms)
+    if not (only_stuck or hosts or any(named)):
+        raise UsageError(
+            "end needs a filter that names connections, or --stuck", hint="tcpwatch end --stuck --dry-run"
+        )
+
+
+def select(sockets: Sequence[Socket], *, only_stuck: bool, ancestors: Set[int] = frozenset()) -> Selection:
+    """Choose among sockets that the filters accept. ancestors: the processes that this command descends from."""
+    selection = Selection()
+    for socket in longest_silence_first(sockets):
+        reason = stuck(socket)
+        if only_stuck and reason is None:
+            continue
+        why_left = _why_left(socket, reason, only_stuck=only_stuck, ancestors=ancestors)
+        if why_left is None:
+            selection.chosen.append((reason if only_stuck else None, socket))
+        else:
+            selection.left.append((why_left, socket))
+    return selection
+
+
+def _why_left(socket: Socket, reason: Stuck | None, *, only_stuck: bool, ancestors: Set[int]) -> Left | None:
+    """None for a connection to end.
+
+    An orphan keeps nobody waiting, and before Linux 6.11 tcp_abort() (net/ipv4/tcp.c) discards its data and its timer
+    then never ends it. Without its last subflow a Multipath TCP connection stays open, and its calls wait on.
+    """
+    if socket.orphan:
+        return Left.ORPHAN
+    if socket.mptcp:
+        return Left.MPTCP
+    if only_stuck:
+        return None if reason is None else _LEFT.get(reason)
+    return Left.SESSION if socket.accepted and not ancestors.isdisjoint(socket.pids or ()) else None
