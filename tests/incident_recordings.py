@@ -61,8 +61,16 @@ def others() -> list[Event]:
     events += [*(probe(60 + 75 * number, attempt=number + 1, **idle) for number in range(4)), *close(300, **idle)]
     events += [replace(window(308 + number / 4, attempt=number + 1), **reader) for number in range(4)]
     return events + [
-        rtx("syn", 302 + 2**number, attempt=number + 1, silent_ms=None, unacked_bytes=0, **handshake)
-        for number in range(3)
+        rtx(
+            "syn",
+            301 + 2**number,
+            attempt=number,
+            silent_ms=None,
+            unacked_bytes=0,
+            rto_ms=1000 << number,
+            **handshake,
+        )
+        for number in range(1, 4)
     ]
 
 

@@ -17,7 +17,7 @@ class Name(str):
 
 
 Inline: TypeAlias = str | tuple[str, ...]
-"""A sentence or a cell: text, or pieces of text and Names."""
+"""A sentence or a cell: text, or pieces of text. A piece may be a Name."""
 
 
 def name_of(text: str, most: int = MAX_NAME) -> Name:

@@ -184,7 +184,7 @@ def counted(words: Counter[str]) -> tuple[str, ...]:
 
 
 def connection_of(incident: Incident) -> tuple[str, ...]:
-    """The owner and the service: `gunicorn[23949] → 10.77.2.3:5432`. One connection has both ends."""
+    """The owner and the service of an incident: `gunicorn[23949] → 10.77.2.3:5432`. One connection has both ends."""
     example, service = incident.example, incident.key.service
     owner = owner_of(incident)
     if incident.count == 1 or service is None:
