@@ -76,13 +76,13 @@ class SilenceMarks(IdleTimeouts):
     def survived(self, service: Service | None, silence_ms: int) -> None:
         """Record that a connection was alive after this silence."""
         super().survived(service, silence_ms)
-        if service is not None:
+        if service is not None and not self.is_paused:
             self._marks_for(service)[0].add(silence_ms)
 
     def fatal(self, service: Service | None, silence_ms: int) -> None:
         """Record that a connection was dead after this silence."""
         super().fatal(service, silence_ms)
-        if service is not None:
+        if service is not None and not self.is_paused:
             self._marks_for(service)[1].add(silence_ms)
 
     def _marks_for(self, service: Service) -> tuple[_Marks, _Marks]:

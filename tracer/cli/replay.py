@@ -48,6 +48,9 @@ def replay(
     Needs neither root nor the kernel on which the recording was made. Times are in the time zone of the recorded
     host. A FILE that cannot be read is skipped with a warning, and the exit status is 1.
 
+    A TIME without a zone is in the time zone of the recorded host. 14:02 is the last one within the FILEs; for
+    --until, the first one after --since. -10m is ten minutes before the last event of all FILEs.
+
     \b
     Examples:
       tcpwatch replay night.tw.gz --rport 3306
@@ -81,15 +84,20 @@ def report(
 ) -> None:
     """Report which connections stalled, why, and what to change. FILE may be - for standard input.
 
-    The report lists the stalls, the longest last. For each service it compares the longest idle period that a
+    The report begins with a summary, what is missing, and the diagnosis. Then come the incidents: stalls of one
+    owner, service and verdict that begin together. For each service it compares the longest idle period that a
     connection survived with the shortest that was fatal, and gives advice. Several FILEs make one report. Memory use
-    does not grow with the length of a recording. A FILE that cannot be read is skipped with a warning; the report
-    begins with what is missing, and the exit status is 1.
+    does not grow with the length of a recording. A FILE that cannot be read is skipped with a warning, and the exit
+    status is 1.
+
+    A TIME without a zone is in the time zone of the recorded host. 14:02 is the last one within the FILEs; for
+    --until, the first one after --since. -10m is ten minutes before the last event of all FILEs.
 
     \b
     Examples:
       tcpwatch report night.tw.gz
       tcpwatch report /var/log/tcpwatch/*.tw.zst --rport 3306
+      tcpwatch report night.tw.gz --since 03:10 --until 04:00 --markdown
       tcpwatch report night.tw.gz --html night.html
     """
     from tracer.analysis.idle_timeouts import IdleTimeouts
@@ -99,6 +107,10 @@ def report(
     if evidence and output_format == "json":
         raise UsageError(
             "--evidence and --json are mutually exclusive", hint="tcpwatch replay FILE --json has every event"
+        )
+    if evidence and html is not None:
+        raise UsageError(
+            "--evidence and --html are mutually exclusive: the page has the evidence", hint="--html FILE"
         )
     if html is not None:
         _require_page(html, files, output_format)
