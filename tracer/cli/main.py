@@ -45,7 +45,7 @@ Examples:
   tcpwatch replay now.tw --rport 3306     show a recording, on any machine
   sudo tcpwatch sockets --at-risk 1h      what a 1h idle timeout would drop
   sudo tcpwatch demo                      reproduce the failure in 30 seconds
-  tcpwatch help record                    what a command does, with its options
+  tcpwatch help record                    every option of a command
 
 \b
 Columns:
