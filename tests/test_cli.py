@@ -198,7 +198,7 @@ def test_what_cannot_be_imported(tmp_path: Path, error: str, complaint: str, hin
     assert "Traceback" in debugged.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["record", "--help"], ["replay", "-h"], ["check", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["record", "--help"], ["replay", "-h"], ["completion", "--help"]])
 def test_help_has_room_on_eighty_columns(arguments: list[str]) -> None:
     shown = tcpwatch(*arguments, COLUMNS="80")
     assert shown.returncode == 0

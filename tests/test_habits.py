@@ -147,8 +147,7 @@ def test_no_words_raise_an_error_of_python() -> None:
     words = [
         "port", "host", "src", "dst", "or", "and", "not", "(", ")", "=", "3306", ":3306", "10.1.2.3", "x.tw", "/", "",
         "-", "--", "-p", "-e", "-i", "-nn", "-w", "-r", "-c", "-o", "-tinop", "-fp", "--port", "--port=", "--json",
-        "-4", "record", "replay", "sockets", "help", "state", "sport", "strace", "x" * 5000, "\udcff", "ü", "-ü",
-        "--ü=1",
+        "-4", "record", "replay", "sockets", "help", "state", "sport", "strace", "x" * 999, "\udcff", "-ü",
     ]  # fmt: skip
     for _ in range(20000):
         line = suggestion(cli, [chance.choice(words) for _ in range(chance.randrange(6))])

@@ -196,6 +196,7 @@ def test_events_in_another_case_or_number(text: str, kind: str) -> None:
         ("TLP", "--event retransmit"),
         ("idle-drop", "--event stall"),
         ("keepalive-failed", "--event stall"),
+        ("timed-out", "--event stall"),
         ("ETIMEDOUT", "--event error"),
         ("window?", "--event window-probe"),
         ("all", "leave --event out"),

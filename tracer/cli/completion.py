@@ -34,9 +34,9 @@ class Bash(BashComplete):
 @click.command()
 @click.argument("shell", type=click.Choice(SHELLS, case_sensitive=False))
 def completion(shell: str) -> None:
-    """Print the script that completes commands, options and events in a shell.
+    """Print the script for completion in a shell.
 
-    scripts/install installs these scripts.
+    It completes commands, options, kinds of event and files. scripts/install installs these scripts.
 
     \b
     Examples:

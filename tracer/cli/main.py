@@ -47,7 +47,7 @@ Examples:
   sudo tcpwatch sockets --at-risk 1h      what a 1h idle timeout would drop
   sudo tcpwatch end --stuck               make calls that hang return now
   sudo tcpwatch demo                      reproduce the failure in 30 seconds
-  tcpwatch help record                    what a command does, with its options
+  tcpwatch help record                    every option of a command
 
 \b
 Columns:

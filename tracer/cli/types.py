@@ -37,7 +37,7 @@ _EVENTS_OF_WORDS = {
 """Other words for kinds of event."""
 _EVENTS_OF_LINES = {
     **dict.fromkeys(("rto", "tlp", "fast", "syn", "synack", "fin"), Kind.RETRANSMIT),
-    **dict.fromkeys(("etimedout", "econnreset", "timeout", "timed-out"), Kind.ERROR),
+    **dict.fromkeys(("etimedout", "econnreset", "timeout"), Kind.ERROR),
     **dict.fromkeys(("window?", "persist"), Kind.WINDOW_PROBE),
     **dict.fromkeys(("established", "close", "connect"), Kind.STATE),
     "idle": Kind.FOUND,
@@ -97,12 +97,13 @@ def parse_event(text: str) -> str:
 
 
 def _similar_event(word: str) -> str:
-    """The kind of event that may have been meant. Verdicts, too, are words of the output."""
+    """The kind of event that may have been meant. Verdicts and outcomes, too, are words of the output."""
+    from tracer.analysis.outcomes import Outcome
     from tracer.analysis.verdicts import Verdict
 
     if word in _EVENTS_OF_LINES:
         return _EVENTS_OF_LINES[word].value
-    similar = [] if word in set(Verdict) else difflib.get_close_matches(word, EVENTS, n=1)
+    similar = [] if word in {*Verdict, *Outcome} else difflib.get_close_matches(word, EVENTS, n=1)
     return similar[0] if similar else Kind.STALL.value
 
 
