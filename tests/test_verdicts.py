@@ -56,8 +56,12 @@ def names_in(file: Path) -> set[str]:
     }
 
 
-# A filter is part of the model, which imports nothing.
-EXCEPT = {("model/filters.py", "unanswered")}
+# A filter is part of the model, which imports nothing. An action has results of its own.
+EXCEPT = {
+    ("model/filters.py", "unanswered"),
+    ("model/actions.py", "recovered"),
+    ("model/actions.py", "unreachable"),
+}
 
 
 @pytest.mark.parametrize("kind", [Verdict, Outcome])
