@@ -274,7 +274,8 @@ def test_one_that_recovers_between_the_looks_is_not_shown(run: Run, capsys: pyte
     assert run("--stuck", "--yes", found=[socket(**RETRANSMITS)], diag=diag) == 0
     shown = capsys.readouterr()
     assert (shown.out, diag.destroyed) == ("", 0)
-    assert "left 1 connection (recovered)" in shown.err and shown.err.endswith("tcpwatch: nothing to end\n")
+    assert "left 1 connection (the peer answers again)" in shown.err
+    assert shown.err.endswith("tcpwatch: nothing to end\n")
 
 
 def test_a_dry_run(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
@@ -309,7 +310,7 @@ def test_those_left_alone_can_be_named() -> None:
     assert lines == [
         "left 2 connections (waiting for a reply; a slow one looks the same). To end one: "
         "sudo tcpwatch end --lport 33356 --host 10.66.2.2 --rport 3306",
-        "left 1 connection (recovered)",
+        "left 1 connection (the peer answers again)",
     ]
 
 

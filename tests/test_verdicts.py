@@ -56,7 +56,7 @@ def names_in(file: Path) -> set[str]:
     }
 
 
-# A filter is part of the model, which imports nothing. Results of commands that act share two words with outcomes.
+# A filter is part of the model, which imports nothing. An action has results of its own.
 EXCEPT = {
     ("model/filters.py", "unanswered"),
     ("model/actions.py", "recovered"),

@@ -72,7 +72,7 @@ def question(count: int) -> str:
 _WHY_LEFT = {
     Left.REPLY: "waiting for a reply; a slow one looks the same",
     Left.WINDOW: "the peer answers with a closed window; its application does not read",
-    Left.RECOVERED: "recovered",
+    Left.RECOVERED: "the peer answers again",
     Left.ORPHAN: "closed by the application already; the kernel completes that alone",
     Left.MPTCP: "a subflow of Multipath TCP; the blocked call would go on without it",
     Left.SESSION: "the session of this command uses it",
