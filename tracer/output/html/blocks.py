@@ -18,6 +18,11 @@ def inline(sentence: Inline) -> str:
     return text(plain(sentence), MAX_SENTENCE)
 
 
+def paragraphs(section: Section) -> str:
+    """The sentences of a section that are in no item."""
+    return "".join(f"<p>{inline(block.text)}</p>" for block in section.blocks if isinstance(block, Paragraph))
+
+
 def facts(section: Section, names: Iterable[str] | None = None, without: Iterable[str] = ()) -> str:
     """The facts of a section as a list of terms. names: only these; without: not these. Empty without any."""
     chosen, left_out = None if names is None else set(names), set(without)

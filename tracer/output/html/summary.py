@@ -6,7 +6,7 @@ from collections import Counter
 
 from tracer.analysis.outcomes import Outcome
 from tracer.output.format import plural
-from tracer.output.html.blocks import facts
+from tracer.output.html import blocks
 from tracer.output.html.contents import Contents
 
 MISSING = ("Missing", "Lost")
@@ -25,10 +25,11 @@ def header(contents: Contents) -> str:
     """The heading of the page, what is missing, and where and when."""
     ended = endings(contents.outcomes)
     lead = f'<p class="lead">{ended}</p>' if ended else ""
-    missing = facts(contents.summary, names=MISSING)
+    missing = blocks.facts(contents.summary, names=MISSING)
     warning = f'<dl class="missing">{missing}</dl>' if missing else ""
-    others = facts(contents.summary, without=MISSING)
-    return f"<header><h1>{stalls(contents).capitalize()}</h1>{lead}{warning}<dl>{others}</dl></header>"
+    others = blocks.facts(contents.summary, without=MISSING)
+    where = blocks.paragraphs(contents.summary)
+    return f"<header><h1>{stalls(contents).capitalize()}</h1>{lead}{where}{warning}<dl>{others}</dl></header>"
 
 
 def stalls(contents: Contents) -> str:
