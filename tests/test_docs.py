@@ -10,6 +10,7 @@ import pytest
 
 from tracer.analysis.outcomes import Outcome
 from tracer.analysis.risk import REASONS
+from tracer.analysis.stuck import Stuck
 from tracer.analysis.verdicts import Verdict
 from tracer.cli.main import cli
 from tracer.cli.options import FILTER_NAMES
@@ -32,7 +33,17 @@ def test_every_field_is_explained(kind: type) -> None:
 
 def test_every_value_is_explained() -> None:
     text = (DOCS / "events.md").read_text()
-    for word in (*EVENTS, *Verdict, *Outcome, *REASONS, "data", "keepalive", "window", "no-progress"):
+    for word in (
+        *(reason.slug for reason in Stuck),
+        *EVENTS,
+        *Verdict,
+        *Outcome,
+        *REASONS,
+        "data",
+        "keepalive",
+        "window",
+        "no-progress",
+    ):
         assert f"`{word}`" in text, word
 
 

@@ -120,6 +120,18 @@ def test_the_owner_and_the_trouble_of_each_socket() -> None:
     assert "trouble" not in to_json(second)
 
 
+def test_a_held_socket_in_trouble_has_two_records_and_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = record(**ORDINARY, sk=2)
+    trouble = record(**{**ORDINARY, "type": 9}, sk=2, found_like=1)
+    listener = record(**{**ORDINARY, "type": 0}, sk=3)
+    held = walk._Held(plain + trouble + listener + plain + trouble)
+    monkeypatch.setattr(walk, "_sockets_in_use", lambda: 2)
+    assert held.are_all(4026532000)
+    assert held.records(4026532000) == plain + trouble
+    (found,) = decode_all(held.records(4026532000))
+    assert found.trouble is not None
+
+
 def test_filters_of_processes_and_of_silence() -> None:
     data = record(**ORDINARY, inode=11) + record(**{**ORDINARY, "silent": 10}, inode=12)
     held: Held = {11: (Process(8506, "php", None),), 12: (Process(8600, "MainThread", "node"),)}

@@ -88,13 +88,14 @@ def fields(data: bytes) -> None:
 def wire(data: bytes) -> None:
     """The bytes as what the ring buffer handed over, one record after the other; a live run of them."""
     records = [data[start : start + SIZE] for start in range(0, len(data), SIZE)]
-    events = []
+    events, valid = [], []
     for record in records:
         try:
             event, _ = DECODER.decode(record, OFFSET_NS)
         except WireError as error:
             _check_text(safe(f"{error} {error.hint}"))
             continue
+        valid.append(record)
         if event.event in EVENTS:
             events.append(event)
     _check_taken(records)
@@ -109,7 +110,7 @@ def wire(data: bytes) -> None:
     for sink in outputs.sinks:
         sink.close()
     outputs.check()
-    sockets = list(SocketRecords(250, {}, OFFSET_NS).decode(b"".join(records[: len(data) // SIZE])))
+    sockets = list(SocketRecords(250, {}, OFFSET_NS).decode(b"".join(valid)))
     risky, hanging = at_risk(sockets, 3600.0, 250), mark(sockets, 250)
     for each in (False, True):
         view = View(hz=250, ttl_s=3600.0, each=each)

@@ -38,13 +38,12 @@ _WIDTH, _MIN_WIDTH = 80, 60
 def sockets(output_format: str, ttl: float | None, only_stuck: bool, each: bool, **filters: Any) -> None:
     """List TCP connections by program and service, what hangs first. Requires root.
 
-    Lists the connections of every network namespace. Connections of one program to one service are a group, and those
-    of one program that clients connected to by one port. Listening sockets and TIME_WAIT are left out. Groups with a
-    connection that hangs come first, then the longest silence.
+    Lists the connections of every network namespace. The connections of one program to one service are a group, and
+    so are those that clients opened to one port of a program. Groups with a connection that hangs come first, then
+    the longest silence. Listening sockets and TIME_WAIT are left out.
 
     With --stuck, lists the connections that hang now: since when, how many attempts went unanswered, when the kernel
-    gives up, and the command that ends them. A healthy connection is not listed, because each reason needs more than
-    chance.
+    gives up, and the command that ends them.
 
     With --at-risk, lists the connections that would hang behind a firewall with this idle timeout, the worst first,
     and what to change. Connections that may be waiting for a reply are examined again after 3s.
@@ -58,7 +57,7 @@ def sockets(output_format: str, ttl: float | None, only_stuck: bool, each: bool,
 
     \b
     Columns:
-      ×          number of connections
+      ×          number of connections in the group
       SILENT     time since the last segment from the peer
       WAITING    time since the request: it was acknowledged and has no reply
                  yet. Of a group, the longest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from socket import inet_ntoa
 from struct import Struct
 from typing import Any
@@ -14,7 +15,7 @@ from tracer.kernel.layout import LAYOUT, OFFSETS, SIZE, SOCKET, struct_of
 from tracer.kernel.owners import Holders
 from tracer.kernel.processes import Process
 from tracer.kernel.wire import Decoder, address, socket_state
-from tracer.model.events import Event, error_name
+from tracer.model.events import Event, error_name, names_of
 from tracer.model.kinds import Kind
 from tracer.model.sockets import Socket
 
@@ -38,6 +39,7 @@ def _members_struct() -> Struct:
 
 _RECORD = _members_struct()
 _TYPE, _SK, _STATE = OFFSETS["type"], OFFSETS["sk"], OFFSETS["flags"]
+_STATE_FIELDS = frozenset(names_of("state", "settings")) & {field.name for field in fields(Socket)}
 _OF_FILTERS = ("silent_ms", "pids", "pid", "comm", "exe")
 
 
@@ -73,6 +75,7 @@ class SocketRecords:
         self._wanted = wanted
         self._cgroup_path = cgroup_path
         self._owners: dict[tuple[tuple[Process, ...], int], dict[str, Any]] = {}
+        self._states: dict[bytes, dict[str, Any]] = {}
         self._decoder = Decoder(hz=hz, reasons={}, key=b"")
 
     def decode(self, data: bytes) -> Iterator[Socket]:
@@ -102,7 +105,7 @@ class SocketRecords:
                 silent, inode, cgroup, rto, srtt_us, unacked, snd_wnd, unsent, soft_error,
                 stuck_ms, since_sent, timer_in, attempt, timer_number, unread, since_data,
             ) = members  # fmt: skip
-            state = socket_state(data[start + _STATE : start + _STATE + _STATE_BYTES], hz).part.fields
+            state = self._state(data[start + _STATE : start + _STATE + _STATE_BYTES])
             timer = _TIMERS.get(timer_number)
             since_sent_ms = None if since_sent == UNKNOWN else since_sent * 1000 // hz
             waiting = flags & (ACCEPTED | AWAITS) == AWAITS and state.get("state") == "ESTABLISHED"
@@ -138,11 +141,19 @@ class SocketRecords:
             )
             yield sk, socket
 
+    def _state(self, raw: bytes) -> dict[str, Any]:
+        """The fields of the state and settings. Most sockets of a host have the same."""
+        known = self._states.get(raw)
+        if known is None:
+            of_event = socket_state(raw, self._hz).part.fields
+            known = self._states[raw] = {name: of_event[name] for name in of_event if name in _STATE_FIELDS}
+        return known
+
     def _owner(self, processes: tuple[Process, ...], cgroup: int) -> dict[str, Any]:
         """The fields of the owner. Sockets of one process and cgroup share them."""
         key = processes, cgroup
-        fields = self._owners.get(key)
-        if fields is None:
+        known = self._owners.get(key)
+        if known is None:
             path = self._cgroup_path(cgroup) if cgroup else None
-            fields = self._owners[key] = dict(Holders(processes, not processes).part(path).fields)
-        return fields
+            known = self._owners[key] = dict(Holders(processes, not processes).part(path).fields)
+        return known
