@@ -286,8 +286,10 @@ def test_two_hosts_are_told_apart(tmp_path: Path) -> None:
     assert service[:2] == ["2", "2"], "two stalls on two hosts"
     sentences = " ".join(text.split())
     assert "on web-b: sudo nsenter -t 8506 -n ss -K" in sentences
-    assert "Cure keepalive is on, first probe after 2h, on web-b: sudo nsenter -t 8506 -n sysctl" in sentences
-    assert "Release on web-b: sudo tcpwatch end --stuck --host 10.66.2.2 --rport 3306" in sentences
+    assert (
+        "Cure php[8506]: keepalive is on, first probe after 2h, on web-b: sudo nsenter -t 8506 -n sysctl" in sentences
+    )
+    assert "Release php[8506]: on web-b: sudo tcpwatch end --stuck --host 10.66.2.2 --rport 3306" in sentences
     records = [json.loads(line) for line in tcpwatch("report", *files, "--json").stdout.splitlines()]
     assert [each["host"] for each in records if each.get("event") == "stall"] == ["web-a", "web-b"]
     assert [each["hosts"] for each in records if each.get("report") == "service"] == [2]
