@@ -33,8 +33,8 @@ def tracked(*events: Event, until: float | None = None) -> list[Event]:
     return out + tracker.finish(round(until * 1e9) if until is not None else events[-1].ktime_ns)
 
 
-def written(events: list[Event], page: Page = TERMINAL, *, started: float | None = None) -> str:
-    """The lines of events. started: when tracing began, seconds after START."""
+def written(events: list[Event], page: Page = TERMINAL, *, started: float | None = None, host: str = "") -> str:
+    """The lines of events. started: when tracing began, seconds after START. host: where."""
     stream = io.StringIO()
     sink = TextSink(stream, page)
     if started is not None:
@@ -46,6 +46,7 @@ def written(events: list[Event], page: Page = TERMINAL, *, started: float | None
                 clock_offset_ns=at.time_ns - at.ktime_ns,
                 utc_offset_s=0,
                 filters={},
+                host=host,
             )
         )
     for batch in batches(events):
@@ -137,6 +138,35 @@ def test_verbose_has_every_sentence() -> None:
     assert "/etc/sysctl.d/90-tcpwatch.conf" in text
     assert "/etc/sysctl.d" not in written([stall])
     assert "Gives up between 08:13:32.345 and 08:15:31.345" in text, "to the millisecond"
+
+
+def test_verbose_tells_which_job_it_is() -> None:
+    page = replace(
+        TERMINAL, is_verbose=True, command_line={4194303: "php worker.php --queue=mail\x1b[2J"}.__getitem__
+    )
+    stall = stall_of(Verdict.IDLE_DROP, cgroup="/system.slice/worker.service")
+    text = written([stall], page)
+    assert (
+        "    Owner    php worker.php --queue=mail\\x1b[2J\n" in text and "cgroup /system.slice/worker.service" in text
+    )
+    assert "Owner" not in written([stall], replace(TERMINAL, command_line=page.command_line))
+    for gone in ({"orphan": True}, {"pids": None}, {"phase": "end", "outcome": "timed-out"}):
+        assert "worker.php" not in written([stall_of(Verdict.IDLE_DROP, **gone)], page), "another may have the pid"
+    assert "worker.php" not in written([stall], page, started=-9, host="db1")
+
+
+def test_commands_for_another_host_name_it() -> None:
+    stall = stall_of(Verdict.IDLE_DROP)
+    text = written([stall], replace(TERMINAL, here="laptop", program="scripts/tcpwatch"), started=-9, host="db1")
+    assert "    Check    on db1: nc -zvw5 192.168.200.200 50100\n" in text
+    assert "on db1: sudo tcpwatch end" in text and "scripts/tcpwatch" not in text
+    hostile = written([stall], TERMINAL, started=-9, host="x: sudo rm -rf /")
+    assert "rm -rf" not in hostile and "on the recorded host: nc" in hostile
+    peer = stall_of(
+        Verdict.UNANSWERED, advice=["Check: on the peer: ss -tno sport = :1", "Release: sudo x", "Cure: y"]
+    )
+    assert "Check    on the peer: ss -tno" in written([peer])
+    assert "Check    on the peer: ss -tno" in written([peer], started=-9, host="db1")
 
 
 def test_commands_name_this_tcpwatch() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from tracer.cli.screen import wants_colour
+from tracer.cli.screen import page
 from tracer.run.stopping import Stop
 
 
@@ -34,4 +34,4 @@ def demo(server: str, fix: str | None) -> None:
     from tracer.run.live import utc_offset_now_s
 
     host.require_privilege()
-    show(server, fix, stop, colour=wants_colour(), utc_offset_s=utc_offset_now_s())
+    show(server, fix, stop, page(), utc_offset_s=utc_offset_now_s())

@@ -68,11 +68,14 @@ def trace(
     """Trace, and show events on standard output."""
     stop = Stop(duration, sys.stdout)
     wanted = make_live_filter(filters, resume=resume)
+    from tracer.kernel.processes import command_line
     from tracer.run.live import Tracing, watch
     from tracer.run.recording import Recording
 
     events = EVENT_FORMATS[output_format]
-    layout = page(shows_all=shows_all or bool(wanted.events - {"stall"}), is_verbose=is_verbose)
+    layout = page(
+        shows_all=shows_all or bool(wanted.events - {"stall"}), is_verbose=is_verbose, command_line=command_line
+    )
     leaves_out = layout.folded and not layout.shows_all and not events.is_data
     watch(
         wanted,

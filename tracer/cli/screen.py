@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from tracer.output.page import WIDTH, Page
@@ -14,8 +16,10 @@ _MIN_WIDTH, _MAX_WIDTH = 60, 120
 _CLONE = Path(__file__).resolve().parents[2] / "scripts" / "tcpwatch"
 
 
-def page(*, shows_all: bool = False, is_verbose: bool = False) -> Page:
-    """The layout for standard output: that of a terminal, or of a file."""
+def page(
+    *, shows_all: bool = False, is_verbose: bool = False, command_line: Callable[[int], str] = lambda pid: ""
+) -> Page:
+    """The layout for standard output: that of a terminal, or of a file. command_line: as in Page."""
     is_terminal = sys.stdout.isatty()
     # A file has no width; COLUMNS sets one.
     size = shutil.get_terminal_size((WIDTH, 24))
@@ -30,6 +34,8 @@ def page(*, shows_all: bool = False, is_verbose: bool = False) -> Page:
         shows_all=shows_all,
         is_verbose=is_verbose,
         program=_program(),
+        here=platform.node(),
+        command_line=command_line,
     )
 
 

@@ -50,6 +50,14 @@ def process_named(pid: int, comm: bytes, proc: Path = PROC) -> Process:
     return Process(pid, *process_names(comm, path.removesuffix(_DELETED).rpartition(b"/")[2]))
 
 
+def command_line(pid: int, proc: Path = PROC) -> str:
+    """The arguments of a process that runs now, with blanks between them; empty once it has ended."""
+    try:
+        return text((proc / str(pid) / "cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" "))
+    except OSError:
+        return ""
+
+
 @lru_cache(maxsize=4096)
 def process_names(comm: bytes, exe: bytes) -> tuple[str, str | None]:
     """Decode the name of a process and that of its executable: None where comm is that name, or its beginning."""

@@ -124,7 +124,7 @@ class _Stage:
         finish(self._tracker, Filter(), self._sinks, self.totals)
 
 
-def demo(server: str, fix: str | None, stop: Stop, *, colour: bool, utc_offset_s: int) -> None:
+def demo(server: str, fix: str | None, stop: Stop, page: Page, *, utc_offset_s: int) -> None:
     """Run the incident with an `embedded` server or with `mariadb`, with one of FIXES or without.
 
     Raises TcpwatchError if a tool is missing, or if a fix does not work. It always removes what it created.
@@ -146,9 +146,8 @@ def demo(server: str, fix: str | None, stop: Stop, *, colour: bool, utc_offset_s
         wanted = Filter(netns=frozenset({lab.client.netns}))
         source = stack.enter_context(LiveSource(wanted, stop, resume_after_s=MIN_IDLE_S))
         say("tracing the client's namespace")
-        stage = _Stage(
-            source, stop, TextSink(sys.stdout, Page(colour=colour), utc_offset_s=utc_offset_s), colour=colour
-        )
+        sink = TextSink(sys.stdout, page, utc_offset_s=utc_offset_s)
+        stage = _Stage(source, stop, sink, colour=page.colour)
         connect = mariadb_client if database else embedded_client
         with connect(lab.client, SERVER, PORT) as client:
             answer = client.ask("query")

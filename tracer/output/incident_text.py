@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import textwrap
 
-from tracer.analysis.advice.commands import split
+from tracer.analysis.advice.commands import on_host, place_of, split
 from tracer.analysis.advice.steps import Step
 from tracer.analysis.idle_timeouts import service_of
 from tracer.analysis.incidents import Range
@@ -22,6 +22,8 @@ from tracer.output.stall_sentences import how_it_ended, what_happened, what_it_m
 from tracer.output.stall_text import wrapped
 
 MAX_BLOCK = 8
+MAX_COMMAND = 300
+"""Characters of a command line."""
 _INDENT = "    "
 _LABEL = 9
 _NOT_LATER = 2000
@@ -34,7 +36,8 @@ class IncidentText:
     def __init__(self, page: Page) -> None:
         self._page = page
         self._width = page.width if page.columns is None else min(page.width, page.columns)
-        self._advised: dict[str, tuple[str, ...]] = {}
+        self.other_host = ""
+        """Where the events were recorded, if that is not this host."""
 
     def lines(self, notice: Notice, time: str, utc_offset_s: int) -> list[str]:
         """The lines of a notice. time: the time of day, as other lines have it."""
@@ -62,11 +65,19 @@ class IncidentText:
         if self._page.is_verbose:
             sentences = [*what, *([] if is_over else [when_it_ends(stall, utc_offset_s)])]
             lines = [line for each in sentences for line in wrapped(each, self._width)]
-            return [*head, *lines, *self._steps(stall, MAX_BLOCK), *self._further(stall)]
+            return [*head, *lines, *self._owner(stall), *self._steps(stall, MAX_BLOCK), *self._further(stall)]
         until = [] if is_over else self._filled(self._until_when(account, stall, utc_offset_s))
-        steps = sum(Step.of(line) is not None for line in stall.advice or ())
+        steps = len(_steps_of(stall))
         lines = [*self._fitting(what, MAX_BLOCK - len(head) - len(until) - steps), *until]
         return [*head, *lines, *self._steps(stall, MAX_BLOCK - len(head) - len(lines))]
+
+    def _owner(self, stall: Event) -> list[str]:
+        """What tells which job it is: the command line of a process that still holds the socket, and its cgroup."""
+        is_held = stall.pids and stall.pid is not None and not stall.orphan and stall.phase != "end"
+        command = self._page.command_line(stall.pid) if is_held and stall.pid and not self.other_host else ""
+        command = f"{command[:MAX_COMMAND]}…" if len(command) > MAX_COMMAND else command
+        known = [safe(command), f"cgroup {safe(stall.cgroup)}" if stall.cgroup else ""]
+        return [line for each in known if each for line in self._labelled_lines("Owner", each)]
 
     def _until_when(self, account: Account, stall: Event, utc_offset_s: int) -> str:
         if len(account.open) < 2:
@@ -108,19 +119,21 @@ class IncidentText:
 
     def _steps(self, stall: Event, room: int) -> list[str]:
         """The steps of the advice, in that many lines: where they do not fit, without their words."""
-        steps = [(step, step.text_of(line)) for line in stall.advice or () if (step := Step.of(line)) is not None]
-        worded = [self._step(step, safe(text)) for step, text in steps]
+        steps = [(step, step.text_of(self._placed(line))) for step, line in _steps_of(stall)]
+        worded = [self._step(step, text) for step, text in steps]
         for number in reversed(range(len(steps))):
             if sum(map(len, worded)) <= room:
                 break
             step, text = steps[number]
-            _, command = split(safe(text))
-            worded[number] = [self._labelled(step, command)] if command else worded[number][:1]
+            words, command = split(text)
+            place = place_of(words)
+            short = f"{place}: {command}" if place else command
+            worded[number] = [self._labelled(step, short)] if command else worded[number][:1]
         return [line for lines in worded for line in lines]
 
     def _step(self, step: Step, text: str) -> list[str]:
         """`Cure     keepalive is on, first probe after 2h: COMMAND`, the command on a line of its own if need be."""
-        words, command = split(self._named(text))
+        words, command = split(text)
         line = self._labelled(step, f"{words}: {command}" if words and command else words or command)
         if len(line) <= self._width or not words:
             return [line] if command else self._filled_step(step, words)
@@ -129,26 +142,31 @@ class IncidentText:
         return [*self._filled_step(step, f"{words}:"), f"{_INDENT}{'':<{_LABEL}}{command}"]
 
     def _filled_step(self, step: Step, words: str) -> list[str]:
+        return self._labelled_lines(step.value, words)
+
+    def _labelled_lines(self, label: str, text: str) -> list[str]:
         return textwrap.wrap(
-            words,
+            text,
             self._width,
-            initial_indent=self._labelled(step, ""),
+            initial_indent=f"{_INDENT}{label:<{_LABEL}}",
             subsequent_indent=_INDENT + " " * _LABEL,
             break_long_words=False,
             break_on_hyphens=False,
         )
 
     def _labelled(self, step: Step, text: str) -> str:
-        return f"{_INDENT}{step.value:<{_LABEL}}{self._named(text)}"
+        return f"{_INDENT}{step.value:<{_LABEL}}{text}"
 
     def _further(self, stall: Event) -> list[str]:
         """The advice beyond the steps."""
-        further = [safe(line) for line in stall.advice or () if Step.of(line) is None]
-        return [each for line in further for each in wrapped(f"→ {self._named(line)}", self._width)]
+        further = [self._placed(line) for line in stall.advice or () if Step.of(line) is None]
+        return [each for line in further for each in wrapped(f"→ {line}", self._width)]
 
-    def _named(self, line: str) -> str:
-        """The line with tcpwatch as it was called here."""
-        return line.replace("sudo tcpwatch ", f"sudo {self._page.program} ")
+    def _placed(self, line: str) -> str:
+        """The line with the host where its command has to run; on this host, with tcpwatch as it was called here."""
+        if self.other_host:
+            return on_host(safe(line), self.other_host)
+        return safe(line).replace("sudo tcpwatch ", f"sudo {self._page.program} ")
 
     def _end(self, notice: Notice, time: str) -> list[str]:
         account, stall = notice.account, notice.stall
@@ -237,6 +255,10 @@ class IncidentText:
                 f"{safe(incident.key.owner or '?')} ({plural(len(pids), 'process').replace('processs', 'processes')})"
             )
         return f"{number:,} × {who} {_service(incident.example)}"
+
+
+def _steps_of(stall: Event) -> list[tuple[Step, str]]:
+    return [(step, line) for line in stall.advice or () if (step := Step.of(line)) is not None]
 
 
 def _summary(outcome: str) -> str:

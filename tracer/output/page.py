@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 WIDTH = 80
@@ -14,7 +15,8 @@ class Page:
     width: columns of sentences. columns: the greatest length of a line; None: unlimited, in a file or a pipe.
     rows: lines of the terminal; None: none. colour: use it. folded: summarise bursts of similar lines.
     shows_all: show connections without trouble, too. is_verbose: show every sentence about a stall.
-    program: how this tcpwatch is called in commands that are printed.
+    program: how this tcpwatch is called in commands that are printed. here: the name of this host; commands for
+    another one name it. command_line: the command line of a process of this host that runs now, or empty.
     """
 
     width: int = WIDTH
@@ -25,3 +27,5 @@ class Page:
     shows_all: bool = False
     is_verbose: bool = False
     program: str = "tcpwatch"
+    here: str = ""
+    command_line: Callable[[int], str] = lambda pid: ""

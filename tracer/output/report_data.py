@@ -14,7 +14,6 @@ from tracer.model.counts import Tally, counts_of, counts_of_kernel
 from tracer.model.events import Event, size_of
 from tracer.model.recent import Recent
 from tracer.output.crosscheck import what_was_missed
-from tracer.output.format import quoted
 from tracer.output.owners_advice import UNKNOWN_HOST, Line, OwnersAdvice
 from tracer.output.report_incidents import ReportIncidents
 from tracer.output.report_rows import OTHER, Missing, ServiceStalls, count
@@ -200,7 +199,7 @@ class ReportData:
 
     def _for_host(self, line: str, host: str) -> str:
         """The line of advice, with the host where its command has to run unless that is this one."""
-        return line if host in (self.here, UNKNOWN_HOST) else on_host(line, quoted(host))
+        return line if host in (self.here, UNKNOWN_HOST) else on_host(line, host)
 
     def _fold_services(self) -> None:
         """Count the half with the shortest stalls together."""

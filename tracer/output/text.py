@@ -79,6 +79,7 @@ class TextSink:
         if header.run and header.run == self._run:
             return  # the next file of a series
         self._run = header.run
+        self._incidents.other_host = "" if header.host in ("", self._page.here) else header.host
         min_idle_ms = MIN_IDLE_MS if header.min_idle_ms is None else header.min_idle_ms
         self._view = View(shows_all=self._page.shows_all, min_idle_ms=min_idle_ms)
         self._started_ns = header.started_ns or None

@@ -27,13 +27,26 @@ def split(line: str) -> tuple[str, str]:
     return (line, "") if found is None else (line[: found.start()], line[found.end() :])
 
 
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
+
+
 def on_host(line: str, host: str) -> str:
-    """The line with the host where its command has to run, unless it has none or runs on the peer."""
+    """The line with the host where its command has to run, unless it has none or runs on the peer.
+
+    host: as a recording has it. Its name must not look like a command.
+    """
+    host = host if _HOST.fullmatch(host) else "the recorded host"
     text, command = split(line)
     if not command or text.lower().endswith(ON_THE_PEER):
         return line
     between = "" if not text else ", " if " " in text else ": "  # a step's name has no blank
     return f"{text}{between}on {host}: {command}"
+
+
+def place_of(text: str) -> str:
+    """The end of a text that names where its command has to run: `on the peer`, `on db1`, `in netns 4026532000`."""
+    last = text.rpartition(", ")[2]
+    return last if last.startswith(("on ", "in netns ")) or last == ON_THE_PEER else ""
 
 
 def here(context: AdviceContext, command: str, *, root: bool = False) -> str:
