@@ -200,6 +200,17 @@ def test_some_of_a_pool_still_wait() -> None:
     assert "150 × " in text and "50 still waiting" in text
 
 
+def test_stalls_that_begin_and_end_within_a_second_are_counted_at_their_end() -> None:
+    stalls = []
+    for number in range(5):
+        for phase, at in (("begin", 0.1), ("end", 0.2)):
+            over = {"outcome": "recovered", "duration_ms": 100} if phase == "end" else {}
+            stalls.append(stall_of(Verdict.PATH_LOSS, at, id=str(number), sock=str(number), phase=phase, **over))
+    stalls.sort(key=lambda each: each.ktime_ns)
+    text = written([*stalls, event(at=3, kind="fast")])
+    assert "0 ×" not in text and "5 × a-name-of-15-by[4194303]" in text and text.count("STALL") == 1
+
+
 def test_a_pool_of_many_processes() -> None:
     events = pool(8)
     for number, each in enumerate(events):

@@ -145,12 +145,11 @@ class Accounts:
         """What has been counted and not printed."""
         notices: list[Notice] = []
         for account in list(self._active):
-            if account.unprinted:
-                account.unprinted = 0
+            if account.unprinted and len(account.open) > 1:
                 notices.append(Notice(News.MORE, account))
             elif account.goes_on:
                 notices.append(Notice(News.GOES_ON, account))
-            account.goes_on = False
+            account.unprinted, account.goes_on = 0, False
             if account.ended:
                 notices.append(Notice(News.ENDED, account))
             if not account.open:
