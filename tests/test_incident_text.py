@@ -161,12 +161,32 @@ def test_commands_for_another_host_name_it() -> None:
     assert "    Check    on db1: nc -zvw5 192.168.200.200 50100\n" in text
     assert "on db1: sudo tcpwatch end" in text and "scripts/tcpwatch" not in text
     hostile = written([stall], TERMINAL, started=-9, host="x: sudo rm -rf /")
-    assert "rm -rf" not in hostile and "on the recorded host: nc" in hostile
+    assert hostile.count("rm -rf") == 1 and "on the recorded host: nc" in hostile, "in the heading alone"
     peer = stall_of(
         Verdict.UNANSWERED, advice=["Check: on the peer: ss -tno sport = :1", "Release: sudo x", "Cure: y"]
     )
     assert "Check    on the peer: ss -tno" in written([peer])
     assert "Check    on the peer: ss -tno" in written([peer], started=-9, host="db1")
+
+
+def test_two_hosts_have_accounts_of_their_own() -> None:
+    stream = io.StringIO()
+    sink = TextSink(stream, replace(TERMINAL, here="db1"))
+    for host in ("db1", "db2"):
+        sink.opened(replace(HEADER, host=host, run=host, utc_offset_s=0, started="", filters={}))
+        sink.write([stall_of(Verdict.IDLE_DROP, id=host, sock=host)])
+    sink.close()
+    text = stream.getvalue()
+    assert text.count("STALL idle-drop  a-name") == 2 and " × " not in text
+    assert "2027-01-15, times in UTC\n" in text and "2027-01-15, times in UTC, on db2\n" in text
+    assert text.count("on db2: ") == 3 and "on db1" not in text
+
+
+def test_an_update_without_news_hides_no_retransmission() -> None:
+    begin = stall_of(Verdict.IDLE_DROP, gives_up_window_ms=None)
+    update = stall_of(Verdict.IDLE_DROP, at=3, phase="update", gives_up_in_ms=809_345, gives_up_window_ms=None)
+    text = written([begin, event(at=3, kind="rto", attempt=4), update])
+    assert " rto 4 " in text and "WAIT" not in text
 
 
 def test_commands_name_this_tcpwatch() -> None:

@@ -102,9 +102,10 @@ class Notice(NamedTuple):
 
 
 class Accounts:
-    """Takes the events of stalls, and returns what to print."""
+    """Takes the events of stalls of one host, and returns what to print."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "") -> None:
+        self._host = host
         self._by_key: OrderedDict[IncidentKey, Account] = OrderedDict()  # those that a stall may still join
         self._active: dict[Account, None] = {}  # with open stalls, or with something due
         self._by_id: OrderedDict[str, Account] = OrderedDict()
@@ -166,7 +167,7 @@ class Accounts:
         return sorted((each for each in self._active if each.open), key=_worst_first)
 
     def _began(self, identity: str, stall: Event) -> list[Notice]:
-        key = key_of(stall)
+        key = key_of(stall, self._host)
         account = self._account_of(stall)
         is_new = account is None
         if account is None:
@@ -186,7 +187,7 @@ class Accounts:
 
     def _account_of(self, stall: Event) -> Account | None:
         """The account that the stall belongs to, if there is one yet."""
-        account = self._by_key.get(key_of(stall))
+        account = self._by_key.get(key_of(stall, self._host))
         return account if account is not None and account.incident.accepts(stall) else None
 
     def _goes_on(self, account: Account, identity: str, stall: Event) -> list[Notice]:

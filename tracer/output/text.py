@@ -15,7 +15,7 @@ from tracer.output.accounts import Account, Accounts, News, Notice, is_quiet
 from tracer.output.background_writer import Stream
 from tracer.output.event_line import Columns
 from tracer.output.folding import Folding
-from tracer.output.format import in_plain, local_time, plural
+from tracer.output.format import in_plain, local_time, plural, safe
 from tracer.output.incident_text import MAX_BLOCK, IncidentText
 from tracer.output.page import Page
 from tracer.output.view import View
@@ -66,7 +66,7 @@ class TextSink:
         self._accounts = Accounts()
         self._incidents = IncidentText(page)
         self._folding = Folding() if page.folded else None
-        self._date = self._run = ""
+        self._date = self._run = self._host = ""
         self._started_ns: int | None = None  # while the start is collected: when tracing began, CLOCK_BOOTTIME
         self._already: list[tuple[Account, Event]] = []
         self._offset_ns = 0  # wall clock minus CLOCK_BOOTTIME, of the newest event
@@ -79,10 +79,21 @@ class TextSink:
         if header.run and header.run == self._run:
             return  # the next file of a series
         self._run = header.run
-        self._incidents.other_host = "" if header.host in ("", self._page.here) else header.host
+        self._end_start(None)
+        if header.host != self._host:
+            self._print(self._accounts.rest())
+            self._accounts = Accounts(header.host)
+            self._date = ""
+        self._host = header.host
+        self._incidents.other_host = self._other_host
         min_idle_ms = MIN_IDLE_MS if header.min_idle_ms is None else header.min_idle_ms
         self._view = View(shows_all=self._page.shows_all, min_idle_ms=min_idle_ms)
         self._started_ns = header.started_ns or None
+
+    @property
+    def _other_host(self) -> str:
+        """The host of the events, if that is not this one."""
+        return "" if self._host == self._page.here else self._host
 
     def write(self, events: Sequence[Event]) -> None:
         """Write the lines of events."""
@@ -200,7 +211,8 @@ class TextSink:
         date = local_time(time_ns, self._utc_offset_s)[0]
         if date != self._date:
             self._date = date
-            self._put([f"{date}, times in {_zone(self._utc_offset_s)}", self._columns.heading()])
+            where = f", on {safe(self._other_host)}" if self._other_host else ""
+            self._put([f"{date}, times in {_zone(self._utc_offset_s)}{where}", self._columns.heading()])
 
     def _put(self, lines: Sequence[str], event: str = "") -> None:
         for line in lines:
@@ -217,7 +229,7 @@ def _covered(events: Sequence[Event]) -> Iterator[int]:
     for position in reversed(range(len(events))):
         event = events[position]
         if event.event == Kind.STALL:
-            if not is_quiet(event):
+            if not is_quiet(event) and event.phase != "update":  # an update may have no line
                 accounts[event.sock] = event.ktime_ns
         elif event.sock in accounts and 0 <= accounts[event.sock] - event.ktime_ns <= JUST_BEFORE_NS:
             yield position
