@@ -76,8 +76,12 @@ class IncidentText:
         is_held = stall.pids and stall.pid is not None and not stall.orphan and stall.phase != "end"
         command = self._page.command_line(stall.pid) if is_held and stall.pid and not self.other_host else ""
         command = f"{command[:MAX_COMMAND]}…" if len(command) > MAX_COMMAND else command
-        known = [safe(command), f"cgroup {safe(stall.cgroup)}" if stall.cgroup else ""]
-        return [line for each in known if each for line in self._labelled_lines("Owner", each)]
+        cgroup = f"cgroup {safe(stall.cgroup)}" if stall.cgroup else ""
+        known = [each for each in (safe(command), cgroup) if each]
+        labels = ["Owner", *[""] * len(known)]
+        return [
+            line for label, each in zip(labels, known, strict=False) for line in self._labelled_lines(label, each)
+        ]
 
     def _until_when(self, account: Account, stall: Event, utc_offset_s: int) -> str:
         if len(account.open) < 2:
