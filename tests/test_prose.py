@@ -30,7 +30,7 @@ RIDDLES = {
     r"by how much": "the difference",
 }
 PATTERN = re.compile(rf"\b(?:{'|'.join(RIDDLES)})\b", re.IGNORECASE)
-CODE_BLOCK = re.compile(r"^( {4}.*|```.*?^```)$", re.MULTILINE | re.DOTALL)
+CODE_BLOCK = re.compile(r"^( {4}[^\n]*|```.*?^```)$", re.MULTILINE | re.DOTALL)
 CODE_SPAN = re.compile(r"`[^`]*`")
 COMMENT_IN_C = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
 COMMENT_IN_SHELL = re.compile(r"(?:^|\s)#[^\n]*")

@@ -1,0 +1,45 @@
+"""The recording that the documents' examples read: a night on which a firewall forgot connections after an hour."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from builders import event
+from incident_recordings import others
+from recording_files import header, record
+from stall_events import LOSS_PROBE_MS, OWNED, a_night, close, freeze, heard, waiting
+
+from tracer.model.events import Event
+
+POOL = 40
+NAMES = ("night.tw.gz", "x.tw.gz", "now.tw", "log/record-20270115T020000.123Z.tw.gz")
+"""The files, below one directory. `log` stands for /var/log/tcpwatch."""
+
+
+def write_recordings(directory: Path) -> None:
+    """Write each of NAMES: dead connections to four services behind one firewall, and stalls of other kinds."""
+    request = waiting(-300, asked_ms=81_040, sock="asked", lport=50_010, raddr="10.77.2.8", rport=5672, **OWNED)
+    end = event("state", 310, old_state="ESTABLISHED", new_state="CLOSE", state="CLOSE", sock="healthy")
+    for name in NAMES:
+        path = directory / name
+        path.parent.mkdir(exist_ok=True)
+        record(path, [*a_night(), *hour(), *others(), request, end], header(host="web-a"))
+
+
+def hour() -> list[Event]:
+    """A pool and two more clients that a firewall forgot after an hour. Others survived 58 minutes."""
+    on: dict[str, Any] = {"exe": "python3.11"}
+    off: dict[str, Any] = {**on, "keepalive": False}
+    postgresql = {**on, "comm": "gunicorn", "raddr": "10.66.2.3", "rport": 5432}
+    redis = {**off, "comm": "celery", "raddr": "10.66.2.4", "rport": 6379}
+    rabbitmq = {**off, "comm": "consumer", "raddr": "10.66.2.5", "rport": 5672}
+    made: list[Event] = []
+    for number, service in enumerate((postgresql, redis, rabbitmq)):
+        made.append(heard(1 + number, silent_ms=58 * 60_000, sock=f"survivor{number}", **service))
+        for each in range(POOL if service is postgresql else 1):
+            at = 100 + 20 * number + each / 10
+            name: dict[str, Any] = {"sock": f"hour{number}-{each}", "lport": 42_000 + 100 * number + each, **service}
+            name |= {"pid": 23_949 + number, "pids": [23_949 + number]}
+            made += freeze(start=at, silent_ms=61 * 60_000 + LOSS_PROBE_MS, **name) + close(at + 13.4, **name)
+    return made
