@@ -51,7 +51,7 @@ NOT_RUN = {
 }
 """What cannot be run here, and why. It is parsed."""
 RUN = {
-    Way.OFFLINE: r"(scripts/)?tcpwatch (report|replay|help)\b.*",
+    Way.OFFLINE: r"(scripts/)?tcpwatch (report|replay|help)\b.*|zcat .*",
     Way.LIVE: r"(ssh \S+ )?sudo (\w+=\S+ )*(setpriv \S+ )?(scripts/)?tcpwatch\b.*"
     r"|sudo (nsenter|ss|lsns|cat|ls|conntrack|sysctl net)\b.*|ls .*",
 }

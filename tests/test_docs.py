@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from dataclasses import fields
 from pathlib import Path
 
@@ -77,6 +78,28 @@ def test_the_manual_page_has_every_command_and_option() -> None:
                     assert has_option(text, option), f"{name} {option}"
     for word in (*Verdict, *Outcome, *EVENTS):
         assert word in bold_words(text), word
+
+
+def test_the_manual_page_is_laid_out_without_a_warning() -> None:
+    command = ["groff", "-man", "-Tutf8", "-ww", str(DOCS / "tcpwatch.8")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert not done.stderr
+    shown = re.sub(r"\x1b\[[\d;]*m|.\x08", "", done.stdout)
+    sections = ("SYNOPSIS", "OPTIONS", "OUTPUT", "EXIT STATUS", "SIGNALS", "ENVIRONMENT", "FILES", "EXAMPLES")
+    for section in sections:
+        assert f"\n{section}\n" in shown, section
+
+
+def test_the_first_screen_of_the_readme_has_what_helps() -> None:
+    """The problem, the real block, the commands in the order in which they are typed."""
+    screen = "\n".join((ROOT / "README.md").read_text().splitlines()[:50])
+    position = 0
+    steps = ("STALL idle-drop", "Gives up at", "git clone", "sudo scripts/tcpwatch ", "Already waiting", "**Check**",
+             "**Release**", "**Cure**", "sockets --stuck", "end --stuck")  # fmt: skip
+    for step in steps:
+        assert step in screen[position:], step
+        position = screen.index(step, position)
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 170
 
 
 def test_the_readme_has_every_verdict_and_filter() -> None:

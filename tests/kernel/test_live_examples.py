@@ -54,6 +54,9 @@ _TOOLS = {
 }
 
 
+Results = dict[str, Future[subprocess.CompletedProcess[str]]]
+
+
 class Desk:
     """Where the examples are typed, and what hangs there."""
 
@@ -72,9 +75,9 @@ class Desk:
             (tools / name).chmod(0o755)
         self._path = os.pathsep.join([str(tools), "/usr/local/sbin", "/usr/sbin", "/sbin", os.environ["PATH"]])
 
-    def type(self, example: Example) -> subprocess.CompletedProcess[str]:
+    def type(self, command: str) -> subprocess.CompletedProcess[str]:
         """Type it. A command about sessions is typed on the firewall."""
-        command = example.command.replace("4711", str(self.lab.client.pid))
+        command = command.replace("4711", str(self.lab.client.pid))
         argv = ["timeout", "--signal", "INT", str(PATIENCE_S), "bash", "-c", command]
         on_firewall = "conntrack" in command
         place = Path(tempfile.mkdtemp(dir=self.directory))  # two examples may write the same file
@@ -124,20 +127,16 @@ LOOKING = [each for each in LIVE if each not in ENDING]
 
 
 @pytest.fixture(scope="module")
-def looking(desk: Desk) -> Iterator[dict[Example, Future[subprocess.CompletedProcess[str]]]]:
+def looking(desk: Desk) -> Iterator[Results]:
     """All at once, a few at a time: most of each is waiting."""
     with ThreadPoolExecutor(max_workers=6) as pool:
-        yield {
-            each: pool.submit(desk.type, each)
-            for each in sorted(LOOKING, key=lambda each: "demo" not in each.command)
-        }
+        commands = sorted({each.command for each in LOOKING}, key=lambda each: "demo" not in each)
+        yield {each: pool.submit(desk.type, each) for each in commands}
 
 
 @pytest.mark.parametrize("example", LOOKING, ids=name_of)
-def test_an_example_that_looks(
-    looking: dict[Example, Future[subprocess.CompletedProcess[str]]], example: Example
-) -> None:
-    done = looking[example].result()
+def test_an_example_that_looks(looking: Results, example: Example) -> None:
+    done = looking[example.command].result()
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout or done.stderr, "it prints nothing"
@@ -146,22 +145,20 @@ def test_an_example_that_looks(
 
 
 @pytest.mark.parametrize("example", ENDING, ids=name_of)
-def test_an_example_that_ends_something(
-    looking: dict[Example, Future[subprocess.CompletedProcess[str]]], desk: Desk, example: Example
-) -> None:
+def test_an_example_that_ends_something(looking: Results, desk: Desk, example: Example) -> None:
     for each in looking.values():
         each.result()
     with contextlib.ExitStack() as stack:
         (client,) = add_hanging(stack, desk.lab, 1)
-        done = desk.type(example)
+        done = desk.type(example.command)
         assert done.returncode == 0, done.stderr
         assert client.answer(PATIENCE_S)["error"] == "ECONNABORTED"
 
 
 def test_the_block_of_the_readme_is_that_of_the_demo(
-    looking: dict[Example, Future[subprocess.CompletedProcess[str]]],
+    looking: Results,
 ) -> None:
     block = (ROOT / "README.md").read_text().partition("```text\n")[2].partition("```")[0]
     (demo,) = [each for each in LOOKING if each.command.endswith(" demo")]
     assert "STALL idle-drop" in block
-    assert_printed(demo._replace(output=block), looking[demo].result().stdout)
+    assert_printed(demo._replace(output=block), looking[demo.command].result().stdout)
