@@ -189,6 +189,16 @@ def test_an_update_without_news_hides_no_retransmission() -> None:
     assert " rto 4 " in text and "WAIT" not in text
 
 
+def test_stalls_that_nobody_waits_for_are_left_out() -> None:
+    orphan = stall_of(Verdict.PATH_LOSS, orphan=True, pids=None, state="FIN_WAIT1")
+    closed = event("state", at=1, old_state="FIN_WAIT1", new_state="CLOSE")
+    assert written([orphan, closed]) == ""
+    assert "STALL path-loss" in written([orphan, closed], replace(TERMINAL, shows_all=True))
+    begin = stall_of(Verdict.PATH_LOSS)
+    over = stall_of(Verdict.PATH_LOSS, at=9, phase="end", outcome="timed-out", duration_ms=9000, orphan=True)
+    assert "END   path-loss" in written([begin, over]), "somebody waited when it began"
+
+
 def test_commands_name_this_tcpwatch() -> None:
     text = written([stall_of(Verdict.IDLE_DROP)], replace(TERMINAL, program="/src/scripts/tcpwatch"))
     assert "sudo /src/scripts/tcpwatch end --stuck" in text and "sudo tcpwatch" not in text

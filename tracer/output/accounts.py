@@ -102,10 +102,14 @@ class Notice(NamedTuple):
 
 
 class Accounts:
-    """Takes the events of stalls of one host, and returns what to print."""
+    """Takes the events of stalls of one host, and returns what to print.
 
-    def __init__(self, host: str = "") -> None:
+    shows_orphans: also print stalls that begin when no process holds the socket any more, so that nobody waits.
+    """
+
+    def __init__(self, host: str = "", *, shows_orphans: bool = False) -> None:
         self._host = host
+        self._shows_orphans = shows_orphans
         self._by_key: OrderedDict[IncidentKey, Account] = OrderedDict()  # those that a stall may still join
         self._active: dict[Account, None] = {}  # with open stalls, or with something due
         self._by_id: OrderedDict[str, Account] = OrderedDict()
@@ -119,7 +123,7 @@ class Accounts:
         account = self._by_id.get(identity)
         if stall.phase == "end":
             return self._ended(account, identity, stall)
-        if is_quiet(stall):
+        if self.is_quiet(stall):
             return []
         if account is None and stall.revoked:
             account = self._revocable.pop(identity, None)
@@ -128,6 +132,17 @@ class Accounts:
                 self._close(account, identity)
             return self._began(identity, stall)
         return self._goes_on(account, identity, stall)
+
+    def is_quiet(self, stall: Event) -> bool:
+        """Whether nothing is printed: it may be chance still, is harmless, or nobody waits."""
+        if stall.orphan and not self._shows_orphans and (stall.id or "") not in self._by_id:
+            return True
+        verdict = Verdict.of(stall.verdict)
+        if verdict is None:
+            return False
+        outcome = Outcome.of(stall.outcome)
+        retransmits = 0 if stall.retransmits is None else stall.retransmits
+        return verdict.is_quiet or (retransmits < verdict.shown_from and (outcome is None or not outcome.is_death))
 
     def sums_up(self, sock: str | None) -> bool:
         """Whether the socket is in an account with more open stalls than have lines of their own."""
@@ -206,7 +221,7 @@ class Accounts:
 
     def _ended(self, account: Account | None, identity: str, stall: Event) -> list[Notice]:
         if account is None:
-            if is_quiet(stall):
+            if self.is_quiet(stall):
                 return []
             began = self._began(identity, stall)
             account = self._by_id[identity]
@@ -241,16 +256,6 @@ class Accounts:
         self._by_id.pop(identity, None)
         if closed is not None:
             self._by_sock.pop(closed.sock, None)
-
-
-def is_quiet(stall: Event) -> bool:
-    """Whether it may be chance still, or is harmless, so that nothing is printed."""
-    verdict = Verdict.of(stall.verdict)
-    if verdict is None:
-        return False
-    outcome = Outcome.of(stall.outcome)
-    retransmits = 0 if stall.retransmits is None else stall.retransmits
-    return verdict.is_quiet or (retransmits < verdict.shown_from and (outcome is None or not outcome.is_death))
 
 
 def _open(stall: Event) -> Open:

@@ -11,7 +11,7 @@ from tracer.analysis.stalls import MIN_IDLE_MS
 from tracer.model.events import Event
 from tracer.model.kinds import Kind
 from tracer.output import event_line
-from tracer.output.accounts import Account, Accounts, News, Notice, is_quiet
+from tracer.output.accounts import Account, Accounts, News, Notice
 from tracer.output.background_writer import Stream
 from tracer.output.event_line import Columns
 from tracer.output.folding import Folding
@@ -63,7 +63,7 @@ class TextSink:
         self._plain = not _can_encode(stream, "→×…–")
         self._columns = Columns(page.columns)
         self._view = View(shows_all=page.shows_all, min_idle_ms=MIN_IDLE_MS)
-        self._accounts = Accounts()
+        self._accounts = Accounts(shows_orphans=page.shows_all)
         self._incidents = IncidentText(page)
         self._folding = Folding() if page.folded else None
         self._date = self._run = self._host = ""
@@ -82,7 +82,7 @@ class TextSink:
         self._end_start(None)
         if header.host != self._host:
             self._print(self._accounts.rest())
-            self._accounts = Accounts(header.host)
+            self._accounts = Accounts(header.host, shows_orphans=self._page.shows_all)
             self._date = ""
         self._host = header.host
         self._incidents.other_host = self._other_host
@@ -97,7 +97,7 @@ class TextSink:
 
     def write(self, events: Sequence[Event]) -> None:
         """Write the lines of events."""
-        covered = frozenset() if self._page.is_verbose else frozenset(_covered(events))
+        covered = frozenset() if self._page.is_verbose else frozenset(self._covered(events))
         for position, event in enumerate(events):
             self._offset_ns = event.time_ns - event.ktime_ns
             self._end_start(event.ktime_ns)
@@ -107,6 +107,18 @@ class TextSink:
                 self._account(event)
             elif is_shown and position not in covered and not self._is_summed_up(event):
                 self._write_event(event)
+
+    def _covered(self, events: Sequence[Event]) -> Iterator[int]:
+        """The positions of events that the account of their stall describes, which follows them at once."""
+        accounts: dict[str | None, int] = {}
+        for position in reversed(range(len(events))):
+            event = events[position]
+            if event.event == Kind.STALL:
+                # An update may have no line.
+                if event.phase != "update" and not self._accounts.is_quiet(event):
+                    accounts[event.sock] = event.ktime_ns
+            elif event.sock in accounts and 0 <= accounts[event.sock] - event.ktime_ns <= JUST_BEFORE_NS:
+                yield position
 
     def _is_summed_up(self, event: Event) -> bool:
         return not self._page.is_verbose and self._accounts.sums_up(event.sock)
@@ -221,18 +233,6 @@ class TextSink:
                 text = click.style(text, **_COLOURS.get(event, {}))  # type: ignore[arg-type]
             self._stream.write(text + "\n")
         self._lines += len(lines)
-
-
-def _covered(events: Sequence[Event]) -> Iterator[int]:
-    """The positions of events that the account of their stall describes, which follows them at once."""
-    accounts: dict[str | None, int] = {}
-    for position in reversed(range(len(events))):
-        event = events[position]
-        if event.event == Kind.STALL:
-            if not is_quiet(event) and event.phase != "update":  # an update may have no line
-                accounts[event.sock] = event.ktime_ns
-        elif event.sock in accounts and 0 <= accounts[event.sock] - event.ktime_ns <= JUST_BEFORE_NS:
-            yield position
 
 
 def _zone(utc_offset_s: int) -> str:

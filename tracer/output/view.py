@@ -34,7 +34,7 @@ class View:
         kind, sock = event.event, event.sock
         if kind == Kind.COUNTERS:
             return False
-        if sock is not None:
+        if sock is not None and not event.orphan:
             if kind in _SIGNS or (kind == Kind.KEEPALIVE and event.attempt is not None and event.attempt > 1):
                 self._remember(sock)
             elif kind == Kind.STALL:
