@@ -77,7 +77,11 @@ resume_option = click.option(
     help="Trace received segments, to report recoveries at once and idle periods that were survived.",
 )
 all_option = click.option(
-    "-a", "--all", "shows_all", is_flag=True, help="Also show connections without trouble opening and closing."
+    "-a",
+    "--all",
+    "shows_all",
+    is_flag=True,
+    help="Also show healthy connections opening and closing, and stalls that nobody waits for.",
 )
 verbose_option = click.option(
     "-v", "--verbose", "is_verbose", is_flag=True, help="Show every sentence about a stall, and all advice."
