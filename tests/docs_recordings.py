@@ -15,16 +15,19 @@ from tracer.model.events import Event
 POOL = 40
 NAMES = ("night.tw.gz", "x.tw.gz", "now.tw", "log/record-20270115T020000.123Z.tw.gz")
 """The files, below one directory. `log` stands for /var/log/tcpwatch."""
+QUIET = "ci.tw.gz"
+"""A recording without a stall."""
 
 
 def write_recordings(directory: Path) -> None:
-    """Write each of NAMES: dead connections to four services behind one firewall, and stalls of other kinds."""
+    """Write QUIET, and each of NAMES: dead connections to four services, and stalls of other kinds."""
     request = waiting(-300, asked_ms=81_040, sock="asked", lport=50_010, raddr="10.77.2.8", rport=5672, **OWNED)
     end = event("state", 310, old_state="ESTABLISHED", new_state="CLOSE", state="CLOSE", sock="healthy")
     for name in NAMES:
         path = directory / name
         path.parent.mkdir(exist_ok=True)
         record(path, [*a_night(), *hour(), *others(), request, end], header(host="web-a"))
+    record(directory / QUIET, [event("state", at, old_state="ESTABLISHED", new_state="CLOSE") for at in range(3)])
 
 
 def hour() -> list[Event]:

@@ -27,7 +27,7 @@ from docs_examples import (
     shape,
     way_of,
 )
-from docs_recordings import write_recordings
+from docs_recordings import QUIET, write_recordings
 
 from tracer.cli.main import cli
 
@@ -106,6 +106,15 @@ def arguments_of(command: str) -> list[list[str]]:
         elif is_open:
             found[-1].append(word)
     return found
+
+
+def test_the_build_fails_where_a_connection_stalled(directory: Path) -> None:
+    """What passes a quiet recording does not pass one with stalls."""
+    checks = [each.command for each in of_way(Way.OFFLINE) if QUIET in each.command and "jq -e" in each.command]
+    judged = [
+        typed(each.replace(QUIET, "night.tw.gz"), directory).returncode for each in checks if "lost" not in each
+    ]
+    assert judged == [1, 1]
 
 
 # --- that these tests can fail
