@@ -96,7 +96,7 @@ def report(
     \b
     Examples:
       tcpwatch report night.tw.gz
-      tcpwatch report /var/log/tcpwatch/*.tw.zst --rport 3306
+      tcpwatch report /var/log/tcpwatch/*.tw.gz --rport 3306
       tcpwatch report night.tw.gz --since 03:10 --until 04:00 --markdown
       tcpwatch report night.tw.gz --html night.html
     """
