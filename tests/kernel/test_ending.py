@@ -22,6 +22,7 @@ from watching import AS_NOBODY, PATIENCE_S, ROOT, Json, both_ends
 from tracer.act.ending import end as end_target
 from tracer.act.ending import look_again, plan
 from tracer.act.selection import Selection, select
+from tracer.analysis.stuck import stuck
 from tracer.kernel.sock_diag import Ends, Named, SockDiag
 from tracer.kernel.sockets import read_sockets
 from tracer.lab.namespace import Namespace, wait_until
@@ -260,7 +261,8 @@ def test_a_closed_window_is_left_alone_until_it_is_named(lab: Lab) -> None:
     lab.client.set_sysctl("net.ipv4.tcp_wmem", "4096 4096 4096")
     with Server(lab.server, SERVER, 3306, "--deaf"), embedded_client(lab.client, SERVER, 3306) as client:
         client.send("flood")
-        wait_until(lambda: any(row["timer"] == "persist" for row in ss(lab.client).values()), PATIENCE_S, "closed")
+        wanted = Filter(netns=frozenset({lab.client.netns}))
+        wait_until(lambda: any(map(stuck, read_sockets(wanted))), PATIENCE_S, "it is closed for ten seconds")
         done = end("--stuck", "--netns", lab.client.netns, "--yes")
         assert (done.returncode, done.stdout) == (0, "")
         assert "left 1 connection (the peer answers with a closed window" in done.stderr
