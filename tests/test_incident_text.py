@@ -336,6 +336,29 @@ def test_a_stall_that_goes_on_has_a_line_now_and_then() -> None:
     assert "no answer for 1m00s, 9 retransmissions, gives up at 08:13:32" in text
 
 
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [
+        (Verdict.IDLE_DROP, "no answer for 1m00s, 9 retransmissions"),
+        (Verdict.ZERO_WINDOW, "the peer's window is closed for 1m00s, gives"),
+        (Verdict.LOCAL_DROP, "nothing leaves this host for 1m00s, gives"),
+        (Verdict.KEEPALIVE_FAILED, "no answer to keepalive probes for 1m00s, gives"),
+        (Verdict.HANDSHAKE, "no answer to the SYN for 1m00s, gives"),
+        (Verdict.UNANSWERED, "no reply for 1m00s, gives"),
+    ],
+)
+def test_a_line_about_a_wait_says_what_is_missing(verdict: Verdict, words: str) -> None:
+    since = format_time(event().time_ns)
+    begin = stall_of(verdict, since=since)
+    update = stall_of(verdict, at=60, phase="update", retransmits=9, since=since)
+    assert words in sentences(written([begin, update]).partition(" WAIT ")[2])
+    both = [stall_of(verdict, id=name, sock=name, since=since) for name in "ab"]
+    later = event(at=1, kind="fast", sock="x")
+    group = written([*both, later], started=0.5)
+    what = words.partition(" for ")[0]
+    assert f"{what} since 08:00:00" in group or f"{what[:1].upper()}{what[1:]} since 08:00:00" in group
+
+
 def test_a_terminal_that_knows_only_ascii() -> None:
     class Ascii(io.StringIO):
         encoding = "ascii"

@@ -11,7 +11,7 @@ import textwrap
 from tracer.analysis.advice.commands import on_host, place_of, split
 from tracer.analysis.advice.steps import Step
 from tracer.analysis.idle_timeouts import service_of
-from tracer.analysis.incidents import Range
+from tracer.analysis.incidents import MAX_PIDS, Range
 from tracer.analysis.outcomes import Outcome
 from tracer.analysis.verdicts import Subject, Verdict
 from tracer.model.events import Event
@@ -103,11 +103,12 @@ class IncidentText:
         since_ns = account.since_ns.least
         if len(account.open) < 2 or since_ns is None:
             return what_happened(stall, utc_offset_s)
-        idle = _spread(account.incident.idle_ms)
-        silent = f"Silent {idle}, then" if idle else "There is"
+        subject, idle = _subject(stall), _spread(account.incident.idle_ms)
         began, lasted = local_time(since_ns, utc_offset_s)[1][:8], duration((stall.time_ns - since_ns) / 1_000_000)
-        answer = "no reply" if _is_reply(stall) else "no answer"
-        return f"{silent} {answer} since {began} ({lasted})."
+        what = f"{_WAITS[subject]} since {began} ({lasted})."
+        return (
+            f"Silent {idle}, then {what}" if idle and subject in _AFTER_SILENCE else f"{what[:1].upper()}{what[1:]}"
+        )
 
     def _filled(self, text: str) -> list[str]:
         if not text:
@@ -202,14 +203,12 @@ class IncidentText:
         if silent and idle.greatest is not None:
             parts.append(f"silent {_spread(idle)}")
         now_ns = account.newest.time_ns if now_ns is None else now_ns
-        verdict = Verdict.of(account.verdict)
-        is_reply = verdict is not None and verdict.subject is Subject.REPLY
+        subject = _subject(account.newest)
         if not silent and since.least is not None:
-            answer = "no reply" if is_reply else "no answer"
-            parts.append(f"{answer} for {duration(max(0, now_ns - since.least) / 1_000_000)}")
+            parts.append(f"{_WAITS[subject]} for {duration(max(0, now_ns - since.least) / 1_000_000)}")
         if not silent and len(account.open) == 1:
             retransmits = next(iter(account.open.values())).retransmits
-            if retransmits and not is_reply:
+            if retransmits and subject is Subject.ACKNOWLEDGEMENT:
                 parts.append(plural(retransmits, "retransmission"))
         parts.append(self._until(account, utc_offset_s))
         return ", ".join(part for part in parts if part)
@@ -217,7 +216,11 @@ class IncidentText:
     def _until(self, account: Account, utc_offset_s: int) -> str:
         times = account.gives_up_ns
         if times.least is None or times.greatest is None:
-            return "no time limit" if account.newest.keepalive is False and _is_reply(account.newest) else ""
+            return (
+                "no time limit"
+                if account.newest.keepalive is False and _subject(account.newest) is Subject.REPLY
+                else ""
+            )
         first, last = (local_time(time_ns, utc_offset_s)[1][:8] for time_ns in (times.least, times.greatest))
         if (times.greatest - times.least) // 1_000_000 <= _NOT_LATER:
             return f"gives up at {first}"
@@ -255,9 +258,8 @@ class IncidentText:
         pids = incident.pids
         who = process(incident.example)
         if len(pids) > 1:
-            who = (
-                f"{safe(incident.key.owner or '?')} ({plural(len(pids), 'process').replace('processs', 'processes')})"
-            )
+            at_least = "at least " if len(pids) >= MAX_PIDS else ""
+            who = f"{safe(incident.key.owner or '?')} ({at_least}{len(pids):,} processes)"
         return f"{number:,} × {who} {_service(incident.example)}"
 
 
@@ -283,9 +285,22 @@ def _service(stall: Event) -> str:
     return f"→ {endpoint(service.host, service.port)}"
 
 
-def _is_reply(stall: Event) -> bool:
+_WAITS = {
+    Subject.ACKNOWLEDGEMENT: "no answer",
+    Subject.RESET: "no answer",
+    Subject.CONNECTION: "no answer to the SYN",
+    Subject.KEEPALIVE: "no answer to keepalive probes",
+    Subject.WINDOW: "the peer's window is closed",
+    Subject.SENDING: "nothing leaves this host",
+    Subject.REPLY: "no reply",
+}
+"""What is missing, before `for` and a duration, or `since` and a time."""
+_AFTER_SILENCE = frozenset({Subject.ACKNOWLEDGEMENT, Subject.RESET, Subject.KEEPALIVE})
+
+
+def _subject(stall: Event) -> Subject:
     verdict = Verdict.of(stall.verdict)
-    return verdict is not None and verdict.subject is Subject.REPLY
+    return Subject.ACKNOWLEDGEMENT if verdict is None else verdict.subject
 
 
 def _meaning(stall: Event) -> list[str]:
