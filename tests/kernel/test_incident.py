@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from watching import ROOT, Json, Start, both_ends
+from running import tcpwatch
+from watching import Json, Start, both_ends
 
 from tracer.lab.mariadb import MariaDB, mariadb_client
 from tracer.lab.namespace import wait_until
@@ -105,21 +104,13 @@ def test_a_mysql_connection_that_the_firewall_forgot(watch: Start, tmp_path: Pat
 
     assert "recording to" in summary and "1 stall: 1 timed-out" in summary
     assert f"{sum(each['event'] not in ('stall', 'counters') for each in json_.events):,} events, 0 lost" in summary
-    replayed = subprocess.run(
-        [sys.executable, "-m", "tracer", "replay", recording],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    # As the live run, without the COLUMNS that readline may have set in this process.
+    replayed = tcpwatch("replay", recording)
     assert replayed.stdout == "".join(text.lines), "byte for byte"
     assert max(map(len, text.lines[:1])) <= 81
     of_sockets = [line for line in recording.read_bytes().splitlines(keepends=True)[1:] if b'"sock":' in line]
     assert len(of_sockets) > 10 and all(map(line_event, of_sockets)), "each is read the quick way"
-    as_json = subprocess.run(
-        [sys.executable, "-m", "tracer", "replay", recording, "--json", "-e", "error"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+    as_json = tcpwatch("replay", recording, "--json", "-e", "error").stdout
     assert as_json.count("\n") == 1 and '"error":"ETIMEDOUT"' in as_json
 
 
