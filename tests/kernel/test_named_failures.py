@@ -177,6 +177,7 @@ def test_a_filter_of_what_is_not_there(command: list[str], arguments: list[str],
 UNFORESEEN = """
 import tracer.cli.main, tracer.kernel.live as live
 class Broken:
+    established = {{}}
     def __init__(self, *_): pass
     def close(self): pass
     def __getattr__(self, name): raise {error}

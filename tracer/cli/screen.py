@@ -43,7 +43,10 @@ def _program() -> str:
     """How to call this tcpwatch by sudo: its name, or the script of a clone that is not installed."""
     if shutil.which("tcpwatch") is not None or not os.access(_CLONE, os.X_OK):
         return "tcpwatch"
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except OSError:  # removed
+        return str(_CLONE)
     return str(_CLONE.relative_to(here) if _CLONE.is_relative_to(here) else _CLONE)
 
 
