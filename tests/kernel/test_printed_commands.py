@@ -18,9 +18,10 @@ from all_advice import commands
 from stalling import Stalls
 from typed import command_of, run, run_on_terminal, sysctl
 
+from tracer.act.selection import HOPELESS
 from tracer.analysis.advice.context import AdviceContext
 from tracer.analysis.idle_timeouts import IdleTimeoutRange
-from tracer.analysis.stuck import Stuck, stuck
+from tracer.analysis.stuck import stuck
 from tracer.analysis.verdicts import Verdict
 from tracer.kernel.sockets import read_sockets
 from tracer.lab.namespace import Namespace, wait_until
@@ -33,7 +34,6 @@ PORT = 13306
 """Not that of other tests: a command that ends all connections to a service does so in every namespace."""
 PROMPT_S = 60
 BOUND_PORT = 20000
-HOPELESS = (Stuck.RETRANSMITTING, Stuck.PROBING, Stuck.SYN)
 SILENT_MS = 2500
 """Half of it leaves room for a keepalive time of a second."""
 SETTINGS = "test_printed_settings"
