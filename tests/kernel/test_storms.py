@@ -120,7 +120,7 @@ def test_a_reader_that_does_not_read_costs_the_recording_nothing(
     namespace: Namespace, witness: Witness, tmp_path: Path, as_json: bool
 ) -> None:
     path = tmp_path / "x.tw"
-    traced = Traced(namespace, "-w", path, *(["--json"] if as_json else []))
+    traced = Traced(namespace, "-w", path, "--json" if as_json else "--all")
     connections = storm(namespace, 4, 3000 if not as_json else 6000)
     assert connections > 1000
     shown, said = traced.stop()
@@ -142,7 +142,7 @@ def test_a_reader_that_does_not_read_costs_the_recording_nothing(
 
 def test_a_reader_that_does_not_read_does_not_keep_the_recording_open(namespace: Namespace, tmp_path: Path) -> None:
     path = tmp_path / "x.tw.gz"
-    traced = Traced(namespace, "-w", path)
+    traced = Traced(namespace, "-w", path, "--all")
     storm(namespace, 1)
     traced.process.send_signal(signal.SIGINT)
 
