@@ -422,7 +422,8 @@ class Terminal:
         self.pid, self.master = pty.fork()
         if self.pid == 0:
             os.chdir(ROOT)
-            os.execve(sys.executable, [*COMMAND, *map(str, arguments)], ENVIRONMENT)
+            # So wide that no message is wrapped.
+            os.execve(sys.executable, [*COMMAND, *map(str, arguments)], {**ENVIRONMENT, "COLUMNS": "500"})
         self.shown = b""
 
     def shows(self, words: bytes) -> None:

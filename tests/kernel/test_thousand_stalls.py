@@ -47,9 +47,9 @@ def test_a_thousand_stalls_at_once(watch: Start) -> None:
     assert f"{COUNT:,} stalls: {COUNT:,} timed-out" in summary
 
     lines = [line for line in shown.splitlines() if line.strip()]
-    # Thousands of events in seven seconds: some lines of a kind each second, and counts of the rest.
-    assert len(lines) < 250, "a person can read it"
-    assert sum("like these in that second" in line for line in lines) > 5
+    # Thousands of events in seven seconds are one incident, with a line about it now and then.
+    assert len(lines) < 100, "a person can read it"
+    assert f"{COUNT:,} × " in shown and "timed out" in shown
     told = [line for line in lines if "Consistent with" in line or "consistent with" in line]
     assert 1 <= len(told) <= 30, "what it means is said, and not a thousand times"
 
