@@ -408,6 +408,14 @@ def test_what_hangs_already_comes_first_and_is_explained() -> None:
     assert "So far" not in "\n".join(lines), "nine times are no chance"
 
 
+def test_a_run_that_ends_at_once_explains_what_hangs_already() -> None:
+    first = late(1)
+    at = (first.ktime_ns - event().ktime_ns) / 1e9
+    lines = written(tracked(first), started=at).splitlines()
+    assert lines[2] == "Already waiting:" and " WAIT  idle-drop  php[8506]" in lines[3]
+    assert " END   idle-drop  php[8506]" in lines[-2] and "not over yet" in lines[-1]
+
+
 def test_many_that_hang_already_are_a_list_and_a_block() -> None:
     found = [
         late(number, sock=f"{service}-{number}", rport=3300 + service)

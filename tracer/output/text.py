@@ -149,6 +149,8 @@ class TextSink:
             self._put(self._columns.lines(event, self._utc_offset_s), event.event)
 
     def _account(self, stall: Event) -> None:
+        if stall.phase == "end" and self._already:
+            self._end_start(None)  # or the end of a stall would come before its account
         for notice in self._accounts.take(stall):
             started_ns = self._started_ns if notice.news is News.BEGAN else None
             if started_ns is not None and began_ns(stall) < started_ns + self._offset_ns:
