@@ -314,7 +314,7 @@ def test_an_edited_unit_is_kept(tmp_path: Path) -> None:
 
     beside.replace(unit)
     shipped.write_text(f"{first}# fifth\n")
-    assert "kept" not in install(tree, prefix).stderr
+    assert f"kept {unit}" not in install(tree, prefix).stderr
     assert unit.read_text() == f"{first}# fifth\n" and not beside.exists()
 
     unit.write_text("# mine\n")
