@@ -20,6 +20,10 @@ def settings(**members: Any) -> Settings:
     return replace(OFF, keepalive=True, **members)
 
 
+def by_minute(user_timeout_ms: int) -> Settings:
+    return settings(keepalive_idle_s=60, keepalive_interval_s=60, user_timeout_ms=user_timeout_ms)
+
+
 @pytest.mark.parametrize(
     ("before", "wanted", "after"),
     [
@@ -33,10 +37,10 @@ def settings(**members: Any) -> Settings:
         (settings(keepalive_idle_s=15), MINUTE, settings(keepalive_idle_s=15, keepalive_interval_s=60)),
         (OFF, Protection(60, 10, 3, 30_000),
          settings(keepalive_idle_s=60, keepalive_interval_s=10, keepalive_probes=3, user_timeout_ms=30_000)),
-        (settings(keepalive_idle_s=60, keepalive_interval_s=60, user_timeout_ms=5000), replace(MINUTE, user_timeout_ms=30_000),
-         settings(keepalive_idle_s=60, keepalive_interval_s=60, user_timeout_ms=5000)),
-        (settings(keepalive_idle_s=60, keepalive_interval_s=60, user_timeout_ms=50_000), replace(MINUTE, user_timeout_ms=30_000),
-         settings(keepalive_idle_s=60, keepalive_interval_s=60, user_timeout_ms=30_000)),
+        (by_minute(5000), replace(MINUTE, user_timeout_ms=30_000),
+         by_minute(5000)),
+        (by_minute(50_000), replace(MINUTE, user_timeout_ms=30_000),
+         by_minute(30_000)),
     ],
 )  # fmt: skip
 def test_what_is_set(before: Settings, wanted: Protection, after: Settings) -> None:
