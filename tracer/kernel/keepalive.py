@@ -10,8 +10,8 @@ from tracer.model.protection import Settings
 _USER_TIMEOUT = 18  # TCP_USER_TIMEOUT, include/uapi/linux/tcp.h
 MAX_TIME_S = 32767
 """The longest TCP_KEEPIDLE and TCP_KEEPINTVL (MAX_TCP_KEEPIDLE, include/net/tcp.h)."""
-MAX_PROBES = 127
-"""The greatest TCP_KEEPCNT (MAX_TCP_KEEPCNT, include/net/tcp.h)."""
+MAX_USER_TIMEOUT_S = (1 << 31) // 1000
+"""The longest TCP_USER_TIMEOUT, an int in milliseconds."""
 
 
 def read(held: socket.socket) -> Settings:

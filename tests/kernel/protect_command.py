@@ -1,0 +1,96 @@
+"""`tcpwatch protect` as a process, once and with --follow."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from watching import PATIENCE_S, ROOT, Json
+
+from tracer.lab.namespace import wait_until
+
+_ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+
+
+def _command(before: Sequence[str], arguments: Sequence[str | int]) -> list[str]:
+    return [*before, sys.executable, "-m", "tracer", "protect", *map(str, arguments)]
+
+
+def protect(*arguments: str | int, before: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """Run it to its end. before: a command that runs it."""
+    done = subprocess.run(
+        _command(before, arguments), capture_output=True, text=True, cwd=ROOT, env=_ENVIRONMENT, timeout=PATIENCE_S
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def protected(*arguments: str | int) -> list[Json]:
+    """The objects of `protect --json`, which has to succeed."""
+    done = protect(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+class Following:
+    """`tcpwatch protect --follow --json`, which writes to files."""
+
+    def __init__(self, process: subprocess.Popen[str], output: str, talk: str) -> None:
+        self._process = process
+        self._output = output
+        self._talk = talk
+
+    @property
+    def rows(self) -> list[Json]:
+        """What it has printed, without a line that is still incomplete."""
+        with open(self._output, encoding="utf-8") as file:
+            return [json.loads(line) for line in file if line.endswith("\n")]
+
+    @property
+    def talk(self) -> str:
+        """What it has said on stderr."""
+        with open(self._talk, encoding="utf-8") as file:
+            return file.read()
+
+    def wait_for(self, count: int, timeout_s: float = PATIENCE_S) -> list[Json]:
+        """Wait until it has printed so many connections."""
+        wait_until(lambda: len(self.rows) >= count, timeout_s, f"{count} connections are protected")
+        return self.rows
+
+    def is_ready(self) -> bool:
+        """Whether it follows. Fails if it has ended."""
+        assert self._process.poll() is None, self.talk
+        return "protecting each connection" in self.talk
+
+    def stop(self) -> int:
+        """^C. Returns its exit status."""
+        self._process.send_signal(2)
+        return self._process.wait(PATIENCE_S)
+
+    @property
+    def process_id(self) -> int:
+        """Its own."""
+        return self._process.pid
+
+
+@contextmanager
+def following(directory: str, *arguments: str | int, before: Sequence[str] = ()) -> Iterator[Following]:
+    """Run it until the block ends. directory: where its output goes."""
+    output, talk = os.path.join(directory, "output"), os.path.join(directory, "talk")
+    with open(output, "w", encoding="utf-8") as out, open(talk, "w", encoding="utf-8") as err:
+        process = subprocess.Popen(
+            _command(before, (*arguments, "--follow", "--json")),
+            stdin=subprocess.DEVNULL, stdout=out, stderr=err, text=True, cwd=ROOT, env=_ENVIRONMENT,
+        )  # fmt: skip
+    try:
+        made = Following(process, output, talk)
+        wait_until(made.is_ready, PATIENCE_S, "it follows")
+        yield made
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()

@@ -1,0 +1,287 @@
+"""`tcpwatch protect` on the running kernel: idle connections live on, and nothing becomes longer."""
+
+from __future__ import annotations
+
+import re
+import socket as sockets
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from capabilities import capabilities, with_only
+from protect_command import following, protect, protected
+from ss_comparison import MAPPED
+from watching import AS_NOBODY, PATIENCE_S, Json
+
+from tracer.lab.namespace import Namespace, wait_until
+from tracer.lab.network import SERVER, SERVER6, Lab
+from tracer.lab.peers import Server, embedded_client
+
+HERE = Path(__file__).parent
+LO = "127.0.0.1"
+TTL_S = 6
+RAW = {"keepalive": False, "keepalive_idle_s": 7200, "keepalive_interval_s": 75, "keepalive_probes": 9,
+       "user_timeout_ms": 0}  # fmt: skip
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab(ttl_s=TTL_S, retries2=15) as made:
+        yield made
+
+
+def timers(namespace: Namespace) -> dict[int, tuple[str, float]]:
+    """The armed timer of each connection, and the seconds until it is due, by local port."""
+    found = {}
+    for line in namespace.run("ss", "-tnoHO").splitlines():
+        local = line.split()[3]
+        if timer := re.search(r"timer:\((\w+),(?:(\d+)min)?(?:([\d.]+)sec|(\d+)ms|([\d.]+)ms)?,", line):
+            name, minutes, seconds, milliseconds, _ = timer.groups()
+            due_s = 60 * int(minutes or 0) + float(seconds or 0) + int(milliseconds or 0) / 1000
+            found[int(local.rpartition(":")[2])] = name, due_s
+    return found
+
+
+def settings_of(connection: sockets.socket) -> Json:
+    """What its own process reads."""
+    tcp = sockets.IPPROTO_TCP
+    return {
+        "keepalive": bool(connection.getsockopt(sockets.SOL_SOCKET, sockets.SO_KEEPALIVE)),
+        "keepalive_idle_s": connection.getsockopt(tcp, sockets.TCP_KEEPIDLE),
+        "keepalive_interval_s": connection.getsockopt(tcp, sockets.TCP_KEEPINTVL),
+        "keepalive_probes": connection.getsockopt(tcp, sockets.TCP_KEEPCNT),
+        "user_timeout_ms": connection.getsockopt(tcp, sockets.TCP_USER_TIMEOUT),
+    }
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[sockets.socket, sockets.socket]]:
+    """Both ends of a connection on the loopback device, held by this process: the client's and the server's."""
+    with sockets.create_server((LO, 0)) as listener:
+        client = sockets.create_connection(listener.getsockname())
+        accepted, _ = listener.accept()
+    with client, accepted:
+        yield client, accepted
+
+
+def lport(connection: sockets.socket) -> int:
+    return int(connection.getsockname()[1])
+
+
+@pytest.mark.parametrize("host", [SERVER, SERVER6, MAPPED])
+def test_an_idle_connection_outlives_the_firewall(lab: Lab, host: str) -> None:
+    with (
+        Server(lab.server, SERVER6 if host == SERVER6 else SERVER, 3306),
+        embedded_client(lab.client, host, 3306) as client,
+    ):
+        assert client.ask("query")["ok"]
+        (row,) = protected("--netns", lab.client.netns, "--rport", "3306", "--idle", "2s")
+        assert (row["action"], row["result"], row["pid"]) == ("protect", "changed", client.pid)
+        assert row["after"] == {**row["before"], "keepalive": True, "keepalive_idle_s": 2, "keepalive_interval_s": 2}
+        name, due_s = timers(lab.client)[client.connected["lport"]]
+        assert name == "keepalive" and due_s <= 2
+        began = time.monotonic()
+        wait_until(lambda: time.monotonic() - began > 4 * TTL_S, PATIENCE_S, "four timeouts of the firewall")
+        assert lab.sessions(3306), "the firewall still knows it"
+        assert client.ask("query", 10)["ok"]
+        assert lab.dropped_packets() == 0
+
+
+def test_without_protection_the_firewall_forgets_it(lab: Lab) -> None:
+    with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
+        assert client.ask("query")["ok"]
+        (row,) = protected("--netns", lab.client.netns, "--rport", "3306", "--idle", "2s", "--dry-run")
+        assert (row["result"], row["after"]["keepalive_idle_s"]) == ("would-change", 2)
+        wait_until(lambda: not lab.sessions(3306), PATIENCE_S, "the session is forgotten: nothing was changed")
+
+
+def test_a_frozen_call_returns_after_the_user_timeout(lab: Lab) -> None:
+    with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
+        assert client.ask("query")["ok"]
+        (row,) = protected("--netns", lab.client.netns, "--rport", "3306", "--idle", "60s", "--user-timeout", "3s")
+        assert row["after"]["user_timeout_ms"] == 3000
+        lab.drop_everything()
+        answer = client.ask("query")
+    assert (answer["ok"], answer["error"]) == (False, "ETIMEDOUT")
+    assert 2.5 < answer["seconds"] < 10
+
+
+def test_an_armed_timer_counts_the_silence_so_far(lab: Lab) -> None:
+    with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
+        assert client.ask("query")["ok"]
+        silent = time.monotonic()
+        wait_until(lambda: time.monotonic() - silent > 2, PATIENCE_S, "two seconds of silence")
+        protected("--netns", lab.client.netns, "--rport", "3306", "--idle", "1000s")
+        _, due_s = timers(lab.client)[client.connected["lport"]]
+        assert due_s < 999
+
+
+def test_a_timer_that_an_earlier_sysctl_armed(lab: Lab) -> None:
+    """The socket follows the sysctl, but its timer does not."""
+    with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306, "--keepalive") as client:
+        lab.client.set_sysctl("net.ipv4.tcp_keepalive_time", 20)
+        lab.client.set_sysctl("net.ipv4.tcp_keepalive_intvl", 5)
+        name, due_s = timers(lab.client)[client.connected["lport"]]
+        assert (name, due_s > 100) == ("keepalive", True)
+        (row,) = protected("--netns", lab.client.netns, "--rport", "3306", "--idle", "60s")
+        assert (row["result"], row["before"]) == ("changed", row["after"])
+        assert row["after"]["keepalive_idle_s"] == 20 and "sysctl" in row["detail"]
+        assert timers(lab.client)[client.connected["lport"]][1] <= 20
+        (row,) = protected("--netns", lab.client.netns, "--rport", "3306", "--idle", "60s")
+        assert row["result"] == "unchanged"
+
+
+def test_both_ends_and_nothing_is_loosened(pair: tuple[sockets.socket, sockets.socket]) -> None:
+    client, accepted = pair
+    tcp = sockets.IPPROTO_TCP
+    client.setsockopt(sockets.SOL_SOCKET, sockets.SO_KEEPALIVE, 1)
+    for option, value in (
+        (sockets.TCP_KEEPIDLE, 15), (sockets.TCP_KEEPINTVL, 5), (sockets.TCP_KEEPCNT, 2),
+        (sockets.TCP_USER_TIMEOUT, 9000),
+    ):  # fmt: skip
+        client.setsockopt(tcp, option, value)
+    own = settings_of(client)
+    before = settings_of(accepted)
+    rows = protected("--port", lport(accepted), "--host", LO, "--idle", "60s", "--interval", "10s", "--probes", "3",
+                     "--user-timeout", "80s")  # fmt: skip
+    by_lport = {row["lport"]: row for row in rows}
+    assert by_lport[lport(client)]["result"] == "unchanged" and settings_of(client) == own
+    assert by_lport[lport(client)]["before"] == own
+    after = {"keepalive": True, "keepalive_idle_s": 60, "keepalive_interval_s": 10, "keepalive_probes": 3,
+             "user_timeout_ms": 80_000}  # fmt: skip
+    assert by_lport[lport(accepted)]["result"] == "changed"
+    assert (by_lport[lport(accepted)]["before"], settings_of(accepted)) == (before, after)
+    (again,) = protected("--lport", lport(accepted), "--host", LO, "--idle", "600s", "--user-timeout", "10m")
+    assert again["result"] == "unchanged" and settings_of(accepted) == after
+
+
+def test_a_dry_run_changes_nothing(pair: tuple[sockets.socket, sockets.socket]) -> None:
+    client, _ = pair
+    before = settings_of(client)
+    done = protect("--lport", lport(client), "--idle", "60s", "--dry-run")
+    assert done.returncode == 0 and settings_of(client) == before
+    assert "keepalive off → 1m00s+9x1m00s" in done.stdout
+    assert done.stderr == "tcpwatch: would change 1 connection; nothing was done\n"
+
+
+def test_a_listener_is_left_alone() -> None:
+    """What it has would be inherited by every connection that it accepts."""
+    with sockets.create_server((LO, 0)) as listener:
+        before = settings_of(listener)
+        done = protect("--lport", lport(listener), "--idle", "60s")
+        assert settings_of(listener) == before and "no connection matches" in done.stderr
+
+
+def test_the_process_does_not_notice(lab: Lab) -> None:
+    """No system call of it returns: `restarted` counts those that a stop or signal would interrupt."""
+    with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
+        assert client.ask("query")["ok"]
+        client.stop()
+        try:
+            switches = switches_of(client.pid)
+            (row,) = protected("--pid", client.pid, "--rport", "3306", "--idle", "60s")
+            assert (row["result"], switches_of(client.pid)) == ("changed", switches)
+        finally:
+            client.go_on()
+        assert client.ask("query")["ok"]
+
+
+def switches_of(pid: int) -> list[str]:
+    """How often it came to the processor: none while it is suspended, even to be stopped."""
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return re.findall(r"ctxt_switches:\t(\d+)", status)
+
+
+def test_a_shared_socket_is_changed_once(lab: Lab) -> None:
+    with Server(lab.server, SERVER, 3306, "--fork-share") if False else Server(lab.server, SERVER, 3306):
+        argv: list[str | Path] = [
+            sys.executable, "-c",
+            "import os, socket, sys\n"
+            f"s = socket.create_connection(('{SERVER}', 3306))\n"
+            "child = os.fork()\n"
+            "child and print('ready', flush=True)\n"
+            "sys.stdin.read()\n",
+        ]  # fmt: skip
+        import subprocess
+
+        with lab.client.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as shared:
+            assert shared.stdout is not None and shared.stdout.readline() == "ready\n"
+            (row,) = protected("--netns", lab.client.netns, "--rport", "3306", "--idle", "60s")
+            assert (row["result"], len(row["pids"])) == ("changed", 2)
+
+
+def test_no_root() -> None:
+    done = protect_as_nobody("--rport", "3306", "--idle", "60s")
+    assert done.returncode == 1 and "\nHint: run it again with sudo" in done.stderr
+
+
+def protect_as_nobody(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([*AS_NOBODY, "protect", *arguments], capture_output=True, text=True, timeout=PATIENCE_S)
+
+
+def test_new_connections_of_both_ends(lab: Lab, tmp_path: Path) -> None:
+    with (
+        Server(lab.server, SERVER, 3306),
+        following(str(tmp_path), "--netns", f"{lab.client.netns},{lab.server.netns}", "--port", "3306",
+                  "--idle", "2s") as follow,
+        embedded_client(lab.client, SERVER, 3306) as client,
+    ):  # fmt: skip
+        rows = follow.wait_for(2, 10)
+        assert {row["netns"] for row in rows} == {lab.client.netns, lab.server.netns}
+        assert {row["result"] for row in rows} == {"changed"}
+        assert {row["accepted"] for row in rows} == {False, True}
+        assert timers(lab.client)[client.connected["lport"]][1] <= 2
+        began = time.monotonic()
+        wait_until(lambda: time.monotonic() - began > 2 * TTL_S, PATIENCE_S, "two timeouts of the firewall")
+        assert client.ask("query", 10)["ok"]
+        assert len(follow.rows) == 2, "each one is printed once"
+        assert follow.stop() == 0
+    assert "changed 2 connections" in follow.talk
+
+
+def test_one_that_is_accepted_late(tmp_path: Path) -> None:
+    """Until then no process holds it."""
+    with sockets.create_server((LO, 0)) as listener:
+        port = lport(listener)
+        with following(str(tmp_path), "--lport", port, "--host", LO, "--idle", "60s") as follow:
+            with sockets.create_connection((LO, port)):
+                began = time.monotonic()
+                wait_until(lambda: time.monotonic() - began > 3, PATIENCE_S, "three seconds")
+                assert follow.rows == []
+                accepted, _ = listener.accept()
+                with accepted:
+                    (row,) = follow.wait_for(1, 15)
+                    assert row["accepted"] and settings_of(accepted)["keepalive_idle_s"] == 60
+
+
+def test_a_thousand_new_connections_in_a_second(tmp_path: Path) -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
+    made: list[sockets.socket] = []
+    try:
+        with (
+            sockets.create_server((LO, 0), backlog=1024) as listener,
+            following(str(tmp_path), "--rport", lport(listener), "--host", LO, "--idle", "60s") as follow,
+        ):
+            began = time.monotonic()
+            for number in range(1000):
+                made.append(sockets.create_connection(listener.getsockname()))
+                made.append(listener.accept()[0])
+                while time.monotonic() - began < number / 1000:
+                    time.sleep(0.001)
+            rows = follow.wait_for(1000, 10)
+            took_s = time.monotonic() - began
+            assert Counter(row["result"] for row in rows) == {"changed": 1000}
+            assert len({row["lport"] for row in rows}) == 1000, "each one once"
+            assert took_s < 6, took_s
+            assert all(settings_of(each)["keepalive_idle_s"] == 60 for each in made[::2])
+            assert not any(settings_of(each)["keepalive"] for each in made[1::2]), "the other ends are not named"
+    finally:
+        for each in made:
+            each.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
