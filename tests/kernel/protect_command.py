@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from watching import PATIENCE_S, ROOT, Json
 
@@ -39,7 +40,7 @@ def protected(*arguments: str | int) -> list[Json]:
 class Following:
     """`tcpwatch protect --follow --json`, which writes to files."""
 
-    def __init__(self, process: subprocess.Popen[str], output: str, talk: str) -> None:
+    def __init__(self, process: subprocess.Popen[str], output: Path, talk: Path) -> None:
         self._process = process
         self._output = output
         self._talk = talk
@@ -47,14 +48,13 @@ class Following:
     @property
     def rows(self) -> list[Json]:
         """What it has printed, without a line that is still incomplete."""
-        with open(self._output, encoding="utf-8") as file:
-            return [json.loads(line) for line in file if line.endswith("\n")]
+        lines = self._output.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     @property
     def talk(self) -> str:
         """What it has said on stderr."""
-        with open(self._talk, encoding="utf-8") as file:
-            return file.read()
+        return self._talk.read_text(encoding="utf-8")
 
     def wait_for(self, count: int, timeout_s: float = PATIENCE_S) -> list[Json]:
         """Wait until it has printed so many connections."""
@@ -78,10 +78,10 @@ class Following:
 
 
 @contextmanager
-def following(directory: str, *arguments: str | int, before: Sequence[str] = ()) -> Iterator[Following]:
+def following(directory: Path, *arguments: str | int, before: Sequence[str] = ()) -> Iterator[Following]:
     """Run it until the block ends. directory: where its output goes."""
-    output, talk = os.path.join(directory, "output"), os.path.join(directory, "talk")
-    with open(output, "w", encoding="utf-8") as out, open(talk, "w", encoding="utf-8") as err:
+    output, talk = directory / "output", directory / "talk"
+    with output.open("w", encoding="utf-8") as out, talk.open("w", encoding="utf-8") as err:
         process = subprocess.Popen(
             _command(before, (*arguments, "--follow", "--json")),
             stdin=subprocess.DEVNULL, stdout=out, stderr=err, text=True, cwd=ROOT, env=_ENVIRONMENT,
