@@ -186,6 +186,7 @@ def test_the_process_does_not_notice(lab: Lab) -> None:
     with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
         assert client.ask("query")["ok"]
         client.stop()
+        wait_until(lambda: "\tT (stopped)" in status_of(client.pid), PATIENCE_S, "it is suspended")
         try:
             switches = switches_of(client.pid)
             (row,) = protected("--pid", client.pid, "--rport", "3306", "--idle", "60s")
@@ -197,8 +198,11 @@ def test_the_process_does_not_notice(lab: Lab) -> None:
 
 def switches_of(pid: int) -> list[str]:
     """How often it came to the processor: none while it is suspended, even to be stopped."""
-    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    return re.findall(r"ctxt_switches:\t(\d+)", status)
+    return re.findall(r"ctxt_switches:\t(\d+)", status_of(pid))
+
+
+def status_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/status").read_text(encoding="ascii")
 
 
 def test_a_shared_socket_is_changed_once(lab: Lab) -> None:

@@ -94,15 +94,13 @@ def protect(
     protection = _protection(idle_s, interval_s, probes, user_timeout_s)
     _warn(protection)
     printed = _Printed(as_json=as_json)
-    try:
-        if follow:
-            from tracer.run.stopping import Stop
+    if follow:
+        from tracer.run.stopping import Stop
 
-            _follow(wanted, protection, Stop(duration, sys.stdout), printed)
-        else:
-            _once(wanted, protection, printed, dry_run=dry_run)
-    finally:
-        printed.say_summary()
+        _follow(wanted, protection, Stop(duration, sys.stdout), printed)
+    else:
+        _once(wanted, protection, printed, dry_run=dry_run)
+    printed.say_summary()
     return printed.exit_status
 
 
