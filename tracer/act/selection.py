@@ -37,7 +37,7 @@ def names_connections(wanted: Filter) -> bool:
 
 
 def require_names(wanted: Filter, *, only_stuck: bool) -> None:
-    """Raise UsageError unless `end` knows which connections are meant."""
+    """Raise UsageError unless the filters name something, or --stuck chooses."""
     if not (only_stuck or names_connections(wanted)):
         raise UsageError(
             "end needs a filter that names connections, or --stuck", hint="tcpwatch end --stuck --dry-run"

@@ -92,6 +92,10 @@ def protect(
     wanted = make_filter(filters)
     _require_usable(wanted, follow=follow, dry_run=dry_run, duration=duration)
     protection = _protection(idle_s, interval_s, probes, user_timeout_s)
+    from tracer.kernel import host
+
+    host.require_privilege()
+    host.require_ptrace()
     _warn(protection)
     printed = _Printed(as_json=as_json)
     if follow:

@@ -131,8 +131,8 @@ class Descriptors:
             numbers = [int(name) for name in os.listdir(PROC / str(pid) / "fd")]
         except PermissionError as error:
             raise Unreachable(f"the files of process {pid} cannot be read: {error.strerror}") from None
-        except OSError:
-            raise Unreachable(f"process {pid} has ended") from None
+        except OSError as error:
+            raise self._refused(error, pid) from error
         found = ((_inode_of(pid, number), number) for number in numbers)
         self._numbers[pid] = {inode: number for inode, number in found if inode}
         return self._numbers[pid]
@@ -153,7 +153,11 @@ class Descriptors:
         """What to raise for an error of pidfd_open() or pidfd_getfd()."""
         if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
             return error
-        if error.errno in (errno.ESRCH, errno.EINVAL):  # EINVAL: the process that took the number is a thread's
+        if error.errno in (
+            errno.ESRCH,
+            errno.ENOENT,
+            errno.EINVAL,
+        ):  # EINVAL: the process that took the number is a thread's
             return Unreachable(f"process {pid} has ended")
         if error.errno == errno.EBADF:
             return Unreachable(f"process {pid} closed it meanwhile")

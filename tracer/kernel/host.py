@@ -21,7 +21,7 @@ _PROC = Path("/proc")
 
 # Bits of include/uapi/linux/capability.h.
 _NEEDED = {"CAP_BPF": 39, "CAP_PERFMON": 38}
-_SYS_ADMIN, _NET_ADMIN = 21, 12
+_SYS_ADMIN, _NET_ADMIN, _SYS_PTRACE = 21, 12, 19
 
 
 def hz() -> int:
@@ -150,6 +150,16 @@ def require_net_admin() -> None:
         if not privileges.effective() >> _NET_ADMIN & 1:
             raise TcpwatchError(
                 "ending connections needs root, or CAP_NET_ADMIN, which is missing", hint="run it again with sudo"
+            )
+
+
+def require_ptrace() -> None:
+    """Raise TcpwatchError unless this process may use descriptors of others (pidfd_getfd(), kernel/pid.c)."""
+    with suppress(OSError):  # a seccomp filter refuses capget(2): try it
+        if not privileges.effective() >> _SYS_PTRACE & 1:
+            raise TcpwatchError(
+                "using sockets of other processes needs root, or CAP_SYS_PTRACE, which is missing",
+                hint="run it again with sudo",
             )
 
 

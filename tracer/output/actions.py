@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from tracer.analysis.stuck import Stuck
 from tracer.model.actions import Left, Outcome, Result
@@ -27,8 +28,8 @@ def plan_as_text(chosen: Sequence[Chosen], width: float, *, grouped: bool) -> It
     groups: dict[tuple[str, str, Stuck | None, str | None], list[Socket]] = {}
     for reason, socket in chosen:
         groups.setdefault((process(socket), service(socket), reason, socket.state), []).append(socket)
-    for (name, place, reason, _), sockets in sorted(groups.items(), key=lambda item: -len(item[1])):
-        who = connection(sockets[0]) if len(sockets) == 1 else f"{len(sockets):,} × {name} {place}"
+    for (name, which, reason, _), sockets in sorted(groups.items(), key=lambda item: -len(item[1])):
+        who = connection(sockets[0]) if len(sockets) == 1 else f"{len(sockets):,} × {name} {which}"
         yield from fitting(f"  {who}", _state(reason, sockets), width)
 
 
@@ -43,7 +44,7 @@ def fitting(who: str, what: str, width: float) -> Iterator[str]:
 
 
 def connection(socket: Socket) -> str:
-    """`php[8506]  10.66.1.2:33356 → 10.66.2.2:3306`."""
+    """The owner and both ends."""
     return f"{owner(socket)}  {endpoint(socket.laddr, socket.lport)} → {endpoint(socket.raddr, socket.rport)}"
 
 
@@ -108,9 +109,15 @@ def outcome_as_text(outcome: Outcome) -> str:
 
 def outcome_as_json(outcome: Outcome) -> str:
     """A line: the fields of the socket, `action`, `result`, and `detail` where the kernel refused."""
-    fields = {**to_json(outcome.socket), "action": "end", "result": outcome.result.value}
-    if outcome.detail:
-        fields["detail"] = outcome.detail
+    return action_as_json(outcome.socket, "end", outcome.result.value, outcome.detail)
+
+
+def action_as_json(socket: Socket, action: str, result: str, detail: str = "", **more: Any) -> str:
+    """A line: the fields of the socket, `action`, `result`, those of `more` that are known, and `detail`."""
+    known = {name: value for name, value in more.items() if value is not None}
+    fields = {**to_json(socket), "action": action, "result": result, **known}
+    if detail:
+        fields["detail"] = detail
     return encode(fields) + "\n"
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from tracer.model.json_members import encode
 from tracer.model.protection import Outcome, Result, Settings
-from tracer.model.sockets import to_json
-from tracer.output.actions import MAX_SINGLE, connection, fitting, service
+from tracer.output.actions import MAX_SINGLE, action_as_json, connection, fitting, service
 from tracer.output.format import duration, plural, process, safe
 
 _RESULT_WIDTH = max(len(result.value) for result in Result)
@@ -67,12 +65,8 @@ def _timeout(settings: Settings) -> list[str]:
 
 def as_json(outcome: Outcome) -> str:
     """A line: the fields of the socket, `action`, `result`, `before`, `after`, and `detail` where there is one."""
-    fields = {**to_json(outcome.socket), "action": "protect", "result": outcome.result.value}
-    if outcome.before is not None and outcome.after is not None:
-        fields.update(before=outcome.before.to_json(), after=outcome.after.to_json())
-    if outcome.detail:
-        fields["detail"] = outcome.detail
-    return encode(fields) + "\n"
+    before, after = (None if each is None else each.to_json() for each in (outcome.before, outcome.after))
+    return action_as_json(outcome.socket, "protect", outcome.result.value, outcome.detail, before=before, after=after)
 
 
 def summary(counts: Counter[Result]) -> str:
