@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import product
 from typing import Any
 
 import pytest
-from builders import socket
+from builders import event, socket
 
+from tracer.act import protecting
+from tracer.act.following import MAX_PAUSE_S, Opened
 from tracer.act.protection import ends_on_one_probe, is_armed_late, may_be_idle, protected
-from tracer.model.protection import Protection, Settings
+from tracer.cli import main
+from tracer.kernel import host
+from tracer.kernel import sockets as walk
+from tracer.model.protection import Outcome, Protection, Result, Settings
+from tracer.model.sockets import Socket
+from tracer.output.protections import as_json, as_text, summary
 
 OFF = Settings(keepalive=False, keepalive_idle_s=7200, keepalive_interval_s=75, keepalive_probes=9, user_timeout_ms=0)
 MINUTE = Protection(idle_s=60)
@@ -119,3 +129,182 @@ def test_states() -> None:
     assert may_be_idle(socket()) and may_be_idle(socket(state="CLOSE_WAIT"))
     assert not may_be_idle(socket(state="SYN_SENT"))
     assert not may_be_idle(socket(state="FIN_WAIT2", orphan=True))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--idle", "60s"], "needs a filter that names connections"),
+        (["-4", "--idle", "60s"], "needs a filter that names connections"),
+        (["--host", "0.0.0.0/0", "--idle", "60s"], "needs a filter that names connections"),
+        (["-p", "1"], "--idle"),
+        (["-p", "1", "--idle", "0.5s"], "--idle must be from 1s to"),
+        (["-p", "1", "--idle", "10h"], "--idle must be from 1s to"),
+        (["-p", "1", "--idle", "1m", "--interval", "10h"], "--interval must be from 1s to"),
+        (["-p", "1", "--idle", "1m", "--user-timeout", "100ms"], "--user-timeout must be from 1s to"),
+        (["-p", "1", "--idle", "1m", "--probes", "0"], "--probes"),
+        (["-p", "1", "--idle", "1m", "--probes", "128"], "--probes"),
+        (["-p", "1", "--idle", "1m", "-e", "stall"], "--event cannot be used with protect"),
+        (["-p", "1", "--idle", "1m", "--follow", "--dry-run"], "mutually exclusive"),
+        (["-p", "1", "--idle", "1m", "--follow", "--min-idle", "1m"], "mutually exclusive"),
+        (["-p", "1", "--idle", "1m", "--duration", "1m"], "--duration needs --follow"),
+    ],
+)
+def test_refusals(run: list[Socket], capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    run.append(socket())
+    assert main.run(["protect", *arguments]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and message in shown.err and "\nHint: " in shown.err
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> list[Socket]:
+    """The sockets that `tcpwatch protect` finds. It reaches each one, with keepalive off."""
+    found: list[Socket] = []
+
+    def pretended(chosen: Iterable[Socket], wanted: Protection, *, dry_run: bool = False) -> Iterator[Outcome]:
+        for each in chosen:
+            result = Result.WOULD_CHANGE if dry_run else Result.CHANGED
+            yield Outcome(each, result, OFF, protected(OFF, wanted))
+
+    monkeypatch.setattr(host, "require_privilege", lambda: None)
+    monkeypatch.setattr(host, "require_ptrace", lambda: None)
+    monkeypatch.setattr(walk, "read_sockets", lambda wanted, say: list(found))
+    monkeypatch.setattr(protecting, "protect", pretended)
+    return found
+
+
+def test_what_is_shown(run: list[Socket], capsys: pytest.CaptureFixture[str]) -> None:
+    run += [socket(), socket(state="SYN_SENT"), socket(orphan=True, state="FIN_WAIT2")]
+    assert main.run(["protect", "--rport", "3306", "--idle", "60s", "--user-timeout", "3m"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == (
+        "changed       php[8506]  10.66.1.2:33356 → 10.66.2.2:3306  "
+        "keepalive off → 1m00s+9x1m00s, user timeout none → 3m00s\n"
+    )
+    assert shown.err == "tcpwatch: changed 1 connection\n"
+
+
+def test_json(run: list[Socket], capsys: pytest.CaptureFixture[str]) -> None:
+    run.append(socket())
+    assert main.run(["protect", "--rport", "3306", "--idle", "60s", "--dry-run", "--json"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert (row["action"], row["result"], row["pid"], row["lport"]) == ("protect", "would-change", 8506, 33356)
+    assert row["before"] == {
+        "keepalive": False, "keepalive_idle_s": 7200, "keepalive_interval_s": 75, "keepalive_probes": 9,
+        "user_timeout_ms": 0,
+    }  # fmt: skip
+    assert row["after"] == {**row["before"], "keepalive": True, "keepalive_idle_s": 60, "keepalive_interval_s": 60}
+
+
+@pytest.mark.parametrize(("arguments", "warns"), [([], True), (["--interval", "5s", "--idle", "10s"], False)])
+def test_a_user_timeout_that_makes_one_lost_probe_fatal_is_warned_of(
+    run: list[Socket], capsys: pytest.CaptureFixture[str], arguments: list[str], warns: bool
+) -> None:
+    assert main.run(["protect", "-p", "1", "--idle", "60s", "--user-timeout", "30s", *arguments]) == 0
+    assert ("a single lost keepalive probe" in capsys.readouterr().err) == warns
+
+
+def test_one_that_no_process_holds() -> None:
+    (outcome,) = protecting.protect([socket(inode=None)], MINUTE)
+    assert (outcome.result, outcome.detail) == (Result.UNREACHABLE, "no process holds it")
+    assert "before" not in json.loads(as_json(outcome))
+    assert "no process holds it" in "".join(as_text([outcome], 200))
+    assert summary(Counter([Result.UNREACHABLE])) == "changed 0 connections, 1 could not be reached"
+
+
+def test_many_are_grouped() -> None:
+    after = protected(OFF, MINUTE)
+    outcomes = [Outcome(socket(lport=number), Result.CHANGED, OFF, after) for number in range(1, 21)]
+    outcomes.append(Outcome(socket(lport=30), Result.UNCHANGED, after, after))
+    assert list(as_text(outcomes, 200)) == [
+        "changed       20 × php[8506] → 10.66.2.2:3306  keepalive off → 1m00s+9x1m00s\n",
+        "unchanged     php[8506]  10.66.1.2:30 → 10.66.2.2:3306  keepalive 1m00s+9x1m00s\n",
+    ]
+
+
+class Walks:
+    """Walks that find `sockets` and take took_s, on a clock of their own."""
+
+    def __init__(self) -> None:
+        self.sockets: list[Socket] = []
+        self.took_s = 0.001
+        self.now_s = 0.0
+        self.count = 0
+
+    def read(self) -> list[Socket]:
+        self.count += 1
+        self.now_s += self.took_s
+        return list(self.sockets)
+
+    def clock_s(self) -> float:
+        return self.now_s
+
+
+def established(lport: int, **fields: Any) -> Any:
+    return event("state", sock=f"{lport:016x}", lport=lport, new_state="ESTABLISHED", **fields)
+
+
+def test_each_opened_connection_is_found_once() -> None:
+    walks = Walks()
+    walks.sockets = [socket(lport=1, inode=1)]
+    opened = Opened(walks.read, walks.clock_s)
+    assert [each.lport for each in opened.found()] == [1], "what is open already"
+    walks.now_s += 60
+    assert opened.found() == [] and walks.count == 1, "nothing was opened, so nothing is walked"
+    opened.add(established(2))
+    walks.sockets.append(socket(lport=2, inode=2))
+    assert [each.lport for each in opened.found()] == [2]
+    walks.now_s += 60
+    assert opened.found() == [] and walks.count == 2
+
+
+def test_one_that_connects_during_a_walk_is_found_later() -> None:
+    walks = Walks()
+    walks.sockets = [socket(inode=1, state="SYN_SENT")]
+    opened = Opened(walks.read, walks.clock_s)
+    assert opened.found() == []
+    walks.sockets = [socket(inode=1)]
+    opened.add(established(33356))
+    walks.now_s += 60
+    assert len(opened.found()) == 1
+
+
+def test_one_that_no_process_has_is_looked_for_until_it_is_accepted_or_closed() -> None:
+    walks = Walks()
+    opened = Opened(walks.read, walks.clock_s)
+    opened.found()
+    opened.add(established(1))
+    opened.add(established(2))
+    for _ in range(20):
+        walks.now_s += MAX_PAUSE_S
+        assert opened.found() == []
+    walks.sockets = [socket(lport=1, inode=7)]
+    walks.now_s += MAX_PAUSE_S
+    assert [each.inode for each in opened.found()] == [7]
+    opened.add(event("state", sock=f"{2:016x}", lport=2, new_state="CLOSE"))
+    before = walks.count
+    walks.now_s += 60
+    opened.found()
+    assert walks.count == before, "nothing is awaited any more"
+
+
+def test_walks_take_a_tenth_of_the_time_at_most() -> None:
+    walks = Walks()
+    walks.took_s = 2
+    opened = Opened(walks.read, walks.clock_s)
+    while walks.now_s < 1000:
+        opened.add(established(1))
+        opened.found()
+        walks.now_s += 0.1
+    assert 30 < walks.count <= 1000 / 20
+
+
+def test_lost_events_lead_to_a_walk() -> None:
+    walks = Walks()
+    opened = Opened(walks.read, walks.clock_s)
+    opened.found()
+    walks.now_s += 60
+    walks.sockets = [socket(inode=1)]
+    opened.add(event("lost"))
+    assert len(opened.found()) == 1

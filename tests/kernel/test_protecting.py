@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from capabilities import capabilities, release, with_only
 from protect_command import following, protect, protected
 from ss_comparison import MAPPED
 from watching import AS_NOBODY, PATIENCE_S, Json
@@ -247,6 +248,41 @@ def test_new_connections_of_both_ends(lab: Lab, tmp_path: Path) -> None:
         assert len(follow.rows) == 2, "each one is printed once"
         assert follow.stop() == 0
     assert "changed 2 connections" in follow.talk
+
+
+TO_FOLLOW = {"bpf", "perfmon", "sys_ptrace", "dac_read_search"}
+"""As docs/requirements.md and the unit have them."""
+
+
+def test_the_least_that_following_needs(lab: Lab, tmp_path: Path) -> None:
+    least = TO_FOLLOW | ({"sys_resource"} if release() < (5, 11) else set())
+    filters = ("--netns", lab.client.netns, "--port", "3306", "--idle", "60s")
+    with (
+        Server(lab.server, SERVER, 3306),
+        following(tmp_path, *filters, before=with_only(least)) as follow,
+        embedded_client(lab.client, SERVER, 3306, "--uid", "65534", "--no-keepalive"),
+    ):
+        (row,) = follow.wait_for(1, 10)
+        assert row["result"] == "changed"
+        left, _ = capabilities(follow.process_id)
+        assert left and len(left) <= len(TO_FOLLOW), "the others are dropped"
+
+
+@pytest.mark.parametrize("missing", sorted(TO_FOLLOW))
+def test_what_the_lack_of_a_capability_costs(lab: Lab, tmp_path: Path, missing: str) -> None:
+    filters = ("--netns", lab.client.netns, "--port", "3306", "--idle", "60s")
+    without = with_only(TO_FOLLOW - {missing})
+    if missing != "dac_read_search":
+        done = protect(*filters, "--follow", before=without)
+        assert done.returncode == 1 and f"CAP_{missing.upper()}" in done.stderr and "\nHint: " in done.stderr
+        return
+    with (
+        Server(lab.server, SERVER, 3306),
+        following(tmp_path, *filters, before=without) as follow,
+        embedded_client(lab.client, SERVER, 3306, "--uid", "65534"),
+    ):
+        (row,) = follow.wait_for(1, 10)
+        assert row["result"] == "unreachable" and "Permission denied" in row["detail"]
 
 
 def test_one_that_is_accepted_late(tmp_path: Path) -> None:

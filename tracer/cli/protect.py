@@ -105,7 +105,7 @@ def protect(
     else:
         _once(wanted, protection, printed, dry_run=dry_run)
     printed.say_summary()
-    return printed.exit_status
+    return 0 if follow else printed.exit_status
 
 
 def _require_usable(wanted: Filter, *, follow: bool, dry_run: bool, duration: float | None) -> None:
