@@ -25,7 +25,8 @@ from tracer.model.sockets import Socket
 
 HERE = Path(__file__).parent
 SETTINGS = ("state", "timer", "keepalive", "keepalive_idle_s", "keepalive_interval_s", "keepalive_probes",
-            "user_timeout_ms", "unacked_bytes", "attempt", "backoff", "rto_ms", "snd_wnd", "srtt_ms", "ca_state")  # fmt: skip
+            "user_timeout_ms", "unacked_bytes", "attempt", "backoff", "rto_ms", "snd_wnd", "srtt_ms",
+            "ca_state")  # fmt: skip
 _DROP_FROM = """
 table ip dead {{
   chain forward {{
