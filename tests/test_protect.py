@@ -168,7 +168,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> list[Socket]:
             yield Outcome(each, result, OFF, protected(OFF, wanted))
 
     monkeypatch.setattr(host, "require_privilege", lambda: None)
-    monkeypatch.setattr(host, "require_ptrace", lambda: None)
+    monkeypatch.setattr(host, "require_for", lambda *_: None)
     monkeypatch.setattr(walk, "read_sockets", lambda wanted, say: list(found))
     monkeypatch.setattr(protecting, "protect", pretended)
     return found

@@ -81,8 +81,9 @@ def probe(wait_s: float, connect: bool, as_json: bool, **filters: Any) -> int:
     from tracer.model.sockets import longest_silence_first
     from tracer.output.format import plural
 
+    host.require_privilege()
+    host.require_for("probing connections", "CAP_SYS_PTRACE", "CAP_NET_ADMIN")
     found, closed = split(longest_silence_first(read_sockets(wanted, say)))
-    host.require_net_admin()
     for line in absent(wanted):
         say(line)
     if closed:

@@ -95,7 +95,7 @@ def protect(
     from tracer.kernel import host
 
     host.require_privilege()
-    host.require_ptrace()
+    host.require_for("using sockets of other processes", "CAP_SYS_PTRACE")
     _warn(protection)
     printed = _Printed(as_json=as_json)
     if follow:

@@ -62,22 +62,29 @@ def _round_trips(group: Iterable[Probed]) -> str:
     return least if least == most else f"{least} to {most}"
 
 
+_VERBS = (
+    (Answer.ALIVE, "is alive", "are alive"),
+    (Answer.NO_ANSWER, "does not answer", "do not answer"),
+    (Answer.RESET, "was reset", "were reset"),
+    (Answer.BUSY, "is busy", "are busy"),
+    (Answer.UNREACHABLE, "could not be probed", "could not be probed"),
+)
+
+
 def probed_summary(results: Sequence[Probed]) -> str:
     """The numbers, for stderr: `140 of 200 connections are alive, 60 do not answer`."""
     counts = Counter(each.answer for each in results)
-    alive = counts[Answer.ALIVE]
-    if alive == len(results):
-        return f"{plural(alive, 'connection')} {'is' if alive == 1 else 'are'} alive"
-    parts = [f"{alive:,} of {plural(len(results), 'connection')} {'is' if alive == 1 else 'are'} alive"]
-    for answer, one, more in (
-        (Answer.NO_ANSWER, "does not answer", "do not answer"),
-        (Answer.RESET, "was reset", "were reset"),
-        (Answer.BUSY, "is busy", "are busy"),
-        (Answer.UNREACHABLE, "could not be probed", "could not be probed"),
-    ):
+    parts: list[str] = []
+    for answer, one, more in _VERBS:
         if count := counts[answer]:
-            parts.append(f"{count:,} {one if count == 1 else more}")
+            parts.append(f"{_subject(count, len(results), is_first=not parts)} {one if count == 1 else more}")
     return ", ".join(parts)
+
+
+def _subject(count: int, of: int, *, is_first: bool) -> str:
+    if not is_first:
+        return f"{count:,}"
+    return plural(count, "connection") if count == of else f"{count:,} of {plural(of, 'connection')}"
 
 
 def about_answers(results: Sequence[Probed]) -> Iterator[str]:
