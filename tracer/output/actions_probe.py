@@ -106,8 +106,8 @@ def connected_as_text(connected: Connected, results: Sequence[Probed]) -> str:
     opens = f"a new connection to {where} opens ({round_trip(connected.took_ms or 0)})"
     if not dead:
         return f"{opens}\n"
-    which = "the one that does not answer" if dead == 1 else f"the {dead:,} that do not answer"
-    return f"{opens}, so host and path work: the path or the peer forgot the session of {which}\n"
+    which = "session of the one that does not answer" if dead == 1 else f"sessions of the {dead:,} that do not answer"
+    return f"{opens}, so host and path work: the path or the peer forgot the {which}\n"
 
 
 def _failed(error: str, counts: Mapping[Answer, int]) -> str:
