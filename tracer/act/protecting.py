@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from tracer.act.protection import is_armed_late, protected
 from tracer.kernel import keepalive
-from tracer.kernel.descriptors import Descriptors, Unreachable
+from tracer.kernel.descriptors import Descriptors, Gone, Unreachable
 from tracer.kernel.sock_diag import named_of
 from tracer.model.protection import Outcome, Protection, Result
 from tracer.model.sockets import Socket
@@ -16,16 +16,24 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 def protect(sockets: Iterable[Socket], wanted: Protection, *, dry_run: bool = False) -> Iterator[Outcome]:
-    """Protect each of these connections. Raises OSError only if this process is out of descriptors or memory."""
+    """Protect each of these connections; one that has been closed since has no outcome.
+
+    Raises OSError only if this process is out of descriptors or memory.
+    """
     with Descriptors() as descriptors:
         for socket in sockets:
-            yield _protect(descriptors, socket, wanted, dry_run=dry_run)
+            outcome = _protect(descriptors, socket, wanted, dry_run=dry_run)
+            if outcome is not None:
+                yield outcome
 
 
-def _protect(descriptors: Descriptors, socket: Socket, wanted: Protection, *, dry_run: bool) -> Outcome:
+def _protect(descriptors: Descriptors, socket: Socket, wanted: Protection, *, dry_run: bool) -> Outcome | None:
+    """None if it has been closed."""
     named = named_of(socket)
     if named is None or not named.inode:
         return Outcome(socket, Result.UNREACHABLE, detail="no process holds it")
+    if not socket.pids and socket.comm:
+        return Outcome(socket, Result.UNREACHABLE, detail="its process is in another PID namespace than tcpwatch")
     if socket.mptcp:
         return Outcome(socket, Result.UNREACHABLE, detail="a subflow of Multipath TCP")
     try:
@@ -41,6 +49,8 @@ def _protect(descriptors: Descriptors, socket: Socket, wanted: Protection, *, dr
                 return Outcome(socket, Result.WOULD_CHANGE, before, after, detail)
             keepalive.write(held, before, after, rearm=rearm)
             return Outcome(socket, Result.CHANGED, before, keepalive.read(held), detail)
+    except Gone:
+        return None
     except Unreachable as error:
         return Outcome(socket, Result.UNREACHABLE, detail=str(error))
     except OSError as error:

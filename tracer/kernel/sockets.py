@@ -148,7 +148,8 @@ class HeldSockets:
         """Those that the filters of connections accept, whatever their process. Raises TcpwatchError."""
         data = _Held(_read_all(self._link)).all_records()
         held = _holders_of_all(self._holders)
-        return list(SocketRecords(self._hz, held, clocks.offset_ns()).decode(data))
+        # One without a holder was closed since.
+        return [each for each in SocketRecords(self._hz, held, clocks.offset_ns()).decode(data) if each.inode in held]
 
     def chooses(self, socket: Socket) -> bool:
         """Whether the filters of processes and of silence accept it, too."""
