@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import resource
 import socket as sockets
@@ -14,13 +16,17 @@ from pathlib import Path
 
 import pytest
 from capabilities import capabilities, release, with_only
+from churn import LIVES_S, Churn
 from protect_command import following, protect, protected
 from ss_comparison import MAPPED
 from watching import AS_NOBODY, PATIENCE_S, Json
 
+from tracer.act.protecting import protect as protect_each
 from tracer.lab.namespace import Namespace, wait_until
 from tracer.lab.network import SERVER, SERVER6, Lab
 from tracer.lab.peers import Server, embedded_client
+from tracer.model.protection import Protection
+from tracer.model.sockets import Socket
 
 HERE = Path(__file__).parent
 LO = "127.0.0.1"
@@ -248,6 +254,32 @@ def test_new_connections_of_both_ends(lab: Lab, tmp_path: Path) -> None:
         assert len(follow.rows) == 2, "each one is printed once"
         assert follow.stop() == 0
     assert "changed 2 connections" in follow.talk
+
+
+def test_no_bystander_is_changed_however_fast_descriptors_and_ports_are_taken_again() -> None:
+    """A connection lives for some milliseconds, and the choice is older when it is acted on."""
+    changed: set[int] = set()
+    chosen: set[int] = set()
+    gone = 0
+    with Churn(range(22000, 22008)) as churn:
+
+        def change_those_of_a_moment_ago() -> bool:
+            nonlocal gone
+            found = [
+                Socket(time_ns=0, laddr=LO, lport=port, raddr=LO, rport=churn.rport, inode=inode, pids=[os.getpid()])
+                for port, inode in dict(churn.current).items()
+            ]
+            chosen.update(each.inode or 0 for each in found)
+            time.sleep(LIVES_S / 2)
+            outcomes = list(protect_each(found, Protection(60)))
+            changed.update(outcome.socket.inode or 0 for outcome in outcomes)
+            gone += len(found) - len(outcomes)
+            return len(changed) >= 30 and gone >= 30
+
+        wait_until(change_those_of_a_moment_ago, PATIENCE_S, "some are changed in time, and some are gone")
+    # A socket that is closed while its duplicate is open keeps its ports until that is closed.
+    assert {error.errno for error in churn.errors} <= {errno.EADDRNOTAVAIL}
+    assert churn.kept_alive and churn.kept_alive <= changed <= chosen
 
 
 TO_FOLLOW = {"bpf", "perfmon", "sys_ptrace", "dac_read_search"}

@@ -20,7 +20,7 @@ def protect(sockets: Iterable[Socket], wanted: Protection, *, dry_run: bool = Fa
 
     Raises OSError only if this process is out of descriptors or memory.
     """
-    with Descriptors() as descriptors:
+    with Descriptors(rests=True) as descriptors:
         for socket in sockets:
             outcome = _protect(descriptors, socket, wanted, dry_run=dry_run)
             if outcome is not None:

@@ -32,7 +32,7 @@ _SO_COOKIE = 57  # include/uapi/asm-generic/socket.h
 _COOKIE = struct.Struct("=Q")
 _IPPROTO_MPTCP = 262  # include/uapi/linux/in.h
 
-_PAUSE_SHARE = 10
+_REST_SHARE = 10
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -83,10 +83,12 @@ class Descriptors:
     """Finds and duplicates sockets of other processes. A context manager.
 
     Remembers the sockets of each process until one is missing, so that hundreds of one process cost one walk over
-    /proc/PID/fd. When many are missing, because they are closed, it walks for a tenth of the time at most.
+    /proc/PID/fd. rests: after a walk, count what is missing as closed for ten times as long as the walk took. For
+    connections of which many may have been closed since they were listed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, rests: bool = False) -> None:
+        self._rest_share = _REST_SHARE if rests else 0
         self._pidfds: dict[int, int] = {}
         self._numbers: dict[int, dict[int, int]] = {}
         self._next_walk_s: dict[int, float] = {}
@@ -149,7 +151,7 @@ class Descriptors:
         found = ((_inode_of(pid, number), number) for number in numbers)
         self._numbers[pid] = {inode: number for inode, number in found if inode}
         ended_s = time.monotonic()
-        self._next_walk_s[pid] = ended_s + _PAUSE_SHARE * (ended_s - began_s)
+        self._next_walk_s[pid] = ended_s + self._rest_share * (ended_s - began_s)
         return self._numbers[pid]
 
     def _get(self, pid: int, number: int) -> int:
