@@ -1,18 +1,21 @@
-"""`tcpwatch protect` as a process, once and with --follow."""
+"""`tcpwatch protect` as a process, once and with --follow, and what it has set."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import socket as sockets
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from watching import PATIENCE_S, ROOT, Json
 
-from tracer.lab.namespace import wait_until
+from tracer.lab.namespace import Namespace, wait_until
 
 _ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
@@ -94,3 +97,38 @@ def following(directory: Path, *arguments: str | int, before: Sequence[str] = ()
         if process.poll() is None:
             process.kill()
         process.wait()
+
+
+def timers(namespace: Namespace) -> dict[int, tuple[str, float]]:
+    """The armed timer of each connection, and the seconds until it is due, by local port."""
+    found = {}
+    for line in namespace.run("ss", "-tnoHO").splitlines():
+        local = line.split()[3]
+        if timer := re.search(r"timer:\((\w+),(?:(\d+)min)?(?:([\d.]+)sec|(\d+)ms|([\d.]+)ms)?,", line):
+            name, minutes, seconds, milliseconds, _ = timer.groups()
+            due_s = 60 * int(minutes or 0) + float(seconds or 0) + int(milliseconds or 0) / 1000
+            found[int(local.rpartition(":")[2])] = name, due_s
+    return found
+
+
+def settings_of(connection: sockets.socket) -> Json:
+    """What its own process reads."""
+    tcp = sockets.IPPROTO_TCP
+    return {
+        "keepalive": bool(connection.getsockopt(sockets.SOL_SOCKET, sockets.SO_KEEPALIVE)),
+        "keepalive_idle_s": connection.getsockopt(tcp, sockets.TCP_KEEPIDLE),
+        "keepalive_interval_s": connection.getsockopt(tcp, sockets.TCP_KEEPINTVL),
+        "keepalive_probes": connection.getsockopt(tcp, sockets.TCP_KEEPCNT),
+        "user_timeout_ms": connection.getsockopt(tcp, sockets.TCP_USER_TIMEOUT),
+    }
+
+
+def be_silent(seconds: float) -> None:
+    """The silence itself is what is tested."""
+    until = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() > until, PATIENCE_S, "silence")
+
+
+def lport(connection: sockets.socket) -> int:
+    """Its local port."""
+    return int(connection.getsockname()[1])

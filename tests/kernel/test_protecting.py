@@ -5,24 +5,21 @@ from __future__ import annotations
 import errno
 import os
 import re
-import resource
 import socket as sockets
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from capabilities import capabilities, release, with_only
 from churn import LIVES_S, Churn
-from protect_command import following, protect, protected
+from protect_command import be_silent, lport, protect, protected, settings_of, timers
 from ss_comparison import MAPPED
-from watching import AS_NOBODY, PATIENCE_S, Json
+from watching import AS_NOBODY, PATIENCE_S
 
 from tracer.act.protecting import protect as protect_each
-from tracer.lab.namespace import Namespace, wait_until
+from tracer.lab.namespace import wait_until
 from tracer.lab.network import SERVER, SERVER6, Lab
 from tracer.lab.peers import Server, embedded_client
 from tracer.model.protection import Protection
@@ -41,36 +38,6 @@ def lab() -> Iterator[Lab]:
         yield made
 
 
-def timers(namespace: Namespace) -> dict[int, tuple[str, float]]:
-    """The armed timer of each connection, and the seconds until it is due, by local port."""
-    found = {}
-    for line in namespace.run("ss", "-tnoHO").splitlines():
-        local = line.split()[3]
-        if timer := re.search(r"timer:\((\w+),(?:(\d+)min)?(?:([\d.]+)sec|(\d+)ms|([\d.]+)ms)?,", line):
-            name, minutes, seconds, milliseconds, _ = timer.groups()
-            due_s = 60 * int(minutes or 0) + float(seconds or 0) + int(milliseconds or 0) / 1000
-            found[int(local.rpartition(":")[2])] = name, due_s
-    return found
-
-
-def settings_of(connection: sockets.socket) -> Json:
-    """What its own process reads."""
-    tcp = sockets.IPPROTO_TCP
-    return {
-        "keepalive": bool(connection.getsockopt(sockets.SOL_SOCKET, sockets.SO_KEEPALIVE)),
-        "keepalive_idle_s": connection.getsockopt(tcp, sockets.TCP_KEEPIDLE),
-        "keepalive_interval_s": connection.getsockopt(tcp, sockets.TCP_KEEPINTVL),
-        "keepalive_probes": connection.getsockopt(tcp, sockets.TCP_KEEPCNT),
-        "user_timeout_ms": connection.getsockopt(tcp, sockets.TCP_USER_TIMEOUT),
-    }
-
-
-def be_silent(seconds: float) -> None:
-    """The silence itself is what is tested."""
-    until = time.monotonic() + seconds
-    wait_until(lambda: time.monotonic() > until, PATIENCE_S, "silence")
-
-
 @pytest.fixture
 def pair() -> Iterator[tuple[sockets.socket, sockets.socket]]:
     """Both ends of a connection on the loopback device, held by this process: the client's and the server's."""
@@ -79,10 +46,6 @@ def pair() -> Iterator[tuple[sockets.socket, sockets.socket]]:
         accepted, _ = listener.accept()
     with client, accepted:
         yield client, accepted
-
-
-def lport(connection: sockets.socket) -> int:
-    return int(connection.getsockname()[1])
 
 
 @pytest.mark.parametrize("host", [SERVER, SERVER6, MAPPED])
@@ -124,7 +87,7 @@ def test_a_frozen_call_returns_after_the_user_timeout(lab: Lab) -> None:
 
 
 def test_an_armed_timer_counts_the_silence_so_far(lab: Lab) -> None:
-    with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
+    with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306, "--no-keepalive") as client:
         assert client.ask("query")["ok"]
         be_silent(2)
         protected("--netns", lab.client.netns, "--rport", "3306", "--idle", "1000s")
@@ -228,6 +191,16 @@ def test_a_shared_socket_is_changed_once(lab: Lab) -> None:
             assert (row["result"], len(row["pids"])) == ("changed", 2)
 
 
+def test_multipath_tcp_is_out_of_reach(lab: Lab) -> None:
+    with (
+        Server(lab.server, SERVER, 3306, "--mptcp"),
+        embedded_client(lab.client, SERVER, 3306, "--mptcp") as client,
+    ):
+        done = protect("--netns", lab.client.netns, "--rport", "3306", "--idle", "60s")
+        assert done.returncode == 1 and "a subflow of Multipath TCP" in done.stdout
+        assert client.ask("query")["ok"]
+
+
 def test_no_root() -> None:
     done = protect_as_nobody("--rport", "3306", "--idle", "60s")
     assert done.returncode == 1 and "\nHint: run it again with sudo" in done.stderr
@@ -235,25 +208,6 @@ def test_no_root() -> None:
 
 def protect_as_nobody(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*AS_NOBODY, "protect", *arguments], capture_output=True, text=True, timeout=PATIENCE_S)
-
-
-def test_new_connections_of_both_ends(lab: Lab, tmp_path: Path) -> None:
-    with (
-        Server(lab.server, SERVER, 3306),
-        following(tmp_path, "--netns", f"{lab.client.netns},{lab.server.netns}", "--port", "3306",
-                  "--idle", "1s") as follow,
-        embedded_client(lab.client, SERVER, 3306) as client,
-    ):  # fmt: skip
-        rows = follow.wait_for(2, 10)
-        assert {row["netns"] for row in rows} == {lab.client.netns, lab.server.netns}
-        assert {row["result"] for row in rows} == {"changed"}
-        assert {row["accepted"] for row in rows} == {False, True}
-        assert timers(lab.client)[client.connected["lport"]][1] <= 1
-        be_silent(2 * TTL_S)
-        assert client.ask("query", 10)["ok"]
-        assert len(follow.rows) == 2, "each one is printed once"
-        assert follow.stop() == 0
-    assert "changed 2 connections" in follow.talk
 
 
 def test_no_bystander_is_changed_however_fast_descriptors_and_ports_are_taken_again() -> None:
@@ -280,82 +234,3 @@ def test_no_bystander_is_changed_however_fast_descriptors_and_ports_are_taken_ag
     # A socket that is closed while its duplicate is open keeps its ports until that is closed.
     assert {error.errno for error in churn.errors} <= {errno.EADDRNOTAVAIL}
     assert churn.kept_alive and churn.kept_alive <= changed <= chosen
-
-
-TO_FOLLOW = {"bpf", "perfmon", "sys_ptrace", "dac_read_search"}
-"""As docs/requirements.md and the unit have them."""
-
-
-def test_the_least_that_following_needs(lab: Lab, tmp_path: Path) -> None:
-    least = TO_FOLLOW | ({"sys_resource"} if release() < (5, 11) else set())
-    filters = ("--netns", lab.client.netns, "--port", "3306", "--idle", "60s")
-    with (
-        Server(lab.server, SERVER, 3306),
-        following(tmp_path, *filters, before=with_only(least)) as follow,
-        embedded_client(lab.client, SERVER, 3306, "--uid", "65534", "--no-keepalive"),
-    ):
-        (row,) = follow.wait_for(1, 10)
-        assert row["result"] == "changed"
-        left, _ = capabilities(follow.process_id)
-        assert left and len(left) <= len(TO_FOLLOW), "the others are dropped"
-
-
-@pytest.mark.parametrize("missing", sorted(TO_FOLLOW))
-def test_what_the_lack_of_a_capability_costs(lab: Lab, tmp_path: Path, missing: str) -> None:
-    filters = ("--netns", lab.client.netns, "--port", "3306", "--idle", "60s")
-    without = with_only(TO_FOLLOW - {missing})
-    if missing != "dac_read_search":
-        done = protect(*filters, "--follow", before=without)
-        assert done.returncode == 1 and f"CAP_{missing.upper()}" in done.stderr and "\nHint: " in done.stderr
-        return
-    with (
-        Server(lab.server, SERVER, 3306),
-        following(tmp_path, *filters, before=without) as follow,
-        embedded_client(lab.client, SERVER, 3306, "--uid", "65534"),
-    ):
-        (row,) = follow.wait_for(1, 10)
-        assert row["result"] == "unreachable" and "Permission denied" in row["detail"]
-
-
-def test_one_that_is_accepted_late(tmp_path: Path) -> None:
-    """Until then no process holds it."""
-    with sockets.create_server((LO, 0)) as listener:
-        port = lport(listener)
-        with (
-            following(tmp_path, "--lport", port, "--host", LO, "--idle", "60s") as follow,
-            sockets.create_connection((LO, port)),
-        ):
-            be_silent(3)
-            assert follow.rows == []
-            accepted, _ = listener.accept()
-            with accepted:
-                (row,) = follow.wait_for(1, 15)
-                assert row["accepted"] and settings_of(accepted)["keepalive_idle_s"] == 60
-
-
-def test_a_thousand_new_connections_in_a_second(tmp_path: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
-    made: list[sockets.socket] = []
-    try:
-        with (
-            sockets.create_server((LO, 0), backlog=1024) as listener,
-            following(tmp_path, "--rport", lport(listener), "--host", LO, "--idle", "60s") as follow,
-        ):
-            began = time.monotonic()
-            for number in range(1000):
-                made.append(sockets.create_connection(listener.getsockname()))
-                made.append(listener.accept()[0])
-                while time.monotonic() - began < number / 1000:
-                    time.sleep(0.001)
-            rows = follow.wait_for(1000, 10)
-            took_s = time.monotonic() - began
-            assert Counter(row["result"] for row in rows) == {"changed": 1000}
-            assert len({row["lport"] for row in rows}) == 1000, "each one once"
-            assert took_s < 6, took_s
-            assert all(settings_of(each)["keepalive_idle_s"] == 60 for each in made[::2])
-            assert not any(settings_of(each)["keepalive"] for each in made[1::2]), "the other ends are not named"
-    finally:
-        for each in made:
-            each.close()
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
