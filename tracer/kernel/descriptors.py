@@ -83,8 +83,8 @@ class Descriptors:
     """Finds and duplicates sockets of other processes. A context manager.
 
     Remembers the sockets of each process until one is missing, so that hundreds of one process cost one walk over
-    /proc/PID/fd. rests: after a walk, count what is missing as closed for ten times as long as the walk took. For
-    connections of which many may have been closed since they were listed.
+    /proc/PID/fd. rests: after a walk, take a missing socket for closed, for ten times as long as the walk took. For
+    long lists of connections, where many may have been closed since.
     """
 
     def __init__(self, *, rests: bool = False) -> None:
