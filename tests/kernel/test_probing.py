@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 from acting import act
 from ss_comparison import MAPPED, ours, ss
-from watching import AS_NOBODY, PATIENCE_S, Json
+from watching import AS_NOBODY, PATIENCE_S, ROOT, Json
 
+from tracer.act import probing
 from tracer.act.probing import Prober
 from tracer.kernel.sockets import read_sockets
 from tracer.lab.namespace import wait_until
@@ -310,6 +312,74 @@ def test_the_process_notices_nothing(lab: Lab, tmp_path: Path) -> None:
         server.kill()
         process.wait(PATIENCE_S)
     assert "EINTR" not in trace.read_text()
+
+
+_IN_A_CONTAINER = """
+import socket
+listener = socket.create_server(("127.0.0.1", 0))
+client = socket.create_connection(listener.getsockname())
+accepted, _ = listener.accept()
+print(client.getsockname()[1], flush=True)
+input()
+"""
+
+
+def test_a_container_with_a_user_namespace() -> None:
+    shell = f"ip link set lo up && exec {sys.executable} -c '{_IN_A_CONTAINER}'"
+    with subprocess.Popen(
+        ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", shell],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as container:  # fmt: skip
+        assert container.stdout is not None
+        port = container.stdout.readline().strip()
+        found, status = rows("--pid", str(container.pid), "--lport", port, "--connect")
+        container.kill()
+    assert [(row["action"], row["result"]) for row in found] == [("probe", "alive"), ("connect", "connected")]
+    assert status == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_at_once(lab: Lab, number: signal.Signals) -> None:
+    with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
+        lab.drop_everything()
+        argv = [sys.executable, "-m", "tracer", "probe", "--netns", str(lab.client.netns), "--wait", "1h"]
+        with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as command:
+            before = lab.client.counter("TcpExtTCPWinProbe")
+            wait_until(lambda: lab.client.counter("TcpExtTCPWinProbe") > before, PATIENCE_S, "the first probe")
+            command.send_signal(number)
+            out, err = command.communicate(timeout=10)
+        assert (command.returncode, out) == (128 + number, "")
+        assert err.endswith("tcpwatch: interrupted: 0 of 1 result known\n")
+        lab.restore()
+        assert client.ask("query")["ok"]
+
+
+def test_more_than_at_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probing, "MAX_AT_ONCE", 5)
+    most = 0
+    with Server(lab.server, SERVER, 3306):
+        clients = [embedded_client(lab.client, SERVER, 3306) for _ in range(12)]
+        lab.drop_everything()
+        found, results = _found(lab), list[Probed]()
+        before = set(filter(_is_socket, _open_files()))
+
+        def count_open() -> bool:
+            nonlocal most
+            most = max(most, len(set(filter(_is_socket, _open_files())) - before))
+            return False
+
+        Prober(0.3, results.append, count_open).probe(found)
+        for client in clients:
+            client.close()
+    assert [each.answer.value for each in results] == ["no-answer"] * 12
+    assert most == 5
+
+
+def _is_socket(number: str) -> bool:
+    try:
+        return (Path("/proc/self/fd") / number).readlink().name.startswith("socket:")
+    except OSError:
+        return False
 
 
 def test_refusals(lab: Lab) -> None:

@@ -57,7 +57,7 @@ def judge(before: Reading, now: Reading, elapsed_ms: float) -> Answer | None:
 
 
 def pause_s(elapsed_s: float, *, is_busy: bool = False) -> float:
-    """Seconds until the next look: a tenth of the time since the last probe, within limits.
+    """Seconds until the next look: a tenth of the time since the first probe, within limits.
 
     So a round trip is measured with an error of a tenth.
     """

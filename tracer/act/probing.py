@@ -21,7 +21,7 @@ from tracer.model.actions import Answer, Probed
 from tracer.model.durations import duration
 from tracer.model.sockets import Socket
 
-BATCH = 32
+BATCH = 16
 """Connections that are probed before their answers are looked for."""
 BATCH_S = 0.002
 """How long the answers of a batch are looked for before the next one."""
@@ -44,7 +44,6 @@ class _Attempt:
     began_s: float
     before: Reading | None = None
     first_s: float = 0.0
-    last_s: float = 0.0
     sent: int = 0
     look_s: float = 0.0
 
@@ -98,7 +97,8 @@ class Prober:
             else:
                 began.append(attempt)
                 self._waiting[attempt] = None
-                self._advance(attempt)
+        for attempt in began:  # without anything else between a probe and the first look for its answer
+            self._advance(attempt)
         return began
 
     def _duplicate(self, descriptors: Descriptors, socket: Socket) -> _Attempt | str:
@@ -124,7 +124,7 @@ class Prober:
         now_s = time.monotonic()
         for attempt in [each for each in self._waiting if each.look_s <= now_s]:
             self._advance(attempt)
-            next_s = now_s + pause_s(now_s - attempt.last_s, is_busy=not attempt.sent)
+            next_s = now_s + pause_s(now_s - attempt.first_s, is_busy=not attempt.sent)
             attempt.look_s = min(next_s, max(now_s, attempt.due_s(self._wait_s))) if attempt.sent else next_s
 
     def _sleep(self) -> None:
@@ -179,7 +179,6 @@ def _send(attempt: _Attempt, now: Reading) -> None:
     window_probe.send(attempt.duplicate.socket)
     if attempt.before is None:
         attempt.before, attempt.first_s = now, sent_s
-    attempt.last_s = sent_s
     attempt.sent += 1
 
 

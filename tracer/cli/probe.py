@@ -123,7 +123,7 @@ def _probe(found: Sequence[Socket], wait_s: float, *, connect: bool, as_json: bo
                 sys.stdout.flush()
             connected = probing.connected()
     except _Interrupted as interrupted:
-        say(f"interrupted: {len(found) - len(results):,} of {plural(len(found), 'connection')} have no result")
+        say(f"interrupted: {len(results):,} of {plural(len(found), 'result')} known")
         return _SIGNALLED + interrupted.number
     try:
         if as_json:
