@@ -248,7 +248,7 @@ def established(lport: int, **fields: Any) -> Any:
 def test_each_opened_connection_is_found_once() -> None:
     walks = Walks()
     walks.sockets = [socket(lport=1, inode=1)]
-    opened = Opened(walks.read, walks.clock_s)
+    opened = Opened(walks.read, clock_s=walks.clock_s)
     assert [each.lport for each in opened.found()] == [1], "what is open already"
     walks.now_s += 60
     assert opened.found() == [] and walks.count == 1, "nothing was opened, so nothing is walked"
@@ -262,7 +262,7 @@ def test_each_opened_connection_is_found_once() -> None:
 def test_one_that_connects_during_a_walk_is_found_later() -> None:
     walks = Walks()
     walks.sockets = [socket(inode=1, state="SYN_SENT")]
-    opened = Opened(walks.read, walks.clock_s)
+    opened = Opened(walks.read, clock_s=walks.clock_s)
     assert opened.found() == []
     walks.sockets = [socket(inode=1)]
     opened.add(established(33356))
@@ -272,7 +272,7 @@ def test_one_that_connects_during_a_walk_is_found_later() -> None:
 
 def test_one_that_no_process_has_is_looked_for_until_it_is_accepted_or_closed() -> None:
     walks = Walks()
-    opened = Opened(walks.read, walks.clock_s)
+    opened = Opened(walks.read, clock_s=walks.clock_s)
     opened.found()
     opened.add(established(1))
     opened.add(established(2))
@@ -289,10 +289,34 @@ def test_one_that_no_process_has_is_looked_for_until_it_is_accepted_or_closed() 
     assert walks.count == before, "nothing is awaited any more"
 
 
+def test_one_that_another_process_takes_over_is_chosen_then() -> None:
+    walks = Walks()
+    opened = Opened(walks.read, lambda found: found.comm == "php", walks.clock_s)
+    walks.sockets = [socket(inode=1, comm="inetd")]
+    assert opened.found() == []
+    walks.now_s += 60
+    walks.sockets = [socket(inode=1, comm="php")]
+    opened.add(established(2))
+    assert [each.comm for each in opened.found()] == ["php"]
+
+
+def test_what_was_changed_before_an_interruption_is_shown(
+    run: list[Socket], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> Iterator[Outcome]:
+        yield Outcome(socket(), Result.CHANGED, OFF, protected(OFF, MINUTE))
+        raise KeyboardInterrupt
+
+    run.append(socket())
+    monkeypatch.setattr(protecting, "protect", interrupted)
+    main.run(["protect", "-p", "1", "--idle", "60s"])
+    assert capsys.readouterr().out.startswith("changed       php[8506]")
+
+
 def test_walks_take_a_tenth_of_the_time_at_most() -> None:
     walks = Walks()
     walks.took_s = 2
-    opened = Opened(walks.read, walks.clock_s)
+    opened = Opened(walks.read, clock_s=walks.clock_s)
     while walks.now_s < 1000:
         opened.add(established(1))
         opened.found()
@@ -302,7 +326,7 @@ def test_walks_take_a_tenth_of_the_time_at_most() -> None:
 
 def test_lost_events_lead_to_a_walk() -> None:
     walks = Walks()
-    opened = Opened(walks.read, walks.clock_s)
+    opened = Opened(walks.read, clock_s=walks.clock_s)
     opened.found()
     walks.now_s += 60
     walks.sockets = [socket(inode=1)]

@@ -29,14 +29,21 @@ _Ends: TypeAlias = tuple[int | None, str | None, int | None, str | None, int | N
 class Opened:
     """Connections that are opened, as far as no walk has found their sockets.
 
-    read: walks. clock_s: monotonic.
+    read: walks. chooses: whether a socket is wanted now; another process may hold it at the next walk. clock_s:
+    monotonic.
     """
 
-    def __init__(self, read: Callable[[], list[Socket]], clock_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        read: Callable[[], list[Socket]],
+        chooses: Callable[[Socket], bool] = lambda _: True,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._read = read
+        self._chooses = chooses
         self._clock_s = clock_s
         self._awaited: dict[str, _Ends] = {}  # by Event.sock
-        self._seen: set[int] = set()
+        self._seen: set[int | None] = set()
         self._is_due = True
         self._next_s = float("-inf")
         self._pause_s = MIN_PAUSE_S
@@ -71,11 +78,14 @@ class Opened:
         self._pause_s = min(2 * self._pause_s, MAX_PAUSE_S)
         self._is_due = False
         self._forget({_ends_of(socket) for socket in sockets})
-        # One that still connects is found again later.
-        opened = {socket.inode: socket for socket in sockets if socket.inode is not None and may_be_idle(socket)}
-        fresh = [socket for inode, socket in opened.items() if inode not in self._seen]
-        self._seen = set(opened)
+        chosen = {socket.inode: socket for socket in sockets if self._is_wanted(socket)}
+        fresh = [socket for inode, socket in chosen.items() if inode not in self._seen]
+        self._seen = set(chosen)
         return fresh
+
+    def _is_wanted(self, socket: Socket) -> bool:
+        """False for one that still connects. A later walk finds it."""
+        return socket.inode is not None and may_be_idle(socket) and self._chooses(socket)
 
     def _forget(self, walked: set[_Ends]) -> None:
         self._awaited = {sock: ends for sock, ends in self._awaited.items() if ends not in walked}

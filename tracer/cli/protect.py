@@ -6,7 +6,7 @@ import math
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,7 +19,6 @@ from tracer.output.messages import say
 if TYPE_CHECKING:
     from tracer.model.filters import Filter
     from tracer.model.protection import Outcome, Protection, Result
-    from tracer.model.sockets import Socket
     from tracer.run.stopping import Stop
 
 
@@ -174,12 +173,22 @@ class _Printed:
         self._as_json = as_json
         self._counts: Counter[Result] = Counter()
 
-    def __call__(self, outcomes: Sequence[Outcome]) -> None:
+    def __call__(self, outcomes: Iterable[Outcome]) -> None:
+        """Take all, then print. What was changed until ^C or an error is printed, too."""
+        done: list[Outcome] = []
+        try:
+            for outcome in outcomes:
+                done.append(outcome)
+        finally:
+            self._print(done)
+
+    def _print(self, outcomes: Sequence[Outcome]) -> None:
         from tracer.output.protections import as_json, as_text
 
-        self._counts.update(outcome.result for outcome in outcomes)
-        sys.stdout.writelines(map(as_json, outcomes) if self._as_json else as_text(outcomes, _width()))
-        sys.stdout.flush()
+        if outcomes:
+            self._counts.update(outcome.result for outcome in outcomes)
+            sys.stdout.writelines(map(as_json, outcomes) if self._as_json else as_text(outcomes, _width()))
+            sys.stdout.flush()
 
     @property
     def exit_status(self) -> int:
@@ -200,19 +209,15 @@ def _width() -> float:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else math.inf
 
 
-def _idle_ones(found: Sequence[Socket]) -> list[Socket]:
-    from tracer.act.protection import may_be_idle
-    from tracer.model.sockets import longest_silence_first
-
-    return longest_silence_first(socket for socket in found if may_be_idle(socket))
-
-
 def _once(wanted: Filter, protection: Protection, printed: _Printed, *, dry_run: bool) -> None:
     from tracer.act.protecting import protect as protect_each
+    from tracer.act.protection import may_be_idle
     from tracer.kernel.presence import absent
     from tracer.kernel.sockets import read_sockets
+    from tracer.model.sockets import longest_silence_first
 
-    printed(list(protect_each(_idle_ones(read_sockets(wanted, say)), protection, dry_run=dry_run)))
+    found = longest_silence_first(filter(may_be_idle, read_sockets(wanted, say)))
+    printed(protect_each(found, protection, dry_run=dry_run))
     for line in absent(wanted):
         say(line)
 
@@ -233,7 +238,5 @@ def _follow(wanted: Filter, protection: Protection, stop: Stop, printed: _Printe
         stop.start_clock()
         say("protecting each connection that is opened; ^C ends it")
         systemd.ready()
-        for opened in Opened(held.read).follow(source):
-            chosen = [socket for socket in opened if held.chooses(socket)]
-            if chosen:
-                printed(list(protect_each(_idle_ones(chosen), protection)))
+        for opened in Opened(held.read, held.chooses).follow(source):
+            printed(protect_each(opened, protection))
