@@ -298,6 +298,25 @@ def test_a_process_that_closes_meanwhile_does_not_wait_for_the_probes(lab: Lab) 
     assert states == {"FIN_WAIT1"}
 
 
+def test_a_process_that_closes_what_another_one_shares(lab: Lab) -> None:
+    with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
+        client.ask("fork 1")
+        found = _found(lab)
+        lab.drop_everything()
+        results: list[Probed] = []
+        polls = iter(range(1_000_000))
+
+        def close_after_some_looks() -> bool:
+            if next(polls) == 20:
+                assert client.ask("close")["ok"]
+            return False
+
+        Prober(1.0, results.append, close_after_some_looks).probe(found)
+        states = {row["state"] for row in ss(lab.client).values()}
+    assert [(each.answer.value, each.detail) for each in results] == [("no-answer", "3 probes in 1.0s")]
+    assert states == {"ESTABLISHED"}
+
+
 def test_the_process_notices_nothing(lab: Lab, tmp_path: Path) -> None:
     """No system call of it returns, and none begins."""
     trace = tmp_path / "trace"
