@@ -1,9 +1,8 @@
-"""`tcpwatch probe` on the running kernel: what it finds, and that nobody notices."""
+"""`tcpwatch probe` on the running kernel: what it finds."""
 
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -12,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from acting import act
+from probe_command import found_in, open_files, result, rows
 from ss_comparison import MAPPED, ours, ss
-from watching import AS_NOBODY, PATIENCE_S, ROOT, Json
+from watching import AS_NOBODY, PATIENCE_S, Json
 
 from tracer.act import probing
 from tracer.act.probing import Prober
@@ -23,12 +23,15 @@ from tracer.lab.network import SERVER, SERVER6, Lab
 from tracer.lab.peers import Server, embedded_client
 from tracer.model.actions import Probed
 from tracer.model.filters import Filter
-from tracer.model.sockets import Socket
 
 HERE = Path(__file__).parent
+
+
 SETTINGS = ("state", "timer", "keepalive", "keepalive_idle_s", "keepalive_interval_s", "keepalive_probes",
             "user_timeout_ms", "unacked_bytes", "attempt", "backoff", "rto_ms", "snd_wnd", "srtt_ms",
             "ca_state")  # fmt: skip
+
+
 _DROP_FROM = """
 table ip dead {{
   chain forward {{
@@ -44,19 +47,6 @@ def lab() -> Iterator[Lab]:
     """The firewall forgets nothing by itself."""
     with Lab(ttl_s=600, retries2=15) as made:
         yield made
-
-
-def rows(*arguments: str | int) -> tuple[list[Json], int]:
-    """The objects that `probe --json` prints, and its exit status."""
-    done = act("probe", "--json", *arguments)
-    return [json.loads(line) for line in done.stdout.splitlines()], done.returncode
-
-
-def result(lab: Lab, *arguments: str | int) -> str:
-    """The result of the only connection of the client's namespace."""
-    ((row,), status) = rows("--netns", lab.client.netns, *arguments)
-    assert status == (0 if row["result"] == "alive" else 1)
-    return f"{row['result']}: {row.get('detail', '')}"
 
 
 def assert_untouched(before: Json, after: Json) -> None:
@@ -150,28 +140,6 @@ def test_a_firewall_that_resets_forgotten_sessions(lab: Lab) -> None:
         assert result(lab) == "reset: "
 
 
-def test_data_in_flight_is_never_disturbed(lab: Lab) -> None:
-    with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
-        assert client.ask("query")["ok"]
-        lab.drop_everything()
-        client.send("query")
-        wait_until(lambda: next(iter(ss(lab.client).values()))["to be acknowledged"], PATIENCE_S, "it is in flight")
-        before = lab.client.counter("TcpExtTCPWinProbe")
-        assert result(lab, "--wait", "1s") == "busy: 32 B in flight"
-        assert lab.client.counter("TcpExtTCPWinProbe") == before
-        lab.restore()
-        assert client.answer()["ok"]
-
-
-def test_a_busy_connection_keeps_its_throughput(lab: Lab) -> None:
-    with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
-        client.send("busy 4")
-        ((row,), _) = rows("--netns", lab.client.netns)
-        answer = client.answer()
-    assert row["result"] in ("alive", "busy")
-    assert answer["ok"] and answer["slowest_s"] < 1
-
-
 def test_a_shared_socket_is_probed_once(lab: Lab) -> None:
     with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
         children = client.ask("fork 2")["pids"]
@@ -198,52 +166,6 @@ def test_a_half_closed_connection_cannot_be_probed(lab: Lab) -> None:
         assert result(lab) == "unreachable: the kernel sends no probe in CLOSE_WAIT"
 
 
-def test_a_connection_in_repair_mode_is_left_alone(lab: Lab) -> None:
-    program = (
-        f"import socket; s = socket.create_connection(('{SERVER}', 3306)); s.setsockopt(6, 19, 1)\n"
-        "print(flush=True); input(); print(s.getsockopt(6, 19), s.getsockopt(1, 2))"
-    )
-    argv = [sys.executable, "-c", program]
-    with (
-        Server(lab.server, SERVER, 3306),
-        lab.client.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process,
-    ):
-        assert process.stdout is not None and process.stdout.readline() == "\n"
-        assert result(lab).startswith("unreachable: in repair mode")
-        assert process.communicate("\n", timeout=PATIENCE_S)[0] == "1 2\n"
-
-
-_RESTARTING = """
-import socket
-def listen():
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("0.0.0.0", 3306))
-    listener.listen()
-    return listener
-listener = listen()
-print("listening", flush=True)
-accepted, _ = listener.accept()
-input()
-listener.close()
-try:
-    listen()
-    print("restarted", accepted.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR), flush=True)
-except OSError as error:
-    print(error, flush=True)
-"""
-
-
-def test_a_server_can_restart_beside_a_probed_connection(lab: Lab) -> None:
-    argv = [sys.executable, "-c", _RESTARTING]
-    with lab.server.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
-        assert server.stdout is not None and server.stdout.readline() == "listening\n"
-        with embedded_client(lab.client, SERVER, 3306):
-            ((row,), status) = rows("--netns", lab.server.netns, "--connect")
-            assert (row["result"], row["accepted"], status) == ("alive", True, 0)
-            assert server.communicate("\n", timeout=PATIENCE_S)[0] == "restarted 1\n"
-
-
 def test_sixty_of_two_hundred_are_dead_and_the_others_answer(lab: Lab) -> None:
     with Server(lab.server, SERVER, 3306):
         argv: list[str | Path] = [sys.executable, HERE / "pool.py", SERVER, "3306", "200"]
@@ -254,10 +176,10 @@ def test_sixty_of_two_hundred_are_dead_and_the_others_answer(lab: Lab) -> None:
             lab.firewall.run("nft", "-f", "-", stdin=_DROP_FROM.format(ports=", ".join(map(str, dead))))
             results: list[tuple[float, Probed]] = []
             found = read_sockets(Filter(netns=frozenset([lab.client.netns])))
-            open_before, began_s = _open_files(), time.monotonic()
+            open_before, began_s = open_files(), time.monotonic()
             Prober(3.0, lambda each: results.append((time.monotonic() - began_s, each))).probe(found)
             took_s = time.monotonic() - began_s
-            assert _open_files() == open_before
+            assert open_files() == open_before
             by_result = {
                 answer: sorted(each.socket.lport or 0 for _, each in results if each.answer.value == answer)
                 for answer in ("alive", "no-answer")
@@ -270,48 +192,6 @@ def test_sixty_of_two_hundred_are_dead_and_the_others_answer(lab: Lab) -> None:
             became = {int(port): what for port, what in json.loads(pool.stdout.readline()).items()}
             pool.kill()
     assert became == dict.fromkeys(alive, "ok")
-
-
-def _open_files() -> set[str]:
-    return {each.name for each in Path("/proc/self/fd").iterdir()}
-
-
-def _found(lab: Lab) -> list[Socket]:
-    return read_sockets(Filter(netns=frozenset([lab.client.netns])))
-
-
-def test_a_process_that_closes_meanwhile_does_not_wait_for_the_probes(lab: Lab) -> None:
-    with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
-        found = _found(lab)
-        lab.drop_everything()
-        results: list[Probed] = []
-        polls = iter(range(1_000_000))
-
-        def close_after_some_looks() -> bool:
-            if next(polls) == 20:
-                assert client.ask("close")["ok"]
-            return False
-
-        Prober(PATIENCE_S, results.append, close_after_some_looks).probe(found)
-        states = {row["state"] for row in ss(lab.client).values()}
-    assert [each.detail for each in results] == [f"process {client.pid} closed it meanwhile"]
-    assert states == {"FIN_WAIT1"}
-
-
-def test_the_process_notices_nothing(lab: Lab, tmp_path: Path) -> None:
-    """No system call of it returns, and none begins."""
-    trace = tmp_path / "trace"
-    program = f"import socket; s = socket.create_connection(('{SERVER}', 3306)); print(flush=True); s.recv(1)"
-    argv: list[str | Path] = ["strace", "-f", "-o", trace, sys.executable, "-c", program]
-    with Server(lab.server, SERVER, 3306) as server, lab.client.popen(argv, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None and process.stdout.readline() == "\n"
-        wait_until(lambda: trace.read_text().splitlines()[-1].endswith("recvfrom(3, "), PATIENCE_S, "it is in recv()")
-        before = trace.read_text()
-        assert result(lab) == "alive: "
-        assert trace.read_text() == before
-        server.kill()
-        process.wait(PATIENCE_S)
-    assert "EINTR" not in trace.read_text()
 
 
 _IN_A_CONTAINER = """
@@ -338,34 +218,18 @@ def test_a_container_with_a_user_namespace() -> None:
     assert status == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_it_at_once(lab: Lab, number: signal.Signals) -> None:
-    with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
-        lab.drop_everything()
-        argv = [sys.executable, "-m", "tracer", "probe", "--netns", str(lab.client.netns), "--wait", "1h"]
-        with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as command:
-            before = lab.client.counter("TcpExtTCPWinProbe")
-            wait_until(lambda: lab.client.counter("TcpExtTCPWinProbe") > before, PATIENCE_S, "the first probe")
-            command.send_signal(number)
-            out, err = command.communicate(timeout=10)
-        assert (command.returncode, out) == (128 + number, "")
-        assert err.endswith("tcpwatch: interrupted: 0 of 1 result known\n")
-        lab.restore()
-        assert client.ask("query")["ok"]
-
-
 def test_more_than_at_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probing, "MAX_AT_ONCE", 5)
     most = 0
     with Server(lab.server, SERVER, 3306):
         clients = [embedded_client(lab.client, SERVER, 3306) for _ in range(12)]
         lab.drop_everything()
-        found, results = _found(lab), list[Probed]()
-        before = set(filter(_is_socket, _open_files()))
+        found, results = found_in(lab), list[Probed]()
+        before = set(filter(_is_socket, open_files()))
 
         def count_open() -> bool:
             nonlocal most
-            most = max(most, len(set(filter(_is_socket, _open_files())) - before))
+            most = max(most, len(set(filter(_is_socket, open_files())) - before))
             return False
 
         Prober(0.3, results.append, count_open).probe(found)

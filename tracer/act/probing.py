@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from tracer.act.answers import PROBES, judge, pause_s, why_not
 from tracer.kernel import window_probe
 from tracer.kernel.descriptors import Descriptors, Duplicate, Unreachable
-from tracer.kernel.sock_diag import named_of
+from tracer.kernel.sock_diag import Named, named_of
 from tracer.kernel.window_probe import Reading
 from tracer.model.actions import Answer, Probed
 from tracer.model.durations import duration
@@ -40,6 +40,7 @@ class _Attempt:
     """
 
     socket: Socket
+    named: Named
     duplicate: Duplicate
     began_s: float
     before: Reading | None = None
@@ -63,14 +64,15 @@ class Prober:
         self._report = report
         self._is_stopped = is_stopped
         self._waiting: dict[_Attempt, None] = {}
+        self._descriptors = Descriptors()
 
     def probe(self, sockets: Iterable[Socket]) -> None:
         """Probe them all at once, or as many at once as this process may have descriptors."""
         left = deque(sockets)
-        with Descriptors() as descriptors:
+        with self._descriptors:
             try:
                 while (left or self._waiting) and not self._is_stopped():
-                    began = self._begin(descriptors, left)
+                    began = self._begin(left)
                     self._look_closely(began)
                     self._look()
                     if self._waiting and (not left or len(self._waiting) >= MAX_AT_ONCE):
@@ -80,12 +82,12 @@ class Prober:
                     attempt.duplicate.close()
                 self._waiting.clear()
 
-    def _begin(self, descriptors: Descriptors, left: deque[Socket]) -> list[_Attempt]:
+    def _begin(self, left: deque[Socket]) -> list[_Attempt]:
         """Send the first probe to the next batch."""
         began: list[_Attempt] = []
         while left and len(began) < BATCH and len(self._waiting) < MAX_AT_ONCE:
             try:
-                attempt = self._duplicate(descriptors, left[0])
+                attempt = self._duplicate(left[0])
             except OSError as error:
                 if error.errno in (errno.EMFILE, errno.ENFILE) and (began or self._waiting):
                     break  # until some of these are answered
@@ -101,16 +103,16 @@ class Prober:
             self._advance(attempt)
         return began
 
-    def _duplicate(self, descriptors: Descriptors, socket: Socket) -> _Attempt | str:
+    def _duplicate(self, socket: Socket) -> _Attempt | str:
         """The connection, ready to be probed; or why it cannot be. Raises OSError if there is no descriptor left."""
         reason, named = why_not(socket), named_of(socket)
         if reason is not None or named is None:
             return reason or "its ends are unknown"
         try:
-            duplicate = descriptors.duplicate(socket.pids or (), named)
+            duplicate = self._descriptors.duplicate(socket.pids or (), named)
         except Unreachable as error:
             return str(error)
-        return _Attempt(socket, duplicate, time.monotonic())
+        return _Attempt(socket, named, duplicate, time.monotonic())
 
     def _look_closely(self, batch: list[_Attempt]) -> None:
         """Look at these again and again for a moment: most answers come at once, and their round trip is measured."""
@@ -158,10 +160,16 @@ class Prober:
         if now_s - attempt.began_s >= self._wait_s:
             return self._unanswered(attempt)
         if not attempt.duplicate.is_held():
-            raise Unreachable(f"process {attempt.duplicate.pid} closed it meanwhile")
+            self._take_from_another(attempt)
         if now_s >= attempt.due_s(self._wait_s):
             _send(attempt, now)
         return None
+
+    def _take_from_another(self, attempt: _Attempt) -> None:
+        """Go on with another descriptor of the same socket, as of a process that shares it. Raises Unreachable."""
+        cookie = attempt.duplicate.cookie
+        attempt.duplicate.close()
+        attempt.duplicate = self._descriptors.duplicate(attempt.socket.pids or (), attempt.named, cookie)
 
     def _unanswered(self, attempt: _Attempt) -> Probed:
         if attempt.sent:

@@ -52,8 +52,8 @@ def probe(wait_s: float, connect: bool, as_json: bool, **filters: Any) -> int:
     """Find the connections that are dead already: does the path still know them? Requires root.
 
     Sends each connection a window probe: an empty segment that every living peer answers at once, as it does a
-    keepalive probe. Nothing else changes in the socket, and its process does not notice. Without an answer within
-    the wait, after three probes, the connection is dead: a firewall or NAT forgot it, or the peer is gone.
+    keepalive probe. Nothing else changes in the socket, and its process does not notice. If three probes within the
+    wait get no answer, a query would get none: a firewall or NAT forgot the connection, or path or peer are down.
 
     Results are `alive` with the round trip; `no-answer`; `reset`: the peer does not know the connection, and its
     answer ended it; `busy`: data is in flight, so no probe was sent; `unreachable`: it could not be probed.
