@@ -76,11 +76,12 @@ def protect(
     No time is made longer: a socket that probes sooner is left as it is. Shows each connection with its settings
     before and after. A filter that names connections is needed.
 
-    With --follow, goes on with every new connection that the filters accept, once a process has it. An application
-    that sets its own values later has them.
+    With --follow, goes on with every new connection that the filters accept, once a process has it. Values that an
+    application sets after that stay. As a service: systemctl enable --now tcpwatch-protect@NAME, with
+    OPTIONS=--rport 3306 --idle 4m in /etc/tcpwatch/NAME.conf.
 
-    A user timeout replaces the number of probes. If it is shorter than --idle and one interval, a single lost probe
-    ends an idle connection.
+    A user timeout replaces the number of probes. If it is not longer than --idle and --interval together, a single
+    lost probe ends an idle connection.
 
     \b
     Examples:
