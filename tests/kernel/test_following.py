@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from capabilities import capabilities, release, with_only
 from protect_command import be_silent, following, lport, protect, settings_of, timers
+from ss_comparison import MAPPED
 
-from tracer.lab.network import SERVER, Lab
+from tracer.lab.network import SERVER, SERVER6, Lab
 from tracer.lab.peers import Server, embedded_client
 
 LO = "127.0.0.1"
@@ -26,12 +27,13 @@ def lab() -> Iterator[Lab]:
         yield made
 
 
-def test_new_connections_of_both_ends(lab: Lab, tmp_path: Path) -> None:
+@pytest.mark.parametrize("host", [SERVER, SERVER6, MAPPED])
+def test_new_connections_of_both_ends(lab: Lab, tmp_path: Path, host: str) -> None:
     with (
-        Server(lab.server, SERVER, 3306),
+        Server(lab.server, SERVER6 if host == SERVER6 else SERVER, 3306),
         following(tmp_path, "--netns", f"{lab.client.netns},{lab.server.netns}", "--port", "3306",
                   "--idle", "1s") as follow,
-        embedded_client(lab.client, SERVER, 3306) as client,
+        embedded_client(lab.client, host, 3306) as client,
     ):  # fmt: skip
         rows = follow.wait_for(2, 10)
         assert {row["netns"] for row in rows} == {lab.client.netns, lab.server.netns}
