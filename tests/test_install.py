@@ -387,10 +387,15 @@ def test_the_unit_is_stopped_before_it_is_removed_and_restarted_after_an_upgrade
     done = run("bash", "-c", script, before=before)
     assert done.returncode == 0, done.stderr
     upgraded, removed, left = done.stdout.split("---\n")
-    restarts = ["try-restart tcpwatch.service with"] if runs else []
-    assert upgraded.splitlines() == ["daemon-reload with", "--quiet is-active tcpwatch.service with", *restarts]
+    units = ("tcpwatch.service", "tcpwatch-protect@*.service")
+    restarts = [f"try-restart {unit} with" for unit in units]
+    looks = [f"--quiet is-active {unit} with" for unit in units]
+    asked = [line for pair in zip(looks, restarts, strict=True) for line in pair] if runs else looks
+    assert upgraded.splitlines() == ["daemon-reload with", *asked]
     assert removed.splitlines() == [
-        "--quiet is-active tcpwatch.service with", "disable --now tcpwatch.service with", "daemon-reload without"
+        looks[0], "disable --now tcpwatch.service with",
+        looks[1], "stop tcpwatch-protect@*.service with", "disable tcpwatch-protect@.service with",
+        "daemon-reload without",
     ]  # fmt: skip
     assert ("restarted tcpwatch.service: it records into a new file" in done.stderr) == runs
     assert ("tcpwatch: stopped and disabled tcpwatch.service" in done.stderr) == runs

@@ -17,11 +17,15 @@ ROOT = Path(__file__).resolve().parent.parent
 UNIT = ROOT / "scripts/tcpwatch.service"
 
 
+PROTECT = ROOT / "scripts/tcpwatch-protect@.service"
+UNITS = pytest.mark.parametrize("source", [UNIT, PROTECT], ids=lambda path: path.name)
+
+
 @pytest.fixture
-def unit(tmp_path: Path) -> Path:
-    """As installed, with a command that is there."""
-    installed = tmp_path / "tcpwatch.service"
-    installed.write_text(UNIT.read_text().replace("/usr/local/bin/tcpwatch", "/bin/true"))
+def unit(tmp_path: Path, source: Path) -> Path:
+    """As installed, with a command that is there. Of a template, an instance."""
+    installed = tmp_path / source.name.replace("@.", "@mysql.")
+    installed.write_text(source.read_text().replace("/usr/local/bin/tcpwatch", "/bin/true"))
     return installed
 
 
@@ -30,21 +34,24 @@ def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}, timeout=60)
 
 
+@UNITS
 def test_it_is_a_good_unit(unit: Path) -> None:
     verified = analyze("verify", "--man=no", unit)
     assert (verified.returncode, verified.stderr) == (0, "")
 
 
+@UNITS
 def test_it_is_confined(unit: Path) -> None:
     judged = analyze("security", "--offline=true", "--threshold=30", unit)
     assert judged.returncode == 0, judged.stdout[-300:]
 
 
-def test_a_crash_loop_ends() -> None:
+@UNITS
+def test_a_crash_loop_ends(source: Path) -> None:
     """Failures at once, each followed by RestartSec, reach the limit before its interval is over."""
-    settings = dict(re.findall(r"^(\w+)=(\d+)", UNIT.read_text(), re.MULTILINE))
+    settings = dict(re.findall(r"^(\w+)=(\d+)", source.read_text(), re.MULTILINE))
     assert re.search(
-        r"^\[Unit\].*^StartLimitIntervalSec=1h$.*^\[Service\]", UNIT.read_text(), re.MULTILINE | re.DOTALL
+        r"^\[Unit\].*^StartLimitIntervalSec=1h$.*^\[Service\]", source.read_text(), re.MULTILINE | re.DOTALL
     )
     assert int(settings["StartLimitBurst"]) * int(settings["RestartSec"]) < 3600
 
@@ -65,3 +72,22 @@ def test_it_does_not_fill_the_disk() -> None:
     given = cli.commands["record"].make_context("record", shlex.split(started[1])).params
     assert given["keep_size"] == 10 << 30
     rotation_of(given["rotate_size"], given["rotate_every"], given["keep"], given["keep_size"])
+
+
+def test_the_example_of_the_template_is_understood() -> None:
+    text = PROTECT.read_text()
+    started = re.search(r"^ExecStart=\S+ protect (.*) \$OPTIONS$", text, re.MULTILINE)
+    example = re.search(r"^#\s+OPTIONS=(.*)$", text, re.MULTILINE)
+    assert started is not None and example is not None
+    typed = [*shlex.split(started[1]), *example[1].split()]  # systemd.exec(5): $OPTIONS is split at spaces
+    given = cli.commands["protect"].make_context("protect", typed).params
+    assert (given["follow"], given["idle_s"]) == (True, 240)
+
+
+def test_the_template_has_the_capabilities_that_are_documented() -> None:
+    granted = re.search(r"^CapabilityBoundingSet=(.*)$", PROTECT.read_text(), re.MULTILINE)
+    documented = re.search(
+        r"`tcpwatch protect --follow` needs (.*?)\.", (ROOT / "docs/requirements.md").read_text(), re.DOTALL
+    )
+    assert granted is not None and documented is not None
+    assert set(granted[1].split()) == set(re.findall(r"CAP_\w+", documented[1]))

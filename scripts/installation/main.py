@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -28,16 +28,17 @@ def install(tree: Path, places: Places) -> None:
     with _alone(places), ExitStack() as leftovers:
         fresh = Path(tempfile.mkdtemp(prefix=files.STAGED, dir=places.home.parent))
         leftovers.callback(shutil.rmtree, fresh, ignore_errors=True)
-        shipped = (tree / "scripts/tcpwatch.service").read_bytes()
-        unit.record(fresh).write_text(f"{unit.digest(shipped)}\n", encoding="ascii")
+        shipped = {each: (tree / "scripts" / each.name).read_bytes() for each in unit.UNITS}
+        for each, content in shipped.items():
+            each.record(fresh).write_text(f"{unit.digest(content)}\n", encoding="ascii")
         copy.fill(fresh, tree, places)
         version = copy.try_out(fresh)
         completions = {path: copy.completion(fresh, shell) for shell, path in places.completions.items()}
-        keeps = unit.is_edited(places, shipped)
-        unit_target = unit.shipped_copy(places) if keeps else places.unit
+        kept = [each for each, content in shipped.items() if each.is_edited(places, content)]
+        targets = {each: each.shipped_copy(places) if each in kept else each.path(places) for each in shipped}
         staged = {
             places.manual: files.stage_file(places.manual, (tree / "docs/tcpwatch.8").read_bytes()),
-            unit_target: files.stage_file(unit_target, shipped),
+            **{targets[each]: files.stage_file(targets[each], content) for each, content in shipped.items()},
             places.command: files.stage_link(places.command, places.home / "bin/tcpwatch"),
             **{path: files.stage_file(path, script) for path, script in completions.items()},
         }
@@ -47,10 +48,11 @@ def install(tree: Path, places: Places) -> None:
             files.put_in_place(fresh, places.home)
             for target, path in staged.items():
                 path.replace(target)
-            if not keeps:
-                unit.shipped_copy(places).unlink(missing_ok=True)
-    if keeps:
-        _say(f"kept {places.unit}, which was edited; the new one is {unit_target}")
+            for each in shipped:
+                if each not in kept:
+                    each.shipped_copy(places).unlink(missing_ok=True)
+    for each in kept:
+        _say(f"kept {each.path(places)}, which was edited; the new one is {targets[each]}")
     for done in unit.renew(places):
         _say(done)
     _say(f"installed {version}: sudo tcpwatch (to remove it: sudo scripts/install --remove)")
@@ -65,26 +67,27 @@ def remove(tree: Path, places: Places) -> None:
     with _alone(places):
         for done in unit.stop(places):
             _say(done)
-        shipped = (tree / "scripts/tcpwatch.service").read_bytes()
-        edited = unit.is_edited(places, shipped)
+        shipped = {each: (tree / "scripts" / each.name).read_bytes() for each in unit.UNITS}
+        edited = [each for each, content in shipped.items() if each.is_edited(places, content)]
         with files.uninterrupted():
             gone = list(_take_away(places, edited))
         unit.forget(places)
     _say(f"removed {', '.join(map(str, gone))}" if gone else f"nothing was installed in {places.root}")
-    for path in places.overrides:
+    for path in (*(path for each in unit.UNITS for path in each.overrides(places)), places.settings):
         if os.path.lexists(path):
             _say(f"left {path}, which is yours")
     if places.recordings.is_dir() and any(places.recordings.iterdir()):
         _say(f"left the recordings in {places.recordings}")
 
 
-def _take_away(places: Places, edited: bool) -> Iterator[Path]:
-    if edited:
-        kept = places.unit.with_name(f"{places.unit.name}.edited")
-        places.unit.replace(kept)
-        _say(f"kept your edited {places.unit} as {kept}")
-    completions = places.completions.values()
-    for path in (places.command, places.manual, places.unit, unit.shipped_copy(places), *completions):
+def _take_away(places: Places, edited: Sequence[unit.Unit]) -> Iterator[Path]:
+    for each in edited:
+        path = each.path(places)
+        kept = path.with_name(f"{path.name}.edited")
+        path.replace(kept)
+        _say(f"kept your edited {path} as {kept}")
+    units = [path for each in unit.UNITS for path in (each.path(places), each.shipped_copy(places))]
+    for path in (places.command, places.manual, *units, *places.completions.values()):
         if os.path.lexists(path):
             path.unlink()
             yield path

@@ -39,9 +39,9 @@ class Places:
         return self.root / "usr/local/share/man/man8/tcpwatch.8"
 
     @property
-    def unit(self) -> Path:
-        """The systemd unit."""
-        return self.root / "usr/local/lib/systemd/system/tcpwatch.service"
+    def units(self) -> Path:
+        """The directory of the systemd units."""
+        return self.root / "usr/local/lib/systemd/system"
 
     @property
     def completions(self) -> dict[str, Path]:
@@ -64,15 +64,19 @@ class Places:
         return self.root / "var/log/tcpwatch"
 
     @property
-    def overrides(self) -> tuple[Path, Path]:
-        """What `systemctl edit` and `systemctl edit --full` write."""
-        admin = self.root / "etc/systemd/system"
-        return admin / "tcpwatch.service.d", admin / "tcpwatch.service"
+    def admin_units(self) -> Path:
+        """The administrator's directory of systemd units, where `systemctl edit` writes."""
+        return self.root / "etc/systemd/system"
+
+    @property
+    def settings(self) -> Path:
+        """The administrator's options of tcpwatch-protect@.service. They are never removed."""
+        return self.root / "etc/tcpwatch"
 
     def parents(self) -> list[Path]:
         """The directories that the parts are put into."""
-        parts = (self.home, self.command, self.manual, self.unit, *self.completions.values())
-        return [path.parent for path in parts]
+        parts = (self.home, self.command, self.manual, *self.completions.values())
+        return [self.units, *(path.parent for path in parts)]
 
 
 def refuse_foreign(places: Places) -> None:

@@ -1,4 +1,4 @@
-"""The systemd unit: an upgrade keeps one that was edited, and a removal stops it first."""
+"""The systemd units: an upgrade keeps one that was edited, and a removal stops it first."""
 
 from __future__ import annotations
 
@@ -7,82 +7,117 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from installation.errors import InstallError
 from installation.places import Places
 
-_NAME = "tcpwatch.service"
-_RECORD = "unit.sha256"
 _SYSTEMD_RUNS = Path("/run/systemd/system")  # sd_booted(3)
 
 
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A unit of scripts/. instances: what systemctl calls those that run. restarted: what a restart does."""
+
+    name: str
+    instances: str
+    restarted: str
+
+    @property
+    def is_template(self) -> bool:
+        """Whether only its instances run."""
+        return self.name != self.instances
+
+    def path(self, places: Places) -> Path:
+        """Where it is installed."""
+        return places.units / self.name
+
+    def shipped_copy(self, places: Places) -> Path:
+        """Path of the new unit if the old one was edited."""
+        return places.units / f"{self.name}.dist"
+
+    def record(self, home: Path) -> Path:
+        """In the copy, the file with the digest of the unit that was installed with it."""
+        return home / f"{self.name}.sha256"
+
+    def overrides(self, places: Places) -> tuple[Path, Path]:
+        """What `systemctl edit` and `systemctl edit --full` write."""
+        return places.admin_units / f"{self.name}.d", places.admin_units / self.name
+
+    def is_edited(self, places: Places, shipped: bytes) -> bool:
+        """Whether the existing unit differs from the installed one and from the new one."""
+        unit = self.path(places)
+        if not os.path.lexists(unit):
+            return False
+        if unit.is_symlink() or not unit.is_file():
+            return True
+        content = unit.read_bytes()
+        return content != shipped and digest(content) != self._installed(places)
+
+    def _installed(self, places: Places) -> str:
+        try:
+            return self.record(places.home).read_text(encoding="ascii").strip()
+        except OSError:
+            return ""
+
+    def is_active(self) -> bool:
+        """Whether it, or an instance, runs."""
+        return subprocess.run(["systemctl", "--quiet", "is-active", self.instances], check=False).returncode == 0
+
+
+UNITS = (
+    Unit("tcpwatch.service", "tcpwatch.service", "it records into a new file"),
+    Unit("tcpwatch-protect@.service", "tcpwatch-protect@*.service", "what they have set stays set"),
+)
+
+
 def digest(content: bytes) -> str:
-    """What `record` keeps of a unit."""
+    """What `Unit.record` keeps of a unit."""
     return hashlib.sha256(content).hexdigest()
 
 
-def record(home: Path) -> Path:
-    """In the copy, the file with the digest of the unit that was installed with it."""
-    return home / _RECORD
-
-
-def shipped_copy(places: Places) -> Path:
-    """Path of the new unit if the old one was edited."""
-    return places.unit.with_name(f"{_NAME}.dist")
-
-
-def is_edited(places: Places, shipped: bytes) -> bool:
-    """Whether the existing unit differs from the installed one and from the new one."""
-    unit = places.unit
-    if not os.path.lexists(unit):
-        return False
-    if unit.is_symlink() or not unit.is_file():
-        return True
-    content = unit.read_bytes()
-    return content != shipped and digest(content) != _installed(places)
-
-
-def _installed(places: Places) -> str:
-    try:
-        return record(places.home).read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
-
-
 def renew(places: Places) -> Iterator[str]:
-    """After an upgrade: let systemd read the unit, and restart it if it runs. Yields what was done.
+    """After an upgrade: let systemd read the units, and restart those that run. Yields what was done.
 
     The old process would import what it has not imported yet from the new copy.
     """
     if not (places.is_system and _SYSTEMD_RUNS.is_dir() and shutil.which("systemctl")):
         return
     _systemctl("daemon-reload", hint="sudo systemctl daemon-reload")
-    if _is_active():
-        _systemctl("try-restart", _NAME, hint=f"systemctl status {_NAME}")
-        yield f"restarted {_NAME}: it records into a new file"
+    for unit in UNITS:
+        if unit.is_active():
+            _systemctl("try-restart", unit.instances, hint=f"systemctl status '{unit.instances}'")
+            yield f"restarted {unit.instances}: {unit.restarted}"
 
 
 def stop(places: Places) -> Iterator[str]:
-    """Before a removal: stop and disable it. Yields what was done. Raises InstallError where systemd refuses."""
-    there = any(os.path.lexists(path) for path in (places.unit, places.overrides[1]))
-    if not (places.is_system and there and shutil.which("systemctl")):
+    """Before a removal: stop and disable them. Yields what was done. Raises InstallError where systemd refuses."""
+    if not (places.is_system and shutil.which("systemctl")):
         return
     # Without a running systemd `disable` still removes the links that would start it at the next boot.
-    now = ["--now"] if _SYSTEMD_RUNS.is_dir() else []
-    was_active = bool(now) and _is_active()
-    _systemctl("disable", *now, _NAME, hint=f"systemctl status {_NAME}")
-    yield f"disabled {_NAME}" if not was_active else f"stopped and disabled {_NAME}"
+    runs = _SYSTEMD_RUNS.is_dir()
+    for unit in UNITS:
+        if any(os.path.lexists(path) for path in (unit.path(places), unit.overrides(places)[1])):
+            was_active = runs and unit.is_active()
+            _disable(unit, now=runs)
+            yield f"disabled {unit.name}" if not was_active else f"stopped and disabled {unit.name}"
+
+
+def _disable(unit: Unit, *, now: bool) -> None:
+    hint = f"systemctl status '{unit.instances}'"
+    if unit.is_template:  # `disable` takes the template, which stands for all instances, and `stop` does not
+        if now:
+            _systemctl("stop", unit.instances, hint=hint)
+        _systemctl("disable", unit.name, hint=hint)
+    else:
+        _systemctl("disable", *(["--now"] if now else []), unit.name, hint=hint)
 
 
 def forget(places: Places) -> None:
-    """After a removal: make systemd forget the unit."""
+    """After a removal: make systemd forget the units."""
     if places.is_system and _SYSTEMD_RUNS.is_dir() and shutil.which("systemctl"):
         _systemctl("daemon-reload", hint="sudo systemctl daemon-reload")
-
-
-def _is_active() -> bool:
-    return subprocess.run(["systemctl", "--quiet", "is-active", _NAME], check=False).returncode == 0
 
 
 def _systemctl(*words: str, hint: str) -> None:

@@ -16,13 +16,15 @@ LIVES_S = 0.02
 class Churn:
     """A thread for each port connects from it to a listener over loopback, lives some milliseconds, and again.
 
-    current: the inode of the socket on each port. aborted: those that got ECONNABORTED. errors: what else went wrong.
+    current: the inode of the socket on each port. aborted: those that got ECONNABORTED. kept_alive: those that had
+    keepalive at their end, which none sets itself. errors: what else went wrong.
     A context manager.
     """
 
     def __init__(self, ports: range) -> None:
         self.current: dict[int, int] = {}
         self.aborted: set[int] = set()
+        self.kept_alive: set[int] = set()
         self.errors: list[OSError] = []
         self._over = threading.Event()
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
@@ -50,6 +52,8 @@ class Churn:
                     self.current[port] = os.fstat(client.fileno()).st_ino
                     self._over.wait(LIVES_S)
                     client.send(b"x")
+                    if client.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE):
+                        self.kept_alive.add(os.fstat(client.fileno()).st_ino)
                 except OSError as error:
                     if error.errno == errno.ECONNABORTED:
                         self.aborted.add(os.fstat(client.fileno()).st_ino)

@@ -9,22 +9,17 @@ import sys
 import threading
 from collections.abc import Sequence
 
+from acting import ENVIRONMENT, act
 from watching import PATIENCE_S, ROOT
 
 from tracer.lab.namespace import wait_until
 
-_ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "80"}
 _COMMAND = (sys.executable, "-m", "tracer", "end")
 
 
 def end(*arguments: str | int, before: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     """Run it where there is no terminal. before: a command that runs it."""
-    done = subprocess.run(
-        [*before, *_COMMAND, *map(str, arguments)],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=ROOT, env=_ENVIRONMENT, timeout=PATIENCE_S,
-    )  # fmt: skip
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
+    return act("end", *arguments, before=before)
 
 
 class Question:
@@ -34,7 +29,7 @@ class Question:
         self._master, slave = pty.openpty()
         self._process = subprocess.Popen(
             ["setsid", "--ctty", *_COMMAND, *map(str, arguments)],
-            stdin=slave, stdout=slave, stderr=slave, cwd=ROOT, env=_ENVIRONMENT,
+            stdin=slave, stdout=slave, stderr=slave, cwd=ROOT, env=ENVIRONMENT,
         )  # fmt: skip
         os.close(slave)
         self.screen = ""

@@ -34,7 +34,8 @@ replay | report | completion | help | check | demo) ;;
 *)
     [[ " $* " == *" --netns "* ]] || limits+=(--netns %NETNS%)
     case ${1-} in
-    sockets) ;;
+    sockets | probe) ;;
+    protect) [[ " $* " != *" --follow "* ]] || limits+=(--duration 2) ;;
     end) [[ " $* " == *" --dry-run "* ]] || limits+=(--yes) ;;
     *) limits+=(--duration 2) ;;
     esac ;;

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from tracer.act.selection import HOPELESS, Selection
 from tracer.analysis.stuck import Stuck, stuck
 from tracer.analysis.timer_wheel import lateness
-from tracer.kernel.sock_diag import Ends, Look, Named, SockDiag, explained, open_each
+from tracer.kernel.sock_diag import Look, Named, SockDiag, explained, named_of, open_each
 from tracer.model.actions import Left, Outcome, Result
 from tracer.model.errors import TcpwatchError
 from tracer.model.sockets import Socket
@@ -67,13 +67,6 @@ def _find(made: Plan, selection: Selection, diags: Mapping[int, SockDiag]) -> No
             look = looks[socket.netns].get(named)
             if look is not None and not look.is_closed:
                 made.targets.append(Target(socket, reason, diags[socket.netns], look))
-
-
-def named_of(socket: Socket) -> Named | None:
-    """How the kernel is asked for this connection; None while connect() has not chosen its ends."""
-    if socket.laddr is None or socket.lport is None or socket.raddr is None or socket.rport is None:
-        return None
-    return Named(Ends(socket.laddr, socket.lport, socket.raddr, socket.rport), socket.inode or 0)
 
 
 def pause_s(targets: Sequence[Target], hz: int) -> float:

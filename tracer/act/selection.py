@@ -1,4 +1,4 @@
-"""Which connections `end` may touch. No I/O."""
+"""Which connections an action may touch. No I/O."""
 
 from __future__ import annotations
 
@@ -26,14 +26,19 @@ class Selection:
     left: list[tuple[Left, Socket]] = field(default_factory=list)
 
 
-def require_names(wanted: Filter, *, only_stuck: bool) -> None:
-    """Raise UsageError unless the filters name something: a port, an address, a process, a namespace, a silence.
+def names_connections(wanted: Filter) -> bool:
+    """Whether the filters name something: a port, an address, a process, a namespace, a silence.
 
     An address family, or every address, names nothing.
     """
     hosts = any(host.prefixlen for host in wanted.hosts)
     named = (wanted.ports, wanted.lports, wanted.rports, wanted.netns, wanted.pids, wanted.comms, wanted.min_idle_ms)
-    if not (only_stuck or hosts or any(named)):
+    return hosts or any(named)
+
+
+def require_names(wanted: Filter, *, only_stuck: bool) -> None:
+    """Raise UsageError unless the filters name something, or --stuck chooses."""
+    if not (only_stuck or names_connections(wanted)):
         raise UsageError(
             "end needs a filter that names connections, or --stuck", hint="tcpwatch end --stuck --dry-run"
         )

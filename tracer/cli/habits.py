@@ -22,6 +22,7 @@ _SYNONYMS = {
     **dict.fromkeys(("completions", "complete"), "completion"),
     **dict.fromkeys(("kill", "close", "drop", "destroy"), "end"),
     **dict.fromkeys(("ping", "test-path"), "probe"),
+    **dict.fromkeys(("keepalive", "keep-alive"), "protect"),
     "version": "--version",
 }
 """Other words for commands."""

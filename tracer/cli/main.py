@@ -24,6 +24,8 @@ from tracer.cli.failures import explain, print_traceback, thread_failed
 from tracer.cli.habits import suggestion
 from tracer.cli.help import help_command
 from tracer.cli.live import live_options, record, trace
+from tracer.cli.probe import probe
+from tracer.cli.protect import protect
 from tracer.cli.replay import replay, report
 from tracer.cli.sockets import sockets
 from tracer.cli.usage import usage_error
@@ -45,6 +47,8 @@ Examples:
   tcpwatch report now.tw                  what stalled, why, what to change
   tcpwatch replay now.tw --rport 3306     show a recording, on any machine
   sudo tcpwatch sockets --at-risk 1h      what a 1h idle timeout would drop
+  sudo tcpwatch probe --min-idle 5m       which idle connections are dead
+  sudo tcpwatch protect -p 3306 --idle 4m keep open connections alive
   sudo tcpwatch end --stuck               make calls that hang return now
   sudo tcpwatch demo                      reproduce the failure in 30 seconds
   tcpwatch help record                    every option of a command
@@ -121,7 +125,7 @@ def cli(context: click.Context, /, **options: Any) -> None:
         raise UsageError(f"options of {command} must follow its name", hint=moved or f"tcpwatch {command} [OPTIONS]")
 
 
-for _command in (record, replay, report, sockets, end, check, demo, completion, help_command):
+for _command in (record, replay, report, sockets, probe, protect, end, check, demo, completion, help_command):
     cli.add_command(_command)
 
 

@@ -21,7 +21,8 @@ _PROC = Path("/proc")
 
 # Bits of include/uapi/linux/capability.h.
 _NEEDED = {"CAP_BPF": 39, "CAP_PERFMON": 38}
-_SYS_ADMIN, _NET_ADMIN = 21, 12
+_TO_ACT = {"CAP_NET_ADMIN": 12, "CAP_SYS_PTRACE": 19}
+_SYS_ADMIN = 21
 
 
 def hz() -> int:
@@ -146,11 +147,19 @@ def require_privilege() -> None:
 
 def require_net_admin() -> None:
     """Raise TcpwatchError unless this process may end connections (sock_diag_destroy(), net/core/sock_diag.c)."""
+    require_for("ending connections", "CAP_NET_ADMIN")
+
+
+def require_for(what: str, *capabilities: str) -> None:
+    """Raise TcpwatchError unless this process has all these capabilities. what: `ending connections`."""
     with suppress(OSError):  # a seccomp filter refuses capget(2): try it
-        if not privileges.effective() >> _NET_ADMIN & 1:
-            raise TcpwatchError(
-                "ending connections needs root, or CAP_NET_ADMIN, which is missing", hint="run it again with sudo"
-            )
+        effective = privileges.effective()
+        for name in capabilities:
+            if not effective >> _TO_ACT[name] & 1:
+                missing = ", which is missing" if len(capabilities) == 1 else f"; {name} is missing"
+                raise TcpwatchError(
+                    f"{what} needs root, or {' and '.join(capabilities)}{missing}", hint="run it again with sudo"
+                )
 
 
 def require_proc() -> None:

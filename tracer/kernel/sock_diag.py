@@ -22,6 +22,7 @@ from typing import NamedTuple
 from tracer.kernel.sockets import enter, namespaces
 from tracer.model.errors import TcpwatchError
 from tracer.model.events import STATES
+from tracer.model.sockets import Socket
 
 # include/uapi/linux/netlink.h, sock_diag.h
 _NETLINK_SOCK_DIAG = 4
@@ -36,7 +37,8 @@ _ID = struct.Struct("=2s2s16s16sIQ")  # struct inet_diag_sockid: ports, addresse
 _ERROR = struct.Struct("=i")  # struct nlmsgerr, its first member
 _ANY_COOKIE = 0xFFFFFFFFFFFFFFFF  # INET_DIAG_NOCOOKIE in both halves
 
-_MAPPED = bytes(10) + b"\xff\xff"  # the beginning of a v4-mapped address
+MAPPED = bytes(10) + b"\xff\xff"
+"""The beginning of a v4-mapped address."""
 _TIMERS = {1: "on", 2: "keepalive", 4: "persist"}  # inet_sk_diag_fill()
 _BUFFER_BYTES = 1 << 16
 _NOT_CONNECTIONS = frozenset({"TIME_WAIT", "CLOSE", "LISTEN", "NEW_SYN_RECV"})
@@ -65,6 +67,13 @@ class Identity(NamedTuple):
 
     family: int
     number: bytes
+
+
+def named_of(found: Socket) -> Named | None:
+    """How the kernel is asked for this connection; None while connect() has not chosen its ends."""
+    if found.laddr is None or found.lport is None or found.raddr is None or found.rport is None:
+        return None
+    return Named(Ends(found.laddr, found.lport, found.raddr, found.rport), found.inode or 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +227,7 @@ def _port(raw: bytes) -> int:
 def _address(family: int, raw: bytes) -> str:
     if family == socket.AF_INET:
         return socket.inet_ntop(socket.AF_INET, raw[:4])
-    if raw.startswith(_MAPPED):
+    if raw.startswith(MAPPED):
         return socket.inet_ntop(socket.AF_INET, raw[12:])
     return socket.inet_ntop(socket.AF_INET6, raw)
 

@@ -48,7 +48,7 @@ def sk_of(record: bytes) -> int:
     return int.from_bytes(record[_SK : _SK + 8], "little")
 
 
-def _event_of(socket: Socket) -> Event:
+def event_of(socket: Socket) -> Event:
     """What filters of processes and of silence look at."""
     known = {"time_ns": socket.time_ns, "ktime_ns": 0, "event": "socket"}
     return Event.of({**known, **{name: getattr(socket, name) for name in _OF_FILTERS}})
@@ -82,7 +82,7 @@ class SocketRecords:
         """The sockets of these records that are wanted, with the `found` event of each one that is in trouble."""
         troubles = self._troubles(data)
         for sk, socket in self._sockets(data):
-            if self._wanted is not None and not self._wanted(_event_of(socket)):
+            if self._wanted is not None and not self._wanted(event_of(socket)):
                 continue
             if sk in troubles:
                 socket.trouble = self._decoder.decode(troubles[sk], self._clock_offset_ns)[0]

@@ -27,7 +27,7 @@ from tracer.kernel.program.compiler import ProgramError
 from tracer.kernel.program.loading import load
 from tracer.kernel.program.program import Program
 from tracer.kernel.program.source import SOCKETS, source_for
-from tracer.kernel.socket_records import SocketRecords, sk_of
+from tracer.kernel.socket_records import SocketRecords, event_of, sk_of
 from tracer.model.errors import TcpwatchError
 from tracer.model.filters import Filter
 from tracer.model.sockets import Socket
@@ -105,6 +105,57 @@ def _walk_each(link: int, held_link: int | None, walked: Mapping[int, list[str]]
     return b"".join(_read_inside(link, inode, paths, held) for inode, paths in walked.items())
 
 
+class HeldSockets:
+    """The connections that processes hold, in every network namespace, to be read again and again.
+
+    It walks over the open files of all processes and enters no namespace, so unlike read_sockets() it does not need
+    CAP_SYS_ADMIN. Close it, or use it as a context manager.
+    """
+
+    def __init__(self, wanted: Filter, say: Callable[[str], None] = lambda _: None) -> None:
+        """wanted: as for read_sockets(). Raises TcpwatchError for whatever is missing on this host."""
+        host.require_privilege()
+        self._hz = host.hz()
+        with KernelTypes() as types:
+            source = source_for(SOCKETS, types, hz=self._hz)
+            task_file = types.function("bpf_iter_task_file")
+
+        def prepare(program: Program) -> tuple[int | None, HolderFinder]:
+            program.configure(wanted)
+            return _held_sockets(program, task_file), holder_finder(program, task_file)
+
+        self._program, (link, self._holders) = load(source, Program, prepare, say)
+        self._choice = wanted.of_any_connection()
+        if link is None:
+            self.close()
+            raise TcpwatchError(
+                "this kernel has no BPF iterator over open files, which came with Linux 5.8",
+                hint="uname -r; run it again and again without --follow",
+            )
+        self._link = link
+
+    def __enter__(self) -> HeldSockets:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Unload the program."""
+        self._program.close()
+
+    def read(self) -> list[Socket]:
+        """Those that the filters of connections accept, whatever their process. Raises TcpwatchError."""
+        data = _Held(_read_all(self._link)).all_records()
+        held = _holders_of_all(self._holders)
+        # One without a holder was closed since.
+        return [each for each in SocketRecords(self._hz, held, clocks.offset_ns()).decode(data) if each.inode in held]
+
+    def chooses(self, socket: Socket) -> bool:
+        """Whether the filters of processes and of silence accept it, too."""
+        return self._choice.chooses(event_of(socket))
+
+
 class _Held:
     """The records of the sockets that processes hold, by network namespace."""
 
@@ -120,6 +171,10 @@ class _Held:
         """The records of connections that the filters accept."""
         of_sockets = self._by_netns.get(netns, {}).values()
         return b"".join(record for each in of_sockets for number, record in each.items() if number)
+
+    def all_records(self) -> bytes:
+        """Those of every namespace."""
+        return b"".join(map(self.records, self._by_netns))
 
     def are_all(self, netns: int) -> bool:
         """Whether these are all sockets of the namespace, which this thread has entered, by the kernel's count."""

@@ -31,6 +31,61 @@ class Outcome:
     detail: str = ""
 
 
+class Answer(str, Enum):
+    """What a probe of one connection brought. The values are the JSON contract (docs/events.md)."""
+
+    ALIVE = "alive"
+    """The peer answered."""
+    NO_ANSWER = "no-answer"
+    RESET = "reset"
+    """The peer, or something on the path, answered with a RST, which ended the connection."""
+    BUSY = "busy"
+    """It had data in flight all the time, which the peer has to acknowledge anyway. Nothing was sent."""
+    UNREACHABLE = "unreachable"
+    """It could not be probed. The detail says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """The result for one connection, as it was when it was chosen.
+
+    rtt_ms: from the first probe to its answer; None if the answer may be that of a later one.
+    """
+
+    socket: Socket
+    answer: Answer
+    rtt_ms: float | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Service:
+    """The end that the connections of a service share, and where they come from.
+
+    is_here: this end is the server, and `address` is local. netns: of the sockets.
+    """
+
+    address: str
+    port: int
+    netns: int
+    is_here: bool
+
+
+def service_of(found: Socket) -> Service:
+    """The service of a connection with known ends."""
+    address, port = (found.laddr, found.lport) if found.accepted else (found.raddr, found.rport)
+    return Service(address or "", port or 0, found.netns or 0, bool(found.accepted))
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """What a new connection to a service brought. error: the name of an errno; None if it opened."""
+
+    service: Service
+    error: str | None = None
+    took_ms: float | None = None
+
+
 class Left(Enum):
     """Why `end` leaves a connection alone that the filters accept."""
 

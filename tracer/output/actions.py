@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from tracer.analysis.stuck import Stuck
 from tracer.model.actions import Left, Outcome, Result
@@ -22,17 +23,18 @@ def plan_as_text(chosen: Sequence[Chosen], width: float, *, grouped: bool) -> It
     """Lines for each connection to end, or for each group of similar ones. width: columns, infinite for one line."""
     if not grouped or len(chosen) <= MAX_SINGLE:
         for reason, socket in chosen:
-            yield from _fitting(f"  {_connection(socket)}", _state(reason, [socket]), width)
+            yield from fitting(f"  {connection(socket)}", _state(reason, [socket]), width)
         return
     groups: dict[tuple[str, str, Stuck | None, str | None], list[Socket]] = {}
     for reason, socket in chosen:
-        groups.setdefault((process(socket), _service(socket), reason, socket.state), []).append(socket)
-    for (name, service, reason, _), sockets in sorted(groups.items(), key=lambda item: -len(item[1])):
-        who = _connection(sockets[0]) if len(sockets) == 1 else f"{len(sockets):,} × {name} {service}"
-        yield from _fitting(f"  {who}", _state(reason, sockets), width)
+        groups.setdefault((process(socket), service(socket), reason, socket.state), []).append(socket)
+    for (name, which, reason, _), sockets in sorted(groups.items(), key=lambda item: -len(item[1])):
+        who = connection(sockets[0]) if len(sockets) == 1 else f"{len(sockets):,} × {name} {which}"
+        yield from fitting(f"  {who}", _state(reason, sockets), width)
 
 
-def _fitting(who: str, what: str, width: float) -> Iterator[str]:
+def fitting(who: str, what: str, width: float) -> Iterator[str]:
+    """One line, or two where that is wider than width."""
     line = f"{who}  {what}"
     if len(line) <= width:
         yield line
@@ -41,11 +43,12 @@ def _fitting(who: str, what: str, width: float) -> Iterator[str]:
         yield " " * _INDENT + what
 
 
-def _connection(socket: Socket) -> str:
+def connection(socket: Socket) -> str:
+    """The owner and both ends."""
     return f"{owner(socket)}  {endpoint(socket.laddr, socket.lport)} → {endpoint(socket.raddr, socket.rport)}"
 
 
-def _service(socket: Socket) -> str:
+def service(socket: Socket) -> str:
     """The end that many connections have in common."""
     if socket.accepted:
         return f"at {endpoint(socket.laddr, socket.lport)}"
@@ -101,14 +104,20 @@ def _naming(socket: Socket) -> str:
 def outcome_as_text(outcome: Outcome) -> str:
     """A line: the result and the connection."""
     detail = f"  ({safe(outcome.detail)})" if outcome.detail else ""
-    return f"{outcome.result.value:<11}  {_connection(outcome.socket)}{detail}\n"
+    return f"{outcome.result.value:<11}  {connection(outcome.socket)}{detail}\n"
 
 
 def outcome_as_json(outcome: Outcome) -> str:
     """A line: the fields of the socket, `action`, `result`, and `detail` where the kernel refused."""
-    fields = {**to_json(outcome.socket), "action": "end", "result": outcome.result.value}
-    if outcome.detail:
-        fields["detail"] = outcome.detail
+    return action_as_json(outcome.socket, "end", outcome.result.value, outcome.detail)
+
+
+def action_as_json(socket: Socket, action: str, result: str, detail: str = "", **more: Any) -> str:
+    """A line: the fields of the socket, `action`, `result`, those of `more` that are known, and `detail`."""
+    known = {name: value for name, value in more.items() if value is not None}
+    fields = {**to_json(socket), "action": action, "result": result, **known}
+    if detail:
+        fields["detail"] = detail
     return encode(fields) + "\n"
 
 

@@ -1,0 +1,59 @@
+"""Protect connections that are open: set keepalive and user timeout on sockets of other processes."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Iterator
+
+from tracer.act.protection import is_armed_late, protected
+from tracer.kernel import keepalive
+from tracer.kernel.descriptors import Descriptors, Gone, Unreachable
+from tracer.kernel.sock_diag import named_of
+from tracer.model.protection import Outcome, Protection, Result
+from tracer.model.sockets import Socket
+
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+def protect(sockets: Iterable[Socket], wanted: Protection, *, dry_run: bool = False) -> Iterator[Outcome]:
+    """Protect each of these connections; one that has been closed since has no outcome.
+
+    Raises OSError only if this process is out of descriptors or memory.
+    """
+    with Descriptors(rests=True) as descriptors:
+        for socket in sockets:
+            outcome = _protect(descriptors, socket, wanted, dry_run=dry_run)
+            if outcome is not None:
+                yield outcome
+
+
+def _protect(descriptors: Descriptors, socket: Socket, wanted: Protection, *, dry_run: bool) -> Outcome | None:
+    """None if it has been closed."""
+    named = named_of(socket)
+    if named is None or not named.inode:
+        return Outcome(socket, Result.UNREACHABLE, detail="no process holds it")
+    if not socket.pids and socket.comm:
+        return Outcome(socket, Result.UNREACHABLE, detail="its process is in another PID namespace than tcpwatch")
+    if socket.mptcp:
+        return Outcome(socket, Result.UNREACHABLE, detail="a subflow of Multipath TCP")
+    try:
+        with descriptors.duplicate(socket.pids or (), named) as duplicate:
+            held = duplicate.socket
+            before = keepalive.read(held)
+            after = protected(before, wanted)
+            rearm = is_armed_late(socket, before)
+            detail = "its timer was armed before a sysctl was lowered" if rearm else ""
+            if after == before and not rearm:
+                return Outcome(socket, Result.UNCHANGED, before, before)
+            if dry_run:
+                return Outcome(socket, Result.WOULD_CHANGE, before, after, detail)
+            keepalive.write(held, before, after, rearm=rearm)
+            return Outcome(socket, Result.CHANGED, before, keepalive.read(held), detail)
+    except Gone:
+        return None
+    except Unreachable as error:
+        return Outcome(socket, Result.UNREACHABLE, detail=str(error))
+    except OSError as error:
+        if error.errno in _EXHAUSTED:
+            raise
+        return Outcome(socket, Result.UNREACHABLE, detail=f"the kernel refuses: {error.strerror}")

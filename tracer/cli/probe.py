@@ -1,0 +1,205 @@
+"""`tcpwatch probe`: ask the path of idle connections whether it still knows them."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tracer.cli import types
+from tracer.cli.options import filter_options, make_filter
+from tracer.model.errors import UsageError
+from tracer.output.messages import say
+
+if TYPE_CHECKING:
+    from tracer.model.actions import Connected, Probed
+    from tracer.model.filters import Filter
+    from tracer.model.sockets import Socket
+
+_SIGNALLED = 128
+"""The exit status of a shell command that a signal ended is this and the number of the signal."""
+
+
+class _Interrupted(Exception):
+    """A signal asked for the end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@click.command()
+@filter_options
+@click.option(
+    "--wait",
+    "wait_s",
+    metavar="DURATION",
+    type=types.DURATION,
+    default="3s",
+    show_default=True,
+    help="How long to wait for an answer, in which three probes are sent.",
+)
+@click.option("--connect", is_flag=True, help="Also open and close a new connection to each service.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object for each connection (docs/events.md).")
+def probe(wait_s: float, connect: bool, as_json: bool, **filters: Any) -> int:
+    """Find the connections that are dead already: does the path still know them? Requires root.
+
+    Sends each connection a window probe: an empty segment that every living peer answers at once, as it does a
+    keepalive probe. Nothing else changes in the socket, and its process does not notice. If three probes within the
+    wait get no answer, a query would get none: a firewall or NAT forgot the connection, or path or peer are down.
+
+    Results are `alive` with the round trip; `no-answer`; `reset`: the peer does not know the connection, and its
+    answer ended it; `busy`: data is in flight, so no probe was sent; `unreachable`: it could not be probed.
+
+    An answered probe also refreshes the session in every firewall on the path, as any segment does.
+
+    With --connect, a new connection that opens while old ones do not answer shows that host and path work, and that
+    the sessions are forgotten. The server may count it as one that was aborted.
+
+    Exits with 0 if every connection is alive, and with 1 if not.
+
+    \b
+    Examples:
+      sudo tcpwatch probe --rport 3306 --min-idle 5m   idle connections to MySQL
+      sudo tcpwatch probe --lport 47720 --connect      one connection, and its service
+      sudo tcpwatch probe --comm gunicorn --json       for a script
+    """
+    wanted = make_filter(filters)
+    _require_usable(wanted)
+    from tracer.act.answers import split
+    from tracer.kernel import host
+    from tracer.kernel.presence import absent
+    from tracer.kernel.sockets import read_sockets
+    from tracer.model.durations import duration
+    from tracer.model.sockets import longest_silence_first
+    from tracer.output.format import plural
+
+    host.require_privilege()
+    host.require_for("probing connections", "CAP_SYS_PTRACE", "CAP_NET_ADMIN")
+    found, closed = split(longest_silence_first(read_sockets(wanted, say)))
+    for line in absent(wanted):
+        say(line)
+    if closed:
+        say(f"left {plural(len(closed), 'connection')} that the application has closed already")
+    if not found:
+        say("no connection matches")
+        return 0
+    say(f"probing {plural(len(found), 'connection')}; answers may take {duration(wait_s * 1000)}")
+    return _probe(found, wait_s, connect=connect, as_json=as_json)
+
+
+def _require_usable(wanted: Filter) -> None:
+    """Raise UsageError for options that cannot be followed."""
+    from tracer.act.selection import names_connections
+
+    if wanted.events:
+        raise UsageError("--event cannot be used with probe", hint="tcpwatch probe, without -e")
+    if not names_connections(wanted):
+        raise UsageError(
+            "probe needs a filter that names connections", hint="tcpwatch probe --rport 3306 (or --min-idle 5m)"
+        )
+
+
+def _probe(found: Sequence[Socket], wait_s: float, *, connect: bool, as_json: bool) -> int:
+    """Probe them, and print each result as it comes. Returns the exit status."""
+    from tracer.model.actions import Answer
+    from tracer.output import actions_probe as output
+    from tracer.output.format import plural
+
+    results: list[Probed] = []
+    to_text = output.probed_as_json if as_json else output.probed_as_text
+    try:
+        with _signals_interrupt(), _Probing(found, wait_s, connect=connect) as probing:
+            for probed in probing.results():
+                results.append(probed)
+                sys.stdout.write(to_text(probed))
+                sys.stdout.flush()
+            connected = probing.connected()
+    except _Interrupted as interrupted:
+        say(f"interrupted: {len(results):,} of {plural(len(found), 'result')} known")
+        return _SIGNALLED + interrupted.number
+    try:
+        if as_json:
+            sys.stdout.writelines(map(output.connected_as_json, connected))
+        else:
+            if len(results) > 1:
+                sys.stdout.write("\n" + output.by_service(results))
+            sys.stdout.writelines(output.connected_as_text(each, results) for each in connected)
+        sys.stdout.flush()
+    finally:
+        for line in output.about_answers(results):
+            say(line)
+        say(output.probed_summary(results))
+    return int(any(each.answer is not Answer.ALIVE for each in results))
+
+
+class _Probing:
+    """The probes, in a thread of their own. A context manager, which waits for its end.
+
+    So a reader that is slow keeps no duplicate of a socket open, and no signal handler runs between two system calls
+    that belong together.
+    """
+
+    def __init__(self, found: Sequence[Socket], wait_s: float, *, connect: bool) -> None:
+        from tracer.act.probing import Prober
+        from tracer.kernel.program.syscalls import raise_limits
+
+        raise_limits()
+        self._results: SimpleQueue[Probed | None] = SimpleQueue()
+        self._stopped = threading.Event()
+        self._pool = ThreadPoolExecutor(max_workers=2)
+        prober = Prober(wait_s, self._results.put, self._stopped.is_set)
+        self._probes: Future[None] = self._pool.submit(prober.probe, found)
+        self._probes.add_done_callback(lambda _: self._results.put(None))
+        self._connects = self._pool.submit(_connect_each, found, wait_s) if connect else None
+
+    def __enter__(self) -> _Probing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._pool.shutdown()
+
+    def results(self) -> Iterator[Probed]:
+        """Each result as it comes. Raises what went wrong."""
+        while (probed := self._results.get()) is not None:
+            yield probed
+        self._probes.result()
+
+    def connected(self) -> list[Connected]:
+        """What the new connections brought; empty without --connect."""
+        return [] if self._connects is None else self._connects.result()
+
+
+def _connect_each(found: Sequence[Socket], wait_s: float) -> list[Connected]:
+    """Connect to each service that these are clients of."""
+    from tracer.kernel.connecting import connect_each
+    from tracer.model.actions import service_of
+
+    clients = [each for each in found if not each.accepted and each.laddr and each.raddr and each.rport]
+    return connect_each({service_of(each): each.laddr or "" for each in reversed(clients)}, wait_s)
+
+
+@contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """Have ^C, SIGTERM and SIGHUP raise _Interrupted in the main thread, so that the probes end in order."""
+
+    def interrupt(number: int, _: object) -> None:
+        raise _Interrupted(number)
+
+    before: dict[int, Callable[..., Any] | int | None] = {}
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            before[number] = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for changed, handler in before.items():
+            signal.signal(changed, handler)

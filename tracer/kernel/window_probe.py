@@ -1,0 +1,100 @@
+"""One window probe on a connected TCP socket, and what the socket shows of its answer.
+
+setsockopt(TCP_REPAIR, TCP_REPAIR_OFF) on a socket that is not in repair mode makes the kernel send an empty segment
+with an old sequence number, which every peer acknowledges at once, as it does a keepalive probe (do_tcp_setsockopt(),
+net/ipv4/tcp.c; tcp_send_window_probe(), net/ipv4/tcp_output.c). It has three effects beside the segment:
+
+* `sk_reuse` becomes 0, so SO_REUSEADDR is written back;
+* `snd_wl1` becomes one less than the next expected sequence number, so that the answer updates the send window, which
+  it does in any case;
+* `rcv_tstamp` and the count of unanswered keepalive probes start anew with the answer, as with every segment.
+
+It only sends in ESTABLISHED. It needs CAP_NET_ADMIN over the user namespace of the network namespace
+(tcp_can_repair_sock(), net/ipv4/tcp.c).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import struct
+import termios
+from dataclasses import dataclass
+
+from tracer.kernel.descriptors import Unreachable
+from tracer.model.events import STATES
+
+# include/uapi/linux/tcp.h
+_TCP_REPAIR = 19
+_TCP_REPAIR_OFF = 0
+# struct tcp_info: tcpi_state; tcpi_last_ack_recv; tcpi_segs_out, tcpi_segs_in; tcpi_data_segs_in (4.6)
+_INFO = struct.Struct("=B55xI76xII8xI")
+_INT = struct.Struct("=i")
+_FORCE_REUSE = 2  # SK_FORCE_REUSE, include/net/sock.h
+_COUNT = 1 << 32
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A socket at one moment.
+
+    acked_ms: time since the peer last acknowledged anything, in whole jiffies. segments_out: sent so far. empty_in:
+    received so far without data. The counts wrap at 2^32.
+    """
+
+    state: str
+    acked_ms: int
+    segments_out: int
+    empty_in: int
+
+    def has_sent_since(self, before: Reading) -> bool:
+        """Whether any segment was sent."""
+        return self.segments_out != before.segments_out
+
+    def has_received_since(self, before: Reading) -> bool:
+        """Whether a segment without data came in. tcp_disconnect() starts the count anew, which does not count."""
+        return 0 < (self.empty_in - before.empty_in) % _COUNT < _COUNT // 2
+
+
+def read(connection: socket.socket) -> Reading:
+    """Read TCP_INFO. Raises OSError."""
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO.size)
+    state, acked_ms, segments_out, segments_in, data_segments_in = _INFO.unpack(info)
+    return Reading(STATES.get(state, str(state)), acked_ms, segments_out, (segments_in - data_segments_in) % _COUNT)
+
+
+def in_flight_bytes(connection: socket.socket) -> int:
+    """Bytes that are unacknowledged or unsent: SIOCOUTQ (tcp_ioctl(), net/ipv4/tcp.c). Raises OSError."""
+    return int(_INT.unpack(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(_INT.size)))[0])
+
+
+def send(connection: socket.socket) -> None:
+    """Send one window probe. Raises Unreachable where the kernel does not, or where the socket is in repair mode.
+
+    Between the two setsockopt() calls a server that starts on the same port could not bind to it. So nothing may
+    interrupt the calling thread between them: call this in a thread that no signal handler runs in.
+    """
+    try:
+        reuse = connection.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+        is_in_repair = connection.getsockopt(socket.IPPROTO_TCP, _TCP_REPAIR) != 0 or reuse == _FORCE_REUSE
+        if is_in_repair:
+            raise Unreachable("in repair mode (TCP_REPAIR): a checkpoint is being made or restored")
+        before = read(connection)
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, _TCP_REPAIR_OFF)
+        finally:
+            if reuse:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
+        after = read(connection)
+    except OSError as error:
+        raise Unreachable(_refusal(error)) from None
+    if not after.has_sent_since(before):
+        raise Unreachable(f"the kernel sends no probe in {after.state}")
+
+
+def _refusal(error: OSError) -> str:
+    if error.errno == errno.EPERM:
+        return "TCP_REPAIR is not permitted: CAP_NET_ADMIN over the socket's network namespace is missing"
+    return f"this kernel refuses TCP_REPAIR: {os.strerror(error.errno or 0)}"

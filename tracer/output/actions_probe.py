@@ -1,0 +1,137 @@
+"""What probes brought, as text and as JSON lines."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from tracer.model.actions import Answer, Connected, Probed, service_of
+from tracer.model.json_members import encode
+from tracer.model.times import format_time
+from tracer.output.actions import action_as_json, connection, service
+from tracer.output.format import duration, endpoint, plural, process, safe
+from tracer.output.table import table
+
+_EXACT_MS = 10
+
+
+def probed_as_text(probed: Probed) -> str:
+    """A line: the result, the connection, and the round trip or why there is none."""
+    words = []
+    if probed.rtt_ms is not None:
+        words.append(round_trip(probed.rtt_ms))
+    if probed.detail:
+        words.append(safe(probed.detail))
+    if probed.answer is not Answer.ALIVE and probed.socket.silent_ms is not None:
+        words.append(f"silent for {duration(probed.socket.silent_ms)}")
+    line = f"{probed.answer.value:<11}  {connection(probed.socket)}"
+    return f"{line}  {', '.join(words)}\n" if words else f"{line}\n"
+
+
+def probed_as_json(probed: Probed) -> str:
+    """A line: the fields of the socket, `action`, `result`, and `rtt_ms` and `detail` where they are known."""
+    rtt_ms = None if probed.rtt_ms is None else round(probed.rtt_ms, 3)
+    return action_as_json(probed.socket, "probe", probed.answer.value, probed.detail, rtt_ms=rtt_ms)
+
+
+def round_trip(ms: float) -> str:
+    """A round trip: `0.12ms` below ten milliseconds, then as all durations."""
+    return f"{ms:.2f}ms" if ms < _EXACT_MS else duration(ms)
+
+
+def by_service(results: Sequence[Probed]) -> str:
+    """A table of the results, with a row for each process and service; those with dead connections come first."""
+    groups: dict[tuple[str, str], list[Probed]] = {}
+    for probed in results:
+        groups.setdefault((process(probed.socket), service(probed.socket)), []).append(probed)
+    rows = [(Counter(each.answer for each in group), names, group) for names, group in groups.items()]
+    rows.sort(key=lambda row: (-row[0][Answer.NO_ANSWER] - row[0][Answer.RESET], -len(row[2])))
+    used = [answer for answer in Answer if any(counts[answer] for counts, _, _ in rows)]
+    return table(
+        ["OWNER", "SERVICE", *(answer.name.replace("_", "-") for answer in used), "ROUND TRIP"],
+        [[*names, *(f"{counts[answer]:,}" for answer in used), _round_trips(group)] for counts, names, group in rows],
+    )
+
+
+def _round_trips(group: Iterable[Probed]) -> str:
+    known = sorted(each.rtt_ms for each in group if each.rtt_ms is not None)
+    if not known:
+        return "-"
+    least, most = round_trip(known[0]), round_trip(known[-1])
+    return least if least == most else f"{least} to {most}"
+
+
+_VERBS = (
+    (Answer.ALIVE, "is alive", "are alive"),
+    (Answer.NO_ANSWER, "does not answer", "do not answer"),
+    (Answer.RESET, "was reset", "were reset"),
+    (Answer.BUSY, "is busy", "are busy"),
+    (Answer.UNREACHABLE, "could not be probed", "could not be probed"),
+)
+
+
+def probed_summary(results: Sequence[Probed]) -> str:
+    """The numbers, for stderr: `140 of 200 connections are alive, 60 do not answer`."""
+    counts = Counter(each.answer for each in results)
+    parts: list[str] = []
+    for answer, one, more in _VERBS:
+        if count := counts[answer]:
+            parts.append(f"{_subject(count, len(results), is_first=not parts)} {one if count == 1 else more}")
+    return ", ".join(parts)
+
+
+def _subject(count: int, of: int, *, is_first: bool) -> str:
+    if not is_first:
+        return f"{count:,}"
+    return plural(count, "connection") if count == of else f"{count:,} of {plural(of, 'connection')}"
+
+
+def about_answers(results: Sequence[Probed]) -> Iterator[str]:
+    """What the probes themselves changed, for stderr."""
+    counts = Counter(each.answer for each in results)
+    if counts[Answer.ALIVE]:
+        yield "an answered probe also refreshed the session in every firewall and NAT on the path"
+    if counts[Answer.RESET]:
+        yield "a reset ended the connection: its process gets ECONNRESET, as it would have from its next query"
+
+
+def connected_as_text(connected: Connected, results: Sequence[Probed]) -> str:
+    """What a new connection to a service says about the open ones."""
+    counts = Counter(each.answer for each in results if service_of(each.socket) == connected.service)
+    where = endpoint(connected.service.address, connected.service.port)
+    dead = counts[Answer.NO_ANSWER]
+    if connected.error is not None:
+        return f"a new connection to {where} fails ({connected.error}){_failed(connected.error, counts)}\n"
+    opens = f"a new connection to {where} opens ({round_trip(connected.took_ms or 0)})"
+    if not dead:
+        return f"{opens}\n"
+    which = "session of the one that does not answer" if dead == 1 else f"sessions of the {dead:,} that do not answer"
+    return f"{opens}, so host and path work: the path or the peer forgot the {which}\n"
+
+
+def _failed(error: str, counts: Mapping[Answer, int]) -> str:
+    if counts[Answer.ALIVE]:
+        return ", while open ones are answered: the service accepts no new ones, or a firewall lets none pass"
+    if error == "ECONNREFUSED":
+        return ": nothing listens there, or a firewall refuses"
+    if error in ("EADDRNOTAVAIL", "ENOENT"):
+        return ": this host no longer has the local address, or its network namespace"
+    return ", too: the host or the path is down" if counts[Answer.NO_ANSWER] else ""
+
+
+def connected_as_json(connected: Connected) -> str:
+    """A line with `action` `connect`, the service, and `result` `connected` or `failed`."""
+    known: dict[str, object] = {
+        "time": format_time(time.time_ns()),
+        "raddr": connected.service.address,
+        "rport": connected.service.port,
+        "netns": connected.service.netns,
+        "action": "connect",
+        "result": "failed" if connected.error else "connected",
+    }
+    if connected.error is not None:
+        known["error"] = connected.error
+    if connected.took_ms is not None:
+        known["rtt_ms"] = round(connected.took_ms, 3)
+    return encode(known) + "\n"
