@@ -205,6 +205,12 @@ def test_help_has_room_on_eighty_columns(arguments: list[str]) -> None:
     assert max(len(line) for line in shown.stdout.splitlines()) <= 80
 
 
+@pytest.mark.parametrize("command", ["sockets", "probe", "protect", "end"])
+def test_help_offers_no_filter_of_events_where_there_are_none(command: str) -> None:
+    assert "--min-idle" in tcpwatch(command, "--help").stdout
+    assert "--event" not in tcpwatch(command, "--help").stdout
+
+
 def test_a_closed_pipe_ends_it_quietly(tmp_path: Path) -> None:
     write(tmp_path / "x.tw", [event(at=second) for second in range(5000)])
     command = f"{sys.executable} -m tracer replay {tmp_path / 'x.tw'}; echo status $? >&2"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from tracer.cli.options import filter_options, make_filter
+from tracer.cli.options import connection_filter_options, make_filter
 from tracer.model.errors import UsageError
 from tracer.output.messages import say, show
 
@@ -25,7 +25,7 @@ _INTERRUPTED = 130
 
 
 @click.command()
-@filter_options
+@connection_filter_options
 @click.option("--stuck", "only_stuck", is_flag=True, help="Only connections that hang: their peer answers nothing.")
 @click.option("--dry-run", is_flag=True, help="Show what would be ended, and end nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -83,8 +83,6 @@ def _require_usable(wanted: Filter, *, only_stuck: bool, dry_run: bool, yes: boo
     """Raise UsageError for options that cannot be followed."""
     from tracer.act.selection import require_names
 
-    if wanted.events:
-        raise UsageError("--event cannot be used with end", hint="tcpwatch end, without -e")
     require_names(wanted, only_stuck=only_stuck)
     if dry_run and yes:
         raise UsageError("--dry-run and --yes are mutually exclusive", hint="leave --yes out to end nothing")

@@ -35,10 +35,28 @@ _FILTERS = (
                  help="Sockets held by processes or programs of this name."),
     click.option("--netns", multiple=True, metavar="NETNS[,…]", type=NAMESPACES,
                  help="Network namespace: inode, name or path."),
+)  # fmt: skip
+_EVENTS = (
     click.option("-e", "--event", "events", multiple=True, metavar="EVENT[,…]", type=types.EVENT_KINDS,
                  help=f"Only these events: {', '.join(EVENTS)}."),
     click.option("--min-idle", metavar="DURATION", type=types.DURATION,
                  help="Only events of connections with a peer silent for at least DURATION (90s, 10m, 1h30m)."),
+)  # fmt: skip
+
+
+def _no_events(context: click.Context, option: click.Parameter, events: tuple[object, ...]) -> tuple[object, ...]:
+    """Refuse -e: the command is about connections as they are now."""
+    if events and not context.resilient_parsing:
+        raise UsageError(
+            f"--event cannot be used with {context.info_name}", hint=f"tcpwatch {context.info_name}, without -e"
+        )
+    return ()
+
+
+_CONNECTIONS = (
+    click.option("-e", "--event", "events", multiple=True, hidden=True, callback=_no_events),
+    click.option("--min-idle", metavar="DURATION", type=types.DURATION,
+                 help="Only connections with a peer silent for at least DURATION (90s, 10m, 1h30m)."),
 )  # fmt: skip
 
 
@@ -107,7 +125,16 @@ html_option = click.option(
 
 def filter_options(command: Command) -> Command:
     """Add the FILTERS. The command gets them as options; `make_filter` turns these into a Filter."""
-    for option in reversed((*_FILTERS, *_HABITS)):
+    return _add(command, (*_FILTERS, *_EVENTS, *_HABITS))
+
+
+def connection_filter_options(command: Command) -> Command:
+    """Add the FILTERS of a command that reads no events, but connections as they are now."""
+    return _add(command, (*_FILTERS, *_CONNECTIONS, *_HABITS))
+
+
+def _add(command: Command, options: Sequence[Callable[[Command], Command]]) -> Command:
+    for option in reversed(options):
         command = option(command)
     return command
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tracer.cli import types
-from tracer.cli.options import filter_options, make_filter
+from tracer.cli.options import connection_filter_options, make_filter
 from tracer.model.errors import UsageError
 from tracer.output.messages import say
 
@@ -36,7 +36,7 @@ class _Interrupted(Exception):
 
 
 @click.command()
-@filter_options
+@connection_filter_options
 @click.option(
     "--wait",
     "wait_s",
@@ -99,8 +99,6 @@ def _require_usable(wanted: Filter) -> None:
     """Raise UsageError for options that cannot be followed."""
     from tracer.act.selection import names_connections
 
-    if wanted.events:
-        raise UsageError("--event cannot be used with probe", hint="tcpwatch probe, without -e")
     if not names_connections(wanted):
         raise UsageError(
             "probe needs a filter that names connections", hint="tcpwatch probe --rport 3306 (or --min-idle 5m)"

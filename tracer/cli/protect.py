@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tracer.cli import types
-from tracer.cli.options import duration_option, filter_options, make_filter
+from tracer.cli.options import connection_filter_options, duration_option, make_filter
 from tracer.model.errors import UsageError
 from tracer.output.messages import say
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@filter_options
+@connection_filter_options
 @click.option(
     "--idle",
     "idle_s",
@@ -112,8 +112,6 @@ def _require_usable(wanted: Filter, *, follow: bool, dry_run: bool, duration: fl
     """Raise UsageError for options that cannot be followed."""
     from tracer.act.selection import names_connections
 
-    if wanted.events:
-        raise UsageError("--event cannot be used with protect", hint="tcpwatch protect, without -e")
     if not names_connections(wanted):
         raise UsageError(
             "protect needs a filter that names connections", hint="tcpwatch protect --rport 3306 --idle 60s --dry-run"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tracer.cli import types
-from tracer.cli.options import filter_options, format_options, make_filter
+from tracer.cli.options import connection_filter_options, format_options, make_filter
 from tracer.model.errors import UsageError
 from tracer.output.formats import SOCKET_FORMATS
 from tracer.output.messages import say
@@ -24,7 +24,7 @@ _WIDTH, _MIN_WIDTH = 80, 60
 
 
 @click.command()
-@filter_options
+@connection_filter_options
 @format_options(SOCKET_FORMATS)
 @click.option("-a", "--all", "each", is_flag=True, help="List each connection, not groups of them.")
 @click.option("--stuck", "only_stuck", is_flag=True, help="Only connections that hang now, the worst first.")
@@ -67,8 +67,6 @@ def sockets(output_format: str, ttl: float | None, only_stuck: bool, each: bool,
     without an answer, bytes that are unacked, unsent or unread.
     """
     wanted = make_filter(filters)
-    if wanted.events:
-        raise UsageError("--event cannot be used with sockets", hint="tcpwatch sockets, without -e")
     if only_stuck and ttl is not None:
         raise UsageError("--stuck and --at-risk are mutually exclusive", hint="tcpwatch sockets --stuck")
     from tracer.kernel import host
