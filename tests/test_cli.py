@@ -279,3 +279,6 @@ def test_a_live_run_starts_without_what_only_other_commands_need() -> None:
     assert {"tracer.run.live", "tracer.kernel.live"} <= names
     assert not {name for name in names if name.startswith(("tabulate", "tracer.lab", "tracer.output.report"))}
     assert not names & {"tracer.run.replay", "tracer.output.sockets", "tracer.output.table", "tracer.kernel.check"}
+    assert not names & {
+        f"tracer.cli.{name}" for name in ("replay", "sockets", "probe", "protect", "end", "check", "demo")
+    }

@@ -16,18 +16,10 @@ import click
 from click.core import ParameterSource
 
 from tracer import __version__
-from tracer.cli.check import check
-from tracer.cli.completion import completion
-from tracer.cli.demo import demo
-from tracer.cli.end import end
+from tracer.cli.commands import Commands
 from tracer.cli.failures import explain, print_traceback, thread_failed
 from tracer.cli.habits import suggestion
-from tracer.cli.help import help_command
-from tracer.cli.live import live_options, record, trace
-from tracer.cli.probe import probe
-from tracer.cli.protect import protect
-from tracer.cli.replay import replay, report
-from tracer.cli.sockets import sockets
+from tracer.cli.live import live_options, trace
 from tracer.cli.usage import usage_error
 from tracer.model.errors import TcpwatchError, UsageError
 from tracer.output.format import PLAIN
@@ -101,6 +93,7 @@ def _own_errors() -> Iterator[None]:
 
 @click.group(
     cls=_Commands,
+    commands=Commands(),
     invoke_without_command=True,
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -123,10 +116,6 @@ def cli(context: click.Context, /, **options: Any) -> None:
     if any(context.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in context.params):
         moved = suggestion(cli, context.obj) if context.obj is not None else None
         raise UsageError(f"options of {command} must follow its name", hint=moved or f"tcpwatch {command} [OPTIONS]")
-
-
-for _command in (record, replay, report, sockets, probe, protect, end, check, demo, completion, help_command):
-    cli.add_command(_command)
 
 
 def main() -> None:
