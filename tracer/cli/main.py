@@ -6,6 +6,7 @@ A command imports what it alone needs when it runs, so that live tracing starts 
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -124,6 +125,8 @@ def main() -> None:
     occupy_standard_descriptors()
     sys.stdout = open_stdout(errors=PLAIN)
     threading.excepthook = _complain_of_thread
+    if "_TCPWATCH_COMPLETE" in os.environ:
+        import tracer.cli.completion  # noqa: F401 registers what answers bash
     status = run(sys.argv[1:])
     _forget_unwritten()
     sys.exit(status)
