@@ -31,7 +31,7 @@ class Browser:
     def __init__(self) -> None:
         program = next((found for name in _NAMES if (found := shutil.which(name))), None)
         assert program, "chromium is not installed: sudo scripts/test does it"
-        self._profile = tempfile.TemporaryDirectory(prefix="chromium.", ignore_cleanup_errors=True)
+        self._profile = tempfile.mkdtemp(prefix="chromium.")
         to_browser, self._write = os.pipe()
         self._read, from_browser = os.pipe()
         # The browser reads messages from descriptor 3 and writes to 4.
@@ -43,10 +43,10 @@ class Browser:
                 "bash",
                 program,
                 *_OPTIONS,
-                f"--user-data-dir={self._profile.name}",
+                f"--user-data-dir={self._profile}",
             ],
             pass_fds=(to_browser, from_browser),
-            env={**os.environ, "IN": str(to_browser), "OUT": str(from_browser), "HOME": self._profile.name},
+            env={**os.environ, "IN": str(to_browser), "OUT": str(from_browser), "HOME": self._profile},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -75,7 +75,7 @@ class Browser:
             self._process.kill()
             self._process.wait()
         os.close(self._read)
-        self._profile.cleanup()
+        shutil.rmtree(self._profile, ignore_errors=True)
 
     def show(self, url: str, *, width: int, dark: bool = False) -> None:
         """Load a page on a screen of that width, CSS pixels."""

@@ -165,7 +165,7 @@ def test_a_bar_has_the_instants_of_its_stall(tmp_path: Path) -> None:
     ticks = [position(each, "x1") for each in row.iter("line") if each.get("class") == "tick"]
     sent = [each.time_ns for each in a_night() if each.event == "retransmit" and each.lport == 40000]
     assert len(ticks) == len(sent) == 6
-    for where, time_ns in zip(ticks, sent, strict=True):
+    for where, time_ns in zip(ticks, sent):
         assert read_off(labels, where) == pytest.approx((time_ns - since_ns) / 1e6, rel=0.01)
     (silence,) = [each for each in row.iter("rect") if each.get("class") == "idle"]
     before = [each for each in axis(scale) if each[0] < 34]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -452,7 +451,7 @@ def test_what_waits_is_printed_again_before_it_scrolls_off() -> None:
     lines = stream.getvalue().splitlines()
     blocks = [number for number, line in enumerate(lines) if " idle-drop " in line]
     assert len(blocks) > 3
-    gaps = [after - before for before, after in pairwise(blocks)]
+    gaps = [after - before for before, after in zip(blocks, blocks[1:])]
     assert max(gaps) <= 24 and len(lines) - blocks[-1] <= 24, "it is on every screen"
     assert len(lines) < 400, "ten minutes of noise"
 

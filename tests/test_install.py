@@ -332,7 +332,7 @@ COMPLETIONS = (
 
 def test_completion_scripts_are_installed_and_removed(tree: Path, tmp_path: Path) -> None:
     assert install(tree, tmp_path).returncode == 0
-    for name, shell in zip(COMPLETIONS, ("bash", "zsh", "fish"), strict=True):
+    for name, shell in zip(COMPLETIONS, ("bash", "zsh", "fish")):
         printed = run(tmp_path / "usr/local/bin/tcpwatch", "completion", shell).stdout
         assert printed and (tmp_path / name).read_text() == printed
     assert install(tree, tmp_path, "--remove").returncode == 0
@@ -390,7 +390,7 @@ def test_the_unit_is_stopped_before_it_is_removed_and_restarted_after_an_upgrade
     units = ("tcpwatch.service", "tcpwatch-protect@*.service")
     restarts = [f"try-restart {unit} with" for unit in units]
     looks = [f"--quiet is-active {unit} with" for unit in units]
-    asked = [line for pair in zip(looks, restarts, strict=True) for line in pair] if runs else looks
+    asked = [line for pair in zip(looks, restarts) for line in pair] if runs else looks
     assert upgraded.splitlines() == ["daemon-reload with", *asked]
     assert removed.splitlines() == [
         looks[0], "disable --now tcpwatch.service with",

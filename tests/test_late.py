@@ -260,6 +260,6 @@ def test_without_every_nth_event_of_a_recording(path: Path) -> None:
 @given(keep=st.lists(st.booleans(), min_size=70, max_size=70), tells_send_time=st.booleans())
 def test_whatever_is_missing_nothing_has_recovered_or_survived(keep: list[bool], tells_send_time: bool) -> None:
     events = a_day(tells_send_time)
-    part = [each for each, kept in zip(events, keep, strict=False) if kept]
+    part = [each for each, kept in zip(events, keep) if kept]
     if part:
         assert_nothing_new(events, part, 250, "some are missing")

@@ -206,7 +206,7 @@ def test_connecting_ends_with_the_last_syn_whatever_the_time() -> None:
 
 def test_keepalive_gives_up_an_interval_after_its_last_probe() -> None:
     ahead = [exactly(probe(attempt=attempt)) for attempt in range(1, 10)]
-    for probes_left, seconds in zip(range(9, 0, -1), ahead, strict=True):
+    for probes_left, seconds in zip(range(9, 0, -1), ahead):
         assert 75 * probes_left <= seconds <= (75 + lateness(75, 250)) * probes_left
     assert exactly(probe(attempt=12)) == ahead[-1], "the number of probes was lowered meanwhile"
 

@@ -34,7 +34,7 @@ def every_evidence() -> Iterator[Evidence]:
                 unanswered_probes=attempt,
                 outcome=outcome,
                 duration_ns=OUTAGE_NS - 1,
-                **dict(zip(FLAGS, flags, strict=True)),
+                **dict(zip(FLAGS, flags)),
             )
 
 

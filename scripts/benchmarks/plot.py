@@ -21,7 +21,7 @@ def draw(results: Iterable[Result], picture: Path) -> None:
     figure, axes = pyplot.subplots(rows, columns, figsize=(4 * columns, 3 * rows), squeeze=False)
     for axis in axes.flat[len(fields) :]:
         axis.axis("off")
-    for axis, (result, heading) in zip(axes.flat, fields, strict=False):
+    for axis, (result, heading) in zip(axes.flat, fields):
         x, y = curve(result, heading)
         axis.loglog(x, y, marker="o")
         # From a tenth of the least to ten times the most: what does not grow is flat.

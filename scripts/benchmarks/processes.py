@@ -57,7 +57,7 @@ def first_in_line() -> Iterator[None]:
         os.sched_setscheduler(0, before, parameters)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Memory:
     """Resident memory in bytes. private: what would come free if the process ended."""
 
@@ -99,7 +99,7 @@ def wait_until_idle(pid: int) -> float:
             return began
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Usage:
     """What a command took from its start to its end; peak_bytes: the most memory that was resident."""
 

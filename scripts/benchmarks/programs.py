@@ -10,7 +10,7 @@ from pathlib import Path
 from benchmarks import sweeping
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Runs:
     """Of one program, since it was loaded. hook: its raw tracepoint, empty where it is attached to something else."""
 
@@ -52,7 +52,4 @@ def total_ns(pid: int) -> int:
 
 def since(before: Sequence[Runs], now: Sequence[Runs]) -> list[Runs]:
     """What came since then, of the same programs in the same order."""
-    return [
-        Runs(then.hook, new.count - then.count, new.total_ns - then.total_ns)
-        for then, new in zip(before, now, strict=True)
-    ]
+    return [Runs(then.hook, new.count - then.count, new.total_ns - then.total_ns) for then, new in zip(before, now)]

@@ -32,7 +32,7 @@ def record(directory: Path) -> Path:
     return path
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Template:
     """A line of the sample in four pieces, and what stands between them."""
 

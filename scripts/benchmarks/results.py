@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Union
 
 from benchmarks.spread import Spread, median_between
 
-Cell = Spread | float | int | str | None
+Cell = Union[Spread, float, int, str, None]
 """None: could not be measured."""
 
 
-@dataclass(slots=True)
+@dataclass
 class Line:
     """One thing that was measured, by heading (which has the unit). verdict: about its budget."""
 
@@ -22,7 +22,7 @@ class Line:
     verdict: str = ""
 
 
-@dataclass(slots=True)
+@dataclass
 class Result:
     """A row. name: as on the command line; what: the heading of the lines' names; notes: the conditions."""
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Scale:
     """quick: a few minutes for all rows, good to see that they work; its figures are rough."""
 

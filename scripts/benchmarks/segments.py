@@ -7,7 +7,6 @@ process, where nothing is woken up and nothing waits, so that a hundredth of it 
 
 from __future__ import annotations
 
-import itertools
 import os
 import socket
 import statistics
@@ -40,8 +39,8 @@ def hook_us(seconds: float) -> list[float]:
             with attached():
                 watched.append(_turn_us(talk))
             unwatched.append(_turn_us(talk))
-    around = map(statistics.fmean, itertools.pairwise(unwatched))
-    return [(turn - other) / segments for turn, other in zip(watched, around, strict=True)]
+    around = map(statistics.fmean, zip(unwatched, unwatched[1:]))
+    return [(turn - other) / segments for turn, other in zip(watched, around)]
 
 
 def _turn_us(talk: Callable[[int], None]) -> float:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Spread:
     """median, the quartiles low and high, and of how many measurements."""
 
@@ -58,5 +57,5 @@ def ratios(watched: Sequence[float], before_and_after: Sequence[float]) -> list[
     """
     if len(before_and_after) != len(watched) + 1:
         raise ValueError(f"{len(watched)} measurements between {len(before_and_after)}")
-    around = itertools.pairwise(before_and_after)
-    return [value / statistics.fmean(pair) for value, pair in zip(watched, around, strict=True)]
+    around = zip(before_and_after, before_and_after[1:])
+    return [value / statistics.fmean(pair) for value, pair in zip(watched, around)]

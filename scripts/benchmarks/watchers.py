@@ -27,7 +27,7 @@ class CannotRun(TcpwatchError):
     """A watcher does not work on this host; the message is its own error."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Target:
     """What to watch: a port, and a process of the namespace, for tracers of system calls."""
 
@@ -35,7 +35,7 @@ class Target:
     pid: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Peer:
     """A program to be compared. ready: what it prints when it is attached. bpf: it wants what is lent to BPF tools.
 
@@ -116,7 +116,7 @@ PEERS = (TCPRETRANS, TCPRETRANS_TLP, TCPSTATES, BPFTRACE, BPFTRACE_TCPRETRANS, T
 """Everything else that is started and looked at by itself."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Counts:
     """The counts in tcpwatch's summary."""
 

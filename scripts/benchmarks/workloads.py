@@ -28,7 +28,7 @@ VOID = "10.66.9.2"
 """Where packets vanish, in a namespace of `loopback`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Workload:
     """run: works for the given seconds, and returns operations per second. traced: what strace is attached to."""
 
@@ -40,7 +40,7 @@ class Workload:
 Workloads = Callable[[], AbstractContextManager[Workload]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Storm:
     """go: everything happens, and it returns when all of it has. count connections are in it."""
 

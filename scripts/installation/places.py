@@ -12,7 +12,7 @@ from pathlib import Path
 from installation.errors import InstallError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Places:
     """Paths below root, which is `/` or the directory of --prefix."""
 

@@ -16,7 +16,7 @@ from installation.places import Places
 _SYSTEMD_RUNS = Path("/run/systemd/system")  # sd_booted(3)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Unit:
     """A unit of scripts/. instances: what systemctl calls those that run. restarted: what a restart does."""
 

@@ -27,7 +27,7 @@ SUITES = {
 _FLAVOUR = "cloud-amd64"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Kernel:
     """A kernel's files. release: as `uname -r`. vmlinuz: to boot. tree: has lib/modules."""
 

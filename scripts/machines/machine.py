@@ -27,7 +27,7 @@ TIMED_OUT = 124
 """Exit status of a command that timed out, as of timeout(1)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Machine:
     """What to boot. root: the directory that becomes /, read-only, what is written stays in the machine's memory.
 

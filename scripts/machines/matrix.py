@@ -36,7 +36,7 @@ EVERY = (
 """What `all` means: KERNEL, or KERNEL/ROOT for another bcc."""
 
 
-@dataclass(slots=True)
+@dataclass
 class Outcome:
     """The outcome of one target. skipped: why it was not tried. facts: results of `tcpwatch check`, by name."""
 
@@ -55,7 +55,7 @@ def run(targets: Sequence[str], cache: Path, *, jobs: int, logs: Path) -> list[O
     """
     prepared = [_prepare(target, cache) for target in targets]
     with ThreadPoolExecutor(jobs) as pool:
-        return list(pool.map(lambda pair: _outcome(pair[0], pair[1], logs), zip(targets, prepared, strict=True)))
+        return list(pool.map(lambda pair: _outcome(pair[0], pair[1], logs), zip(targets, prepared)))
 
 
 def _prepare(target: str, cache: Path) -> tuple[Kernel, Path] | Outcome:

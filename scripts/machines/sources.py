@@ -24,7 +24,7 @@ _EXAMPLE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Archive:
     """One archive of Debian packages. uri: as apt takes it.
 
@@ -48,7 +48,7 @@ class Archive:
         return self.uri
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Entry:
     archive: Archive
     suites: tuple[str, ...]

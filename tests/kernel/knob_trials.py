@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Union
 
 from knob_client import CLIENTS, java, node, php, python
 from services import USER, tool
@@ -24,7 +24,7 @@ LIMIT_S = 2
 """N of the settings that limit a wait."""
 CLI_PORT, PGBOUNCER_PORT = 7001, 6432
 """Where the proxies listen."""
-Argv = list[str | Path]
+Argv = list[Union[str, Path]]
 
 
 def row(name: str, *, port: int | None = None, server: bool = False) -> Client:

@@ -25,7 +25,7 @@ KEEPALIVES, PROBES, WINDOW_PROBES, SYNS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Script:
     """One kind of what may happen.
 

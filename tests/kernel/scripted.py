@@ -58,7 +58,7 @@ def _after(one: int, other: int) -> bool:
     return 0 < (one - other) & 0xFFFFFFFF < 1 << 31
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Segment:
     """A TCP segment as it was on the wire. at: seconds, monotonic. is_ours: from the kernel under test."""
 
@@ -206,11 +206,9 @@ class ScriptedPeer:
         counted = {}
         for file, names in COUNTERS.items():
             lines = Path(f"/proc/thread-self/net/{file}").read_text(encoding="ascii").splitlines()
-            for heads, values in zip(lines[::2], lines[1::2], strict=True):
+            for heads, values in zip(lines[::2], lines[1::2]):
                 prefix, *columns = heads.replace(":", "").split()
-                found = {
-                    f"{prefix}{column}": int(value) for column, value in zip(columns, values.split()[1:], strict=True)
-                }
+                found = {f"{prefix}{column}": int(value) for column, value in zip(columns, values.split()[1:])}
                 counted.update({name: found[name] for name in names if name in found})
         return counted
 

@@ -5,7 +5,6 @@ One tcpwatch for all tests: there the compiler takes seconds.
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import re
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import capabilities
 import pytest
@@ -229,14 +228,14 @@ def test_values_are_those_that_ss_shows(lab: Lab, seen: Watch) -> None:
     compare_with_ss(seen.of(event="retransmit", **own(client)), looks)
 
 
-Look = tuple[int, Json | None, int]
+Look = tuple[int, Optional[Json], int]
 """When ss was asked, what it said, and when it had said it, nanoseconds of the wall clock."""
 
 
 def compare_with_ss(events: list[Json], looks: list[Look]) -> None:
     """A look between one retransmission by the timer and the next shows the RTO and the backoff that the next has."""
     held = set()
-    for earlier, later in itertools.pairwise(events):
+    for earlier, later in zip(events, events[1:]):
         for began_ns, told, ended_ns in looks:
             meanwhile = time_ns(earlier) + MARGIN_NS < began_ns and ended_ns < time_ns(later) - MARGIN_NS
             if meanwhile and told is not None and earlier["kind"] == "rto":
@@ -389,7 +388,7 @@ def test_who_waits_for_an_answer_is_told(lab: Lab, servers: Servers) -> None:
         watch.stop()
     finally:
         watch.kill()
-    for threshold_ms, each in zip((1000, 2000), told, strict=True):
+    for threshold_ms, each in zip((1000, 2000), told):
         assert threshold_ms <= each["silent_ms"] <= threshold_ms + 1500
         assert abs(each["asked_ms"] - each["silent_ms"]) <= 250
         assert (each["pid"], each["comm"], each["unacked_bytes"]) == (client.pid, "worker", 0)
@@ -538,7 +537,7 @@ def test_a_typed_program_hears_the_same(lab: Lab, seen: Watch, monkeypatch: pyte
         # The answer after a silence and its acknowledgement; the acknowledgement of what was sent again.
         told = [each.wait_for(client, 3, event="resume")[:3] for each in (typed, other)]
     assert [(each.cause, each.lport) for each in told[0]] == [(each.cause, each.lport) for each in told[1]]
-    for one, same in zip(*told, strict=True):
+    for one, same in zip(*told):
         # On a slow machine an event does not wait until its owner is found.
         assert one.pid == same.pid or None in (one.pid, same.pid)
         assert abs((one.silent_ms or 0) - (same.silent_ms or 0)) <= TICKS * 1000 / host.hz()
@@ -566,7 +565,7 @@ def test_each_keepalive_hook_sees_the_same_probes(lab: Lab, seen: Watch, monkeyp
     assert counted == len(told[0]) >= 5
     for probes in told[1:]:
         assert [(each.attempt, each.pid) for each in probes] == [(each.attempt, each.pid) for each in told[0]]
-        for one, other in zip(told[0], probes, strict=True):
+        for one, other in zip(told[0], probes):
             # The hooks are some microseconds apart, and in a virtual machine a tick or two.
             assert abs((one.jiffies or 0) - (other.jiffies or 0)) <= TICKS
             assert abs((one.silent_ms or 0) - (other.silent_ms or 0)) <= TICKS * 1000 / host.hz()

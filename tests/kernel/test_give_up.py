@@ -178,7 +178,7 @@ def test_the_next_expiry_is_known(ended: dict[str, list[Connection]], name: str)
     """It brings the next retransmission, or the end."""
     for connection in ended[name]:
         events = sent_again(connection)
-        for each, following in zip(events, [*events[1:], connection[-1]], strict=True):
+        for each, following in zip(events, [*events[1:], connection[-1]]):
             expiry_ns = next_expiry_ns(each, HZ)
             assert expiry_ns is not None
             assert following.ktime_ns <= expiry_ns + TOLERANCE_NS

@@ -59,4 +59,4 @@ def test_what_comes_while_the_program_is_at_work_is_seen_once(
     assert missed >= ENOUGH, "the clock never interrupted it"
     assert lost == 0
     assert [change for change, times in changes.items() if times > 1] == []
-    assert changes.total() == witness.counted()
+    assert sum(changes.values()) == witness.counted()

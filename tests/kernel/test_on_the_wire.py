@@ -39,7 +39,7 @@ def script(**parameters: Sequence[Any]) -> Callable[[Callable[..., None]], Calla
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
         for values in product(*parameters.values()):
-            given = dict(zip(parameters, values, strict=True))
+            given = dict(zip(parameters, values))
             of_each = ", ".join(getattr(value, "__name__", str(value)) for value in values)
             SCRIPTS[f"{function.__name__} {of_each}".strip()] = partial(function, **given)
         return function

@@ -146,7 +146,7 @@ def run_all(variants: list[Variant]) -> dict[Variant, Outcome]:
             watches[hook] = Watch(prelude=prelude)
         with ThreadPoolExecutor(AT_ONCE) as pool:
             outcomes = pool.map(lambda each: run(SCRIPTS[each[0]], each[1], namespaces), variants)
-            done = dict(zip(variants, outcomes, strict=True))
+            done = dict(zip(variants, outcomes))
         for hook, watch in watches.items():
             watch.stop()
             by_netns: dict[int, list[Event]] = {}

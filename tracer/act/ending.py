@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 from tracer.act.selection import HOPELESS, Selection
 from tracer.analysis.stuck import Stuck, stuck
 from tracer.analysis.timer_wheel import lateness
 from tracer.kernel.sock_diag import Look, Named, SockDiag, explained, named_of, open_each
 from tracer.model.actions import Left, Outcome, Result
+from tracer.model.dataclass import dataclass
 from tracer.model.errors import TcpwatchError
 from tracer.model.sockets import Socket
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypeAlias
+from typing import Optional
 
 from tracer.act.protection import may_be_idle
 from tracer.model.events import Batch, Event
@@ -23,7 +23,7 @@ MAX_AWAITED = 65536
 """Opened connections that are waited for. Beyond that all are found by a walk every MAX_PAUSE_S."""
 _ESTABLISHED = "ESTABLISHED"
 
-_Ends: TypeAlias = tuple[int | None, str | None, int | None, str | None, int | None]
+_Ends = tuple[Optional[int], Optional[str], Optional[int], Optional[str], Optional[int]]
 
 
 class Opened:

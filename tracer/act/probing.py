@@ -10,7 +10,6 @@ import errno
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from tracer.act.answers import PROBES, judge, pause_s, why_not
 from tracer.kernel import window_probe
@@ -18,6 +17,7 @@ from tracer.kernel.descriptors import Descriptors, Duplicate, Unreachable
 from tracer.kernel.sock_diag import Named, named_of
 from tracer.kernel.window_probe import Reading
 from tracer.model.actions import Answer, Probed
+from tracer.model.dataclass import dataclass
 from tracer.model.durations import duration
 from tracer.model.sockets import Socket
 

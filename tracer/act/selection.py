@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from tracer.analysis.stuck import Stuck, stuck
 from tracer.model.actions import Left
+from tracer.model.dataclass import dataclass
 from tracer.model.errors import UsageError
 from tracer.model.filters import Filter
 from tracer.model.sockets import Socket, longest_silence_first

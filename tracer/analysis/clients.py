@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
+
+from tracer.model.dataclass import dataclass
 
 INTERVAL_S = 75
 """net.ipv4.tcp_keepalive_intvl by default."""
@@ -26,6 +27,8 @@ class Client:
     """
 
     name: str
+    source: str
+    """Where this was read."""
     programs: tuple[str, ...] = ()
     """Names of the program, as `_program` returns them. Empty: any program that has no other row for the port."""
     ports: tuple[int, ...] = ()
@@ -44,8 +47,6 @@ class Client:
     """Unit of N. Empty: `bound` limits how long sent data stays unacknowledged, so it needs no N."""
     permanent: str = ""
     """How a server keeps `probes` after a restart. Empty: it does."""
-    source: str
-    """Where this was read."""
 
     @property
     def sets_times(self) -> bool:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from tracer.analysis.outcomes import Outcome
 from tracer.analysis.probe_timer import MIN_UNANSWERED
 from tracer.analysis.verdicts import Verdict
+from tracer.model.dataclass import dataclass
 
 OUTAGE_NS = 10_000_000_000
 """A stall that recovers sooner than this was packet loss, a longer one was an outage."""

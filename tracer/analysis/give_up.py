@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from tracer.analysis.timer_wheel import time_ns
+from tracer.model.dataclass import dataclass
 from tracer.model.events import Event
 
 EXACT_MS = 50

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import NamedTuple
 
+from tracer.model.dataclass import dataclass
 from tracer.model.events import Event
 
 EPHEMERAL = 32768

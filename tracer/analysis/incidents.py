@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
 
 from tracer.analysis.idle_timeouts import Service, service_of
+from tracer.model.dataclass import dataclass
 from tracer.model.events import Event
 from tracer.model.times import InvalidTime, parse_time
 

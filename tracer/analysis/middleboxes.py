@@ -5,10 +5,10 @@ A hint and never more: most of them can be configured, and a timeout that fits d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from tracer.analysis.idle_timeouts import IdleTimeoutRange
+from tracer.model.dataclass import dataclass
 
 MAX_MATCHES = 4
 MAX_RATIO = 2

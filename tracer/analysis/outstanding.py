@@ -7,11 +7,10 @@ older versions the send time is computed from the retransmission timer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from tracer.analysis.probe_timer import BASE_MS
 from tracer.analysis.readings import attempts, probes, retrying_ms
 from tracer.analysis.timer_wheel import bucket
+from tracer.model.dataclass import dataclass
 from tracer.model.events import Event
 from tracer.model.kinds import Kind
 

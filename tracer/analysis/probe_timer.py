@@ -8,11 +8,11 @@ tcp_output.c.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from tracer.analysis.give_up import CONGESTED_MS, MAX_EXPIRIES, GiveUp, give_up_at, when_over
 from tracer.analysis.readings import retrying_ms
 from tracer.analysis.timer_wheel import armed_expiry, bucket, max_lag, time_ns, to_jiffies
+from tracer.model.dataclass import dataclass
 from tracer.model.events import Event
 from tracer.model.kinds import Kind
 

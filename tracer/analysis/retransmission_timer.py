@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import product
 
 from tracer.analysis.give_up import CONGESTED_MS, EXACT_MS, MAX_EXPIRIES, GiveUp, give_up_at, when_over
 from tracer.analysis.readings import attempts, linear_timeouts, retrying_ms
 from tracer.analysis.timer_wheel import armed_expiry, bucket, max_lag, slot_shift, timer_of, to_jiffies
+from tracer.model.dataclass import dataclass
 from tracer.model.events import Event
 
 _RTO_BASE_MS = 200  # TCP_RTO_MIN, include/net/tcp.h: the limit is computed from it, whatever the RTO is

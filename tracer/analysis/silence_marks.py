@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
 
 from tracer.analysis.idle_timeouts import IdleTimeouts, Service
+from tracer.model.dataclass import dataclass
 
 MAX_SERVICES = 1024
 """Services with marks. The one that was updated longest ago loses its marks first."""

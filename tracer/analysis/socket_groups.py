@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
 
 from tracer.analysis.risk import is_local
 from tracer.analysis.stuck import Stuck, stuck
+from tracer.model.dataclass import dataclass
 from tracer.model.sockets import Socket
 
 MAX_HOSTS = 8

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from tracer.analysis.evidence import Evidence
 from tracer.analysis.give_up import GiveUp
 from tracer.analysis.idle_timeouts import Service
 from tracer.analysis.outstanding import SYN, Outstanding
 from tracer.analysis.verdicts import Verdict
+from tracer.model.dataclass import dataclass
 from tracer.model.events import TEXTS, Event, size_of
 
 ORDINARY_BYTES = 6000

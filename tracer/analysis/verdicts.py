@@ -7,12 +7,12 @@ concludes a verdict is :func:`tracer.analysis.evidence.conclude`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum, auto
 
 from tracer.analysis.advice import idle, sentences
 from tracer.analysis.advice.context import AdviceContext
 from tracer.analysis.advice.steps import Advice
+from tracer.model.dataclass import dataclass
 from tracer.model.durations import duration
 from tracer.model.events import Event
 
@@ -79,9 +79,9 @@ class _Declaration:
     """What was seen, for docs/events.md."""
     meaning: str
     """For a person: what the stall is consistent with."""
+    advice: Callable[[AdviceContext], Advice]
     meaning_with: Callable[[Event], str | None] = lambda stall: None
     """A more exact meaning, where the stall's event has more; None otherwise."""
-    advice: Callable[[AdviceContext], Advice]
     subject: Subject = Subject.ACKNOWLEDGEMENT
     blames_idleness: bool = False
     """The silence before the stall counts as fatal if the connection dies."""

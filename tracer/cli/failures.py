@@ -71,7 +71,7 @@ def is_memory(error: BaseException) -> bool:
     """Whether the error is a lack of memory. The dynamic loader reports it only by its text."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno == errno.ENOMEM
-    is_loaders = isinstance(error, ImportError | OSError) and any(words in str(error) for words in _LOADER_MEMORY)
+    is_loaders = isinstance(error, (ImportError, OSError)) and any(words in str(error) for words in _LOADER_MEMORY)
     return isinstance(error, MemoryError) or is_loaders
 
 
@@ -91,7 +91,7 @@ def print_traceback(error: BaseException) -> None:
 def _named(error: OSError) -> str:
     """`Permission denied: /etc/shadow`."""
     what = error.strerror or str(error) or type(error).__name__
-    files = [os.fsdecode(each) for each in (error.filename, error.filename2) if isinstance(each, str | bytes)]
+    files = [os.fsdecode(each) for each in (error.filename, error.filename2) if isinstance(each, (str, bytes))]
     return ": ".join([what, *files])
 
 

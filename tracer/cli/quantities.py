@@ -39,7 +39,7 @@ def parse_duration(text: str, *, needs_unit: bool = False) -> float:
         match = _DURATION.fullmatch(text)
         if not text or match is None:
             raise UsageError(f"invalid duration {shortened(text)!r} ({_DURATION_FORM})", hint=_similar_duration(text))
-        parts = zip(match.groups(), _DURATION_UNITS_S, strict=True)
+        parts = zip(match.groups(), _DURATION_UNITS_S)
         total_s = sum(float(part) * unit_s for part, unit_s in parts if part is not None)
     if total_s > _MAX_DURATION_S:
         raise UsageError(f"duration {shortened(text)!r} is longer than 100 years ({_DURATION_FORM})", hint="2d")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import calendar
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -18,6 +17,7 @@ import click
 
 from tracer.cli.quantities import parse_duration, shortened
 from tracer.cli.types import Parsed
+from tracer.model.dataclass import dataclass
 from tracer.model.errors import UsageError
 from tracer.model.window import Window
 from tracer.recordings.extent import Extent, can_be_read_twice, extent_of

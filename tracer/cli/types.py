@@ -11,7 +11,6 @@ import re
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -21,6 +20,7 @@ from click.shell_completion import CompletionItem
 from tracer.cli.expressions import WORDS
 from tracer.cli.hosts import parse_hosts
 from tracer.cli.quantities import is_number, parse_buffer_size, parse_duration, parse_size, shortened
+from tracer.model.dataclass import dataclass
 from tracer.model.errors import UsageError
 from tracer.model.kinds import EVENTS, Kind
 from tracer.recordings.targets import STANDARD_OUTPUT

@@ -35,7 +35,7 @@ def _shift_ns() -> int:
 def boottime_shift_ns(lines: list[str]) -> int:
     """The offset in nanoseconds, from the lines of /proc/PID/timens_offsets: `boottime  SECONDS  NANOSECONDS`."""
     for line in lines:
-        match line.split():
-            case ["boottime", seconds, nanoseconds]:
-                return int(seconds) * 1_000_000_000 + int(nanoseconds)
+        words = line.split()
+        if len(words) == 3 and words[0] == "boottime":
+            return int(words[1]) * 1_000_000_000 + int(words[2])
     return 0

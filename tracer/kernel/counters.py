@@ -31,7 +31,7 @@ class _Namespace(NamedTuple):
         for ours, theirs in ((self.cookie, before.cookie), (self.rtnetlink, before.rtnetlink)):
             if ours and theirs:
                 return ours != theirs
-        return any(now < then for now, then in zip(self.counts, before.counts, strict=True))
+        return any(now < then for now, then in zip(self.counts, before.counts))
 
 
 class KernelCounters:
@@ -171,4 +171,4 @@ def _counts(snmp: bytes, netstat: bytes) -> Counts:
 def _counters(text: bytes, prefix: bytes) -> dict[bytes, int]:
     """The counters in the two lines with this prefix (names, numbers), by name. Empty without these lines."""
     rows = [line.split() for line in text.splitlines() if line.startswith(prefix)]
-    return dict(zip(rows[0][1:], map(int, rows[1][1:]), strict=True)) if len(rows) == 2 else {}
+    return dict(zip(rows[0][1:], map(int, rows[1][1:]))) if len(rows) == 2 else {}

@@ -10,7 +10,7 @@ import os
 import struct
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 from tracer.kernel.processes import PROC, Process, pids, process_names, process_of
 from tracer.kernel.program import syscalls
@@ -19,7 +19,7 @@ from tracer.kernel.program.program import Program
 
 _HOLDER = struct.Struct("<QI16s36s")  # struct holder in bpf/holder.h
 
-Held: TypeAlias = dict[int, tuple[Process, ...]]
+Held = dict[int, tuple[Process, ...]]
 """The processes that hold each socket, lowest pid first, by its inode."""
 
 

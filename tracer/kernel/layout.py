@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import TypeAlias
 
 from tracer.kernel.program.ring import HEADER_BYTES
 
-Layout: TypeAlias = Sequence[tuple[str, str]]
+Layout = Sequence[tuple[str, str]]
 """Names of members, and their codes for the module struct."""
 
 WHEN: Layout = (("ktime_ns", "Q"),)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
+from tracer.model.dataclass import dataclass
 from tracer.model.errors import TcpwatchError
 from tracer.model.kinds import Kind
 

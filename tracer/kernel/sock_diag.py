@@ -15,11 +15,11 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple
 
 from tracer.kernel.sockets import enter, namespaces
+from tracer.model.dataclass import dataclass
 from tracer.model.errors import TcpwatchError
 from tracer.model.events import STATES
 from tracer.model.sockets import Socket

@@ -97,7 +97,7 @@ class SocketRecords:
     def _sockets(self, data: bytes) -> Iterator[tuple[int, Socket]]:
         # Written for speed: 50,000 sockets should take no longer than `ss` does.
         hz, held, clock_offset_ns = self._hz, self._held, self._clock_offset_ns
-        for start, members in zip(range(0, len(data), SIZE), _RECORD.iter_unpack(data), strict=True):
+        for start, members in zip(range(0, len(data), SIZE), _RECORD.iter_unpack(data)):
             if data[start + _TYPE] != _SOCKET:
                 continue
             (

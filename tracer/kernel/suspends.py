@@ -96,6 +96,6 @@ class Suspends:
         silences = memoryview(taken).cast("I")[(HEADER_BYTES + OFFSETS["silent"]) // 4 :: _SLOT_BYTES // 4]
         return {
             ktime_ns
-            for ktime_ns, silent in zip(times.tolist(), silences.tolist(), strict=True)
+            for ktime_ns, silent in zip(times.tolist(), silences.tolist())
             if silent != _UNKNOWN and ktime_ns - silent * jiffy_ns <= until_ns
         }

@@ -21,9 +21,9 @@ import os
 import socket
 import struct
 import termios
-from dataclasses import dataclass
 
 from tracer.kernel.descriptors import Unreachable
+from tracer.model.dataclass import dataclass
 from tracer.model.events import STATES
 
 # include/uapi/linux/tcp.h

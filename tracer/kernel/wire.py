@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2s
 from socket import inet_ntoa
@@ -24,6 +23,7 @@ from tracer.kernel.details import (
 )
 from tracer.kernel.layout import SIZE
 from tracer.kernel.program.ring import RingError
+from tracer.model.dataclass import dataclass
 from tracer.model.events import CA_STATES, STATES, Event, error_name
 from tracer.model.fields import MAX_NUMBER
 from tracer.model.kinds import Kind

@@ -119,7 +119,7 @@ class Namespace:
         """A counter of the kernel by its name in nstat: TcpRetransSegs, TcpExtTCPTimeouts."""
         for file in ("snmp", "netstat"):
             lines = Path(f"/proc/{self.pid}/net/{file}").read_text(encoding="ascii").splitlines()
-            for names, values in zip(lines[::2], lines[1::2], strict=True):
+            for names, values in zip(lines[::2], lines[1::2]):
                 prefix, *columns = names.replace(":", "").split()
                 if name.startswith(prefix) and name.removeprefix(prefix) in columns:
                     return int(values.split()[1 + columns.index(name.removeprefix(prefix))])

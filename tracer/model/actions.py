@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
+from tracer.model.dataclass import dataclass
 from tracer.model.sockets import Socket
 
 

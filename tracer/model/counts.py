@@ -27,7 +27,7 @@ class Counts(NamedTuple):
 
     def since(self, before: Counts) -> Counts:
         """The difference to earlier counts."""
-        return Counts(*(now - old for now, old in zip(self, before, strict=True)))
+        return Counts(*(now - old for now, old in zip(self, before)))
 
 
 NOTHING = Counts()

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from dataclasses import dataclass
 from sys import getsizeof
 from typing import Any, NamedTuple
 
+from tracer.model.dataclass import dataclass
 from tracer.model.fields import EVERY, MAX_PATH, declarations, declared, json_types, required
 from tracer.model.kinds import Kind
 

@@ -6,9 +6,10 @@ Validation, the parts of lazy events, encoding and the tables of docs/events.md 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import Field, field, fields
 from typing import Any
 
+from tracer.model.dataclass import dataclass
 from tracer.model.kinds import Kind
 
 MAX_NUMBER = 2**63 - 1

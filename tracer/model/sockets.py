@@ -6,10 +6,11 @@ The field names are the JSON contract (docs/events.md). An absent field is None 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from operator import attrgetter
 from typing import Any
 
+from tracer.model.dataclass import dataclass
 from tracer.model.events import Event
 from tracer.model.fields import SOCKETS, declared
 from tracer.model.times import format_time
@@ -106,7 +107,7 @@ _values = attrgetter(*_NAMES)
 
 def to_json(socket: Socket) -> dict[str, Any]:
     """The socket as a flat JSON object, `time` first."""
-    known = {name: value for name, value in zip(_NAMES, _values(socket), strict=True) if value is not None}
+    known = {name: value for name, value in zip(_NAMES, _values(socket)) if value is not None}
     return {"time": format_time(socket.time_ns), **known}
 
 

@@ -92,7 +92,7 @@ _Getter = Callable[[Mapping[str, Any]], Sequence[Any]]
 def _getters(names: Sequence[str], types: Sequence[type]) -> tuple[_Getter, _Getter]:
     """Functions that return the numbers and the texts of a record. KeyError for an unknown name or a wrong type."""
     by_type: dict[type, list[str]] = {int: [], str: [], bool: [], list: []}
-    for name, each in zip(names, types, strict=True):
+    for name, each in zip(names, types):
         if name != "time" and each not in _TYPES[name]:
             raise KeyError(name)
         by_type[int if each is float else each].append(name)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import groupby
 from typing import NamedTuple
 
+from tracer.model.dataclass import dataclass
 from tracer.model.events import Batch, Event
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum, auto
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from tracer.analysis.incidents import MAX_INCIDENTS, Incident, IncidentKey, Rang
 from tracer.analysis.outcomes import WITHOUT_EVIDENCE, Outcome
 from tracer.analysis.timeouts import MAX_MS
 from tracer.analysis.verdicts import Verdict
+from tracer.model.dataclass import dataclass
 from tracer.model.events import Event
 
 MAX_OPEN = 32768

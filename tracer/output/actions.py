@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Optional
 
 from tracer.analysis.stuck import Stuck
 from tracer.model.actions import Left, Outcome, Result
@@ -16,7 +16,7 @@ MAX_SINGLE = 12
 """Connections that are listed one by one before the question; more are grouped."""
 _INDENT = 6
 
-Chosen = tuple[Stuck | None, Socket]
+Chosen = tuple[Optional[Stuck], Socket]
 
 
 def plan_as_text(chosen: Sequence[Chosen], width: float, *, grouped: bool) -> Iterator[str]:

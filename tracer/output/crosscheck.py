@@ -29,7 +29,7 @@ def beside_the_kernel(seen: Counts, counted: Counts, out_of_sight: Counts = NOTH
     out_of_sight: the part of what was seen in namespaces with counters that could not be read.
     """
     parts = []
-    for noun, ours, its, elsewhere in zip(_NOUNS, seen, counted, out_of_sight, strict=True):
+    for noun, ours, its, elsewhere in zip(_NOUNS, seen, counted, out_of_sight):
         where = f", {elsewhere:,} of them in network namespaces without a process" if elsewhere else ""
         parts.append(f"{plural(its, noun)} ({ours:,} seen{where})")
     return f"the kernel counted {', '.join(parts)}"

@@ -5,8 +5,7 @@ The columns have a fixed width for IPv4. A longer pair of ends goes on a line of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from tracer.model.dataclass import dataclass
 from tracer.model.events import RECORDING, SUSPEND, Event
 from tracer.model.kinds import Kind
 from tracer.output.background_writer import OUTPUT

@@ -7,9 +7,9 @@ connections fills a terminal within seconds, and what matters scrolls away.
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
 
 from tracer.analysis.idle_timeouts import service_of
+from tracer.model.dataclass import dataclass
 from tracer.model.events import Event
 from tracer.model.kinds import Kind
 from tracer.output.event_line import what

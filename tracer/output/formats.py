@@ -7,8 +7,9 @@ imported when its format is chosen, so that the others do not delay the start of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
+
+from tracer.model.dataclass import dataclass
 
 if TYPE_CHECKING:
     from tracer.model.checks import Finding

@@ -79,9 +79,7 @@ class IncidentText:
         cgroup = f"cgroup {safe(stall.cgroup)}" if stall.cgroup else ""
         known = [each for each in (safe(command), cgroup) if each]
         labels = ["Owner", *[""] * len(known)]
-        return [
-            line for label, each in zip(labels, known, strict=False) for line in self._labelled_lines(label, each)
-        ]
+        return [line for label, each in zip(labels, known) for line in self._labelled_lines(label, each)]
 
     def _until_when(self, account: Account, stall: Event, utc_offset_s: int) -> str:
         if len(account.open) < 2:
@@ -185,7 +183,7 @@ class IncidentText:
         counts = words[0][0] if len(words) == 1 else ", ".join(f"{count:,} {word}" for word, count in words)
         after = _spread(account.lasted_ms)
         left = f"; {len(account.open):,} still waiting" if account.open else ""
-        ended, account.ended, account.lasted_ms = account.ended.total(), type(account.ended)(), Range()
+        ended, account.ended, account.lasted_ms = sum(account.ended.values()), type(account.ended)(), Range()
         what = f"{counts}{f' after {after}' if after else ''}{left}"
         return self._line(time, "END", account, None, what, count=ended)
 

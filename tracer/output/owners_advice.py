@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
 
 from tracer.analysis.advice.commands import split
 from tracer.analysis.advice.steps import Step
+from tracer.model.dataclass import dataclass
 from tracer.model.events import Event
 from tracer.output.format import endpoint, plural, quoted
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from dataclasses import field
+from typing import Union
 
+from tracer.model.dataclass import dataclass
 from tracer.output.format import safe
 
 MAX_NAME = 48
@@ -16,7 +17,7 @@ class Name(str):
     """Text of a recording or a command line: a process, an address, a host, a file. Markdown shows it as code."""
 
 
-Inline: TypeAlias = str | tuple[str, ...]
+Inline = Union[str, tuple[str, ...]]
 """A sentence or a cell: text, or pieces of text. A piece may be a Name."""
 
 
@@ -77,7 +78,7 @@ class Item:
     blocks: Sequence[Facts | Paragraph | Advice | Table]
 
 
-Block: TypeAlias = Facts | Paragraph | Advice | Table | Item
+Block = Union[Facts, Paragraph, Advice, Table, Item]
 
 
 @dataclass(frozen=True, slots=True)

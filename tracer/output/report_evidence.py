@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
 
 from tracer.analysis.incidents import began_ns
 from tracer.analysis.outcomes import Outcome
+from tracer.model.dataclass import dataclass
 from tracer.model.events import Event
 from tracer.model.kinds import Kind
 from tracer.model.times import format_time
@@ -125,7 +126,7 @@ class Evidence:
         blocks: list[Paragraph | Item] = [Paragraph("All times are in UTC.")]
         blocks += [_item(entry) for entry in entries]
         if left_out:
-            number = plural(left_out.total(), "stall")
+            number = plural(sum(left_out.values()), "stall")
             blocks.append(Paragraph((f"Not listed: {number} of less weight (", *counted(left_out), ").")))
         return Section("Evidence for the network team", blocks)
 

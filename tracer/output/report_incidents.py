@@ -145,7 +145,7 @@ def incidents_section(
         notes.append(
             Paragraph(
                 (
-                    f"Not listed: {plural(left_out.total(), 'stall')} of less weight (",
+                    f"Not listed: {plural(sum(left_out.values()), 'stall')} of less weight (",
                     *counted(left_out),
                     "). --json has them all.",
                 )

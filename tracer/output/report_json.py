@@ -27,7 +27,7 @@ def service_record(data: ReportData, service: Service, stalls: ServiceStalls) ->
         "service": service_name(service),
         "raddr": service.host,
         "lport" if service.is_local else "rport": service.port,
-        "stalls": stalls.verdicts.total(),
+        "stalls": sum(stalls.verdicts.values()),
         "hosts": len(stalls.hosts),
         "verdicts": dict(stalls.verdicts.most_common()),
         "outcomes": dict(stalls.outcomes.most_common()),
@@ -54,13 +54,13 @@ def summary_record(data: ReportData, unfollowed: int) -> dict[str, Any]:
         record["missing"] = [missing_record(each) for each in data.missing]
         record["files_missing"] = data.missing_count
     record["stalls"] = data.stalls
-    record["lost"] = data.lost.total()
+    record["lost"] = sum(data.lost.values())
     if data.is_counted:
         record["counted"], record["seen"] = _named_counts(data.counted), _named_counts(data.seen)
         record["is_incomplete"] = bool(data.missed())
     if data.others.verdicts:
         record["other_services"] = {
-            "stalls": data.others.verdicts.total(),
+            "stalls": sum(data.others.verdicts.values()),
             "verdicts": dict(data.others.verdicts.most_common()),
             "outcomes": dict(data.others.outcomes.most_common()),
             "longest_ms": data.others.longest_ms,

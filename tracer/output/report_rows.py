@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple
 
 from tracer.analysis.idle_timeouts import Service
+from tracer.model.dataclass import dataclass
 from tracer.output.format import endpoint
 
 MAX_WORDS = 16

@@ -42,7 +42,7 @@ def services_section(data: ReportData, incidents: Iterable[Incident], unfollowed
 def _row(data: ReportData, service: Service, stalls: ServiceStalls, *, has_hosts: bool) -> list[Inline]:
     idle_timeout = data.idle_timeouts.range_of(service)
     return [
-        f"{stalls.verdicts.total():,}",
+        f"{sum(stalls.verdicts.values()):,}",
         *([f"{len(stalls.hosts):,}"] if has_hosts else []),
         duration_or_dash(idle_timeout.survived_ms),
         duration_or_dash(idle_timeout.fatal_ms),
@@ -107,7 +107,7 @@ def _longest_silence_first(event: Event) -> int:
 def left_out(data: ReportData, unfollowed: int) -> Iterator[str]:
     """Sentences about what would have taken too much memory."""
     if data.others.verdicts:
-        stalls, longest = data.others.verdicts.total(), duration(data.others.longest_ms)
+        stalls, longest = sum(data.others.verdicts.values()), duration(data.others.longest_ms)
         yield (
             f"{plural(stalls, 'stall')} of at most {longest} had services that are not listed, "
             "because there are too many."

@@ -8,11 +8,12 @@ from __future__ import annotations
 from array import array
 from collections import OrderedDict
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import NamedTuple, TypeVar
 
 from tracer.analysis.incidents import Incident, IncidentKey, Incidents, began_ns
 from tracer.analysis.outcomes import Outcome
+from tracer.model.dataclass import dataclass
 from tracer.model.events import Event
 from tracer.model.kinds import Kind
 from tracer.model.times import InvalidTime, parse_time

@@ -32,7 +32,7 @@ def table(headings: Row, rows: Sequence[Row], width: int, *, truncated: bool) ->
 
     width: columns of the screen. truncated: shorten what is longer than the screen even on a line of its own.
     """
-    columns = zip(headings.cells, *(row.cells for row in rows), strict=True)
+    columns = zip(headings.cells, *(row.cells for row in rows))
     widths = [max(len(cells[0]), max(min(len(cell), MAX_CELL) for cell in cells)) for cells in columns]
     room = width - sum(2 + each for each in widths) - (2 + _MIN_TAIL if headings.tail else 0)
     lead_width = _lead_width(headings, rows, max(room, _MIN_LEAD))

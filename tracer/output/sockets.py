@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from tracer.analysis.socket_groups import Group, grouped
 from tracer.analysis.stuck import worst_first
+from tracer.model.dataclass import dataclass
 from tracer.model.durations import setting
 from tracer.model.sockets import Socket
 from tracer.output.format import endpoint, owner, plural

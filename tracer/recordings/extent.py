@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 import stat
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
+from tracer.model.dataclass import dataclass
 from tracer.model.errors import TcpwatchError
 from tracer.model.times import InvalidTime, parse_time
 from tracer.recordings.header import HEADER_START, Header, InvalidHeader, header_from_line

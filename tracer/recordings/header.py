@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from typing import Any
 
+from tracer.model.dataclass import dataclass
 from tracer.model.fields import MAX_NUMBER
 from tracer.model.filters import Filter, collapsed
 from tracer.model.times import InvalidTime, parse_time

@@ -68,7 +68,7 @@ class RecordingReader:
 
     def __exit__(self, *_: object) -> None:
         if self._unknown:
-            count, kinds = self._unknown.total(), ", ".join(self._unknown)
+            count, kinds = sum(self._unknown.values()), ", ".join(self._unknown)
             self._warn(
                 f"{self.name}: skipped {count:,} event{'' if count == 1 else 's'} of a kind that this tcpwatch does "
                 f"not know ({kinds}); a newer tcpwatch shows them"
@@ -147,7 +147,7 @@ class RecordingReader:
                 self._skip(error, is_truncated=is_last)
                 return []
         events: list[Event] = []
-        for piece, after in zip(pieces, [*pieces[1:], b""], strict=True):
+        for piece, after in zip(pieces, [*pieces[1:], b""]):
             try:
                 if self._next is not None:
                     raise ValueError
@@ -182,7 +182,7 @@ class RecordingReader:
             self._warn(f"{self.name}: line {self._number} is truncated, as after a crash; skipped")
             return
         if not self.damaged:
-            why = f" ({error})" if isinstance(error, InvalidEvent | InvalidHeader) else ""
+            why = f" ({error})" if isinstance(error, (InvalidEvent, InvalidHeader)) else ""
             self._first_damaged = self._number
             self.first_damage, self.first_reason = f"line {self._number}", why
         self.damaged += 1

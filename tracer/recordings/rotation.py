@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+
+from tracer.model.dataclass import dataclass
 
 FILES_PER_KEEP_SIZE = 8
 """--keep-size alone starts a new file at this fraction of it."""

@@ -17,10 +17,11 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
+from tracer.model.dataclass import dataclass
 from tracer.model.errors import TcpwatchError
 from tracer.recordings.compression import is_compressed
 from tracer.recordings.file import RecordingFile, create

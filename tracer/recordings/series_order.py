@@ -34,7 +34,7 @@ def in_order(files: Sequence[Path]) -> list[Path]:
             numbers[place] = header.number
     ordered = list(files)
     for of_series in places.values():
-        for place, taken_from in zip(of_series, sorted(of_series, key=numbers.__getitem__), strict=True):
+        for place, taken_from in zip(of_series, sorted(of_series, key=numbers.__getitem__)):
             ordered[place] = files[taken_from]
     return ordered
 

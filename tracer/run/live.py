@@ -7,13 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 import tracer
 from tracer.analysis.stalls import MIN_IDLE_MS, StallTracker
 from tracer.kernel import clocks, host, privileges
 from tracer.kernel.live import LiveSource
 from tracer.kernel.program.program import RESUME_AFTER_S, RING_BYTES, WAITING_AFTER_S
+from tracer.model.dataclass import dataclass
 from tracer.model.errors import TcpwatchError
 from tracer.model.events import Batch
 from tracer.model.filters import Filter

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Protocol
 
 from tracer.analysis.outcomes import WITHOUT_EVIDENCE, Outcome
 from tracer.model.counts import Tally, counts_of
+from tracer.model.dataclass import dataclass
 from tracer.model.events import Batch, Event
 from tracer.model.filters import Filter
 from tracer.model.kinds import Kind

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Protocol
 
+from tracer.model.dataclass import dataclass
 from tracer.model.durations import duration
 from tracer.model.errors import TcpwatchError, UsageError
 from tracer.output.sink import Sink

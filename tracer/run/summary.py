@@ -88,4 +88,4 @@ def _stalls(totals: Totals) -> str:
     if not totals.stalls:
         return ""
     outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in totals.stalls.most_common())
-    return f"; {plural(totals.stalls.total(), 'stall')}: {outcomes}"
+    return f"; {plural(sum(totals.stalls.values()), 'stall')}: {outcomes}"

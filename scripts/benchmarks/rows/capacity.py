@@ -31,7 +31,7 @@ _TRIES = 2
 """At each rate: a virtual machine stands still now and then for longer than the ring holds events."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Mode:
     """A watcher and where its output goes: a `file`, `null`, a `pipe`, a `terminal`. each: events of a connection."""
 
@@ -65,7 +65,7 @@ MODES = (
 PEERS = (TCPSTATES, BPFTRACE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Run:
     """offered, handled: events a second, that happened and that were shown until the last one was."""
 

@@ -36,7 +36,7 @@ _CONNECTIONS = 50
 _PEERS = (TCPRETRANS,)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Crowd:
     """Idle processes, the sockets of each, and how many of them have a network namespace of their own."""
 

@@ -98,7 +98,7 @@ def _row(name: str, title: str, workload: Workloads, scale: Scale) -> Result:
     return Result(name, title, "watched by", lines, notes + started.notes(PEERS))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Hooks:
     """The time that a watcher's BPF programs take per operation, as the kernel measures it.
 
@@ -110,7 +110,7 @@ class _Hooks:
     segments: float
 
 
-@dataclass(slots=True)
+@dataclass
 class _Measured:
     """Of one watcher, in the order in which it was measured.
 
@@ -178,7 +178,7 @@ def _measure(
                 cpu_us = 1e6 * (cpu_s(watcher.pid) - before_s) / (watched[-1] * seconds)
                 measured[peer.name].process_us.append(cpu_us)
             unwatched.append(_warm(work, seconds))
-        for peer, rate, ratio in zip(order, watched, ratios(watched, unwatched), strict=True):
+        for peer, rate, ratio in zip(order, watched, ratios(watched, unwatched)):
             measured[peer.name].rates.append(rate)
             measured[peer.name].times.append(1 / ratio)
         all_unwatched += unwatched

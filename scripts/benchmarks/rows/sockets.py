@@ -73,10 +73,10 @@ def _measured(commands: Mapping[str, Sequence[str]], rounds: int, beside: str | 
             },
         )
         if beside not in (None, name):
-            ratios = [ours / theirs for ours, theirs in zip(wall[name], wall[beside], strict=True)]
+            ratios = [ours / theirs for ours, theirs in zip(wall[name], wall[beside])]
             line.cells = {**line.cells, f"wall ÷ {beside}": Spread.of(ratios)}
             if name in _BUDGETED:
-                used = median(ours / theirs for ours, theirs in zip(cpu[name], cpu[beside], strict=True))
+                used = median(ours / theirs for ours, theirs in zip(cpu[name], cpu[beside]))
                 line.verdict = median_at_most(ratios, _BUDGET, used)
         lines.append(line)
     return lines

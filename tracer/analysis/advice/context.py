@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from tracer.analysis.clients import Client, clients_of, if_this_is, server_of
 from tracer.analysis.idle_timeouts import IdleTimeoutRange, service_of
+from tracer.model.dataclass import dataclass
 from tracer.model.events import Event
 
 MAX_NAME = 32

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 
 from tracer.analysis.advice.commands import split
+from tracer.model.dataclass import dataclass
 
 MAX_TEXT = 60
 """Characters of a step without its command. Live output has two lines of 80 columns for a step."""

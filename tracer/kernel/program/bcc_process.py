@@ -73,7 +73,7 @@ def _parts(bcc: Any, bpf: Any) -> dict[str, Any]:
     count = library.bpf_num_functions(bpf.module)
     functions = [library.bpf_function_name(bpf.module, number) for number in range(count)]
     return {
-        "maps": {name.decode(): _map(fd) for name, fd in zip(names, descriptors, strict=True)},
+        "maps": {name.decode(): _map(fd) for name, fd in zip(names, descriptors)},
         "functions": {name.decode(): _code(bpf.dump_func(name), descriptors) for name in functions},
     }
 

@@ -10,10 +10,10 @@ import ctypes
 import errno
 import mmap
 import struct
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from tracer.model.dataclass import dataclass
 from tracer.model.errors import TcpwatchError
 
 VMLINUX = Path("/sys/kernel/btf/vmlinux")

@@ -6,8 +6,9 @@ import base64
 import json
 import struct
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from tracer.model.dataclass import dataclass
 
 _MAP = struct.Struct("<5I")
 _IMMEDIATE = struct.Struct("<i")

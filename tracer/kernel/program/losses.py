@@ -42,7 +42,7 @@ class Losses:
         *full, recovered = memoryview(self._counters).cast("Q")[: len(LOST_HOOKS) + 1].tolist()
         if STATE_HOOK in missed:
             missed[STATE_HOOK] -= recovered
-        counts = {Loss(hook, FULL): count for hook, count in zip(LOST_HOOKS, full, strict=True)}
+        counts = {Loss(hook, FULL): count for hook, count in zip(LOST_HOOKS, full)}
         counts |= {Loss(hook, REENTERED): count for hook, count in missed.items()}
         for loss, count in counts.items():
             if count > self._counted.get(loss, 0):

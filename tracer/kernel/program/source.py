@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from tracer.kernel.program.btf import KernelTypes, Member
+from tracer.model.dataclass import dataclass
 
 _INCLUDE = re.compile(r'^#include "([\w.]+)"$', re.MULTILINE)
 # The macros of bpf/kernel.h that name something of the running kernel.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from tracer.analysis.idle_timeouts import IdleTimeoutRange, Service
 from tracer.analysis.middleboxes import matching
 from tracer.analysis.silence_marks import ServiceMarks, SilenceMarks
+from tracer.model.dataclass import dataclass
 from tracer.model.durations import setting
 from tracer.model.window import Window
 from tracer.output.format import local_time

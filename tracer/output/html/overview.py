@@ -47,7 +47,7 @@ def _axis(contents: Contents, scale: TimeScale) -> str:
     anchors = ["start", *["middle"] * (LABELS - 2), "end"]
     words = "".join(
         f'<text class="{anchor}" x="{percent(scale.at(each))}" y="12">{_label(contents, each, has_days)}</text>'
-        for each, anchor in zip(instants, anchors, strict=True)
+        for each, anchor in zip(instants, anchors)
     )
     lines = "".join(
         f'<line x1="{percent(scale.at(each))}" x2="{percent(scale.at(each))}" y2="22"/>' for each in instants
