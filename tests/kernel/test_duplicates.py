@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from cgroups import group, rename_peers
-from protect_command import lport, protect, protected, settings_of
+from protect_command import lport, protect, protected
 from watching import PATIENCE_S
 
 from tracer.kernel import window_probe
@@ -153,6 +153,8 @@ def test_multipath_tcp_that_fell_back() -> None:
             with pytest.raises(Unreachable, match="Multipath TCP"):
                 window_probe.send(duplicate.socket)
             assert duplicate.socket.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) == 1
-        assert settings_of(holder.accepted)["keepalive"] is False
+        done = protect("--pid", holder.process.pid, "--lport", holder.named.ends.lport, "--idle", "60s")
+        assert done.returncode == 1 and "a subflow of Multipath TCP" in done.stdout
+        holder.do("assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 0")
     finally:
         holder.close()
