@@ -16,20 +16,16 @@ from protect_command import lport, protect, protected
 from watching import PATIENCE_S
 
 from tracer.kernel import window_probe
-from tracer.kernel.descriptors import Descriptors, Unreachable
+from tracer.kernel.descriptors import Descriptors
 from tracer.kernel.sock_diag import Ends, Named
 from tracer.lab.namespace import wait_until
 
 LINGER_S = 20
-IPPROTO_MPTCP = 262
 LO = "127.0.0.1"
 # It holds one connection, and does what a line on stdin says.
 _HOLDER = """
 import os, socket, sys
-port, proto = int(sys.argv[1]), int(sys.argv[2])
-connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM, proto)
-connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-connection.connect(("127.0.0.1", port))
+connection = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
 print(os.fstat(connection.fileno()).st_ino, connection.getsockname()[1], flush=True)
 for line in sys.stdin:
     exec(line)
@@ -38,13 +34,13 @@ for line in sys.stdin:
 
 
 class Holder:
-    """A process with one connection to this one. protocol: of its socket."""
+    """A process with one connection to this one."""
 
-    def __init__(self, protocol: int = socket.IPPROTO_TCP) -> None:
+    def __init__(self) -> None:
         with socket.create_server((LO, 0)) as listener:
             rport = lport(listener)
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _HOLDER, str(rport), str(protocol)],
+                [sys.executable, "-c", _HOLDER, str(rport)],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             )  # fmt: skip
             inode, port = map(int, self._line().split())
@@ -143,18 +139,3 @@ def class_of(holder: Holder) -> str:
         ["ss", "-tnOH", "--tos", f"sport = :{holder.named.ends.lport}"], capture_output=True, text=True, check=True
     ).stdout
     return shown.partition("class_id:")[2].split()[0]
-
-
-def test_multipath_tcp_that_fell_back() -> None:
-    """The server has no Multipath TCP. The kernel refuses, and the socket keeps what it had."""
-    holder = Holder(IPPROTO_MPTCP)
-    try:
-        with Descriptors() as descriptors, descriptors.duplicate([holder.process.pid], holder.named) as duplicate:
-            with pytest.raises(Unreachable, match="Multipath TCP"):
-                window_probe.send(duplicate.socket)
-            assert duplicate.socket.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) == 1
-        done = protect("--pid", holder.process.pid, "--lport", holder.named.ends.lport, "--idle", "60s")
-        assert done.returncode == 1 and "a subflow of Multipath TCP" in done.stdout
-        holder.do("assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 0")
-    finally:
-        holder.close()
