@@ -99,6 +99,16 @@ def test_a_close_that_resets_still_resets(holder: Holder) -> None:
         holder.accepted.recv(1)
 
 
+def test_an_epoll_set_reports_a_closed_socket_only_until_the_duplicate_is_closed(holder: Holder) -> None:
+    """As docs/acting.md says: the last close removes it from the set."""
+    holder.do("import select; epoll = select.epoll(); epoll.register(connection, select.EPOLLIN)")
+    with Descriptors() as descriptors, descriptors.duplicate([holder.process.pid], holder.named):
+        holder.do("connection.close()")
+        holder.accepted.send(b"x")
+        holder.do(f"assert epoll.poll({PATIENCE_S})")
+    holder.do("assert not epoll.poll(0)")
+
+
 def test_a_peer_that_a_program_renames(tmp_path: Path) -> None:
     """getpeername() then returns the address of a service, as with Cilium, and not the one on the wire."""
     with group(tmp_path / "cgroup", "-t", "cgroup2") as made:
