@@ -19,7 +19,21 @@ from machines.kernels import Kernel
 from machines.machine import TIMED_OUT, Machine
 
 TREE = Path(__file__).resolve().parent.parent.parent
-TESTS = "tests/kernel/test_every_kernel.py tests/kernel/test_packet_scripts.py"
+TESTS = " ".join(
+    (
+        "tests/kernel/test_every_kernel.py",
+        "tests/kernel/test_packet_scripts.py",
+        "tests/kernel/test_descriptors.py",
+        "tests/kernel/test_duplicates.py",
+        "tests/kernel/test_probing.py::test_a_peer_that_lost_the_connection_resets_it",
+        "tests/kernel/test_probing.py::test_a_container_with_a_user_namespace",
+        "tests/kernel/test_probing.py::test_sixty_of_two_hundred_are_dead_and_the_others_answer",
+        "tests/kernel/test_probing_unnoticed.py::test_a_server_can_restart_beside_a_probed_connection",
+        "tests/kernel/test_probing_unnoticed.py::test_a_process_that_closes_what_another_one_shares",
+        "tests/kernel/test_protecting.py::test_both_ends_and_nothing_is_loosened",
+    )
+)
+"""What runs on every kernel. Of the commands that act only what depends on the kernel: a machine emulates slowly."""
 TIMEOUT_S = 1500
 
 Finding = dict[str, Any]

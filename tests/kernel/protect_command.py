@@ -17,6 +17,8 @@ from watching import PATIENCE_S, ROOT, Json
 
 from tracer.lab.namespace import Namespace, wait_until
 
+START_S = 240
+"""What compiling may take on an emulated processor."""
 _ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
@@ -91,7 +93,7 @@ def following(directory: Path, *arguments: str | int, before: Sequence[str] = ()
         )  # fmt: skip
     try:
         made = Following(process, output, talk)
-        wait_until(made.is_ready, PATIENCE_S, "it follows")
+        wait_until(made.is_ready, START_S, "it follows")
         yield made
     finally:
         if process.poll() is None:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+from probe_command import found_in, result
+from protect_command import protect
 from stalling import Stalls, ended
 from typed import command_of, run
 
+from tracer.kernel import window_probe
+from tracer.kernel.descriptors import Descriptors, Unreachable
+from tracer.kernel.sock_diag import named_of
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Server, embedded_client
 from tracer.output.stall_sentences import how_it_ended, when_it_ends
@@ -30,3 +36,26 @@ def test_a_subflow_that_dies_is_told_as_one_and_its_owner_is_the_connections(tmp
     assert "the application" not in how_it_ended(end) and "the subflow's error is ETIMEDOUT" in how_it_ended(end)
     assert "mptcp" in shown and f":{lport}" in shown, "the command shows the connection"
     assert "path-loss timed-out" in ended(seen.stop())
+
+
+def test_a_connection_that_fell_back_to_tcp_is_left_alone() -> None:
+    """The server has no Multipath TCP. The socket of the client still takes no TCP_REPAIR."""
+    with (
+        Lab(ttl_s=60) as lab,
+        Server(lab.server, SERVER, 3306),
+        embedded_client(lab.client, SERVER, 3306, "--mptcp") as client,
+    ):
+        assert client.ask("query")["ok"]
+        assert result(lab).startswith("unreachable: a subflow of Multipath TCP")
+        done = protect("--netns", lab.client.netns, "--idle", "60s")
+        assert done.returncode == 1 and "a subflow of Multipath TCP" in done.stdout
+        (found,) = found_in(lab)
+        named = named_of(found)
+        assert named is not None
+        with (
+            Descriptors() as descriptors,
+            descriptors.duplicate([client.pid], named) as duplicate,
+            pytest.raises(Unreachable, match="a socket of Multipath TCP"),
+        ):
+            window_probe.send(duplicate.socket)
+        assert client.ask("query")["ok"]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from acting import act
+from containers import container
 from probe_command import found_in, open_files, result, rows
 from ss_comparison import MAPPED, ours, ss
 from watching import AS_NOBODY, PATIENCE_S, Json
@@ -194,26 +195,9 @@ def test_sixty_of_two_hundred_are_dead_and_the_others_answer(lab: Lab) -> None:
     assert became == dict.fromkeys(alive, "ok")
 
 
-_IN_A_CONTAINER = """
-import socket
-listener = socket.create_server(("127.0.0.1", 0))
-client = socket.create_connection(listener.getsockname())
-accepted, _ = listener.accept()
-print(client.getsockname()[1], flush=True)
-input()
-"""
-
-
 def test_a_container_with_a_user_namespace() -> None:
-    shell = f"ip link set lo up && exec {sys.executable} -c '{_IN_A_CONTAINER}'"
-    with subprocess.Popen(
-        ["unshare", "--user", "--map-root-user", "--net", "sh", "-c", shell],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    ) as container:  # fmt: skip
-        assert container.stdout is not None
-        port = container.stdout.readline().strip()
-        found, status = rows("--pid", str(container.pid), "--lport", port, "--connect")
-        container.kill()
+    with container() as (pid, port):
+        found, status = rows("--pid", pid, "--lport", port, "--connect")
     assert [(row["action"], row["result"]) for row in found] == [("probe", "alive"), ("connect", "connected")]
     assert status == 0
 

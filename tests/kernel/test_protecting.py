@@ -10,10 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from churn import LIVES_S, Churn
+from containers import container
 from protect_command import be_silent, lport, protect, protected, settings_of, timers
 from ss_comparison import MAPPED
 from watching import AS_NOBODY, PATIENCE_S
@@ -134,6 +136,24 @@ def test_both_ends_and_nothing_is_loosened(pair: tuple[sockets.socket, sockets.s
     assert again["result"] == "unchanged" and settings_of(accepted) == after
 
 
+def test_a_user_timeout_also_ends_a_connection_to_a_slow_reader(pair: tuple[sockets.socket, sockets.socket]) -> None:
+    """Its window is closed, and its kernel answers the probes."""
+    client, _ = pair
+    client.setblocking(False)
+    with suppress(BlockingIOError):
+        while True:
+            client.send(bytes(1 << 20))
+    protected("--lport", lport(client), "--host", LO, "--idle", "60s", "--user-timeout", "2s")
+    error = [0]
+
+    def ends() -> bool:
+        error[0] = client.getsockopt(sockets.SOL_SOCKET, sockets.SO_ERROR)
+        return error[0] != 0
+
+    wait_until(ends, PATIENCE_S, "the kernel gives up")
+    assert errno.errorcode[error[0]] == "ETIMEDOUT"
+
+
 def test_a_dry_run_changes_nothing(pair: tuple[sockets.socket, sockets.socket]) -> None:
     client, _ = pair
     before = settings_of(client)
@@ -199,6 +219,14 @@ def test_multipath_tcp_is_out_of_reach(lab: Lab) -> None:
         done = protect("--netns", lab.client.netns, "--rport", "3306", "--idle", "60s")
         assert done.returncode == 1 and "a subflow of Multipath TCP" in done.stdout
         assert client.ask("query")["ok"]
+
+
+def test_a_container_with_a_user_namespace() -> None:
+    with container() as (pid, port):
+        (row,) = protected("--pid", pid, "--lport", port, "--idle", "60s")
+        assert (row["result"], row["after"]["keepalive_idle_s"]) == ("changed", 60)
+        (row,) = protected("--pid", pid, "--lport", port, "--idle", "60s")
+        assert row["result"] == "unchanged"
 
 
 def test_no_root() -> None:

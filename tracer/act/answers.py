@@ -30,8 +30,8 @@ def split(sockets: Iterable[Socket]) -> tuple[list[Socket], list[Socket]]:
 def why_not(socket: Socket) -> str | None:
     """Why this connection cannot be probed; None if it can.
 
-    tcp_send_window_probe() (net/ipv4/tcp_output.c) only sends in ESTABLISHED. A Multipath TCP socket refuses
-    TCP_REPAIR, and the sockets of its subflows have no descriptor (mptcp_setsockopt(), net/mptcp/sockopt.c).
+    tcp_send_window_probe() (net/ipv4/tcp_output.c) only sends in ESTABLISHED. A Multipath TCP socket takes no
+    TCP_REPAIR (mptcp_supported_sockopt(), net/mptcp/sockopt.c), and the sockets of its subflows have no descriptor.
     """
     if socket.mptcp:
         return "a subflow of Multipath TCP has no descriptor"

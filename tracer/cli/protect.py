@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     "user_timeout_s",
     metavar="DURATION",
     type=types.DURATION,
-    help="Let calls fail with ETIMEDOUT when sent data is unacknowledged for this long.",
+    help="Let calls fail with ETIMEDOUT when the peer takes no data for this long.",
 )
 @click.option("--follow", is_flag=True, help="Go on with every new connection, until ^C.")
 @duration_option

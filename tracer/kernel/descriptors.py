@@ -4,12 +4,17 @@
         with descriptors.duplicate(pids, named_of(socket)) as duplicate:
             duplicate.socket.getsockopt(…)
 
-The process does not notice: nothing stops it, and no system call of it returns. pidfd_getfd() needs what ptrace(2)
-needs (PTRACE_MODE_ATTACH_REALCREDS): CAP_SYS_PTRACE, and no refusal by Yama (kernel.yama.ptrace_scope=3) or SELinux.
+The process does not notice: nothing stops it, and none of its system calls returns. pidfd_getfd() needs what
+ptrace(2) needs to attach (PTRACE_MODE_ATTACH_REALCREDS, __pidfd_fget(), kernel/pid.c): CAP_SYS_PTRACE over the user
+namespace of the process. Yama with kernel.yama.ptrace_scope=3 refuses it even then (yama_ptrace_access_check(),
+security/yama/yama_lsm.c), and SELinux may (selinux_file_receive(), security/selinux/hooks.c).
 
 The duplicate shares everything with the original, O_NONBLOCK, timeouts and the pending error included. So never call
 settimeout(), setblocking() or shutdown() on its socket, and never read SO_ERROR, which the process would then miss.
-While a duplicate is open, close(2) by the process does not close the connection. So keep it open for a short time.
+
+While a duplicate is open, close(2) by the process does not close the connection, and does not wait for the peer with
+SO_LINGER. An epoll set of the process goes on to report the socket (eventpoll_release(), called by __fput(),
+fs/file_table.c). So keep it open for a short time.
 """
 
 from __future__ import annotations
@@ -19,17 +24,20 @@ import errno
 import os
 import socket
 import struct
+import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
 from types import TracebackType
 
 from tracer.kernel.processes import PROC
-from tracer.kernel.sock_diag import MAPPED, Ends, Named
+from tracer.kernel.sock_diag import MAPPED, Named
+from tracer.kernel.traffic_classes import TrafficClasses
 
 _SYS_PIDFD_GETFD = 438  # on every architecture that tcpwatch supports (include/uapi/asm-generic/unistd.h)
 _SO_COOKIE = 57  # include/uapi/asm-generic/socket.h
 _COOKIE = struct.Struct("=Q")
+_LINGER = struct.Struct("=ii")  # struct linger: l_onoff, l_linger
 _IPPROTO_MPTCP = 262  # include/uapi/linux/in.h
 
 _REST_SHARE = 10
@@ -66,7 +74,16 @@ class Duplicate:
         self.close()
 
     def close(self) -> None:
-        """Close the descriptor of this process. Closing again does nothing."""
+        """Close the descriptor of this process, without waiting for the peer. Closing again does nothing.
+
+        The last close of a socket with SO_LINGER waits until data is acknowledged, or for the time that the process
+        has set (inet_release(), net/ipv4/af_inet.c). That may be hours, so a thread does it. When this process exits,
+        the kernel does not wait.
+        """
+        if self.socket.fileno() >= 0 and _may_wait(self.socket):
+            with suppress(RuntimeError):  # no thread can be started
+                threading.Thread(target=self.socket.close, daemon=True).start()
+                return
         self.socket.close()
 
     @property
@@ -89,6 +106,7 @@ class Descriptors:
 
     def __init__(self, *, rests: bool = False) -> None:
         self._rest_share = _REST_SHARE if rests else 0
+        self._classes = TrafficClasses()
         self._pidfds: dict[int, int] = {}
         self._numbers: dict[int, dict[int, int]] = {}
         self._next_walk_s: dict[int, float] = {}
@@ -104,7 +122,7 @@ class Descriptors:
         self._pidfds.clear()
 
     def duplicate(self, pids: Iterable[int], named: Named, cookie: int | None = None) -> Duplicate:
-        """Duplicate this socket, and check that it is the one: its inode, both ends, and the cookie if it is known.
+        """Duplicate this socket, and check that it is the one: its inode, its local end, and the cookie if known.
 
         pids: processes that may hold it, in the PID namespace of this one. Raises Unreachable, and OSError if this
         process has no descriptor left. Gone where each of these processes has closed it.
@@ -156,6 +174,8 @@ class Descriptors:
 
     def _get(self, pid: int, number: int) -> int:
         """pidfd_getfd(2): its descriptor `number`, close-on-exec."""
+        if pid not in self._pidfds and (controller := self._classes.other(pid)):
+            raise Unreachable(f"its packets would get the {controller} class of tcpwatch: run it in the same cgroup")
         try:
             if pid not in self._pidfds:
                 self._pidfds[pid] = os.pidfd_open(pid)
@@ -191,17 +211,27 @@ def _socket_of(descriptor: int) -> socket.socket:
 
 
 def _is(duplicate: Duplicate, named: Named, cookie: int | None) -> bool:
-    """Whether it is the socket that was meant. Raises OSError if it is not connected."""
+    """Whether it is the socket that was meant. Raises OSError if it is not connected.
+
+    The peer's address is not compared: a BPF program on the cgroup of the socket may have getpeername() return
+    another one (inet_getname(), net/ipv4/af_inet.c), as Cilium does for the addresses of services.
+    """
     found = duplicate.socket
     if os.fstat(found.fileno()).st_ino != named.inode or found.proto not in (socket.IPPROTO_TCP, _IPPROTO_MPTCP):
         return False
-    return ends_of(found) == named.ends and cookie in (None, duplicate.cookie)
+    found.getpeername()
+    address, port = found.getsockname()[:2]
+    is_local = (_plain(address), port) == (named.ends.laddr, named.ends.lport)
+    return is_local and cookie in (None, duplicate.cookie)
 
 
-def ends_of(connection: socket.socket) -> Ends:
-    """Both ends, written as in `Socket`: a v4-mapped address as IPv4. Raises OSError if it is not connected."""
-    local, remote = connection.getsockname(), connection.getpeername()
-    return Ends(_plain(local[0]), local[1], _plain(remote[0]), remote[1])
+def _may_wait(connection: socket.socket) -> bool:
+    """Whether its last close(2) may wait for the peer."""
+    try:
+        is_on, wait_s = _LINGER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER.size))
+    except OSError:  # a program on its cgroup refuses: expect the worst
+        return True
+    return bool(is_on and wait_s)
 
 
 def _plain(address: str) -> str:

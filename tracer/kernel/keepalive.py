@@ -1,4 +1,7 @@
-"""Keepalive and user timeout of a socket: read them, and set them. Raises OSError."""
+"""Keepalive and user timeout of a socket: read them, and set them. Raises OSError.
+
+They need no capability. do_tcp_setsockopt() (net/ipv4/tcp.c) takes them in every state; the callers choose.
+"""
 
 from __future__ import annotations
 

@@ -2,15 +2,20 @@
 
 setsockopt(TCP_REPAIR, TCP_REPAIR_OFF) on a socket that is not in repair mode makes the kernel send an empty segment
 with an old sequence number, which every peer acknowledges at once, as it does a keepalive probe (do_tcp_setsockopt(),
-net/ipv4/tcp.c; tcp_send_window_probe(), net/ipv4/tcp_output.c). It has three effects beside the segment:
+net/ipv4/tcp.c; tcp_send_window_probe(), net/ipv4/tcp_output.c; unchanged from Linux 5.10 to 7.3). No kernel option
+leaves it out. It has four effects beside the segment:
 
 * `sk_reuse` becomes 0, so SO_REUSEADDR is written back;
-* `snd_wl1` becomes one less than the next expected sequence number, so that the answer updates the send window, which
-  it does in any case;
-* `rcv_tstamp` and the count of unanswered keepalive probes start anew with the answer, as with every segment.
+* `snd_wl1` becomes one less than the next expected sequence number, so that the next acknowledgement sets the send
+  window even to a smaller one, and never counts as a duplicate (tcp_may_update_window(), net/ipv4/tcp_input.c);
+* the segment acknowledges what was received: a delayed acknowledgement that is due goes with it
+  (tcp_event_ack_sent(), net/ipv4/tcp_output.c);
+* with the answer, `rcv_tstamp` starts anew and the number of unanswered probes becomes 0 (tcp_ack(),
+  net/ipv4/tcp_input.c), as with every acknowledgement.
 
 It only sends in ESTABLISHED. It needs CAP_NET_ADMIN over the user namespace of the network namespace
-(tcp_can_repair_sock(), net/ipv4/tcp.c).
+(tcp_can_repair_sock(), net/ipv4/tcp.c). A socket of Multipath TCP takes no TCP_REPAIR, even after it fell back to TCP
+(mptcp_supported_sockopt(), net/mptcp/sockopt.c). SELinux and BPF programs on the socket's cgroup may refuse it, too.
 """
 
 from __future__ import annotations
@@ -78,15 +83,15 @@ def send(connection: socket.socket) -> None:
     """
     try:
         reuse = connection.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+        if connection.proto != socket.IPPROTO_TCP:
+            raise Unreachable("a socket of Multipath TCP, which takes no TCP_REPAIR")
         is_in_repair = connection.getsockopt(socket.IPPROTO_TCP, _TCP_REPAIR) != 0 or reuse == _FORCE_REUSE
         if is_in_repair:
             raise Unreachable("in repair mode (TCP_REPAIR): a checkpoint is being made or restored")
         before = read(connection)
-        try:
-            connection.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, _TCP_REPAIR_OFF)
-        finally:
-            if reuse:
-                connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
+        connection.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, _TCP_REPAIR_OFF)  # an error changes nothing
+        if reuse:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
         after = read(connection)
     except OSError as error:
         raise Unreachable(_refusal(error)) from None
@@ -97,4 +102,4 @@ def send(connection: socket.socket) -> None:
 def _refusal(error: OSError) -> str:
     if error.errno == errno.EPERM:
         return "TCP_REPAIR is not permitted: CAP_NET_ADMIN over the socket's network namespace is missing"
-    return f"this kernel refuses TCP_REPAIR: {os.strerror(error.errno or 0)}"
+    return f"TCP_REPAIR is refused, by SELinux or a BPF program: {os.strerror(error.errno or 0)}"
