@@ -74,6 +74,11 @@ class Following:
         self._process.send_signal(2)
         return self._process.wait(PATIENCE_S)
 
+    def kill(self) -> None:
+        """SIGKILL: it ends without any last act."""
+        self._process.kill()
+        self._process.wait()
+
     @property
     def process_id(self) -> int:
         """Its own."""
