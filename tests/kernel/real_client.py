@@ -1,7 +1,7 @@
 """Connections of real client libraries in one process: `real_client.py NAME HOST COUNT LIBRARY...`.
 
 It runs in the environment of the client libraries (scripts/lib.sh), and imports nothing else. NAME: the name of the
-process. LIBRARY: PyMySQL, psycopg or redis; each opens COUNT connections. Prints the list of connections as JSON, with
+process. LIBRARY: PyMySQL, psycopg or redis; each opens COUNT connections. Prints the connections as a JSON list, with
 `library`, both ports and `session`: the number that the server gave this connection.
 
 Each line of stdin is a JSON list of positions in that list. A query is sent on each of these connections, in a thread
