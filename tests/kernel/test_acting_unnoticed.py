@@ -78,7 +78,7 @@ class Traced(Process):
 
     def __init__(self, site: Site, program: str, trace: Path) -> None:
         self._file = trace
-        python = [CLIENTS / "python/bin/python", "-c", textwrap.dedent(program)]
+        python: list[str | Path] = [CLIENTS / "python/bin/python", "-c", textwrap.dedent(program)]
         super().__init__(
             site.lab.client.popen(
                 ["strace", "-f", "-o", trace, *python],
