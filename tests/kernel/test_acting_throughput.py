@@ -42,8 +42,8 @@ def probes_of(row: Json) -> int:
 
 def test_a_busy_connection_keeps_its_throughput() -> None:
     with Lab(ttl_s=600, ports=(IDLE_PORT, BUSY_PORT), retries2=15) as lab:
-        # Half a second of data. The sink's window stays open, so that the kernel itself sends no probe of a closed one.
-        # And something is always left to send.
+        # Half a second of data: the sink's window stays open, so that the kernel itself sends no probe of a closed
+        # one, and something is always left to send.
         lab.server.set_sysctl("net.ipv4.tcp_rmem", "4096 67108864 67108864")
         lab.client.set_sysctl("net.ipv4.tcp_wmem", "4096 67108864 67108864")
         address = (SERVER, str(BUSY_PORT))

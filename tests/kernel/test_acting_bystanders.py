@@ -1,0 +1,69 @@
+"""`probe` and `protect` touch no other socket, however fast descriptors and ports are taken again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+from probe_command import rows
+from protect_command import protect
+from watching import PATIENCE_S
+
+from tracer.act.probing import Prober
+from tracer.act.protecting import protect as protect_each
+from tracer.kernel.sockets import read_sockets
+from tracer.lab.namespace import Namespace, wait_until
+from tracer.model.actions import Answer, Probed
+from tracer.model.filters import Filter
+from tracer.model.protection import Protection, Result
+from tracer.model.sockets import Socket
+
+STORM = Path(__file__).with_name("descriptor_storm.py")
+SLOTS, CHOSEN, BYSTANDERS = 16, 24000, 24100
+PROTECTION = Protection(60, user_timeout_ms=90_000)
+COMMANDS, TIMES, ENOUGH = 3, 20, 30
+AGED_S = 0.01
+"""A third of the longest life: many have gone by then, and their descriptors and ports have been taken again."""
+
+
+def test_a_storm_of_descriptors_and_ports(namespace: Namespace) -> None:
+    argv: list[str | Path] = [sys.executable, STORM, str(SLOTS), str(CHOSEN), str(BYSTANDERS)]
+    ports = range(CHOSEN, CHOSEN + SLOTS)
+    wanted = Filter(netns=frozenset([namespace.netns]), lports=frozenset(ports))
+    probed: list[Probed] = []
+    counts: Counter[str] = Counter()
+
+    def found_a_moment_ago() -> list[Socket]:
+        found = read_sockets(wanted)
+        time.sleep(AGED_S)
+        return found
+
+    def act_on_them() -> bool:
+        counts["times"] += 1
+        Prober(0.1, probed.append).probe(found_a_moment_ago())
+        found = found_a_moment_ago()
+        outcomes = list(protect_each(found, PROTECTION))
+        counts["changed"] += sum(each.result is Result.CHANGED for each in outcomes)
+        counts["gone"] += len(found) - len(outcomes)
+        alive = sum(each.answer is Answer.ALIVE for each in probed)
+        closed = sum("closed it meanwhile" in each.detail for each in probed)
+        return counts["times"] >= TIMES and min(alive, closed, counts["changed"], counts["gone"]) >= ENOUGH
+
+    with namespace.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as storm:
+        assert storm.stdout is not None and storm.stdout.readline() == "ready\n"
+        wait_until(act_on_them, PATIENCE_S, "some are reached in time, and some have gone")
+        filters = ("--netns", namespace.netns, "--lport", ",".join(map(str, ports)))
+        for _ in range(COMMANDS):
+            rows(*filters, "--wait", "1s")
+            done = protect(*filters, "--idle", "60s", "--json")
+            counts["changed"] += sum(json.loads(line)["result"] == "changed" for line in done.stdout.splitlines())
+        output, _ = storm.communicate("", timeout=PATIENCE_S)
+    seen = json.loads(output)
+    for who in ("chosen", "bystanders", "accepted"):
+        assert seen[who]["lived"] > TIMES and not seen[who]["wrong"], seen[who]
+    assert seen["bystanders"]["protected"] == seen["accepted"]["protected"] == 0
+    assert 0 < seen["chosen"]["protected"] <= counts["changed"]
