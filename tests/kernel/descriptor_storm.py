@@ -26,6 +26,10 @@ from collections import deque
 from dataclasses import asdict, dataclass, field
 
 _ABORT = struct.pack("ii", 1, 0)
+_INT = struct.Struct("=I")
+_SEGMENTS_OUT = 136  # tcpi_segs_out of struct tcp_info, include/uapi/linux/tcp.h
+_HANDSHAKE = 2
+"""The segments that a client sends for it."""
 _FIRST_DESCRIPTOR = 100
 _LIVES_S = 0.03
 _KEPT = 64
@@ -41,7 +45,7 @@ class Seen:
     wrong: list[str] = field(default_factory=list)
 
     def look(self, connection: socket.socket, *, may_be_chosen: bool) -> None:
-        """Count it. Only one that may be chosen may have keepalive, or be in the midst of a probe."""
+        """Count it. Only one that may be chosen may have keepalive, or be probed. It has not sent anything yet."""
         self.lived += 1
         keepalive, idle_s, timeout_ms = (
             connection.getsockopt(level, option)
@@ -61,6 +65,10 @@ class Seen:
             reuse = connection.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
         if not reuse:
             self.wrong.append("SO_REUSEADDR is off")
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _SEGMENTS_OUT + _INT.size)
+        (segments,) = _INT.unpack_from(info, _SEGMENTS_OUT)
+        if segments != _HANDSHAKE and not may_be_chosen:
+            self.wrong.append(f"{segments} segments were sent")
         if number := connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self.wrong.append(errno.errorcode[number])
 

@@ -9,12 +9,14 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from probe_command import rows
 from protect_command import protect
 from watching import PATIENCE_S
 
 from tracer.act.probing import Prober
 from tracer.act.protecting import protect as protect_each
+from tracer.kernel.descriptors import Descriptors
 from tracer.kernel.sockets import read_sockets
 from tracer.lab.namespace import Namespace, wait_until
 from tracer.model.actions import Answer, Probed
@@ -26,10 +28,23 @@ STORM = Path(__file__).with_name("descriptor_storm.py")
 SLOTS, CHOSEN, BYSTANDERS = 16, 24000, 24100
 PROTECTION = Protection(60, user_timeout_ms=90_000)
 COMMANDS, TIMES, ENOUGH = 3, 20, 30
-AGED_S = 0.01
-"""A third of the longest life: many have gone by then, and their descriptors and ports have been taken again."""
+AGED_S, LATE_S = 0.01, 0.003
+"""The longest life is 30 ms: many have gone by then, and their descriptors and ports have been taken again."""
 
 
+@pytest.fixture
+def slow_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each duplicate takes some milliseconds from the look at its number on, as on a loaded machine."""
+    copy = Descriptors._get
+
+    def copy_late(self: Descriptors, pid: int, number: int) -> int:
+        time.sleep(LATE_S)
+        return copy(self, pid, number)
+
+    monkeypatch.setattr(Descriptors, "_get", copy_late)
+
+
+@pytest.mark.usefixtures("slow_copies")
 def test_a_storm_of_descriptors_and_ports(namespace: Namespace) -> None:
     argv: list[str | Path] = [sys.executable, STORM, str(SLOTS), str(CHOSEN), str(BYSTANDERS)]
     ports = range(CHOSEN, CHOSEN + SLOTS)
