@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 
 import services
 from knob_client import CLIENTS
+from lab import disasters
+from ss_comparison import ss
 from watching import PATIENCE_S, Json
 
 from tracer.lab.mariadb import MariaDB
-from tracer.lab.namespace import Namespace
+from tracer.lab.namespace import Namespace, wait_until
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Client
 
@@ -98,8 +100,6 @@ class Site:
 
     def __init__(self, lab: Lab, directory: Path, enter: Callable[[Any], Any]) -> None:
         self.lab = lab
-        # The closed connections that the firewall has forgotten go soon.
-        lab.client.set_sysctl("net.ipv4.tcp_orphan_retries", 1)
         self.mariadb: MariaDB = enter(MariaDB(lab.server, SERVER))
         self.postgresql: services.PostgreSQL = enter(services.PostgreSQL(lab.server, SERVER, directory))
         enter(services.redis(lab.server, SERVER, directory))
@@ -107,6 +107,16 @@ class Site:
     def forget_after(self, seconds: int) -> None:
         """Set how long the firewall remembers a silent session. It counts from the next packet on."""
         self.lab.firewall.set_sysctl("net.netfilter.nf_conntrack_tcp_timeout_established", seconds)
+
+    def forget(self, connections: set[Ends]) -> None:
+        """Have the firewall forget these connections and no other, once the servers' answers are acknowledged."""
+
+        def is_quiet() -> bool:
+            shown = ss(self.lab.server)
+            return not any(shown[each.rport, each.lport]["to be acknowledged"] for each in connections)
+
+        wait_until(is_quiet, PATIENCE_S, "everything is acknowledged")
+        disasters.forget(self.lab, connections)
 
     def remembers(self) -> set[Ends]:
         """The connections that the firewall has a session for."""

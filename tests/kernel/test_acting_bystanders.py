@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from probe_command import rows
-from protect_command import protect
-from watching import PATIENCE_S
+from protect_command import following, protect
+from watching import PATIENCE_S, Json
 
 from tracer.act.probing import Prober
 from tracer.act.protecting import protect as protect_each
@@ -25,9 +25,10 @@ from tracer.model.protection import Protection, Result
 from tracer.model.sockets import Socket
 
 STORM = Path(__file__).with_name("descriptor_storm.py")
-SLOTS, CHOSEN, BYSTANDERS = 16, 24000, 24100
+SLOTS = 16
+CHOSEN, BYSTANDERS = range(24000, 24000 + SLOTS), 24100
 PROTECTION = Protection(60, user_timeout_ms=90_000)
-COMMANDS, TIMES, ENOUGH = 3, 20, 30
+COMMANDS, TIMES, ENOUGH = 3, 20, 15
 AGED_S, LATE_S = 0.01, 0.003
 """The longest life is 30 ms: many have gone by then, and their descriptors and ports have been taken again."""
 
@@ -44,11 +45,34 @@ def slow_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Descriptors, "_get", copy_late)
 
 
+class Storm:
+    """descriptor_storm.py in a namespace."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        argv: list[str | Path] = [sys.executable, STORM, str(SLOTS), str(CHOSEN.start), str(BYSTANDERS)]
+        self._process = namespace.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._process.stdout is not None and self._process.stdout.readline() == "ready\n"
+
+    def __enter__(self) -> Storm:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def end(self, changed: int) -> None:
+        """End it, and check what it has seen. changed: sockets that were protected."""
+        output, _ = self._process.communicate("", timeout=PATIENCE_S)
+        seen = json.loads(output)
+        for who in ("chosen", "bystanders", "accepted"):
+            assert seen[who]["lived"] > TIMES and not seen[who]["wrong"], seen[who]
+        assert seen["bystanders"]["protected"] == seen["accepted"]["protected"] == 0
+        assert 0 < seen["chosen"]["protected"] <= changed
+
+
 @pytest.mark.usefixtures("slow_copies")
 def test_a_storm_of_descriptors_and_ports(namespace: Namespace) -> None:
-    argv: list[str | Path] = [sys.executable, STORM, str(SLOTS), str(CHOSEN), str(BYSTANDERS)]
-    ports = range(CHOSEN, CHOSEN + SLOTS)
-    wanted = Filter(netns=frozenset([namespace.netns]), lports=frozenset(ports))
+    wanted = Filter(netns=frozenset([namespace.netns]), lports=frozenset(CHOSEN))
     probed: list[Probed] = []
     counts: Counter[str] = Counter()
 
@@ -68,17 +92,27 @@ def test_a_storm_of_descriptors_and_ports(namespace: Namespace) -> None:
         closed = sum("closed it meanwhile" in each.detail for each in probed)
         return counts["times"] >= TIMES and min(alive, closed, counts["changed"], counts["gone"]) >= ENOUGH
 
-    with namespace.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as storm:
-        assert storm.stdout is not None and storm.stdout.readline() == "ready\n"
+    with Storm(namespace) as storm:
         wait_until(act_on_them, PATIENCE_S, "some are reached in time, and some have gone")
-        filters = ("--netns", namespace.netns, "--lport", ",".join(map(str, ports)))
         for _ in range(COMMANDS):
-            rows(*filters, "--wait", "1s")
-            done = protect(*filters, "--idle", "60s", "--json")
-            counts["changed"] += sum(json.loads(line)["result"] == "changed" for line in done.stdout.splitlines())
-        output, _ = storm.communicate("", timeout=PATIENCE_S)
-    seen = json.loads(output)
-    for who in ("chosen", "bystanders", "accepted"):
-        assert seen[who]["lived"] > TIMES and not seen[who]["wrong"], seen[who]
-    assert seen["bystanders"]["protected"] == seen["accepted"]["protected"] == 0
-    assert 0 < seen["chosen"]["protected"] <= counts["changed"]
+            rows(*chosen_in(namespace), "--wait", "1s")
+            done = protect(*chosen_in(namespace), "--idle", "60s", "--json")
+            counts["changed"] += changed_in([json.loads(line) for line in done.stdout.splitlines()])
+        storm.end(counts["changed"])
+
+
+def test_a_storm_that_is_followed(namespace: Namespace, tmp_path: Path) -> None:
+    with following(tmp_path, *chosen_in(namespace), "--idle", "60s") as follow, Storm(namespace) as storm:
+        wait_until(lambda: changed_in(follow.rows) >= 20 * ENOUGH, PATIENCE_S, "many are reached in time")
+        assert follow.stop() == 0
+        storm.end(changed_in(follow.rows))
+
+
+def chosen_in(namespace: Namespace) -> tuple[str | int, ...]:
+    """The filters that choose."""
+    return "--netns", namespace.netns, "--lport", ",".join(map(str, CHOSEN))
+
+
+def changed_in(shown: list[Json]) -> int:
+    """How many were changed."""
+    return sum(row["result"] == "changed" for row in shown)
