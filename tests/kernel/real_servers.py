@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -127,10 +126,9 @@ class Site:
 
 @contextmanager
 def running_site(ttl_s: int) -> Iterator[Site]:
-    """Start the servers. The directory has to be open to every user: PostgreSQL refuses to be root."""
+    """Start the servers. ttl_s: how long the firewall remembers a silent session, at first."""
     assert CLIENTS.exists(), f"{CLIENTS} is missing: sudo scripts/test makes it"
     with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tcpwatch-acting-")))
-        directory.chmod(0o755)
+        directory = stack.enter_context(services.open_directory())
         lab = stack.enter_context(Lab(ttl_s=ttl_s, ports=list(PORTS.values()), retries2=15))
         yield Site(lab, directory, stack.enter_context)
