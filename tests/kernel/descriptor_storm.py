@@ -2,7 +2,7 @@
 
 A thread for each slot connects over loopback, by turns from its chosen and from its bystander's port. It puts the
 connection on the descriptor of the slot: dup2(2) closes the one before at that moment. So whatever was found at a
-descriptor or at a port a moment ago may be another connection by now. Each lives for some milliseconds, and then its
+descriptor or at a port a moment ago may be another connection by now. Each lives for up to 0.3 s, and then its
 process looks for what was done to it.
 
 Prints `ready`. At the end of stdin it prints JSON about the chosen ones, the bystanders and the accepted ends: the
@@ -30,9 +30,10 @@ _INT = struct.Struct("=I")
 _SEGMENTS_OUT = 136  # tcpi_segs_out of struct tcp_info, include/uapi/linux/tcp.h
 _HANDSHAKE = 2
 """The segments that a client sends for it."""
-_FIRST_DESCRIPTOR = 100
-_LIVES_S = 0.03
-_KEPT = 64
+_FIRST_DESCRIPTOR = 900  # above those of the accepted ends
+_LIVES_S = (0.03, 0.3)
+"""The longest life on each second slot, and on the others: on a slow machine some have gone, and some are reached."""
+_KEPT = 600
 """Accepted ends, so that each is open for longer than the other one."""
 _TAKEN = (errno.EADDRINUSE, errno.EADDRNOTAVAIL)
 """A duplicate of the connection before is open, which keeps its port for some microseconds (docs/acting.md)."""
@@ -114,7 +115,7 @@ def live(slot: int, ports: tuple[int, int], address: tuple[str, int]) -> None:
             made = connect(port, address)
             os.dup2(made.fileno(), _FIRST_DESCRIPTOR + slot, inheritable=False)
             made.close()
-            over.wait(dice.uniform(0, _LIVES_S))
+            over.wait(dice.uniform(0, _LIVES_S[slot % 2]))
             held = socket.socket(fileno=_FIRST_DESCRIPTOR + slot)
             try:
                 seen.look(held, may_be_chosen=is_chosen)

@@ -30,7 +30,7 @@ CHOSEN, BYSTANDERS = range(24000, 24000 + SLOTS), 24100
 PROTECTION = Protection(60, user_timeout_ms=90_000)
 COMMANDS, TIMES, ENOUGH = 3, 20, 15
 AGED_S, LATE_S = 0.01, 0.003
-"""The longest life is 30 ms: many have gone by then, and their descriptors and ports have been taken again."""
+"""Half of them live for at most 30 ms: many have gone by then, and their descriptors and ports are taken again."""
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_a_storm_of_descriptors_and_ports(namespace: Namespace) -> None:
         return counts["times"] >= TIMES and min(alive, closed, counts["changed"], counts["gone"]) >= ENOUGH
 
     with Storm(namespace) as storm:
-        wait_until(act_on_them, PATIENCE_S, "some are reached in time, and some have gone")
+        wait_until(act_on_them, 3 * PATIENCE_S, "some are reached in time, and some have gone")
         for _ in range(COMMANDS):
             rows(*chosen_in(namespace), "--wait", "1s")
             counts["changed"] += changed_in(protected(*chosen_in(namespace), "--idle", "60s"))
