@@ -31,9 +31,9 @@ _SEGMENTS_OUT = 136  # tcpi_segs_out of struct tcp_info, include/uapi/linux/tcp.
 _HANDSHAKE = 2
 """The segments that a client sends for it."""
 _FIRST_DESCRIPTOR = 900  # above those of the accepted ends
-_LIVES_S = (0.03, 0.3)
-"""The longest life on each second slot, and on the others: on a slow machine some have gone, and some are reached."""
-_KEPT = 600
+_LIVES_S = (0.03, 0.03, 0.03, 0.3)
+"""The longest life, by slot: also on a slow machine some have gone, and some are reached."""
+_KEPT = 800
 """Accepted ends, so that each is open for longer than the other one."""
 _TAKEN = (errno.EADDRINUSE, errno.EADDRNOTAVAIL)
 """A duplicate of the connection before is open, which keeps its port for some microseconds (docs/acting.md)."""
@@ -115,7 +115,7 @@ def live(slot: int, ports: tuple[int, int], address: tuple[str, int]) -> None:
             made = connect(port, address)
             os.dup2(made.fileno(), _FIRST_DESCRIPTOR + slot, inheritable=False)
             made.close()
-            over.wait(dice.uniform(0, _LIVES_S[slot % 2]))
+            over.wait(dice.uniform(0, _LIVES_S[slot % len(_LIVES_S)]))
             held = socket.socket(fileno=_FIRST_DESCRIPTOR + slot)
             try:
                 seen.look(held, may_be_chosen=is_chosen)

@@ -29,8 +29,8 @@ SLOTS = 16
 CHOSEN, BYSTANDERS = range(24000, 24000 + SLOTS), 24100
 PROTECTION = Protection(60, user_timeout_ms=90_000)
 COMMANDS, TIMES, ENOUGH = 3, 20, 15
-AGED_S, LATE_S = 0.01, 0.003
-"""Half of them live for at most 30 ms: many have gone by then, and their descriptors and ports are taken again."""
+AGED_S, LATE_S = 0.01, 0.005
+"""Most of them live for at most 30 ms: many have gone by then, and their descriptors and ports are taken again."""
 
 
 @pytest.fixture
