@@ -15,6 +15,7 @@ from builders import event, socket
 from tracer.act import protecting
 from tracer.act.following import MAX_PAUSE_S, Opened
 from tracer.act.protection import ends_on_one_probe, is_armed_late, may_be_idle, protected
+from tracer.act.selection import without_closed
 from tracer.cli import main
 from tracer.kernel import host
 from tracer.kernel import sockets as walk
@@ -123,6 +124,21 @@ def test_a_user_timeout_that_one_lost_probe_would_reach(user_timeout_ms: int, is
 )
 def test_a_timer_that_a_lowered_sysctl_left_behind(members: dict[str, Any], late: bool) -> None:
     assert is_armed_late(socket(**members), settings(keepalive_idle_s=60)) == late
+
+
+def test_what_was_closed_while_its_process_was_looked_for_is_dropped() -> None:
+    held, closed = socket(inode=1, pids=[7]), socket(inode=2, pids=None, comm=None)
+    found_late, of_the_kernel = (socket(inode=inode, pids=None, comm=None) for inode in (3, 4))
+    not_accepted, orphan = (socket(inode=0, pids=None, comm=None, orphan=orphan) for orphan in (None, True))
+    foreign = socket(inode=5, pids=None, comm="java")
+    now = [held, replace(found_late, pids=[8]), of_the_kernel, socket(inode=6, pids=[9])]
+    found = [held, closed, found_late, of_the_kernel, not_accepted, orphan, foreign]
+    assert without_closed(found, lambda: now) == [held, now[1], of_the_kernel, not_accepted, orphan, foreign]
+
+
+def test_nothing_is_read_again_if_each_process_is_known() -> None:
+    found = [socket(inode=1, pids=[7]), socket(inode=0, pids=None, comm=None)]
+    assert without_closed(found, lambda: pytest.fail("read again")) == found
 
 
 def test_states() -> None:

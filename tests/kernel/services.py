@@ -9,8 +9,9 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -102,6 +103,15 @@ class Service(Process):
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         super().close()
+
+
+@contextmanager
+def open_directory() -> Iterator[Path]:
+    """A directory that is open to every user, for the time of the block."""
+    with tempfile.TemporaryDirectory(prefix="tcpwatch-servers-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        yield directory
 
 
 def owned_directory(parent: Path, name: str, user: str) -> Path:

@@ -7,7 +7,6 @@ setting the connection still works, or the wait is limited. Without, the client 
 from __future__ import annotations
 
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -98,8 +97,7 @@ def site() -> Iterator[Site]:
     assert CLIENT_LIBRARIES.exists(), f"{CLIENT_LIBRARIES} is missing: sudo scripts/test makes it"
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", PATH)  # with sudo
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tcpwatch-knobs-")))
-        directory.chmod(0o755)
+        directory = stack.enter_context(services.open_directory())
         lab = stack.enter_context(Lab(ttl_s=FORGETS_S, ports=PORTS))
         yield Site(lab, directory, stack.enter_context)
 

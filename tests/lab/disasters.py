@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
 from tracer.lab.namespace import wait_until
-from tracer.lab.network import Lab
+from tracer.lab.network import CLIENT, SERVER, Lab
 from tracer.lab.peers import Client, Process, Server
 from tracer.model.errors import TcpwatchError
 
@@ -41,6 +42,13 @@ def cut_cable(lab: Lab) -> None:
     its routes with its interface, and does not get them back.
     """
     lab.server.run("ip", "link", "set", "eth0", "down")
+
+
+def forget(lab: Lab, connections: Iterable[tuple[int, int]]) -> None:
+    """Have the firewall forget these IPv4 connections of the client (local and remote port), and no other."""
+    for lport, rport in connections:
+        ends = ("-s", CLIENT, "-d", SERVER, "--sport", str(lport), "--dport", str(rport))
+        lab.firewall.run("conntrack", "-D", "-f", "ipv4", "-p", "tcp", *ends)
 
 
 class Forger(Process):

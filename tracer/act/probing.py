@@ -83,7 +83,7 @@ class Prober:
                 self._waiting.clear()
 
     def _begin(self, left: deque[Socket]) -> list[_Attempt]:
-        """Send the first probe to the next batch."""
+        """Send the first probe to the next batch. Returns those without a result yet."""
         began: list[_Attempt] = []
         while left and len(began) < BATCH and len(self._waiting) < MAX_AT_ONCE:
             try:
@@ -101,7 +101,7 @@ class Prober:
                 self._waiting[attempt] = None
         for attempt in began:  # without anything else between a probe and the first look for its answer
             self._advance(attempt)
-        return began
+        return [attempt for attempt in began if attempt in self._waiting]
 
     def _duplicate(self, socket: Socket) -> _Attempt | str:
         """The connection, ready to be probed; or why it cannot be. Raises OSError if there is no descriptor left."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import field
 
 from tracer.analysis.stuck import Stuck, stuck
@@ -43,6 +43,24 @@ def require_names(wanted: Filter, *, only_stuck: bool) -> None:
         raise UsageError(
             "end needs a filter that names connections, or --stuck", hint="tcpwatch end --stuck --dry-run"
         )
+
+
+def without_closed(found: Sequence[Socket], read_again: Callable[[], Iterable[Socket]]) -> list[Socket]:
+    """Drop connections that were closed while their processes were looked for, so that these were not found.
+
+    read_again: reads the sockets once more; called only if a process is unknown. A connection that has its process by
+    then is returned as it is now.
+    """
+    if all(map(_is_settled, found)):
+        return list(found)
+    now = {socket.inode: socket for socket in read_again()}
+    looked_at = [each if _is_settled(each) else now.get(each.inode) for each in found]
+    return [each for each in looked_at if each is not None]
+
+
+def _is_settled(socket: Socket) -> bool:
+    """Whether its process is known; or none can have it: it is closed already, or not accepted yet."""
+    return bool(socket.pids or socket.comm or socket.orphan) or not socket.inode
 
 
 def select(sockets: Sequence[Socket], *, only_stuck: bool, ancestors: Set[int] = frozenset()) -> Selection:

@@ -74,6 +74,7 @@ def probe(wait_s: float, connect: bool, as_json: bool, **filters: Any) -> int:
     wanted = make_filter(filters)
     _require_usable(wanted)
     from tracer.act.answers import split
+    from tracer.act.selection import without_closed
     from tracer.kernel import host
     from tracer.kernel.presence import absent
     from tracer.kernel.sockets import read_sockets
@@ -83,7 +84,8 @@ def probe(wait_s: float, connect: bool, as_json: bool, **filters: Any) -> int:
 
     host.require_privilege()
     host.require_for("probing connections", "CAP_SYS_PTRACE", "CAP_NET_ADMIN")
-    found, closed = split(longest_silence_first(read_sockets(wanted, say)))
+    found = without_closed(read_sockets(wanted, say), lambda: read_sockets(wanted))
+    found, closed = split(longest_silence_first(found))
     for line in absent(wanted):
         say(line)
     if closed:

@@ -211,11 +211,13 @@ def _width() -> float:
 def _once(wanted: Filter, protection: Protection, printed: _Printed, *, dry_run: bool) -> None:
     from tracer.act.protecting import protect as protect_each
     from tracer.act.protection import may_be_idle
+    from tracer.act.selection import without_closed
     from tracer.kernel.presence import absent
     from tracer.kernel.sockets import read_sockets
     from tracer.model.sockets import longest_silence_first
 
-    found = longest_silence_first(filter(may_be_idle, read_sockets(wanted, say)))
+    found = without_closed(list(filter(may_be_idle, read_sockets(wanted, say))), lambda: read_sockets(wanted))
+    found = longest_silence_first(found)
     printed(protect_each(found, protection, dry_run=dry_run))
     for line in absent(wanted):
         say(line)
