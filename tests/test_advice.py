@@ -23,6 +23,8 @@ from tracer.analysis.verdicts import Verdict
 HZ = 250
 HOUR_MS = 3_600_000
 FATAL_MS = 62 * 60_000
+PROBE = "sudo tcpwatch probe --host 10.66.2.2 --rport 3306 --connect"
+PROTECT = "sudo tcpwatch protect --host 10.66.2.2 --rport 3306"
 
 
 def advised(
@@ -87,7 +89,7 @@ def test_a_first_probe_that_comes_too_late_is_set_sooner_in_its_namespace() -> N
 def test_in_the_hosts_own_namespace_no_command_enters_one() -> None:
     own: dict[str, Any] = {"own_netns": 4026532000}
     assert cure(advised(**own)).endswith(": sudo sysctl -w net.ipv4.tcp_keepalive_time=60")
-    assert step(advised(**own), "Check") == "nc -zvw5 10.66.2.2 3306", "no root is needed"
+    assert step(advised("handshake", **own), "Check") == "nc -zvw5 10.66.2.2 3306", "no root is needed"
     for verdict in Verdict:
         for fields in ({}, {"pids": None}, {"orphan": True}, {"send_error": "EPERM"}):
             lines = advised(verdict, **own, **fields)
@@ -109,7 +111,7 @@ def test_a_file_is_for_the_hosts_own_namespace() -> None:
 def test_what_the_sysctl_does_to_open_connections_is_said() -> None:
     assert one(advised(), "New connections") == (
         "New connections use it at once, existing ones when their current timer expires (in up to 2h). "
-        "Reconnect them to use it now."
+        "tcpwatch protect changes these at once."
     )
 
 
@@ -122,7 +124,7 @@ def test_without_a_process_the_namespace_is_named_in_words(nobody: dict[str, Any
         "To run a command in netns 4026532000, put sudo nsenter -t PID -n before it, with a process of this list: "
         "sudo lsns -t net"
     )
-    assert step(lines, "Check") == "in netns 4026532000: nc -zvw5 10.66.2.2 3306"
+    assert step(advised("handshake", **nobody), "Check") == "in netns 4026532000: nc -zvw5 10.66.2.2 3306"
     assert not has(advised(netns=None, **nobody), "netns")
 
 
@@ -180,7 +182,23 @@ def test_keepalive_off_is_turned_on_where_the_client_has_a_setting() -> None:
 
 
 def test_keepalive_off_in_an_unknown_client() -> None:
-    assert cure(advised(keepalive=False, comm=None)) == ("keepalive is off; the application has to set SO_KEEPALIVE")
+    lines = advised(keepalive=False, comm=None)
+    assert cure(lines) == f"keepalive is off; from outside: {PROTECT} --idle 60s --follow"
+    assert has(lines, "no sysctl turns it on; the application has to set SO_KEEPALIVE")
+    assert not step(lines, "Protect"), "the cure takes the open connections, too"
+    as_a_service = one(lines, "As a service")
+    assert as_a_service.endswith(
+        ": echo OPTIONS=--host 10.66.2.2 --rport 3306 --idle 60s "
+        "| sudo install -D -m 644 /dev/stdin /etc/tcpwatch/port-3306.conf"
+    )
+    start = lines[lines.index(as_a_service) + 1]
+    assert start == "Then start that service: sudo systemctl enable --now tcpwatch-protect@port-3306"
+    assert cure(advised(keepalive=False, comm=None, raddr=None)) == (
+        "keepalive is off; the application has to set SO_KEEPALIVE"
+    )
+    assert cure(advised(keepalive=False, comm=None, idle_ms=1500)) == (
+        "keepalive is off; the application has to set SO_KEEPALIVE"
+    ), "no whole second is short enough"
 
 
 def test_keepalive_off_where_the_namespaces_times_would_do() -> None:
@@ -205,7 +223,11 @@ def test_a_client_with_a_time_of_its_own_needs_no_sysctl() -> None:
 def test_a_client_that_cannot_turn_it_on_lets_the_server_probe() -> None:
     """libpq, and so psycopg, has it on: a socket of Python's without it is another driver's."""
     lines = advised(keepalive=False, comm="python3", rport=5432)
-    assert cure(lines) == "keepalive is off; let the server probe"
+    assert cure(lines) == (
+        "keepalive is off; for asyncpg, from outside: "
+        "sudo tcpwatch protect --host 10.66.2.2 --rport 5432 --idle 60s --follow"
+    )
+    assert has(lines, "/etc/tcpwatch/port-5432.conf") and not step(lines, "Protect")
     cannot = lines.index(
         "Keepalive is off on this socket, and no sysctl turns it on; if this is asyncpg, it has no setting for that."
     )
@@ -346,7 +368,10 @@ def test_the_wait_is_bounded_by_the_clients_setting_or_a_socket_option() -> None
         "if this is PDO or mysqli: mysqlnd.net_read_timeout=N in php.ini "
         "(N: seconds, more than its slowest answer takes)"
     )
-    assert "TCP_USER_TIMEOUT" in one(advised(comm="worker"), "To limit")
+    assert "TCP_USER_TIMEOUT" in one(advised(comm="worker"), "To limit the wait")
+    assert one(advised(), "To limit it to 30s").endswith(
+        f" after 10s of silence: {PROTECT} --idle 10s --interval 5s --user-timeout 30s"
+    )
     assert cure(advised("path-loss", comm="worker")) == "limit the wait: TCP_USER_TIMEOUT or a read timeout"
     assert cure(advised("path-loss")) == "for PDO or mysqli: mysqlnd.net_read_timeout=N in php.ini"
     assert cure(advised("path-loss", comm="java")) == "limit the wait; for Connector/J: socketTimeout=N in its URL"
@@ -384,20 +409,111 @@ def test_suspects_are_those_that_act_like_this() -> None:
     assert "AWS NLB" in reset and "Network Firewall" not in reset
 
 
-def test_a_new_connection_tells_more_while_it_lasts() -> None:
-    check = step(advised(), "Check")
-    assert check == "sudo nsenter -t 8506 -n nc -zvw5 10.66.2.2 3306"
-    assert advised()[3].startswith("If it connects, a forgotten session is the likely cause. If it times out, ")
-    assert not step(advised(over=True), "Check") and not has(advised(over=True), "If it connects")
-    six = advised(raddr="fd66:2::2", own_netns=4026532000)
-    assert step(six, "Check") == "nc -zvw5 fd66:2::2 3306"
+@pytest.mark.parametrize("verdict", ["idle-drop", "keepalive-failed", "path-loss"])
+def test_a_probe_finds_the_others_that_are_dead_and_a_new_connection_tells_more(verdict: str) -> None:
+    lines = advised(verdict)
+    assert step(lines, "Check") == PROBE, "in every network namespace, without nsenter"
+    assert one(lines, "If the new connection opens").count("If it times out, the path or the peer is down.") == 1
+    in_flight = verdict != "keepalive-failed"
+    assert one(lines, "no-answer marks").startswith("This connection itself is busy") is in_flight
+    six = advised(verdict, raddr="fd66:2::2", own_netns=4026532000)
+    assert step(six, "Check") == "sudo tcpwatch probe --host fd66:2::2 --rport 3306 --connect"
+    assert not step(advised(verdict, raddr=None), "Check")
+    orphan = step(advised(verdict, orphan=True), "Check")
+    assert orphan == "in netns 4026532000: nc -zvw5 10.66.2.2 3306", "there may be no other connection"
 
 
-def test_a_server_looks_at_the_socket_of_its_client() -> None:
+def test_after_the_end_the_others_may_be_dead() -> None:
+    for verdict in ("idle-drop", "keepalive-failed"):
+        lines = advised(verdict, over=True)
+        assert step(lines, "Check") == PROBE and not has(lines, "If the new connection opens")
+        assert has(lines, "The result no-answer marks connections that are dead already.")
+        assert not has(lines, "is busy")
+    assert not step(advised("path-loss", over=True), "Check")
+
+
+def test_a_closed_window_without_answers_has_nothing_in_flight() -> None:
+    assert not has(advised("path-loss", probes_out=3), "is busy")
+
+
+def test_others_of_a_reset_connection_are_reset_by_a_probe() -> None:
+    assert step(advised("idle-reset", rport=11300, over=True), "Check") == (
+        "which others are dead; a reset ends these: sudo tcpwatch probe --host 10.66.2.2 --rport 11300 --connect"
+    )
+    lines = advised("idle-reset", over=True)
+    assert step(lines, "Check").startswith("its idle limit, on the peer: ")
+    assert f"Which others are dead; a reset ends these: {PROBE}" in lines
+
+
+def test_a_server_probes_what_this_client_has_open() -> None:
     lines = advised(lport=3306, rport=51000)
-    assert step(lines, "Check") == "on the peer: ss -tno sport = :51000 dst 10.66.1.2 dport = :3306"
-    assert lines[3].startswith("If the peer lists the connection, the path loses its packets")
-    assert not has(lines, "nc -zvw5"), "a server connects to no client"
+    assert step(lines, "Check") == "sudo tcpwatch probe --host 10.66.2.2 --lport 3306", "it connects to no client"
+    assert has(lines, "If others from this client are alive, its host and the path work")
+    assert one(lines, "ss -tno") == (
+        "What the client's kernel knows of this one, on the peer: ss -tno sport = :51000 dst 10.66.1.2 dport = :3306"
+    )
+    assert not has(lines, "nc -zvw5") and not has(lines, "--connect")
+
+
+def test_a_wait_for_a_reply_is_probed_itself() -> None:
+    lines = advised("unanswered", keepalive=False)
+    assert step(lines, "Check") == ("sudo tcpwatch probe --lport 33356 --rport 3306 --connect"), (
+        "nothing is in flight"
+    )
+    assert one(lines, "If it is alive").endswith(
+        "its socket, on the peer: ss -tno sport = :3306 dst 10.66.1.2 dport = :33356"
+    )
+    assert one(lines, "To end this wait if").endswith(f": {PROTECT} --idle 60s")
+    assert has(advised("unanswered"), f"{PROTECT} --idle 60s"), "its first probe comes after 2h"
+    assert not has(advised("unanswered", keepalive_idle_s=60), "tcpwatch protect")
+    server = advised("unanswered", lport=3306, rport=51000)
+    assert step(server, "Check") == "sudo tcpwatch probe --lport 3306 --rport 51000"
+
+
+@pytest.mark.parametrize("fields", [{"state": "FIN_WAIT2"}, {"over": True}, {"orphan": True}])
+def test_what_the_kernel_does_not_probe_is_looked_at_on_the_peer(fields: dict[str, Any]) -> None:
+    lines = advised("unanswered", **fields)
+    assert step(lines, "Check") == "on the peer: ss -tno sport = :3306 dst 10.66.1.2 dport = :33356"
+    assert not has(lines, "tcpwatch probe") and not has(lines, "alive means")
+
+
+def test_no_probe_of_what_no_probe_explains() -> None:
+    """A SYN, a packet that this host drops, a route, a peer that does not read, one that has closed."""
+    for verdict in ("handshake", "local-drop", "unreachable", "zero-window", "peer-closed", "packet-loss"):
+        for fields in ({}, {"over": True}, {"lport": 3306, "rport": 51000}, {"kind": "syn", "state": "SYN_SENT"}):
+            assert not has(advised(verdict, **fields), "tcpwatch probe"), verdict
+    for verdict in Verdict:
+        lines = advised(verdict, mptcp=True)
+        assert not has(lines, "tcpwatch"), "a subflow has no descriptor"
+
+
+# --- what is open now
+
+
+@pytest.mark.parametrize("verdict", ["idle-drop", "idle-reset", "keepalive-failed"])
+def test_open_connections_are_protected_with_the_time_of_the_cure(verdict: str) -> None:
+    for over in (False, True):
+        assert step(advised(verdict, over=over), "Protect") == f"{PROTECT} --idle 60s"
+    assert step(advised(verdict, survived_ms=58 * 60_000), "Protect") == f"{PROTECT} --idle 45m"
+    assert step(advised(verdict, idle_ms=6500), "Protect") == f"{PROTECT} --idle 2s"
+    assert step(advised(verdict, keepalive_idle_own=True, comm="worker"), "Protect") == f"{PROTECT} --idle 60s"
+    server = advised(verdict, lport=3306, rport=51000)
+    assert step(server, "Protect") == "sudo tcpwatch protect --host 10.66.2.2 --lport 3306 --idle 60s"
+    assert not step(advised(verdict, idle_ms=1500), "Protect"), "no whole second is short enough"
+    assert not step(advised(verdict, raddr=None), "Protect")
+    assert not step(advised(verdict, survived_as_much=True), "Protect"), "idleness is not the cause"
+
+
+def test_a_client_with_a_setting_gets_both() -> None:
+    lines = advised(keepalive=False, comm="java", rport=5432)
+    assert step(lines, "Protect") == "sudo tcpwatch protect --host 10.66.2.2 --rport 5432 --idle 60s"
+    assert cure(lines).startswith("keepalive is off; for pgjdbc: ")
+
+
+def test_a_probe_in_vain_that_came_in_time_is_not_helped_by_another() -> None:
+    assert not step(advised("keepalive-failed", keepalive_idle_s=30, keepalive_interval_s=30), "Protect")
+    armed = advised(keepalive_idle_s=60)
+    assert step(armed, "Protect") == f"{PROTECT} --idle 60s" and has(armed, "tcpwatch protect arms it anew")
 
 
 def test_an_orphan_freezes_nobody() -> None:
@@ -420,8 +536,8 @@ def test_idle_reset_has_the_same_cure_and_no_freeze() -> None:
 def test_keepalive_failed_at_the_first_probe_or_later() -> None:
     lines = advised("keepalive-failed", idle_ms=7_200_000)
     assert cure(lines).endswith("net.ipv4.tcp_keepalive_time=60")
-    assert lines[3].startswith("The keepalive probes are not answered")
-    assert lines[4].startswith("If the first probe always fails")
+    assert lines[4].startswith("The keepalive probes are not answered")
+    assert lines[5].startswith("If the first probe always fails")
     lines = advised("keepalive-failed", survived_as_much=True)
     assert has(lines, "failover") and not has(lines, "sysctl -w")
 
@@ -447,9 +563,10 @@ def test_local_drop_is_the_firewall_or_the_queue() -> None:
 
 def test_path_loss_blames_no_idle_timeout() -> None:
     lines = advised("path-loss", idle_ms=100)
-    assert step(lines, "Check").endswith("nc -zvw5 10.66.2.2 3306") and has(lines, "ss -K")
+    assert step(lines, "Check") == PROBE and has(lines, "ss -K")
     assert not has(lines, "sysctl") and not has(lines, "its default idle timeout would fit")
-    assert not has(advised("path-loss", over=True), "If it connects")
+    assert not step(lines, "Protect")
+    assert not has(advised("path-loss", over=True), "If the new connection opens")
 
 
 def test_packet_loss_changes_nothing() -> None:

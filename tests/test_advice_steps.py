@@ -12,7 +12,7 @@ from all_advice import all_advice, commands
 from tracer.analysis.advice.commands import COMMANDS, ON_THE_PEER, on_host, split
 from tracer.analysis.advice.steps import MAX_TEXT, Step
 
-PIPE_INTO_FILE = "| sudo tee -a /etc/sysctl.d/"
+PIPES = ("| sudo tee -a /etc/sysctl.d/", "| sudo install -D -m 644 /dev/stdin /etc/tcpwatch/")
 
 
 def test_at_most_one_line_of_each_step_comes_first_in_order() -> None:
@@ -57,7 +57,7 @@ def test_a_shell_sees_words_and_nothing_else() -> None:
     for command in commands():
         words = shlex.split(command)
         assert shlex.split(shlex.join(words)) == words
-        plain = command.partition(PIPE_INTO_FILE)[0] if PIPE_INTO_FILE in command else command
+        plain = next((command.partition(pipe)[0] for pipe in PIPES if pipe in command), command)
         tokens = list(shlex.shlex(plain, posix=True, punctuation_chars=True))
         assert not [token for token in tokens if set(token) <= set("();<>|&")], command
         assert not set("$`\\!~{}*?") & set(plain.replace("'%s\\n'", "")), command

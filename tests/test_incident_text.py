@@ -14,6 +14,10 @@ from hypothesis import strategies as st
 from recording_files import HEADER
 from stall_events import HOUR_MS, close, freeze, heard, probe, reset, rtx, waiting, window
 
+from tracer.analysis.advice.commands import split
+from tracer.analysis.advice.context import AdviceContext
+from tracer.analysis.advice.steps import Step
+from tracer.analysis.idle_timeouts import IdleTimeoutRange
 from tracer.analysis.stalls import StallTracker
 from tracer.analysis.verdicts import Verdict
 from tracer.model.events import Event
@@ -104,8 +108,9 @@ def stall_of(verdict: Verdict, at: float = 0, **fields: Any) -> Event:
         "laddr": "192.168.100.199", "raddr": "192.168.200.200", "lport": 50999, "rport": 50100, "asked_ms": 81_000,
         "send_error": "EHOSTUNREACH" if verdict is Verdict.LOCAL_DROP else None, "soft_error": "EHOSTUNREACH",
         "advice": [
-            "Check: nc -zvw5 192.168.200.200 50100",
+            "Check: sudo tcpwatch probe --host 192.168.200.200 --rport 50100 --connect",
             "Release: sudo tcpwatch end --stuck --host 192.168.200.200 --rport 50100",
+            "Protect: sudo tcpwatch protect --host 192.168.200.200 --rport 50100 --idle 60s",
             "Cure: keepalive is on, first probe due after 2h: sudo sysctl -w net.ipv4.tcp_keepalive_time=60",
             "To make it permanent: echo net.ipv4.tcp_keepalive_time=60 | sudo tee /etc/sysctl.d/90-tcpwatch.conf",
         ],
@@ -118,17 +123,58 @@ def stall_of(verdict: Verdict, at: float = 0, **fields: Any) -> Event:
 def test_a_block_has_eight_lines_at_most_and_every_command_whole(verdict: Verdict, phase: str) -> None:
     since = format_time(event(at=-100).time_ns)
     stall = stall_of(verdict, phase=phase, since=since, one_way=True, outcome="timed-out", duration_ms=812_345)
+    if not verdict.blames_idleness:
+        stall.advice = [line for line in stall.advice or () if Step.of(line) is not Step.PROTECT]
     lines = written([stall]).splitlines()[2:]
     assert len(lines) <= MAX_BLOCK, "\n".join(lines)
     for command in (
-        "nc -zvw5 192.168.200.200 50100",
+        "sudo tcpwatch probe --host 192.168.200.200 --rport 50100 --connect",
         "sudo tcpwatch end --stuck --host 192.168.200.200 --rport 50100",
+        *(["sudo tcpwatch protect --host 192.168.200.200 --rport 50100 --idle 60s"] * verdict.blames_idleness),
         "sudo sysctl -w net.ipv4.tcp_keepalive_time=60",
     ):
         assert any(line.endswith(command) for line in lines)
     assert max(len(line) for line in lines if "sudo" not in line) <= 80
-    order = [next(n for n, line in enumerate(lines) if word in line) for word in ("Check ", "Release ", "Cure ")]
+    order = [
+        next(n for n, line in enumerate(lines) if step.value + " " in line)
+        for step in Step
+        if step is not Step.PROTECT
+    ]
     assert order == sorted(order)
+
+
+@pytest.mark.parametrize("late", [True, False])
+@pytest.mark.parametrize("owner", [{"keepalive": True}, {"keepalive": False, "comm": "worker"}, {"comm": "python3"}])
+@pytest.mark.parametrize("verdict", [each for each in Verdict if not each.is_quiet])
+def test_what_is_really_advised_fits_eight_rows_of_80_columns(
+    verdict: Verdict, owner: dict[str, Any], late: bool
+) -> None:
+    """With every meaning, every command whole, and a terminal that wraps long commands."""
+    since = format_time(event(at=-100).time_ns) if late else None
+    ends = {"laddr": "10.66.1.2", "raddr": "10.66.2.2", "lport": 50999, "rport": 5432, "pid": 8506, "pids": [8506]}
+    phase = "end" if verdict in (Verdict.IDLE_RESET, Verdict.PEER_CLOSED) else "begin"
+    fields = {
+        "phase": phase,
+        "outcome": "reset",
+        "soft_error": None,
+        "unacked_bytes": 527,
+        "comm": "php-fpm",
+        "keepalive_idle_s": 7200,
+        "keepalive_interval_s": 75,
+        "keepalive_idle_own": False,
+    }
+    stall = stall_of(verdict, since=since, **{**ends, **fields, **owner})
+    context = AdviceContext(
+        stall, stall.idle_ms, phase == "end", 250, IdleTimeoutRange(None, stall.idle_ms), False, False
+    )
+    stall.advice = verdict.advice(context)
+    lines = written([stall]).splitlines()[2:]
+    assert sum(-(-len(line) // 80) for line in lines) <= MAX_BLOCK, "\n".join(lines)
+    steps = [split(Step.text_of(step, line))[1] for line in stall.advice if (step := Step.of(line))]
+    assert steps
+    for command in filter(None, steps):
+        assert any(line.endswith(command) for line in lines), command
+    assert verdict.meaning_of(stall) in sentences("\n".join(lines))
 
 
 def test_verbose_has_every_sentence() -> None:
@@ -157,10 +203,16 @@ def test_verbose_tells_which_job_it_is() -> None:
 def test_commands_for_another_host_name_it() -> None:
     stall = stall_of(Verdict.IDLE_DROP)
     text = written([stall], replace(TERMINAL, here="laptop", program="scripts/tcpwatch"), started=-9, host="db1")
-    assert "    Check    on db1: nc -zvw5 192.168.200.200 50100\n" in text
-    assert "on db1: sudo tcpwatch end" in text and "scripts/tcpwatch" not in text
+    assert "    Check    on db1: sudo tcpwatch probe --host 192.168.200.200 --rport 50100 --connect\n" in text
+    assert (
+        "on db1: sudo tcpwatch end" in text
+        and "on db1: sudo tcpwatch protect" in text
+        and "scripts/tcpwatch" not in text
+    )
     hostile = written([stall], TERMINAL, started=-9, host="x: sudo rm -rf /")
-    assert hostile.count("rm -rf") == 1 and "on the recorded host: nc" in hostile, "in the heading alone"
+    assert hostile.count("rm -rf") == 1 and "on the recorded host: sudo tcpwatch probe" in hostile, (
+        "in the heading alone"
+    )
     peer = stall_of(
         Verdict.UNANSWERED, advice=["Check: on the peer: ss -tno sport = :1", "Release: sudo x", "Cure: y"]
     )
@@ -178,7 +230,7 @@ def test_two_hosts_have_accounts_of_their_own() -> None:
     text = stream.getvalue()
     assert text.count("STALL idle-drop  a-name") == 2 and " × " not in text
     assert "2027-01-15, times in UTC\n" in text and "2027-01-15, times in UTC, on db2\n" in text
-    assert text.count("on db2: ") == 3 and "on db1" not in text
+    assert text.count("on db2: ") == 4 and "on db1" not in text
 
 
 def test_an_update_without_news_hides_no_retransmission() -> None:

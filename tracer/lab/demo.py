@@ -1,4 +1,4 @@
-"""`tcpwatch demo`: the incident in half a minute, with a line for each step; or with one of its four fixes."""
+"""`tcpwatch demo`: the incident in half a minute, with a line for each step; or with a fix; or a probe before it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import click
 from tracer.analysis.stalls import StallTracker
 from tracer.kernel import host
 from tracer.kernel.live import LiveSource
+from tracer.lab.command import run_beside
 from tracer.lab.mariadb import MariaDB, mariadb_client
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Client, Server, embedded_client
@@ -42,6 +43,7 @@ FIXES = {
     "keepalive": f"tcp_keepalive_time is {TTL_S // 2}s in the worker's namespace, less than the firewall's {TTL_S}s",
     "ttl": f"the firewall keeps an idle session for {KEEPALIVE_S + 4}s, longer than keepalive's {KEEPALIVE_S}s",
     "reset": "the firewall answers packets of a forgotten session with a reset, instead of dropping them",
+    "protect": f"tcpwatch protect sets keepalive to {TTL_S // 2}s on the open connection, from outside the worker",
     "ping": f"the worker sends a small query every {TTL_S // 2}s",
 }
 """What each fix changes."""
@@ -85,18 +87,18 @@ class _Kept:
 class _Stage:
     """Prints events and the steps of the demo to stdout, in the order of time."""
 
-    def __init__(self, source: LiveSource, stop: Stop, sink: TextSink, *, colour: bool) -> None:
+    def __init__(self, source: LiveSource, stop: Stop, sink: TextSink, page: Page) -> None:
         self._batches: Iterator[Batch] = iter(source)
         self._tracker = StallTracker(hz=host.hz(), min_idle_ms=MIN_IDLE_S * 1000, own_netns=host.own_netns())
         self._stop = stop
-        self._colour = colour
+        self._page = page
         self.kept = _Kept()
         self._sinks: list[Sink] = [sink, self.kept]
         self.totals = Totals()
 
     def step(self, text: str) -> None:
         """Print what happens now."""
-        print(click.style(f"● {text}", bold=True) if self._colour else f"● {text}", flush=True)
+        print(click.style(f"● {text}", bold=True) if self._page.colour else f"● {text}", flush=True)
 
     def show(self, who: str, what: str) -> None:
         """Print what a host of the lab, or tcpwatch, reports."""
@@ -119,14 +121,40 @@ class _Stage:
         until = time.monotonic() + seconds
         self.watch_until(lambda: time.monotonic() >= until)
 
+    def run(self, arguments: Sequence[str], in_use: Client) -> tuple[int, list[str]]:
+        """Run a command of tcpwatch, and print it and its output. in_use: a worker that asks a query a second.
+
+        Returns the exit status and the lines.
+        """
+        print(f"    $ sudo {self._page.program} {' '.join(arguments)}", flush=True)
+        status, lines = run_beside(arguments, lambda is_over: self.watch_until(asking(in_use, is_over)))
+        for line in lines:
+            print(f"    {line}", flush=True)
+        return status, lines
+
     def finish(self) -> None:
         """End the stalls that are open."""
         finish(self._tracker, Filter(), self._sinks, self.totals)
 
 
-def demo(server: str, fix: str | None, stop: Stop, page: Page, *, utc_offset_s: int) -> None:
+def asking(client: Client, condition: Callable[[], bool]) -> Callable[[], bool]:
+    """The condition, with a query of that worker each second, as long as it is looked at."""
+    next_s = time.monotonic()
+
+    def look() -> bool:
+        nonlocal next_s
+        if time.monotonic() >= next_s:
+            client.ask("query")
+            next_s = time.monotonic() + 1
+        return condition()
+
+    return look
+
+
+def demo(server: str, fix: str | None, stop: Stop, page: Page, *, probe: bool = False, utc_offset_s: int) -> None:
     """Run the incident with an `embedded` server or with `mariadb`, with one of FIXES or without.
 
+    probe: probe the connection before the worker uses it, instead.
     Raises TcpwatchError if a tool is missing, or if a fix does not work. It always removes what it created.
     """
     with ExitStack() as stack, suppress(_Interrupted):
@@ -147,12 +175,15 @@ def demo(server: str, fix: str | None, stop: Stop, page: Page, *, utc_offset_s: 
         source = stack.enter_context(LiveSource(wanted, stop, resume_after_s=MIN_IDLE_S))
         say("tracing the client's namespace")
         sink = TextSink(sys.stdout, page, utc_offset_s=utc_offset_s)
-        stage = _Stage(source, stop, sink, colour=page.colour)
+        stage = _Stage(source, stop, sink, page)
         connect = mariadb_client if database else embedded_client
         with connect(lab.client, SERVER, PORT) as client:
             answer = client.ask("query")
             stage.step(f"A worker connects and sends a query. The answer takes {answer['seconds'] * 1000:.1f} ms.")
-            if fix is None or fix == "reset":
+            if probe:
+                with connect(lab.client, SERVER, PORT) as other:
+                    _probe(stage, lab, client, other)
+            elif fix is None or fix == "reset":
                 _incident(stage, lab, client, database, fix, utc_offset_s)
             else:
                 _survival(stage, lab, client, fix)
@@ -199,11 +230,15 @@ def _incident(
     stage.step(
         f"Here tcp_retries2 is {RETRIES2}. With the default of 15 the worker would hang for a quarter of an hour."
     )
-    print("  Try the advice: tcpwatch demo --fix keepalive, or --fix ttl, reset, ping.")
+    print("  Try the advice: tcpwatch demo --probe, or --fix protect, keepalive, ttl, reset, ping.")
 
 
 def _survival(stage: _Stage, lab: Lab, client: Client, fix: str) -> None:
     stage.step(f"The fix: {FIXES[fix]}.")
+    if fix == "protect":
+        status, _ = stage.run([*_connections(lab, "protect"), "--idle", f"{TTL_S // 2}s"], client)
+        if status:
+            raise TcpwatchError(f"tcpwatch protect failed with exit status {status}")
     stage.step("The connection is idle." if fix != "ping" else "The worker has no other queries.")
     silent_since = time.monotonic()
     if fix == "ping":
@@ -212,7 +247,7 @@ def _survival(stage: _Stage, lab: Lab, client: Client, fix: str) -> None:
             client.ask("query")
     else:
         # Longer than the firewall would have kept the session, and until after the first probe.
-        wanted = 2 if fix == "keepalive" else 1
+        wanted = 2 if fix in ("keepalive", "protect") else 1
         stage.watch_until(lambda: stage.kept.probes >= wanted)
         stage.watch_for(TTL_S / 2)
     stage.show("firewall", "still has the session" if lab.sessions(PORT) else "has no session for it")
@@ -226,10 +261,39 @@ def _survival(stage: _Stage, lab: Lab, client: Client, fix: str) -> None:
     stage.step(
         f"After {waited}{how} the worker sends its next query. The answer takes {answer['seconds'] * 1000:.2f} ms."
     )
-    if fix == "keepalive":
+    if fix in ("keepalive", "protect"):
         print(
             f"  The firewall still forgets a session after {TTL_S}s, but the probes never let it be silent that long."
         )
+
+
+def _connections(lab: Lab, command: str) -> list[str]:
+    """A command with filters that no connection outside of the lab matches."""
+    return [command, "--netns", str(lab.client.netns), "--rport", str(PORT)]
+
+
+def _probe(stage: _Stage, lab: Lab, client: Client, other: Client) -> None:
+    """One connection that the firewall has forgotten, and one in use beside it: a probe finds out which is which."""
+    lport, living = (int(each.connected["lport"]) for each in (client, other))
+    stage.step("A second worker connects and sends a query a second. The first one is idle.")
+
+    def is_forgotten() -> bool:
+        return not any(f" sport={lport} " in session for session in lab.sessions(PORT))
+
+    stage.watch_until(asking(other, is_forgotten))
+    stage.show("worker", f"[{client.pid}] {_socket_state(lab.client.believes(lport, PORT))}")
+    stage.show("firewall", "has no session for it")
+    stage.step("Nobody has noticed. Before the first worker sends its next query, one command asks the path:")
+    status, lines = stage.run([*_connections(lab, "probe"), "--connect"], other)
+    expected = {"no-answer": lport, "alive": living}
+    found = {
+        result: any(line.startswith(result) and f":{port} " in line for line in lines)
+        for result, port in expected.items()
+    }
+    if status != 1 or not all(found.values()):
+        raise TcpwatchError(f"the probe found something else, with exit status {status}")
+    stage.step(f"The connection from port {lport} is dead. Its next query would hang.")
+    print("  End it before it is used: tcpwatch end. Keep the others alive: tcpwatch demo --fix protect.")
 
 
 def _prediction(kept: _Kept, utc_offset_s: int) -> list[str]:

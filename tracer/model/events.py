@@ -378,9 +378,9 @@ class Event:
     advice: list[str] | None = declared(
         "stall",
         tables={
-            "stall": "what to do: at most one line each that begins with `Check: `, `Release: ` and `Cure: `, in "
-            "this order, then further lines, most useful first; a command stands at the end after a colon, and works "
-            "as it is, with `sudo` where it needs root"
+            "stall": "what to do: at most one line each that begins with `Check: `, `Release: `, `Protect: ` and "
+            "`Cure: `, in this order, then further lines, most useful first; a command stands at the end after a "
+            "colon, and works as it is, with `sudo` where it needs root"
         },
         kinds=_STALL,
         max_length=MAX_PATH,

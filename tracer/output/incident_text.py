@@ -66,9 +66,9 @@ class IncidentText:
             sentences = [*what, *([] if is_over else [when_it_ends(stall, utc_offset_s)])]
             lines = [line for each in sentences for line in wrapped(each, self._width)]
             return [*head, *lines, *self._owner(stall), *self._steps(stall, MAX_BLOCK), *self._further(stall)]
-        until = [] if is_over else self._filled(self._until_when(account, stall, utc_offset_s))
-        steps = len(_steps_of(stall))
-        lines = [*self._fitting(what, MAX_BLOCK - len(head) - len(until) - steps), *until]
+        until = "" if is_over else self._until_when(account, stall, utc_offset_s)
+        least = [line for step, text in self._placed_steps(stall) for line in self._bare_step(step, text)]
+        lines = self._fitting(what, until, MAX_BLOCK - len(head) - self._rows(least))
         return [*head, *lines, *self._steps(stall, MAX_BLOCK - len(head) - len(lines))]
 
     def _owner(self, stall: Event) -> list[str]:
@@ -88,13 +88,21 @@ class IncidentText:
         left = "" if times.least is None else f" (in {duration(max(0, times.least - stall.time_ns) / 1_000_000)})"
         return f"{until[:1].upper()}{until[1:]}{left}." if until else ""
 
-    def _fitting(self, sentences: list[str], room: int) -> list[str]:
-        """As many of the sentences, from the first on, as fit that many lines together."""
-        for number in range(len(sentences), 1, -1):
-            lines = self._filled(" ".join(each for each in sentences[:number] if each))
-            if len(lines) <= room:
-                return lines
-        return self._filled(sentences[0])
+    def _fitting(self, sentences: list[str], until: str, room: int) -> list[str]:
+        """As many of the sentences, from the first on, as fit that many lines with `until`.
+
+        That has a line of its own, or where this takes too many, is part of the paragraph.
+        """
+        paragraph: list[str] = []
+        for number in range(len(sentences), 0, -1):
+            shown = [each for each in sentences[:number] if each]
+            apart = [*self._filled(" ".join(shown)), *self._filled(until)]
+            if len(apart) <= room:
+                return apart
+            paragraph = self._filled(" ".join([*shown, *([until] if until else [])]))
+            if len(paragraph) <= room:
+                break
+        return paragraph
 
     def _happened(self, account: Account, stall: Event, utc_offset_s: int) -> str:
         """What happened to the stall, or to all open stalls of the account."""
@@ -122,17 +130,30 @@ class IncidentText:
 
     def _steps(self, stall: Event, room: int) -> list[str]:
         """The steps of the advice, in that many lines: where they do not fit, without their words."""
-        steps = [(step, step.text_of(self._placed(line))) for step, line in _steps_of(stall)]
+        steps = self._placed_steps(stall)
         worded = [self._step(step, text) for step, text in steps]
         for number in reversed(range(len(steps))):
-            if sum(map(len, worded)) <= room:
+            if sum(map(self._rows, worded)) <= room:
                 break
-            step, text = steps[number]
-            words, command = split(text)
-            place = place_of(words)
-            short = f"{place}: {command}" if place else command
-            worded[number] = [self._labelled(step, short)] if command else worded[number][:1]
+            worded[number] = self._bare_step(*steps[number])
         return [line for lines in worded for line in lines]
+
+    def _placed_steps(self, stall: Event) -> list[tuple[Step, str]]:
+        """The text of each step, with the host where it has to be typed."""
+        found = [(Step.of(line), self._placed(line)) for line in stall.advice or ()]
+        return [(step, step.text_of(line)) for step, line in found if step is not None]
+
+    def _rows(self, lines: list[str]) -> int:
+        """The rows of the terminal that the lines take: it wraps a long command."""
+        columns = self._page.columns
+        return len(lines) if columns is None else sum(-(-len(line) // columns) for line in lines)
+
+    def _bare_step(self, step: Step, text: str) -> list[str]:
+        """The command without words, except where it has to be typed. Without a command, the first line."""
+        words, command = split(text)
+        place = place_of(words)
+        short = f"{place}: {command}" if place else command
+        return [self._labelled(step, short)] if command else self._step(step, text)[:1]
 
     def _step(self, step: Step, text: str) -> list[str]:
         """`Cure     keepalive is on, first probe after 2h: COMMAND`, the command on a line of its own if need be."""
@@ -259,10 +280,6 @@ class IncidentText:
             at_least = "at least " if len(pids) >= MAX_PIDS else ""
             who = f"{safe(incident.key.owner or '?')} ({at_least}{len(pids):,} processes)"
         return f"{number:,} × {who} {_service(incident.example)}"
-
-
-def _steps_of(stall: Event) -> list[tuple[Step, str]]:
-    return [(step, line) for line in stall.advice or () if (step := Step.of(line)) is not None]
 
 
 def _summary(outcome: str) -> str:

@@ -54,7 +54,7 @@ class Paragraph:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """A line of advice. step: Check, Release or Cure; empty for further advice. command: to copy, or empty."""
+    """A line of advice. step: the name of the step; empty for further advice. command: to copy, or empty."""
 
     step: str
     text: Inline

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tracer.analysis.advice.commands import ON_THE_PEER, connect_again, end_with_ss, enter, peers_socket
+from tracer.analysis.advice.commands import ON_THE_PEER, connect_again, end_with_ss, enter, peers_socket, probe_all
 from tracer.analysis.advice.context import AdviceContext, service_port
 from tracer.analysis.clients import MYSQL, POSTGRESQL, REDIS
 
@@ -23,6 +23,8 @@ _IDLE_LIMITS = {
 }
 BEHIND_NAT = "Behind a NAT, the peer lists another address and port for this host."
 _OTHERWISE = "If it times out, the path or the peer is down. If it is refused, the service does not listen."
+_DEAD_TOO = "The result no-answer marks connections that are dead already. Their next query would hang."
+_BUSY = "This connection itself is busy, because its data is in flight."
 
 
 def new_connection(context: AdviceContext, if_it_connects: str) -> tuple[str, list[str]]:
@@ -35,6 +37,30 @@ def new_connection(context: AdviceContext, if_it_connects: str) -> tuple[str, li
         "If the peer lists the connection, the path loses its packets. If not, the peer has closed it or restarted."
     )
     return check, [meaning, BEHIND_NAT] if check else []
+
+
+def others(context: AdviceContext, if_it_opens: str, *, in_flight: bool = True) -> tuple[str, list[str]]:
+    """A check, and what its results mean: a probe of every connection to the service, at the client with a new one.
+
+    if_it_opens: what a new connection shows. in_flight: this connection has data in flight, so it cannot be probed
+    itself. For a connection without a process, which nobody waits for, a new one alone.
+    """
+    if context.event.orphan:
+        return new_connection(context, if_it_opens)
+    check = probe_all(context)
+    if not check:
+        return "", []
+    if context.over:
+        return check, [_DEAD_TOO]
+    busy = f"{_BUSY} " if in_flight else ""
+    if not service_port(context.event)[1]:
+        return check, [f"{if_it_opens} {_OTHERWISE}", f"{busy}{_DEAD_TOO}"]
+    there = peers_socket(context.event)
+    return check, [
+        "If others from this client are alive, its host and the path work, and this session is probably forgotten.",
+        f"{busy}{_DEAD_TOO}",
+        *([f"What the client's kernel knows of this one, {there}", BEHIND_NAT] if there else []),
+    ]
 
 
 def idle_limit(context: AdviceContext) -> tuple[str, list[str]]:

@@ -11,6 +11,7 @@ import re
 from functools import lru_cache
 
 from tracer.analysis.advice.context import AdviceContext, service_port
+from tracer.model.durations import setting
 from tracer.model.events import Event
 
 COMMANDS = ("sudo ", "tcpwatch ", "nsenter ", "ss ", "ip ", "nft ", "tc ", "nc ", "lsns ", "sysctl ", "echo ",
@@ -114,21 +115,75 @@ def _quoted(address: str) -> str:
     return f"'[{address}]'" if ":" in address else address
 
 
+def _to_this_service(context: AdviceContext) -> str:
+    """Filters for the connections between this host and the peer that belong to the service, in every namespace."""
+    peer, (port, is_local) = address(context.event.raddr), service_port(context.event)
+    return f"--host {peer} --{'lport' if is_local else 'rport'} {port}" if peer and port else ""
+
+
+def _this_connection(context: AdviceContext) -> str:
+    """Filters for the connection alone."""
+    event = context.event
+    peer = address(event.raddr)
+    if not (peer and event.lport and event.rport):
+        return ""
+    return f"--lport {event.lport} --host {peer} --rport {event.rport}"
+
+
 def release_all(context: AdviceContext) -> str:
     """The command that ends all connections to this service that hang, and none that does not."""
-    peer, (port, is_local) = address(context.event.raddr), service_port(context.event)
-    if not _waits(context) or peer is None or not port:
-        return ""
-    return f"sudo tcpwatch end --stuck --host {peer} --{'lport' if is_local else 'rport'} {port}"
+    filters = _to_this_service(context)
+    return f"sudo tcpwatch end --stuck {filters}" if _waits(context) and filters else ""
 
 
 def release_this(context: AdviceContext) -> str:
     """The command that ends this connection. The kernel's state does not show that it hangs."""
-    event = context.event
-    peer = address(event.raddr)
-    if not _waits(context) or not (peer and event.lport and event.rport):
+    filters = _this_connection(context)
+    return f"sudo tcpwatch end {filters}" if _waits(context) and filters else ""
+
+
+def probe_all(context: AdviceContext) -> str:
+    """The command that shows which connections to this service are dead, and whether a client can open a new one."""
+    return _probe(context, _to_this_service(context))
+
+
+def probe_this(context: AdviceContext) -> str:
+    """The command that shows whether the path still knows this connection, which has no data in flight.
+
+    tcp_send_window_probe() (net/ipv4/tcp_output.c) only sends in ESTABLISHED.
+    """
+    if not _waits(context) or context.event.state not in (None, "ESTABLISHED"):
         return ""
-    return f"sudo tcpwatch end --lport {event.lport} --host {peer} --rport {event.rport}"
+    event = context.event
+    return _probe(context, f"--lport {event.lport} --rport {event.rport}" if event.lport and event.rport else "")
+
+
+def _probe(context: AdviceContext, filters: str) -> str:
+    connect = "" if service_port(context.event)[1] else " --connect"
+    return f"sudo tcpwatch probe {filters}{connect}" if filters else ""
+
+
+def protect_all(context: AdviceContext, seconds: int, more: str = "") -> str:
+    """The command that sets keepalive on the open connections to this service. more: further options."""
+    filters = _to_this_service(context)
+    options = f"{filters} --idle {setting(seconds)}{f' {more}' if more else ''}"
+    return f"sudo tcpwatch protect {options}" if filters else ""
+
+
+_INSTALL = "sudo install -D -m 644 /dev/stdin /etc/tcpwatch"
+"""Writes a file for tcpwatch-protect@.service, and makes the directory where there is none."""
+
+
+def protect_service(context: AdviceContext, seconds: int) -> list[str]:
+    """How a service of this host protects each connection that is opened: its file, and its start."""
+    filters, port = _to_this_service(context), service_port(context.event)[0]
+    if not filters:
+        return []
+    options = f"OPTIONS={filters} --idle {setting(seconds)}"
+    return [
+        f"As a service, which outlasts a restart: echo {options} | {_INSTALL}/port-{port}.conf",
+        f"Then start that service: sudo systemctl enable --now tcpwatch-protect@port-{port}",
+    ]
 
 
 def end_with_ss(context: AdviceContext) -> list[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tracer.analysis.advice.checks import ends, idle_limit, new_connection, orphan
-from tracer.analysis.advice.commands import enter, release_all
+from tracer.analysis.advice.checks import ends, idle_limit, orphan, others
+from tracer.analysis.advice.commands import enter, probe_all, release_all
 from tracer.analysis.advice.context import AdviceContext
 from tracer.analysis.advice.keepalive import probe_sooner, raise_firewall_timeout, set_time
 from tracer.analysis.advice.limits import limit_step, limit_the_wait
@@ -12,10 +12,13 @@ from tracer.analysis.keepalive_time import narrowed
 from tracer.analysis.middleboxes import matching
 from tracer.model.durations import duration, setting
 
+_IF_IT_OPENS = "If the new connection opens, a forgotten session is the likely cause."
+_ALSO_RESET = "which others are dead; a reset ends these"
+
 
 def idle_drop(context: AdviceContext) -> Advice:
     """Keepalive that comes in time; or what contradicts an idle timeout."""
-    check, meaning = new_connection(context, "If it connects, a forgotten session is the likely cause.")
+    check, meaning = others(context, _IF_IT_OPENS)
     if context.contradicts_idle_timeout:
         return Advice(
             check=check,
@@ -24,15 +27,17 @@ def idle_drop(context: AdviceContext) -> Advice:
             further=[
                 *orphan(context),
                 *_doubt(context),
+                *meaning,
                 *ends(context),
                 *_refused(context),
                 *limit_the_wait(context),
             ],
         )
-    step, further = probe_sooner(context)
+    step, further, protect = probe_sooner(context)
     return Advice(
         check=check,
         release=release_all(context),
+        protect=protect,
         cure=step or limit_step(context),
         further=[
             *orphan(context),
@@ -55,18 +60,23 @@ def idle_reset(context: AdviceContext) -> Advice:
     check, limit = idle_limit(context)
     if context.contradicts_idle_timeout:
         return Advice(check=check, further=[*_doubt(context), restart, *limit])
-    step, further = probe_sooner(context)
+    probe = probe_all(context)
+    which = [f"{_ALSO_RESET.capitalize()}: {probe}"] if check and probe else []
+    if not check and probe:
+        check = f"{_ALSO_RESET}: {probe}"
+    step, further, protect = probe_sooner(context)
     suspects = _suspects(context, "silent")
     return Advice(
         check=check,
+        protect=protect,
         cure=step,
-        further=[*further, restart, *limit, *raise_firewall_timeout(context), *suspects, *enter(context)],
+        further=[*which, *further, restart, *limit, *raise_firewall_timeout(context), *suspects, *enter(context)],
     )
 
 
 def keepalive_failed(context: AdviceContext) -> Advice:
     """End the wait; probe sooner unless this silence was survived before."""
-    check, meaning = new_connection(context, "If it connects, a forgotten session is the likely cause.")
+    check, meaning = others(context, _IF_IT_OPENS, in_flight=False)
     did = "The keepalive probes are not answered: the path or the peer is probably dead."
     release = release_all(context)
     if context.survived_as_much:
@@ -74,9 +84,15 @@ def keepalive_failed(context: AdviceContext) -> Advice:
             "The connection survived a silence this long before. Look for a failover, a reboot or a route change."
         )
         return Advice(check=check, release=release, further=[did, before, *meaning, *ends(context)])
-    step, further = set_time(context)
+    step, further, protect = set_time(context)
     always = ["If the first probe always fails, the path has forgotten the session by then."] if further else []
-    return Advice(check=check, release=release, cure=step, further=[did, *always, *meaning, *further, *ends(context)])
+    return Advice(
+        check=check,
+        release=release,
+        protect=protect,
+        cure=step,
+        further=[did, *always, *meaning, *further, *ends(context)],
+    )
 
 
 def _doubt(context: AdviceContext) -> list[str]:

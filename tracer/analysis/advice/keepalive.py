@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from tracer.analysis.advice.commands import protect_all, protect_service
 from tracer.analysis.advice.context import AdviceContext, programs, service_port, setting_in_words
 from tracer.analysis.advice.steps import first_fitting, shorter
 from tracer.analysis.advice.sysctls import permanent, set_now
@@ -33,10 +34,11 @@ _SERVER_PROBES = {
 
 
 class Cure(NamedTuple):
-    """The text of the step, empty without one, and further lines."""
+    """The text of the step, empty without one, further lines, and the command for connections that are open now."""
 
     step: str
     further: list[str]
+    protect: str = ""
 
 
 NOTHING = Cure("", [])
@@ -51,12 +53,28 @@ def probe_sooner(context: AdviceContext) -> Cure:
     if event.keepalive and period_s is not None and not _is_late(context):
         unanswered = (
             f"A keepalive probe was due after {setting(period_s)} of silence, and none was answered. Its timer was "
-            "armed before that time was set, or the path was dead by then. Reconnect, and see whether the new "
-            "connection's probes are answered."
+            "armed before that time was set, or the path was dead by then. tcpwatch protect arms it anew. Or "
+            "reconnect, and see whether the new connection's probes are answered."
         )
-        return Cure("", [unanswered])
-    step, further = set_time(context)
-    return Cure(step, [*further, *_other_ways(context)])
+        return Cure("", [unanswered], _protect(context))
+    step, further, protect = set_time(context)
+    return Cure(step, [*further, *_other_ways(context)], protect)
+
+
+def _protect(context: AdviceContext) -> str:
+    """Sets keepalive on the connections that are open now; empty where no time is known."""
+    seconds = keepalive_for(context.idle_timeout, context.idle_ms, context.hz)
+    return protect_all(context, seconds) if seconds is not None else ""
+
+
+def _follow(context: AdviceContext, text: str, further: list[str]) -> Cure | None:
+    """Keepalive from outside, for a program without a setting for it; None where no time is known."""
+    seconds = keepalive_for(context.idle_timeout, context.idle_ms, context.hz)
+    command = "" if seconds is None else protect_all(context, seconds, "--follow")
+    if seconds is None or not command:
+        return None
+    step = first_fitting(f"{text}: {command}", f"keepalive is off; from outside: {command}")
+    return Cure(step, [*further, *protect_service(context, seconds)])
 
 
 def _turn_on(context: AdviceContext) -> Cure:
@@ -72,7 +90,10 @@ def _turn_on(context: AdviceContext) -> Cure:
     instead = _other_ways(context)
     if not how and candidates and instead:
         no_setting = f"{NO_SYSCTL}; if this is {names}, it has no setting for that."
-        return Cure("keepalive is off; let the server probe", [no_setting, *instead, *_why(context, value)])
+        further = [no_setting, *instead, *_why(context, value)]
+        return _follow(context, f"keepalive is off; for {names}, from outside", further) or Cure(
+            "keepalive is off; let the server probe", further
+        )
     step = first_fitting(
         f"keepalive is off; {shorter(how) or TURN_ON}",
         f"keepalive is off; turn it on in {names}",
@@ -82,7 +103,10 @@ def _turn_on(context: AdviceContext) -> Cure:
         times = _why(context, seconds) if seconds else []
     else:
         times = _first_probe(context)
-    return Cure(step, [f"{NO_SYSCTL}; {how or TURN_ON}", *times, *instead])
+    further = [f"{NO_SYSCTL}; {how or TURN_ON}", *times, *instead]
+    if not how and (followed := _follow(context, "keepalive is off; from outside", further)):
+        return followed
+    return Cure(step, further, _protect(context))
 
 
 def _first_probe(context: AdviceContext) -> list[str]:
@@ -129,7 +153,8 @@ def set_time(context: AdviceContext) -> Cure:
     step = first_fitting(
         *(set_now(context, f"{on}, {late}", settings) for late in (_lateness_of_probes(context), "probes are late"))
     )
-    return Cure(step, [*_why(context, seconds), *_takes_effect(context, seconds), *permanent(context, settings)])
+    further = [*_why(context, seconds), *_takes_effect(context, seconds), *permanent(context, settings)]
+    return Cure(step, further, protect_all(context, seconds))
 
 
 def _lateness_of_probes(context: AdviceContext) -> str:
@@ -149,7 +174,7 @@ def _set_own_time(context: AdviceContext, seconds: int) -> Cure:
     if not _idle_is_long(context):
         interval_s = INTERVAL_S if event.keepalive_interval_s is None else event.keepalive_interval_s
         step = f"TCP_KEEPINTVL of {setting(seconds)} in the application, not {setting(interval_s)}"
-        return Cure(step, [*further, _interval_counts()])
+        return Cure(step, [*further, _interval_counts()], protect_all(context, seconds))
     own = _times(event, seconds)
     instead = f", not {setting(event.keepalive_idle_s)}" if event.keepalive_idle_s is not None else ""
     step = first_fitting(shorter(own), f"TCP_KEEPIDLE of {setting(seconds)} in the application{instead}")
@@ -157,7 +182,7 @@ def _set_own_time(context: AdviceContext, seconds: int) -> Cure:
         further.append(f"In the application, {own}")
     if _interval_is_long(context):
         further.append(_interval_counts())
-    return Cure(step, further)
+    return Cure(step, further, protect_all(context, seconds))
 
 
 def _interval_counts() -> str:
@@ -237,7 +262,7 @@ def _takes_effect(context: AdviceContext, seconds: int) -> list[str]:
     scope = "" if is_local else "for this client alone, "
     return [
         f"New connections use it at once, existing ones when their current timer expires{until}. "
-        "Reconnect them to use it now.",
+        "tcpwatch protect changes these at once.",
         *([f"Or {scope}{own}"] if own else []),
         *kept,
     ]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from tracer.analysis.advice.commands import protect_all
 from tracer.analysis.advice.context import AdviceContext, programs, service_port, setting_in_words
 from tracer.analysis.advice.steps import first_fitting, shorter
 from tracer.analysis.clients import Client, one_of
 
 _OPTION = "TCP_USER_TIMEOUT or a read timeout"
+_IDLE_S, _TO_30S = 10, "--interval 5s --user-timeout 30s"
+"""A user timeout also limits keepalive, so it has to be longer than two probes take: docs/acting.md."""
 
 
 def limit_step(context: AdviceContext) -> str:
@@ -31,11 +34,19 @@ def limit_the_wait(context: AdviceContext) -> list[str]:
     if event.orphan or event.user_timeout_ms:
         return []
     bound = setting_in_words(event, _bounded)
-    if bound:
-        return [f"To limit the wait next time, {bound}"]
     if service_port(event)[1]:
-        return []
-    return [f"To limit the wait next time, set {_OPTION}. A ping before use would hang as well."]
+        return [f"To limit the wait next time, {bound}"] if bound else []
+    protect = protect_all(context, _IDLE_S, _TO_30S)
+    return [
+        f"To limit the wait next time, {bound}"
+        if bound
+        else f"To limit the wait next time, set {_OPTION}. A ping before use would hang as well.",
+        *(
+            [f"To limit it to 30s on open connections, which then probe after 10s of silence: {protect}"]
+            if protect
+            else []
+        ),
+    ]
 
 
 def read_timeout(context: AdviceContext) -> str:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import errno
 
-from tracer.analysis.advice.checks import BEHIND_NAT, ends, idle_limit, new_connection, orphan
+from tracer.analysis.advice.checks import BEHIND_NAT, ends, idle_limit, new_connection, orphan, others
 from tracer.analysis.advice.commands import (
     ON_THE_PEER,
     enter,
     here,
     peers_socket,
+    probe_this,
+    protect_all,
     release_all,
     release_this,
     route,
@@ -27,7 +29,7 @@ from tracer.analysis.advice.limits import limit_step, limit_the_wait, read_timeo
 from tracer.analysis.advice.steps import Advice
 from tracer.analysis.advice.sysctls import permanent, set_now
 from tracer.analysis.clients import HEARTBEATS, filled
-from tracer.analysis.keepalive_time import DEFAULT_KEEPALIVE_S
+from tracer.analysis.keepalive_time import DEFAULT_KEEPALIVE_S, MAX_DEFAULT_S
 from tracer.model.events import Event
 
 _ERRORS = frozenset(errno.errorcode.values())
@@ -94,8 +96,9 @@ def local_drop(context: AdviceContext) -> Advice:
 
 
 def path_loss(context: AdviceContext) -> Advice:
-    """A new connection shows whether the peer and the path are alive."""
-    check, meaning = new_connection(context, "If it connects, the path works again, or only this session is lost.")
+    """Other connections and a new one show whether the peer and the path are alive."""
+    opens = "If the new connection opens, the path works again, or only this session is lost."
+    check, meaning = ("", []) if context.over else others(context, opens, in_flight=not context.event.probes_out)
     return Advice(
         check=check,
         release=release_all(context),
@@ -105,19 +108,33 @@ def path_loss(context: AdviceContext) -> Advice:
 
 
 def unanswered(context: AdviceContext) -> Advice:
-    """A slow query, a stopped peer and a lost reply look alike here; the peer's socket shows which it is."""
-    event = context.event
-    check = peers_socket(event)
+    """A slow query, a stopped peer and a lost reply look alike to tracing. A probe finds a dead path or peer.
+
+    Nothing is in flight, so the connection itself can be probed. Of a living one, the peer's socket shows the rest.
+    """
+    there = peers_socket(context.event)
     meaning = [
         "With Recv-Q above 0, the peer's application does not read. With timer:(on,...), the path drops its reply. "
         "With neither, it is still working on the request.",
         BEHIND_NAT,
     ]
+    probe = probe_this(context)
+    if probe:
+        answers = [
+            "The result alive means that the path and the peer's kernel work. Then its application is slow or stopped.",
+            "no-answer means that path or peer are probably dead, so release it. A reset ends the wait itself.",
+            *([f"If it is alive, look at its socket, {there}"] if there else []),
+        ]
     return Advice(
-        check=check,
+        check=probe or there,
         release=release_this(context),
         cure=read_timeout(context),
-        further=[*(meaning if check else []), *_end_the_wait(context), *ends(context)],
+        further=[
+            *(answers if probe else []),
+            *(meaning if there else []),
+            *_end_the_wait(context),
+            *ends(context),
+        ],
     )
 
 
@@ -127,14 +144,25 @@ def _end_the_wait(context: AdviceContext) -> list[str]:
         "Set a read timeout in the client. TCP_USER_TIMEOUT does not end this wait, because nothing is in flight."
     )
     if event.keepalive is not False:
-        return [timeout]
+        return [*_probe_the_wait(context), timeout]
     on = setting_in_words(event, lambda client: client.probes and filled(client.probes, DEFAULT_KEEPALIVE_S))
     return [
-        "With keepalive on, the wait would end if the peer is dead, and firewalls would keep the session: "
+        *_probe_the_wait(context),
+        "With keepalive on, the next wait would end if the peer is dead, and firewalls would keep the session: "
         f"{on or TURN_ON}",
         timeout,
         *_own_heartbeat(event),
     ]
+
+
+def _probe_the_wait(context: AdviceContext) -> list[str]:
+    """Keepalive from outside, where it is off or comes late."""
+    event = context.event
+    is_early = event.keepalive_idle_s is not None and event.keepalive_idle_s <= MAX_DEFAULT_S
+    protect = protect_all(context, DEFAULT_KEEPALIVE_S)
+    if not protect or context.over or event.orphan or event.keepalive is None or (event.keepalive and is_early):
+        return []
+    return [f"To end this wait if the peer is dead, and to keep firewalls' sessions if it is alive: {protect}"]
 
 
 def _own_heartbeat(event: Event) -> list[str]:

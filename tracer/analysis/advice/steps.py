@@ -1,4 +1,4 @@
-"""The steps of advice: check what is wrong, release what waits now, cure the cause.
+"""The steps of advice: check what is wrong, release what waits now, protect what is open, cure the cause.
 
 Each verdict's advice begins with at most one line of each step, in this order. These lines begin with the name of the
 step and a colon: a person finds them, and live output shows only them without `-v`.
@@ -22,6 +22,7 @@ class Step(str, Enum):
 
     CHECK = "Check"
     RELEASE = "Release"
+    PROTECT = "Protect"
     CURE = "Cure"
 
     def line(self, text: str) -> str:
@@ -47,12 +48,18 @@ class Advice:
 
     check: str = ""
     release: str = ""
+    protect: str = ""
     cure: str = ""
     further: Sequence[str] = ()
 
     def lines(self) -> list[str]:
         """The lines of an event's `advice`, each once."""
-        texts = {Step.CHECK: self.check, Step.RELEASE: self.release, Step.CURE: self.cure}
+        texts = {
+            Step.CHECK: self.check,
+            Step.RELEASE: self.release,
+            Step.PROTECT: self.protect,
+            Step.CURE: self.cure,
+        }
         return list(dict.fromkeys([*(step.line(text) for step, text in texts.items() if text), *self.further]))
 
 
