@@ -1,4 +1,4 @@
-"""`tcpwatch demo`: the incident with its verdict and a time that comes true, the five fixes that hold, and the probe."""
+"""`tcpwatch demo`: the incident with its verdict and a time that comes true, five fixes that hold, and the probe."""
 
 from __future__ import annotations
 
