@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from all_advice import commands
 from stalling import Stalls
 from typed import command_of, run, run_on_terminal, sysctl
+from watching import ROOT
 
 from tracer.act.selection import HOPELESS
 from tracer.analysis.advice.context import AdviceContext
@@ -37,8 +39,20 @@ BOUND_PORT = 20000
 SILENT_MS = 2500
 """Half of it leaves room for a keepalive time of a second."""
 SETTINGS = "test_printed_settings"
+_SERVICE = r"--host ADDRESS --[lr]port PORT"
+_OPTIONS = (
+    rf"echo OPTIONS={_SERVICE} --idle TIME "
+    r"\| sudo install -D -m 644 /dev/stdin /etc/tcpwatch/port-PORT\.conf"
+)
 SHAPES = {
-    r"nc -zvw5 ADDRESS PORT": "test_an_idle_drop",
+    r"nc -zvw5 ADDRESS PORT": "test_a_handshake",
+    rf"tcpwatch probe {_SERVICE}( --connect)?": "test_an_idle_drop",
+    r"tcpwatch probe --lport PORT --rport PORT( --connect)?": "test_a_reply_that_does_not_come",
+    rf"tcpwatch protect {_SERVICE} --idle TIME": "test_an_idle_drop",
+    rf"tcpwatch protect {_SERVICE} --idle TIME --interval TIME --user-timeout TIME": "test_an_idle_drop",
+    rf"tcpwatch protect {_SERVICE} --idle TIME --follow": "test_a_client_without_a_setting",
+    _OPTIONS: "test_a_client_without_a_setting",
+    r"systemctl enable --now tcpwatch-protect@port-PORT": "test_a_client_without_a_setting",
     r"sysctl -w( net\.ipv4\.tcp_keepalive_(time|intvl)=N)+": "test_an_idle_drop",
     r"sysctl -w net\.ipv4\.tcp_syn_retries=N": "test_a_handshake",
     r"ss -K -t -n src ADDRESS sport = :PORT dst ADDRESS dport = :PORT": "test_an_idle_drop",
@@ -66,7 +80,8 @@ def shape_of(command: str) -> str:
     command = re.sub(r"^sudo (nsenter -t \d+ -n )?", "", command)
     command = re.sub(r"'\[[\da-f:]+\]'|\b[\da-f]+(:+[\da-f]+)+\b|\b\d+(\.\d+){3}\b", "ADDRESS", command)
     command = re.sub(r"(?<==)\d+\b|(?<== )\d+\b|(?<=keepalive )\d+$", "N", command)
-    return re.sub(r"(?<=port )\d+|(?<=:)\d+(?= |$)|(?<=ADDRESS )\d+$", "PORT", command)
+    command = re.sub(r"(--(idle|interval|user-timeout)) \d+[smh]\b", r"\1 TIME", command)
+    return re.sub(r"(?<=port )\d+|(?<=port-)\d+|(?<=:)\d+(?= |$)|(?<=ADDRESS )\d+$", "PORT", command)
 
 
 def test_every_command_has_a_test_that_types_it() -> None:
@@ -91,7 +106,8 @@ class Place(NamedTuple):
     def type(self, lines: list[str], contains: str, *, status: int = 0) -> str:
         """Type the command of the line that has it. Returns what it prints."""
         command = command_of(lines, contains)
-        assert ("nsenter" in command) is (self.shell is None), command
+        reaches_all = command.startswith("sudo tcpwatch ")  # every network namespace
+        assert ("nsenter" in command) is (self.shell is None and not reaches_all), command
         return run(command, self.shell, status=status)
 
 
@@ -169,7 +185,9 @@ def test_an_idle_drop(lab: Lab, place: Place, tmp_path: Path, host: str) -> None
             seen.wait_for(phase="begin", verdict="idle-drop", lport=each.connected["lport"]).advice or []
             for each in (first, second)
         )
-        assert "succeeded" in place.type(one, "Check: "), "a new connection works"
+        shown = place.type(one, "Check: ", status=1)
+        assert len(re.findall(r"^busy +worker\[", shown, re.MULTILINE)) == 2, shown
+        assert re.search(rf"a new connection to \S*{PORT} opens", shown), shown
         place.type(one, "ss -K")
         is_aborted(first)
         assert not second.answered(), "this ends one connection alone"
@@ -178,12 +196,50 @@ def test_an_idle_drop(lab: Lab, place: Place, tmp_path: Path, host: str) -> None
             screen = release(other)
             is_aborted(second)
             assert healthy.ask("query")["ok"], screen
+            assert re.search(r"^alive +worker\[", place.type(other, "Check: "), re.MULTILINE)
+            open_ones(place, other)
         name = "tcp_keepalive_time"
         before = sysctl(lab.client, name)
         place.type(other, "Cure: ")
         assert (before, sysctl(lab.client, name), sysctl(lab.client, "tcp_keepalive_intvl")) == ("7200", "1", "1")
         lab.client.set_sysctl(f"net.ipv4.{name}", before)
         lab.client.set_sysctl("net.ipv4.tcp_keepalive_intvl", 75)
+
+
+def open_ones(place: Place, lines: list[str]) -> None:
+    """Type what is for connections that are open now."""
+    protected = place.type(lines, "Protect: ")
+    assert "changed       worker[" in protected and "→ 1.0s+9x1.0s" in protected, protected
+    assert "user timeout none → " in place.type(lines, "To limit it to 30s on open connections")
+
+
+def test_a_client_without_a_setting(lab: Lab, place: Place, tmp_path: Path) -> None:
+    """Keepalive from outside: typed until ^C, and as a service with its file."""
+    (tmp_path / "units").mkdir()
+    shutil.copy(ROOT / "scripts/tcpwatch-protect@.service", tmp_path / "units")
+    with (
+        Server(lab.server, SERVER, PORT),
+        embedded_client(lab.client, SERVER, PORT, "--no-keepalive") as client,
+    ):
+        lines = advised(place, lab, client, "idle-drop", idle_ms=3_600_000, keepalive=False, comm="worker")
+        follow = command_of(lines, "Cure: keepalive is off; from outside: ")
+        shown = run(f"{follow} --duration 1", place.shell)
+        assert "keepalive off → 1m00s+9x1m00s" in shown, shown
+        # Another /etc is mounted over the host's own. No systemd that runs here can start the service from it.
+        (tmp_path / "etc").mkdir()
+        write = command_of(lines, "As a service")
+        start = command_of(lines, "Then start that service")
+        script = (
+            f"cp -r /etc/passwd /etc/group /etc/ld.so.cache {tmp_path}/etc && "
+            f"mkdir -p {tmp_path}/etc/systemd/system && cp {tmp_path}/units/* {tmp_path}/etc/systemd/system && "
+            f"mount --bind {tmp_path}/etc /etc && {write} && (SYSTEMD_OFFLINE=1 {start} || true)"
+        )
+        run(f"unshare --mount bash -c {shlex.quote(script)}")
+        (options,) = (tmp_path / f"etc/tcpwatch/port-{PORT}.conf").read_text().splitlines()
+        enabled = tmp_path / f"etc/systemd/system/multi-user.target.wants/tcpwatch-protect@port-{PORT}.service"
+        assert enabled.is_symlink()
+        again = run(f"sudo tcpwatch protect {options.removeprefix('OPTIONS=')} --dry-run")
+        assert "1 had settings as short already" in again, again
 
 
 def silent_ms(lab: Lab, client: Client) -> int:
@@ -265,7 +321,11 @@ def test_a_reply_that_does_not_come(lab: Lab, place: Place, host: str) -> None:
     ):
         client.send("query")
         lines = advised(place, lab, client, "unanswered")
-        there = command_of(lines, "Check: on the peer: ")
+        probed = place.type(lines, "Check: ")
+        assert re.search(rf"^alive +worker\[{client.pid}\]", probed, re.MULTILINE) and " opens (" in probed, probed
+        assert f":{other.connected['lport']} " not in probed
+        place.type(lines, "To end this wait if the peer is dead")
+        there = command_of(lines, "If it is alive, look at its socket, on the peer: ")
         peers_socket = partial(run, there, lab.server)
         wait_until(lambda: re.search(r"ESTAB +[1-9]\d* ", peers_socket()), PROMPT_S, "Recv-Q on the peer")
         assert f":{client.connected['lport']} " in run(there, lab.server)
@@ -305,7 +365,7 @@ def test_what_shows_subflows(lab: Lab, place: Place) -> None:
 
 def test_the_list_of_namespaces(lab: Lab) -> None:
     with Server(lab.server, SERVER, PORT), embedded_client(lab.client, SERVER, PORT) as client:
-        lines = advised(Place(1, None), lab, client, "path-loss", pids=None)
+        lines = advised(Place(1, None), lab, client, "handshake", kind="syn", pids=None)
         shown = run(command_of(lines, "lsns"))
         (pid,) = [line.split()[3] for line in shown.splitlines() if line.split()[0] == str(lab.client.netns)]
         # As the line says: that process leads to the namespace.

@@ -121,7 +121,7 @@ def unanswered(context: AdviceContext) -> Advice:
     probe = probe_this(context)
     if probe:
         answers = [
-            "alive means that the path and the peer's kernel work. Then its application is slow or stopped.",
+            "The result alive means that path and peer work. Then the peer's application is slow, or has stopped.",
             "no-answer means that path or peer are probably dead, so release it. A reset ends the wait itself.",
             *([f"If it is alive, look at its socket, {there}"] if there else []),
         ]
