@@ -283,6 +283,20 @@ def test_a_probe_that_is_answered_late() -> None:
     assert words(seen)[-1].endswith("recovered")
 
 
+def test_a_probe_of_the_peer_does_not_answer_ours() -> None:
+    """Its probes arrive, and whether ours do is not known. The answer to the next one shows it."""
+    probes = [probe(75 * n, n + 1) for n in range(3)]
+    seen = told(
+        *probes[:2], heard(80, "probe", unacked_bytes=0), probes[2], heard(150.1, "keepalive", unacked_bytes=0)
+    )
+    assert [each.phase for each in seen] == ["begin", "update", "end"]
+    assert (seen[-1].verdict, seen[-1].outcome, seen[-1].ktime_ns) == (
+        "keepalive-failed",
+        "recovered",
+        150_100_000_000,
+    )
+
+
 def test_with_a_single_probe_the_reset_that_the_kernel_sends_tells() -> None:
     given_up = event("reset", 75, direction="sent", reason="TCP_KEEPALIVE_TIMEOUT", silent_ms=7_275_000, attempt=None)
     seen = told(probe(0, 1, keepalive_probes=1), given_up, *close(75))
@@ -508,14 +522,15 @@ def test_an_open_stall_is_fatal_once_it_is_likely() -> None:
         assert tracker.idle_timeouts.range_of(service).fatal_ms == fatal
 
 
-def test_a_path_that_the_peer_kept_alive_was_not_silent() -> None:
+@pytest.mark.parametrize("cause", ["keepalive", "probe", "answer", "ack"])
+def test_a_path_that_the_peer_kept_alive_was_not_silent(cause: str) -> None:
     """Its probes do not end the kernel's own clock of silence, but they pass every firewall."""
     tracker = StallTracker(hz=250)
     for minute in range(1, 60):
-        tracker.feed(heard(60 * minute, "keepalive", silent_ms=60_000 * minute, unacked_bytes=0))
+        tracker.feed(heard(60 * minute, cause, silent_ms=60_000 * minute, unacked_bytes=0))
     tracker.feed(heard(3600, "data", silent_ms=HOUR_MS))
     assert tracker.idle_timeouts.range_of(service_of(rtx())) == IdleTimeoutRange(60_000, None)
-    tracker.feed(heard(3620, "keepalive", silent_ms=20_000, unacked_bytes=0))
+    tracker.feed(heard(3620, cause, silent_ms=20_000, unacked_bytes=0))
     begin = tracker.feed(rtx("tlp", 3670, silent_ms=70_000))[-1]
     assert (begin.verdict, begin.idle_ms) == ("no-answer", 50_000 - LOSS_PROBE_MS)
 
@@ -542,7 +557,7 @@ _EVENTS = st.builds(
             "new_state": st.sampled_from(list(STATES.values())),
             "old_state": st.sampled_from(list(STATES.values())),
             "direction": st.sampled_from(["received", "sent", "refused"]),
-            "cause": st.sampled_from(["data", "keepalive", "window", "no-progress"]),
+            "cause": st.sampled_from(["data", "keepalive", "window", "no-progress", "probe", "answer", "ack"]),
             "error": st.sampled_from(["ETIMEDOUT", "ECONNRESET", "EHOSTUNREACH"]),
             "keepalive_interval_s": st.integers(0, 10**5),
             "keepalive_probes": st.integers(0, 255),
@@ -621,8 +636,9 @@ def test_a_reply_ends_a_wait_and_its_silence_was_survived() -> None:
 
 
 def test_a_peer_that_answers_a_probe_is_slow_and_no_stall() -> None:
-    out = told(waiting(keepalive=True), heard(510, "keepalive", silent_ms=91_000, unacked_bytes=0))
-    assert words(out)[-1] == "end unanswered alive"
+    for cause in ("keepalive", "answer", "probe"):
+        out = told(waiting(keepalive=True), heard(510, cause, silent_ms=91_000, unacked_bytes=0))
+        assert words(out)[-1] == "end unanswered alive"
     heartbeat = told(waiting(), heard(510, silent_ms=91_000, unacked_bytes=8))
     assert words(heartbeat)[-1] == "end unanswered alive", "it acknowledged more data, and has not replied"
 

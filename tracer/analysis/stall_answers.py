@@ -8,7 +8,7 @@ from tracer.analysis.outstanding import KEEPALIVE, WAITING, Outstanding, at_keep
 from tracer.analysis.progress import slack_ns
 from tracer.analysis.stall_lifecycle import StallLifecycle
 from tracer.analysis.stall_state import StallState
-from tracer.analysis.survival import survived_silence_ms
+from tracer.analysis.survival import EMPTY_SEGMENTS, survived_silence_ms
 from tracer.model.events import Event
 
 MS = 1_000_000
@@ -26,7 +26,7 @@ def resume(stalls: StallLifecycle, event: Event) -> list[Event]:
     """The peer sent something after a silence, or during a stall."""
     assert event.sock is not None
     stall = stalls.store.open.get(event.sock)
-    if event.cause not in ("no-progress", "keepalive"):
+    if event.cause != "no-progress" and event.cause not in EMPTY_SEGMENTS:
         stalls.store.unfollowed.discard(event.sock)
     if event.cause == "no-progress":
         if stall is None:
@@ -38,11 +38,11 @@ def resume(stalls: StallLifecycle, event: Event) -> list[Event]:
     if stall is None:
         stalls.store.revocable.pop(event.sock)
         return []
-    if stall.evidence.sign == WAITING and (event.cause == "keepalive" or event.unacked_bytes):
+    if stall.evidence.sign == WAITING and (event.cause in EMPTY_SEGMENTS or event.unacked_bytes):
         # An answer to a probe, or the ACK of a later request: the peer is there, and still owes the reply.
         return stalls.end(event.sock, stall, event.ktime_ns, Outcome.ALIVE, event.ktime_ns)
-    if event.cause == "keepalive" and stall.evidence.sign != KEEPALIVE:
-        return []  # a probe of the peer's does not acknowledge what is waiting
+    if event.cause == "probe" or (event.cause in EMPTY_SEGMENTS and stall.evidence.sign != KEEPALIVE):
+        return []  # it acknowledges nothing that is outstanding
     return stalls.answered(event.sock, stall, event)
 
 
@@ -52,7 +52,7 @@ def _survived(stalls: StallLifecycle, event: Event) -> None:
     history = stalls.store.history(event.sock)
     silence_ms = survived_silence_ms(event, history.probed_by_peer_ns)
     history.survive(silence_ms)
-    if event.cause == "keepalive":
+    if event.cause in EMPTY_SEGMENTS:
         history.probed_by_peer_ns = event.ktime_ns
     if silence_ms is not None and silence_ms >= stalls.min_idle_ms:
         stalls.idle_timeouts.survived(service_of(event), silence_ms)

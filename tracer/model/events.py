@@ -285,9 +285,11 @@ class Event:
     cause: str | None = declared(
         "details",
         tables={
-            "resume": "`data`: it sent data, or acknowledged ours. `keepalive`: neither; it answered our probe, or "
-            "sent one of its own. `window`: it opened its window. `no-progress`: it sends, but does not acknowledge "
-            "the data that is outstanding",
+            "resume": "`data`: it sent data, or acknowledged ours. `window`: it opened its window. `no-progress`: it "
+            "sends, but does not acknowledge the data that is outstanding. The others are empty segments. "
+            "`keepalive`: after keepalive probes of this end. `answer`: after a window probe that a process of this "
+            "host has sent, as `tcpwatch probe` does. `probe`: it sent a probe, by its keepalive timer, for a closed "
+            "window, or by such a process. `ack`: another one, as a window update",
             "lost": "`full`: the ring buffer had no room, see `--buffer-size`. `reentered`: an interrupt brought the "
             "event while the hook was at work on the same CPU, and the kernel does not run a hook within itself "
             "(Linux 5.12)",

@@ -20,6 +20,8 @@ _STATE = _EVENT + _SILENT + _UNACK + 2
 _WIDE_TIME, _WIDE_ENDS = 12, 45  # 255.255.255.255:65535 → 255.255.255.255:65535
 _NARROW_TIME, _NARROW_ENDS = 8, 30  # :65535 → 255.255.255.255:65535
 _MIN_OWNER = 8
+_CAUSES = {"answer": "answered a probe", "probe": "probe of the peer", "ack": "empty segment"}
+"""What ended a silence, where the word of the JSON contract is too short for a person."""
 _SHORT_STATES = {"ESTABLISHED": "ESTAB", "FIN_WAIT1": "FIN1", "FIN_WAIT2": "FIN2"}
 """In narrow lines, as in ss(8) and in the kernel's diagrams."""
 
@@ -148,7 +150,7 @@ def _detail(event: Event) -> str:
     if event.event == Kind.WAITING and event.asked_ms is not None:
         return f" (asked {duration(event.asked_ms)} ago)"
     if event.event == Kind.RESUME and event.cause != "data":
-        return f" ({safe(event.cause or '')})"
+        return f" ({_CAUSES.get(event.cause or '') or safe(event.cause or '')})"
     if event.reason not in (None, "NOT_SPECIFIED"):
         return f" ({safe(event.reason or '')})"
     return ""
