@@ -290,11 +290,7 @@ def test_a_probe_of_the_peer_does_not_answer_ours() -> None:
         *probes[:2], heard(80, "probe", unacked_bytes=0), probes[2], heard(150.1, "keepalive", unacked_bytes=0)
     )
     assert [each.phase for each in seen] == ["begin", "update", "end"]
-    assert (seen[-1].verdict, seen[-1].outcome, seen[-1].ktime_ns) == (
-        "keepalive-failed",
-        "recovered",
-        150_100_000_000,
-    )
+    assert words(seen)[-1] == "end keepalive-failed recovered" and seen[-1].ktime_ns > probes[2].ktime_ns
 
 
 def test_with_a_single_probe_the_reset_that_the_kernel_sends_tells() -> None:

@@ -16,9 +16,13 @@ MS = 1_000_000
 CLOSED_NS = 100 * MS
 """The report of the error comes with the close, a moment later."""
 JUST_NOW_MS = 100
+ACTION_NS = 2000 * MS
+"""How long after the close of a connection the message of `tcpwatch end` may come."""
 
 _RESETS = frozenset({"ECONNRESET", "EPIPE", "ECONNREFUSED"})
 _UNREACHABLE = frozenset({"EHOSTUNREACH", "ENETUNREACH", "ENOPROTOOPT", "EHOSTDOWN", "ENONET", "EACCES", "EPERM"})
+_ABORTED = "ECONNABORTED"
+"""By SOCK_DESTROY: tcp_abort(), net/ipv4/tcp.c. An `action` shows whether tcpwatch end asked for it."""
 _GIVEN_UP = frozenset({"ETIMEDOUT", *_UNREACHABLE})
 
 
@@ -95,7 +99,8 @@ def _closed(stalls: StallLifecycle, sock: str, stall: StallState, event: Event) 
         if event.old_state == "FIN_WAIT1":
             return stalls.end(sock, stall, event.ktime_ns, Outcome.CLOSED, event.ktime_ns)
     stall.closed_ns = event.ktime_ns
-    stalls.store.open.set_due(sock, stall, event.ktime_ns + CLOSED_NS)
+    wait_ns = ACTION_NS if stall.error == _ABORTED else CLOSED_NS
+    stalls.store.open.set_due(sock, stall, event.ktime_ns + wait_ns)
     return []
 
 
@@ -155,6 +160,8 @@ def error(stalls: StallLifecycle, event: Event) -> list[Event]:
     stall = stalls.store.open.get(event.sock)
     # An error of a socket that is still open comes from ICMP, and ends nothing yet.
     if event.state != "CLOSE" and (stall is None or stall.closed_ns is None):
+        if stall is not None and event.error == _ABORTED:  # before Linux 6.10 tcp_abort() closes the socket after it
+            stall.errno, stall.error = event.errno, event.error
         return []
     if stall is None:
         stall = _died_after_all(stalls, event)
@@ -165,7 +172,7 @@ def error(stalls: StallLifecycle, event: Event) -> list[Event]:
         if stall is None:
             return []
     stalls.learn_owner(stall, event)
-    outcome = Outcome.CLOSED
+    outcome = Outcome.ENDED if stall.is_ended_by_action else Outcome.CLOSED
     if event.error == "ETIMEDOUT":
         outcome = Outcome.TIMED_OUT
     elif event.error in _RESETS or stall.evidence.reset:
@@ -174,7 +181,23 @@ def error(stalls: StallLifecycle, event: Event) -> list[Event]:
         outcome = Outcome.UNREACHABLE
         stall.evidence.icmp = True
     stall.errno, stall.error = event.errno, event.error
+    if event.error == _ABORTED and not stall.is_ended_by_action:
+        stall.closed_ns = event.ktime_ns
+        stalls.store.open.set_due(event.sock, stall, event.ktime_ns + ACTION_NS)
+        return reported
     return [*reported, *stalls.end(event.sock, stall, event.ktime_ns, outcome, event.ktime_ns)]
+
+
+def action(stalls: StallLifecycle, event: Event) -> list[Event]:
+    """What a command did to the connection. Its message may come before or after the error."""
+    assert event.sock is not None
+    stall = stalls.store.open.get(event.sock)
+    if stall is None or (event.action, event.result) != ("end", "ended"):
+        return []
+    stall.is_ended_by_action = True
+    if stall.closed_ns is None:
+        return []
+    return stalls.end(event.sock, stall, event.ktime_ns, Outcome.ENDED, stall.closed_ns)
 
 
 def _died_after_all(stalls: StallLifecycle, event: Event) -> StallState | None:
