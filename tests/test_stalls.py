@@ -178,6 +178,27 @@ def test_the_error_is_the_outcome(error: str, number: int, outcome: str) -> None
     assert told(*freeze(), *close(13.4, error, number))[-1].outcome == outcome
 
 
+def ended_by_command(at: float, result: str = "ended", **fields: Any) -> Event:
+    return event("action", at, action="end", result=result, **fields)
+
+
+def test_a_stall_that_the_command_ended() -> None:
+    """Its message comes after the error."""
+    for is_older in (False, True):
+        closing = close(13.4, "ECONNABORTED", 103)
+        if is_older:  # the error is reported first, of a socket that is still open
+            closing = [closing[1], closing[0]]
+            closing[0].state = "ESTABLISHED"
+        seen = told(*freeze(), *closing, ended_by_command(14.0), until=20)
+        assert words(seen)[-1].endswith(" ended") and seen[-1].error == "ECONNABORTED"
+
+
+@pytest.mark.parametrize("other", [{"result": "gone"}, {"result": "unreachable"}, {"sock": "another"}])
+def test_only_the_action_on_this_connection_counts(other: dict[str, Any]) -> None:
+    seen = told(*freeze(), *close(13.4, "ECONNABORTED", 103), ended_by_command(13.5, **other), until=20)
+    assert words(seen)[-1].endswith(" closed")
+
+
 def test_an_older_kernel_reports_the_error_before_the_state_is_stored() -> None:
     closed, error = close(13.4)
     error.state = "ESTABLISHED"
