@@ -14,7 +14,7 @@ MAX_GROUPS = 64
 """Groups of similar actions that are listed. Of more, only the number is."""
 _VERBS = {
     ("end", "ended"): ("tcpwatch end ended", ""),
-    ("protect", "changed"): ("tcpwatch protect set keepalive on", ""),
+    ("protect", "changed"): ("tcpwatch protect changed", ""),
     ("probe", "alive"): ("tcpwatch probe asked", ", answered"),
     ("probe", "no-answer"): ("tcpwatch probe asked", ", without an answer"),
     ("probe", "reset"): ("tcpwatch probe asked", ", answered by a reset"),
