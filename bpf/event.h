@@ -38,9 +38,12 @@ enum reset_direction {
 /* What the segment did that ended a silence. */
 enum resume_cause {
     RESUME_DATA = 1,        /* it carried data, or acknowledged ours */
-    RESUME_KEEPALIVE = 2,   /* neither: an answer to our probe, or a probe of the peer */
+    RESUME_KEEPALIVE = 2,   /* an empty segment, after keepalive probes of this end that were unanswered so far */
     RESUME_WINDOW = 3,      /* it opened the closed window */
     RESUME_NO_PROGRESS = 4, /* our data is unacknowledged, and it acknowledged none */
+    RESUME_PROBE = 5,       /* an empty segment with an old sequence number: a probe of the peer */
+    RESUME_ANSWER = 6,      /* an empty segment, after a window probe that a process of this end had sent */
+    RESUME_ACK = 7,         /* another empty segment: a window update */
 };
 
 /* A duration without a value: nothing was received from the peer, or nothing is stuck. */

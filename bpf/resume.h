@@ -11,6 +11,7 @@
 
 /* From the header of a received segment. */
 struct segment {
+    u32 seq;
     u32 ack;
     u16 window;
     u16 flags; /* the upper four bits are the header length in words */
@@ -20,14 +21,16 @@ struct segment {
 static __always_inline bool read_segment(u64 skb, struct segment *seg)
 {
     struct {
+        u32 seq;
         u32 ack;
         u16 flags;
         u16 window;
     } header = {};
     u64 data = CORE_READ(sk_buff, data, skb);
 
-    if (bpf_probe_read_kernel(&header, sizeof(header), (void *)(data + 8)) != 0)
+    if (bpf_probe_read_kernel(&header, sizeof(header), (void *)(data + 4)) != 0)
         return false;
+    seg->seq = __builtin_bswap32(header.seq);
     seg->ack = __builtin_bswap32(header.ack);
     seg->flags = ntohs(header.flags);
     seg->window = ntohs(header.window);
@@ -40,6 +43,26 @@ static __always_inline bool is_long_silence(u32 silent)
     struct settings *s = current_settings();
 
     return s && silent >= s->resume_jiffies;
+}
+
+/*
+ * What an empty segment is where nothing of ours is in flight.
+ *
+ * A probe of the peer has a sequence number below the next expected one (tcp_xmit_probe_skb(), net/ipv4/tcp_output.c).
+ * It does not show whether the keepalive timer sent it, or a process by TCP_REPAIR_OFF. At this end both leave a mark.
+ * tcp_keepalive_timer() (net/ipv4/tcp_timer.c) counts its probes in icsk_probes_out. tcp_send_window_probe()
+ * (net/ipv4/tcp_output.c), which only TCP_REPAIR_OFF calls, sets snd_wl1 to one less than rcv_nxt. The answer resets
+ * both, after this hook. A single byte of data leaves such a snd_wl1, too, if nothing came after it.
+ */
+static __always_inline u8 empty_segment_cause(struct sock_copy *s, struct segment *seg)
+{
+    u32 expected = COPY_READ(tcp_sock, rcv_nxt, s->sock);
+
+    if ((s32)(seg->seq - expected) < 0)
+        return RESUME_PROBE;
+    if (COPY_READ(inet_connection_sock, icsk_probes_out, s->sock) != 0)
+        return RESUME_KEEPALIVE;
+    return (u32)COPY_READ(tcp_sock, snd_wl1, s->sock) == expected - 1 ? RESUME_ANSWER : RESUME_ACK;
 }
 
 /* What the segment did to a socket after `silent` jiffies without one: enum resume_cause; 0: no event. */
@@ -64,7 +87,7 @@ static __always_inline u8 resume_cause(struct sock_copy *s, u64 skb, u32 silent)
         /* Below the threshold it is an event only if an earlier probe was not answered. */
         if (!is_long_silence(silent) && COPY_READ(inet_connection_sock, icsk_probes_out, s->sock) < 2)
             return 0;
-        return RESUME_KEEPALIVE;
+        return empty_segment_cause(s, &seg);
     }
     return is_long_silence(silent) ? RESUME_DATA : 0;
 }

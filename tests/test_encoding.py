@@ -21,6 +21,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "float": st.floats(allow_nan=False, allow_infinity=False) | st.integers(),
     "list[int]": st.lists(st.integers(), max_size=3),
     "list[str]": st.lists(TEXTS, max_size=3),
+    "dict[str, int]": st.dictionaries(TEXTS, st.integers() | st.booleans(), max_size=3),
 }
 FIELDS = {field.name: VALUES[str(field.type).removesuffix(" | None")] for field in fields(Event)}
 FIELDS["time_ns"] = st.integers(0, 253_402_300_799_999_999_000)

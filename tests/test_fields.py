@@ -26,6 +26,7 @@ NAMES = [name for name in DECLARATIONS if name not in ("time_ns", "ktime_ns", "e
 FROM_THE_WIRE = names_of("connection", "state", "settings", "numbers", "details")
 VALUES: dict[str, Any] = {
     "int": 7, "float": 0.5, "str": 'a"ä\\', "bool": True, "list[int]": [7, 8], "list[str]": ["do: this", "ä"],
+    "dict[str, int]": {"keepalive": True, "user_timeout_ms": 7},
 }  # fmt: skip
 DECODER = Decoder(hz=250, reasons={1: "NO_SOCKET"}, key=b"k" * 16)
 EVERYTHING = {

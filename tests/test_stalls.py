@@ -178,6 +178,27 @@ def test_the_error_is_the_outcome(error: str, number: int, outcome: str) -> None
     assert told(*freeze(), *close(13.4, error, number))[-1].outcome == outcome
 
 
+def ended_by_command(at: float, result: str = "ended", **fields: Any) -> Event:
+    return event("action", at, action="end", result=result, **fields)
+
+
+def test_a_stall_that_the_command_ended() -> None:
+    """Its message comes after the error."""
+    for is_older in (False, True):
+        closing = close(13.4, "ECONNABORTED", 103)
+        if is_older:  # the error is reported first, of a socket that is still open
+            closing = [closing[1], closing[0]]
+            closing[0].state = "ESTABLISHED"
+        seen = told(*freeze(), *closing, ended_by_command(14.0), until=20)
+        assert words(seen)[-1].endswith(" ended") and seen[-1].error == "ECONNABORTED"
+
+
+@pytest.mark.parametrize("other", [{"result": "gone"}, {"result": "unreachable"}, {"sock": "another"}])
+def test_only_the_action_on_this_connection_counts(other: dict[str, Any]) -> None:
+    seen = told(*freeze(), *close(13.4, "ECONNABORTED", 103), ended_by_command(13.5, **other), until=20)
+    assert words(seen)[-1].endswith(" closed")
+
+
 def test_an_older_kernel_reports_the_error_before_the_state_is_stored() -> None:
     closed, error = close(13.4)
     error.state = "ESTABLISHED"
@@ -281,6 +302,16 @@ def test_a_first_probe_is_no_stall_the_second_says_that_it_was_not_answered() ->
 def test_a_probe_that_is_answered_late() -> None:
     seen = told(probe(0, 1), probe(75, 2), heard(75.1, "keepalive", unacked_bytes=0))
     assert words(seen)[-1].endswith("recovered")
+
+
+def test_a_probe_of_the_peer_does_not_answer_ours() -> None:
+    """Its probes arrive, and whether ours do is not known. The answer to the next one shows it."""
+    probes = [probe(75 * n, n + 1) for n in range(3)]
+    seen = told(
+        *probes[:2], heard(80, "probe", unacked_bytes=0), probes[2], heard(150.1, "keepalive", unacked_bytes=0)
+    )
+    assert [each.phase for each in seen] == ["begin", "update", "end"]
+    assert words(seen)[-1] == "end keepalive-failed recovered" and seen[-1].ktime_ns > probes[2].ktime_ns
 
 
 def test_with_a_single_probe_the_reset_that_the_kernel_sends_tells() -> None:
@@ -508,14 +539,15 @@ def test_an_open_stall_is_fatal_once_it_is_likely() -> None:
         assert tracker.idle_timeouts.range_of(service).fatal_ms == fatal
 
 
-def test_a_path_that_the_peer_kept_alive_was_not_silent() -> None:
+@pytest.mark.parametrize("cause", ["keepalive", "probe", "answer", "ack"])
+def test_a_path_that_the_peer_kept_alive_was_not_silent(cause: str) -> None:
     """Its probes do not end the kernel's own clock of silence, but they pass every firewall."""
     tracker = StallTracker(hz=250)
     for minute in range(1, 60):
-        tracker.feed(heard(60 * minute, "keepalive", silent_ms=60_000 * minute, unacked_bytes=0))
+        tracker.feed(heard(60 * minute, cause, silent_ms=60_000 * minute, unacked_bytes=0))
     tracker.feed(heard(3600, "data", silent_ms=HOUR_MS))
     assert tracker.idle_timeouts.range_of(service_of(rtx())) == IdleTimeoutRange(60_000, None)
-    tracker.feed(heard(3620, "keepalive", silent_ms=20_000, unacked_bytes=0))
+    tracker.feed(heard(3620, cause, silent_ms=20_000, unacked_bytes=0))
     begin = tracker.feed(rtx("tlp", 3670, silent_ms=70_000))[-1]
     assert (begin.verdict, begin.idle_ms) == ("no-answer", 50_000 - LOSS_PROBE_MS)
 
@@ -542,7 +574,7 @@ _EVENTS = st.builds(
             "new_state": st.sampled_from(list(STATES.values())),
             "old_state": st.sampled_from(list(STATES.values())),
             "direction": st.sampled_from(["received", "sent", "refused"]),
-            "cause": st.sampled_from(["data", "keepalive", "window", "no-progress"]),
+            "cause": st.sampled_from(["data", "keepalive", "window", "no-progress", "probe", "answer", "ack"]),
             "error": st.sampled_from(["ETIMEDOUT", "ECONNRESET", "EHOSTUNREACH"]),
             "keepalive_interval_s": st.integers(0, 10**5),
             "keepalive_probes": st.integers(0, 255),
@@ -621,8 +653,9 @@ def test_a_reply_ends_a_wait_and_its_silence_was_survived() -> None:
 
 
 def test_a_peer_that_answers_a_probe_is_slow_and_no_stall() -> None:
-    out = told(waiting(keepalive=True), heard(510, "keepalive", silent_ms=91_000, unacked_bytes=0))
-    assert words(out)[-1] == "end unanswered alive"
+    for cause in ("keepalive", "answer", "probe"):
+        out = told(waiting(keepalive=True), heard(510, cause, silent_ms=91_000, unacked_bytes=0))
+        assert words(out)[-1] == "end unanswered alive"
     heartbeat = told(waiting(), heard(510, silent_ms=91_000, unacked_bytes=8))
     assert words(heartbeat)[-1] == "end unanswered alive", "it acknowledged more data, and has not replied"
 

@@ -83,6 +83,8 @@ class _Choices:
             return [self.number() for _ in range(odd % 4)]
         if kind == "list[str]":
             return [self.word() for _ in range(odd % 4)]
+        if kind == "dict[str, int]":
+            return {self.word(): self.number() for _ in range(odd % 4)}
         return self.number() if kind == "int" else self.word()
 
 

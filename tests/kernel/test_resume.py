@@ -92,7 +92,7 @@ def test_a_probe_of_the_peers_and_the_answer_to_it(heard: Listener, lab: Lab, se
     with embedded_client(lab.client, SERVER, 3306, "--idle", "2", "--interval", "2") as client:
         heard.wait_for(client, event="keepalive")
         probed, answered = heard.wait_for(client, 2, event="resume")[:2]
-    assert (probed.lport, probed.cause, probed.pid) == (3306, "keepalive", server.pid)
+    assert (probed.lport, probed.cause, probed.pid) == (3306, "probe", server.pid)
     assert (answered.rport, answered.cause, answered.pid) == (3306, "keepalive", client.pid)
     assert answered.silent_ms is not None and answered.silent_ms >= 1900
 

@@ -35,6 +35,12 @@ class Outcome(str, Enum):
     CLOSED = _Declaration(
         name="closed", summary="closed by this end", sentence="Closed by this end{after}{gets}.", is_undecided=True
     )
+    ENDED = _Declaration(
+        name="ended",
+        summary="ended by tcpwatch end",
+        sentence="Ended by tcpwatch end{after}{gets}.",
+        is_undecided=True,
+    )
     UNREACHABLE = _Declaration(
         name="unreachable", summary="given up", sentence="Given up{after}{gets}.", is_death=True
     )

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 from tracer.analysis.advice.context import AdviceContext
 from tracer.analysis.idle_timeouts import IdleTimeouts, Service, service_of
 from tracer.analysis.outcomes import WITHOUT_EVIDENCE, Outcome
-from tracer.analysis.survival import is_fatal, survived_silence_ms
+from tracer.analysis.survival import EMPTY_SEGMENTS, is_fatal, survived_silence_ms
 from tracer.analysis.verdicts import Subject, Verdict
 from tracer.model.events import Event
 from tracer.model.kinds import Kind
@@ -104,7 +104,7 @@ class RecordedStalls:
         if event.sock is None or event.sock in self._stalled:
             return
         survived_ms = survived_silence_ms(event, self._probed_ns.get(event.sock))
-        if event.cause == "keepalive":
+        if event.cause in EMPTY_SEGMENTS:
             _put(self._probed_ns, event.sock, event.ktime_ns)
         if survived_ms is not None:
             _put(self._survived_ms, event.sock, max(survived_ms, self._survived_ms.get(event.sock, 0)))

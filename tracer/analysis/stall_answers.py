@@ -8,7 +8,7 @@ from tracer.analysis.outstanding import KEEPALIVE, WAITING, Outstanding, at_keep
 from tracer.analysis.progress import slack_ns
 from tracer.analysis.stall_lifecycle import StallLifecycle
 from tracer.analysis.stall_state import StallState
-from tracer.analysis.survival import survived_silence_ms
+from tracer.analysis.survival import EMPTY_SEGMENTS, survived_silence_ms
 from tracer.model.events import Event
 
 MS = 1_000_000
@@ -16,9 +16,13 @@ MS = 1_000_000
 CLOSED_NS = 100 * MS
 """The report of the error comes with the close, a moment later."""
 JUST_NOW_MS = 100
+ACTION_NS = 2000 * MS
+"""How long after the close of a connection the message of `tcpwatch end` may come."""
 
 _RESETS = frozenset({"ECONNRESET", "EPIPE", "ECONNREFUSED"})
 _UNREACHABLE = frozenset({"EHOSTUNREACH", "ENETUNREACH", "ENOPROTOOPT", "EHOSTDOWN", "ENONET", "EACCES", "EPERM"})
+_ABORTED = "ECONNABORTED"
+"""By SOCK_DESTROY: tcp_abort(), net/ipv4/tcp.c. An `action` shows whether tcpwatch end asked for it."""
 _GIVEN_UP = frozenset({"ETIMEDOUT", *_UNREACHABLE})
 
 
@@ -26,7 +30,7 @@ def resume(stalls: StallLifecycle, event: Event) -> list[Event]:
     """The peer sent something after a silence, or during a stall."""
     assert event.sock is not None
     stall = stalls.store.open.get(event.sock)
-    if event.cause not in ("no-progress", "keepalive"):
+    if event.cause != "no-progress" and event.cause not in EMPTY_SEGMENTS:
         stalls.store.unfollowed.discard(event.sock)
     if event.cause == "no-progress":
         if stall is None:
@@ -38,11 +42,11 @@ def resume(stalls: StallLifecycle, event: Event) -> list[Event]:
     if stall is None:
         stalls.store.revocable.pop(event.sock)
         return []
-    if stall.evidence.sign == WAITING and (event.cause == "keepalive" or event.unacked_bytes):
+    if stall.evidence.sign == WAITING and (event.cause in EMPTY_SEGMENTS or event.unacked_bytes):
         # An answer to a probe, or the ACK of a later request: the peer is there, and still owes the reply.
         return stalls.end(event.sock, stall, event.ktime_ns, Outcome.ALIVE, event.ktime_ns)
-    if event.cause == "keepalive" and stall.evidence.sign != KEEPALIVE:
-        return []  # a probe of the peer's does not acknowledge what is waiting
+    if event.cause == "probe" or (event.cause in EMPTY_SEGMENTS and stall.evidence.sign != KEEPALIVE):
+        return []  # it acknowledges nothing that is outstanding
     return stalls.answered(event.sock, stall, event)
 
 
@@ -52,7 +56,7 @@ def _survived(stalls: StallLifecycle, event: Event) -> None:
     history = stalls.store.history(event.sock)
     silence_ms = survived_silence_ms(event, history.probed_by_peer_ns)
     history.survive(silence_ms)
-    if event.cause == "keepalive":
+    if event.cause in EMPTY_SEGMENTS:
         history.probed_by_peer_ns = event.ktime_ns
     if silence_ms is not None and silence_ms >= stalls.min_idle_ms:
         stalls.idle_timeouts.survived(service_of(event), silence_ms)
@@ -95,7 +99,8 @@ def _closed(stalls: StallLifecycle, sock: str, stall: StallState, event: Event) 
         if event.old_state == "FIN_WAIT1":
             return stalls.end(sock, stall, event.ktime_ns, Outcome.CLOSED, event.ktime_ns)
     stall.closed_ns = event.ktime_ns
-    stalls.store.open.set_due(sock, stall, event.ktime_ns + CLOSED_NS)
+    wait_ns = ACTION_NS if stall.error == _ABORTED else CLOSED_NS
+    stalls.store.open.set_due(sock, stall, event.ktime_ns + wait_ns)
     return []
 
 
@@ -155,6 +160,8 @@ def error(stalls: StallLifecycle, event: Event) -> list[Event]:
     stall = stalls.store.open.get(event.sock)
     # An error of a socket that is still open comes from ICMP, and ends nothing yet.
     if event.state != "CLOSE" and (stall is None or stall.closed_ns is None):
+        if stall is not None and event.error == _ABORTED:  # before Linux 6.10 tcp_abort() closes the socket after it
+            stall.errno, stall.error = event.errno, event.error
         return []
     if stall is None:
         stall = _died_after_all(stalls, event)
@@ -165,7 +172,7 @@ def error(stalls: StallLifecycle, event: Event) -> list[Event]:
         if stall is None:
             return []
     stalls.learn_owner(stall, event)
-    outcome = Outcome.CLOSED
+    outcome = Outcome.ENDED if stall.is_ended_by_action else Outcome.CLOSED
     if event.error == "ETIMEDOUT":
         outcome = Outcome.TIMED_OUT
     elif event.error in _RESETS or stall.evidence.reset:
@@ -174,7 +181,23 @@ def error(stalls: StallLifecycle, event: Event) -> list[Event]:
         outcome = Outcome.UNREACHABLE
         stall.evidence.icmp = True
     stall.errno, stall.error = event.errno, event.error
+    if event.error == _ABORTED and not stall.is_ended_by_action:
+        stall.closed_ns = event.ktime_ns
+        stalls.store.open.set_due(event.sock, stall, event.ktime_ns + ACTION_NS)
+        return reported
     return [*reported, *stalls.end(event.sock, stall, event.ktime_ns, outcome, event.ktime_ns)]
+
+
+def action(stalls: StallLifecycle, event: Event) -> list[Event]:
+    """What a command did to the connection. Its message may come before or after the error."""
+    assert event.sock is not None
+    stall = stalls.store.open.get(event.sock)
+    if stall is None or (event.action, event.result) != ("end", "ended"):
+        return []
+    stall.is_ended_by_action = True
+    if stall.closed_ns is None:
+        return []
+    return stalls.end(event.sock, stall, event.ktime_ns, Outcome.ENDED, stall.closed_ns)
 
 
 def _died_after_all(stalls: StallLifecycle, event: Event) -> StallState | None:

@@ -163,6 +163,8 @@ class StallLifecycle:
             outcome = Outcome.TIMED_OUT if stall.last_event.orphan else Outcome.CLOSED
             if stall.evidence.reset:
                 outcome = Outcome.RESET
+            if stall.is_ended_by_action:
+                outcome = Outcome.ENDED
             return self.end(sock, stall, now_ns, outcome, stall.closed_ns)
         if stall.answered_ns is not None:
             return self.recovered(sock, stall, now_ns, stall.answered_ns)

@@ -48,6 +48,7 @@ class StallState:
     quiet_ns: int = 60_000_000_000  # after reported_ns, when an update without news is due
     answered_ns: int | None = None  # the peer answered, and the stall may be over
     closed_ns: int | None = None  # the socket is closed, and its error may follow
+    is_ended_by_action: bool = False  # tcpwatch end reported that it ended the connection
     uncertain: bool = False  # events were lost meanwhile
     errno: int | None = None  # what the application got at its end
     error: str | None = None

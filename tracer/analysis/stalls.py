@@ -33,6 +33,7 @@ _RULES: dict[str, Callable[[StallLifecycle, Event], list[Event]]] = {
     "state": stall_answers.state,
     "reset": stall_answers.reset,
     "error": stall_answers.error,
+    "action": stall_answers.action,
 }
 
 

@@ -10,6 +10,8 @@ from tracer.model.kinds import Kind
 
 MS = 1_000_000
 
+EMPTY_SEGMENTS = frozenset({"keepalive", "probe", "answer", "ack"})
+"""Causes of a `resume` by a segment that has no data and acknowledges none."""
 _NOT_LOST = (None, "Open", "CWR")
 """Values of ca_state without loss. A connection stays in CWR while it is idle (RFC 3168)."""
 

@@ -50,6 +50,7 @@ def end(only_stuck: bool, dry_run: bool, yes: bool, as_json: bool, **filters: An
     """
     wanted = make_filter(filters)
     _require_usable(wanted, only_stuck=only_stuck, dry_run=dry_run, yes=yes, as_json=as_json)
+    from tracer.act.announcing import Announcer
     from tracer.act.ending import end as end_one
     from tracer.kernel.presence import absent
     from tracer.model.actions import Outcome, Result
@@ -67,7 +68,11 @@ def end(only_stuck: bool, dry_run: bool, yes: bool, as_json: bool, **filters: An
     if not (dry_run or yes) and (refused := _ask(len(plan.targets))):
         say("nothing was ended")
         return refused
-    outcomes = [Outcome(target.socket, Result.WOULD_END) if dry_run else end_one(target) for target in plan.targets]
+    with Announcer() as announcer:
+        outcomes = []
+        for target in plan.targets:
+            outcomes.append(Outcome(target.socket, Result.WOULD_END) if dry_run else end_one(target))
+            announcer.add(outcome_as_json(outcomes[-1]))
     try:
         if dry_run and not as_json:
             sys.stdout.writelines(f"{line}\n" for line in _lines(plan, _width(sys.stdout), grouped=False))

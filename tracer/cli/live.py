@@ -80,7 +80,7 @@ def trace(
     watch(
         wanted,
         stop,
-        Tracing(resume, ring_bytes),
+        Tracing(resume, ring_bytes, is_verbose),
         show=lambda stream: events.open(stream, layout),
         sheds=not events.is_data,
         recording=Recording(recording) if recording is not None else None,

@@ -109,6 +109,7 @@ def _require_usable(wanted: Filter) -> None:
 
 def _probe(found: Sequence[Socket], wait_s: float, *, connect: bool, as_json: bool) -> int:
     """Probe them, and print each result as it comes. Returns the exit status."""
+    from tracer.act.announcing import Announcer
     from tracer.model.actions import Answer
     from tracer.output import actions_probe as output
     from tracer.output.format import plural
@@ -116,9 +117,10 @@ def _probe(found: Sequence[Socket], wait_s: float, *, connect: bool, as_json: bo
     results: list[Probed] = []
     to_text = output.probed_as_json if as_json else output.probed_as_text
     try:
-        with _signals_interrupt(), _Probing(found, wait_s, connect=connect) as probing:
+        with _signals_interrupt(), _Probing(found, wait_s, connect=connect) as probing, Announcer() as announcer:
             for probed in probing.results():
                 results.append(probed)
+                announcer.add(output.probed_as_json(probed))
                 sys.stdout.write(to_text(probed))
                 sys.stdout.flush()
             connected = probing.connected()

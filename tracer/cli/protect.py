@@ -17,6 +17,7 @@ from tracer.model.errors import UsageError
 from tracer.output.messages import say
 
 if TYPE_CHECKING:
+    from tracer.act.announcing import Announcer
     from tracer.model.filters import Filter
     from tracer.model.protection import Outcome, Protection, Result
     from tracer.run.stopping import Stop
@@ -97,13 +98,16 @@ def protect(
     host.require_privilege()
     host.require_for("using sockets of other processes", "CAP_SYS_PTRACE")
     _warn(protection)
-    printed = _Printed(as_json=as_json)
-    if follow:
-        from tracer.run.stopping import Stop
+    from tracer.act.announcing import Announcer
 
-        _follow(wanted, protection, Stop(duration, sys.stdout), printed)
-    else:
-        _once(wanted, protection, printed, dry_run=dry_run)
+    with Announcer() as announcer:
+        printed = _Printed(announcer, as_json=as_json)
+        if follow:
+            from tracer.run.stopping import Stop
+
+            _follow(wanted, protection, Stop(duration, sys.stdout), printed)
+        else:
+            _once(wanted, protection, printed, dry_run=dry_run)
     printed.say_summary()
     return 0 if follow else printed.exit_status
 
@@ -166,18 +170,22 @@ def _warn(protection: Protection) -> None:
 
 
 class _Printed:
-    """Prints outcomes on standard output, and counts them."""
+    """Prints outcomes on standard output, counts them, and sends them to those that trace."""
 
-    def __init__(self, *, as_json: bool) -> None:
+    def __init__(self, announcer: Announcer, *, as_json: bool) -> None:
+        self._announcer = announcer
         self._as_json = as_json
         self._counts: Counter[Result] = Counter()
 
     def __call__(self, outcomes: Iterable[Outcome]) -> None:
         """Take all, then print. What was changed until ^C or an error is printed, too."""
+        from tracer.output.protections import as_json as to_line
+
         done: list[Outcome] = []
         try:
             for outcome in outcomes:
                 done.append(outcome)
+                self._announcer.add(to_line(outcome))
         finally:
             self._print(done)
 

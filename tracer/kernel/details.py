@@ -39,7 +39,16 @@ TYPES: Mapping[int, str] = {
 """enum event_type."""
 _FOUND, _ERROR = Kind.FOUND.value, Kind.ERROR.value
 _DIRECTIONS = {1: "received", 2: "sent", 3: "refused"}
-_CAUSES = {1: "data", 2: "keepalive", 3: "window", 4: "no-progress"}
+_CAUSES = {
+    1: "data",
+    2: "keepalive",
+    3: "window",
+    4: "no-progress",
+    5: "probe",
+    6: "answer",
+    7: "ack",
+}
+"""enum resume_cause."""
 _SEND_RESULTS = {1: "NET_XMIT_DROP"}
 """Results of sending that are not an errno: include/linux/netdevice.h."""
 _unpack = struct_of(DETAILS).unpack

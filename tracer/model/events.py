@@ -41,6 +41,7 @@ CA_STATES = {0: "Open", 1: "Disorder", 2: "CWR", 3: "Recovery", 4: "Loss"}
 _TIMED = (Kind.RETRANSMIT, Kind.KEEPALIVE, Kind.WINDOW_PROBE, Kind.UNSENT, Kind.FOUND)
 _RETRIED = (Kind.RETRANSMIT, Kind.WINDOW_PROBE, Kind.UNSENT, Kind.FOUND)
 _RETRANSMITTED = (Kind.RETRANSMIT, Kind.FOUND)
+_ACTION = (Kind.ACTION,)
 _STALL = (Kind.STALL,)
 _COUNTERS = (Kind.COUNTERS,)
 _LOST = (Kind.LOST,)
@@ -285,14 +286,45 @@ class Event:
     cause: str | None = declared(
         "details",
         tables={
-            "resume": "`data`: it sent data, or acknowledged ours. `keepalive`: neither; it answered our probe, or "
-            "sent one of its own. `window`: it opened its window. `no-progress`: it sends, but does not acknowledge "
-            "the data that is outstanding",
+            "resume": "`data`: it sent data, or acknowledged ours. `window`: it opened its window. `no-progress`: it "
+            "sends, but does not acknowledge the data that is outstanding. The others are empty segments. "
+            "`keepalive`: after keepalive probes of this end. `answer`: after a window probe that a process of this "
+            "host has sent, as `tcpwatch probe` does. `probe`: it sent a probe, by its keepalive timer, for a closed "
+            "window, or by such a process. `ack`: another one, as a window update",
             "lost": "`full`: the ring buffer had no room, see `--buffer-size`. `reentered`: an interrupt brought the "
             "event while the hook was at work on the same CPU, and the kernel does not run a hook within itself "
             "(Linux 5.12)",
         },
         kinds=(Kind.RESUME, Kind.LOST),
+    )
+
+    action: str | None = declared(
+        "action", tables={"action": "the command: `probe`, `protect` or `end`"}, kinds=_ACTION
+    )
+    result: str | None = declared(
+        "action", tables={"action": "what became of the connection: a word of the command's `--json`"}, kinds=_ACTION
+    )
+    rtt_ms: float | None = declared(
+        "action", tables={"action": "of a probe with the result `alive`: its round trip"}, kinds=_ACTION
+    )
+    before: dict[str, int] | None = declared(
+        "action",
+        tables={"action": "of `protect`: an object with the settings before, as `protect --json` has it"},
+        kinds=_ACTION,
+    )
+    after: dict[str, int] | None = declared(
+        "action", tables={"action": "of `protect`: the settings after it"}, kinds=_ACTION
+    )
+    detail: str | None = declared(
+        "action", tables={"action": "why, or what was sent"}, kinds=_ACTION, max_length=MAX_PATH
+    )
+    by_user: str | None = declared(
+        "action", tables={"action": "the user who ran the command: with sudo, the one who called sudo"}, kinds=_ACTION
+    )
+    by_pid: int | None = declared(
+        "action",
+        tables={"action": "the process of the command. Absent where it has no number in tcpwatch's PID namespace"},
+        kinds=_ACTION,
     )
 
     phase: str | None = declared(
@@ -354,7 +386,8 @@ class Event:
             "stall": "of an `end`: `recovered` (a segment acknowledged it, or a change of state or the kernel's "
             "count proves that) `timed-out` `reset` `closed` (by this end) `unreachable` `ongoing` (when the run "
             "ended, or events were lost), `presumed` (the next retransmission was not seen: it was probably "
-            "answered), `alive` (of `unanswered`: the peer answered a keepalive probe, or acknowledged more data)"
+            "answered), `alive` (of `unanswered`: the peer answered a probe, or acknowledged more data), `ended` (by "
+            "`tcpwatch end`: an `action` of this connection says so)"
         },
         kinds=_STALL,
     )
@@ -517,7 +550,7 @@ def size_of(event: Event) -> int:
     for value in known.values():
         if type(value) is str:
             size += len(value) if value.isascii() else 4 * len(value)
-        elif type(value) is list:
+        elif type(value) in (dict, list):
             size += getsizeof(value) + sum(map(getsizeof, value))
     return size
 

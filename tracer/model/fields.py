@@ -74,5 +74,5 @@ def declarations(of: type) -> dict[str, Declaration]:
 
 
 def json_types(of: type) -> dict[str, str]:
-    """The JSON type of each field of a dataclass: int, float, str, bool, list[int] or list[str]."""
+    """The JSON type of each field of a dataclass: int, float, str, bool, list[int], list[str] or dict[str, int]."""
     return {each.name: str(each.type).removesuffix(" | None") for each in fields(of)}

@@ -22,6 +22,7 @@ _ENCODERS = {
     "bool": lambda value: "true" if value else "false",
     "list[int]": lambda values: f"[{','.join(map(str, values))}]",
     "list[str]": encode,
+    "dict[str, int]": encode,
 }
 """For each type that str() does not write as JSON."""
 _scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]

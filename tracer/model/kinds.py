@@ -21,6 +21,7 @@ class Kind(str, Enum):
     RESET = "reset"
     ERROR = "error"
     RESUME = "resume"
+    ACTION = "action"
     STALL = "stall"
     COUNTERS = "counters"
     LOST = "lost"

@@ -16,7 +16,7 @@ from tracer.model.json_members import fields_of, members
 
 CONNECTION = names_of("connection")
 SOCKET = names_of("state", "settings")
-OWN = names_of("numbers", "details", "stall", "counters", "lost")
+OWN = names_of("numbers", "details", "action", "stall", "counters", "lost")
 OWNER = names_of("owner")
 _AT_HAND = frozenset({"time_ns", "ktime_ns", "event", "sock"})
 

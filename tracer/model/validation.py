@@ -16,6 +16,8 @@ class InvalidEvent(ValueError):
     """A JSON object that is not an event; the text says why."""
 
 
+MAX_MEMBERS = 16
+"""Members of an object that is a value."""
 MAX_SHORT_TEXT = 64
 """Characters of most texts in events. A record with longer ones is checked field by field."""
 _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
@@ -25,8 +27,10 @@ _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
     "float": (int, float),
     "list[int]": (list,),
     "list[str]": (list,),
+    "dict[str, int]": (dict,),
 }
 _TYPES = {name: _PYTHON_TYPES[json_type] for name, json_type in json_types(Event).items() if name != "time_ns"}
+_OBJECTS = tuple(name for name, json_type in json_types(Event).items() if json_type.startswith("dict"))
 _MAX_LENGTHS = {name: DECLARATIONS[name].max_length for name in _TYPES}
 _NAMES = {name: name for name in _TYPES}
 """The one string object for each name: each JSON record has its own, which take more memory than the values."""
@@ -67,11 +71,21 @@ def checked(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_lists(values: Mapping[str, Any]) -> None:
-    """Raise InvalidEvent for a list with a member of another type."""
+    """Raise InvalidEvent for a list or an object with a member of another type."""
     if "pids" in values and not all(type(pid) is int and 0 <= pid <= MAX_NUMBER for pid in values["pids"]):
         raise InvalidEvent("pids has something else than numbers")
     if "advice" in values and not all(type(line) is str and len(line) <= MAX_PATH for line in values["advice"]):
         raise InvalidEvent("advice has something else than text")
+    for name in _OBJECTS:
+        if name in values and not _is_of_numbers(values[name]):
+            raise InvalidEvent(f"{name} has something else than numbers")
+
+
+def _is_of_numbers(value: Mapping[str, Any]) -> bool:
+    return 0 < len(value) <= MAX_MEMBERS and all(
+        len(name) <= MAX_SHORT_TEXT and (type(each) is bool or (type(each) is int and 0 <= each <= MAX_NUMBER))
+        for name, each in value.items()
+    )
 
 
 def is_plain(record: Mapping[str, Any]) -> bool:
@@ -91,7 +105,7 @@ _Getter = Callable[[Mapping[str, Any]], Sequence[Any]]
 @lru_cache(maxsize=256)
 def _getters(names: Sequence[str], types: Sequence[type]) -> tuple[_Getter, _Getter]:
     """Functions that return the numbers and the texts of a record. KeyError for an unknown name or a wrong type."""
-    by_type: dict[type, list[str]] = {int: [], str: [], bool: [], list: []}
+    by_type: dict[type, list[str]] = {int: [], str: [], bool: [], list: [], dict: []}
     for name, each in zip(names, types):
         if name != "time" and each not in _TYPES[name]:
             raise KeyError(name)

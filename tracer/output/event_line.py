@@ -15,10 +15,12 @@ WIDE = 100
 """Columns from which a line has milliseconds and both ends of the connection in full."""
 _EVENT, _SILENT, _UNACK = 12, 6, 5
 _STATE = _EVENT + _SILENT + _UNACK + 2
-"""A change of state spans three columns."""
+"""A change of state and an action span three columns."""
 _WIDE_TIME, _WIDE_ENDS = 12, 45  # 255.255.255.255:65535 → 255.255.255.255:65535
 _NARROW_TIME, _NARROW_ENDS = 8, 30  # :65535 → 255.255.255.255:65535
 _MIN_OWNER = 8
+_CAUSES = {"answer": "answered a probe", "probe": "probe of the peer", "ack": "empty segment"}
+"""What ended a silence, where the word of the JSON contract is too short for a person."""
 _SHORT_STATES = {"ESTABLISHED": "ESTAB", "FIN_WAIT1": "FIN1", "FIN_WAIT2": "FIN2"}
 """In narrow lines, as in ss(8) and in the kernel's diagrams."""
 
@@ -79,6 +81,8 @@ class Columns:
     def _middle(self, event: Event) -> str:
         if event.event == Kind.STATE:
             return f"{self._states(event):<{_STATE}}"
+        if event.event == Kind.ACTION:
+            return f"{what(event):<{_STATE}}"
         silent = "-" if event.silent_ms is None else duration(event.silent_ms)
         unacked = "-" if event.unacked_bytes is None else size(event.unacked_bytes)
         return f"{what(event):<{_EVENT}} {silent:>{_SILENT}} {unacked:>{_UNACK}}"
@@ -123,6 +127,8 @@ def what(event: Event) -> str:
         return f"RST {safe(event.direction or '')}".rstrip()
     if event.event == Kind.ERROR:
         return safe(event.error or "error")
+    if event.event == Kind.ACTION:
+        return f"ACTION {safe(event.action or '?')}: {safe(event.result or '?')}"
     return safe(event.event)
 
 
@@ -147,7 +153,9 @@ def _detail(event: Event) -> str:
     if event.event == Kind.WAITING and event.asked_ms is not None:
         return f" (asked {duration(event.asked_ms)} ago)"
     if event.event == Kind.RESUME and event.cause != "data":
-        return f" ({safe(event.cause or '')})"
+        return f" ({_CAUSES.get(event.cause or '') or safe(event.cause or '')})"
+    if event.event == Kind.ACTION:
+        return f" (by {safe(event.by_user)})" if event.by_user else ""
     if event.reason not in (None, "NOT_SPECIFIED"):
         return f" ({safe(event.reason or '')})"
     return ""

@@ -109,6 +109,9 @@ class Report:
         if data.first_ns is None:
             return sections
         sections.append(diagnosis_section(data, kept))
+        done = data.actions.section(data.utc_offset_s, has_hosts=len(data.hosts) > 1)
+        if done is not None:
+            sections.append(done)
         if data.stalls:
             has_hosts = len(data.hosts) > 1
             shown = heaviest(kept, MAX_SHOWN)

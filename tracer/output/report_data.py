@@ -15,6 +15,7 @@ from tracer.model.events import Event, size_of
 from tracer.model.recent import Recent
 from tracer.output.crosscheck import what_was_missed
 from tracer.output.owners_advice import UNKNOWN_HOST, Line, OwnersAdvice
+from tracer.output.report_actions import ReportActions
 from tracer.output.report_incidents import ReportIncidents
 from tracer.output.report_rows import OTHER, Missing, ServiceStalls, count
 from tracer.recordings.header import Header
@@ -56,6 +57,7 @@ class ReportData:
         self.services: dict[Service, ServiceStalls] = {}
         self.others = ServiceStalls()  # of the services without a row of their own
         self.incidents = ReportIncidents()
+        self.actions = ReportActions()
         self.verdicts: Counter[str] = Counter()
         self.outcomes: dict[str, Counter[str]] = {}  # by verdict
         self.stalls = 0
@@ -118,6 +120,8 @@ class ReportData:
         elif kind == "lost":
             if event.count:
                 count(self.lost, event.hook or "an unknown hook", event.count, MAX_HOOKS, "other hooks")
+        elif kind == "action":
+            self.actions.take(event, self.host)
         elif kind == "counters":
             self.counted.add(event.netns, counts_of_kernel(event))
             if event.late and len(self._late) < MAX_NAMESPACES:

@@ -39,6 +39,7 @@ _COLOURS: dict[str, dict[str, object]] = {
     "found": {"fg": "yellow"},
     "waiting": {"fg": "blue"},
     "resume": {"fg": "green"},
+    "action": {"fg": "cyan", "bold": True},
     "state": {"dim": True},
     "reset": {"fg": "magenta"},
     "error": {"fg": "red", "bold": True},

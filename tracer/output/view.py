@@ -14,6 +14,8 @@ from tracer.model.kinds import Kind
 
 MAX_TROUBLED = 8192
 """Connections with trouble that are remembered."""
+_DEAD = frozenset({"no-answer", "reset"})
+"""Results of probes that are shown by default. The others are many, and nothing is wrong."""
 _SIGNS = frozenset({Kind.RETRANSMIT, Kind.WINDOW_PROBE, Kind.UNSENT, Kind.FOUND, Kind.WAITING})
 
 
@@ -45,6 +47,8 @@ class View:
             return event.kind == "idle"
         if kind == Kind.WAITING:
             return False
+        if kind == Kind.ACTION and event.action == "probe":
+            return event.result in _DEAD
         if kind != Kind.STATE or sock in self._troubled:
             return True
         return event.silent_ms is not None and event.silent_ms >= self._min_idle_ms

@@ -5,24 +5,27 @@ from __future__ import annotations
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing
 
 import tracer
 from tracer.analysis.stalls import MIN_IDLE_MS, StallTracker
 from tracer.kernel import clocks, host, privileges
+from tracer.kernel.action_sockets import DIRECTORY, Inbox, Unusable
 from tracer.kernel.live import LiveSource
 from tracer.kernel.program.program import RESUME_AFTER_S, RING_BYTES, WAITING_AFTER_S
 from tracer.model.dataclass import dataclass
 from tracer.model.errors import TcpwatchError
 from tracer.model.events import Batch
 from tracer.model.filters import Filter
+from tracer.model.kinds import Kind
 from tracer.model.times import format_time
 from tracer.output.background_writer import BackgroundWriter, Stream
 from tracer.output.messages import say
 from tracer.output.sink import Sink
 from tracer.recordings.header import Header, describe_filter
 from tracer.run import summary, systemd
+from tracer.run.actions import Actions
 from tracer.run.isolated import IsolatedSink
 from tracer.run.pipeline import Totals, finish, run
 from tracer.run.recording import Destination, Recording, Writer
@@ -35,10 +38,15 @@ MAX_WAITING_TEXT, MAX_WAITING_DATA = 1 << 20, 32 << 20
 
 @dataclass(frozen=True, slots=True)
 class Tracing:
-    """How to trace. resume: trace received segments, to see recoveries. ring_bytes: size of the kernel's buffer."""
+    """How to trace.
+
+    resume: trace received segments, to see recoveries. ring_bytes: size of the kernel's buffer. is_verbose: explain
+    what is left out.
+    """
 
     resume: bool = True
     ring_bytes: int = RING_BYTES
+    is_verbose: bool = False
 
 
 def watch(
@@ -85,18 +93,22 @@ def _trace(
         min_idle_ms=MIN_IDLE_MS if wanted.min_idle_ms is None else wanted.min_idle_ms,
         own_netns=host.own_netns(),
     )
-    with LiveSource(
-        wanted,
-        stop,
-        resume=tracing.resume,
-        resume_after_s=resume_after_s(wanted),
-        waiting_after_s=waiting_after_s(wanted),
-        ring_bytes=tracing.ring_bytes,
-        say=say,
-    ) as source:
+    with (
+        ExitStack() as stack,
+        LiveSource(
+            wanted,
+            stop,
+            resume=tracing.resume,
+            resume_after_s=resume_after_s(wanted),
+            waiting_after_s=waiting_after_s(wanted),
+            ring_bytes=tracing.ring_bytes,
+            say=say,
+        ) as source,
+    ):
         header = make_header(wanted, secrets.token_hex(4))
         writer = destination.begin(lambda: make_header(wanted, header.run)) if destination is not None else None
         _drop_privileges(source, recording)
+        actions = _actions(stack, tracing)
         began, used = time.monotonic(), host.cpu_seconds()
         shown = _shown(show, source.is_behind if sheds else None)
         output = _isolated_output(shown, stop) if shown is not None else None
@@ -113,7 +125,7 @@ def _trace(
                 say(remark)
             systemd.ready()
             try:
-                _run(source, wanted, tracker, header, sinks, totals)
+                _run(source, actions, wanted, tracker, header, sinks, totals)
                 is_complete = True
             finally:
                 if recorder is not None:  # before the wait for a reader of standard output
@@ -133,15 +145,42 @@ def _trace(
         raise output.error
 
 
+def _actions(stack: ExitStack, tracing: Tracing) -> Actions | None:
+    """The messages of acting commands; None if this run cannot receive them."""
+    try:
+        inbox = Inbox()
+    except (OSError, Unusable) as error:
+        if tracing.is_verbose:
+            say(f"actions of other tcpwatch commands are not shown: {DIRECTORY}: {getattr(error, 'strerror', error)}")
+        return None
+    return stack.enter_context(closing(Actions(inbox)))
+
+
 def _run(
-    source: LiveSource, wanted: Filter, tracker: StallTracker, header: Header, sinks: list[Sink], totals: Totals
+    source: LiveSource,
+    actions: Actions | None,
+    wanted: Filter,
+    tracker: StallTracker,
+    header: Header,
+    sinks: list[Sink],
+    totals: Totals,
 ) -> None:
     """Carry the events of the source to the sinks: the recording first, so that what is printed is also kept."""
     for sink in sinks:
         sink.opened(header)
     of_traced = wanted.of_any_connection()  # the kernel has filtered the connections
-    run(_with_lookups(source, tracker), of_traced, tracker, sinks, totals)
+    batches = _with_lookups(source, tracker)
+    run(batches if actions is None else _wanted(actions.among(batches), wanted), of_traced, tracker, sinks, totals)
     finish(tracker, of_traced, sinks, totals)
+
+
+def _wanted(batches: Iterable[Batch], wanted: Filter) -> Iterator[Batch]:
+    """Without the actions on connections that the filters reject, which the kernel side does not see."""
+    for batch in batches:
+        if any(event.event == Kind.ACTION for event in batch.events):
+            kept = [event for event in batch.events if event.event != Kind.ACTION or wanted.follows(event)]
+            batch = batch._replace(events=kept)
+        yield batch
 
 
 def _with_lookups(source: LiveSource, tracker: StallTracker) -> Iterator[Batch]:

@@ -29,7 +29,7 @@ MAX_FINISHED = 64
 """Connections that are finished in one step."""
 OTHER = "other"
 """Outcomes beyond MAX_OUTCOMES. Only a newer or a damaged recording has them."""
-_NOT_COUNTED = frozenset({Kind.LOST, Kind.STALL, Kind.COUNTERS})
+_NOT_COUNTED = frozenset({Kind.LOST, Kind.STALL, Kind.COUNTERS, Kind.ACTION})
 """Kinds of event that tcpwatch itself makes."""
 
 

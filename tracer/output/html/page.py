@@ -40,7 +40,7 @@ _MARKS_OF_BARS = {
     "predicted": "predicted end",
     "fatal": "died",
     "survived": "answered",
-    "closed": "closed by the application",
+    "closed": "closed or ended by this host",
     "ongoing": "not over at the end of the recording",
 }
 

@@ -51,4 +51,4 @@ def _ending(outcome: Outcome | None) -> str:
         return ongoing
     if outcome.is_death:
         return died
-    return closed if outcome is Outcome.CLOSED else answered
+    return closed if outcome in (Outcome.CLOSED, Outcome.ENDED) else answered

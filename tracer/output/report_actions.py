@@ -1,0 +1,91 @@
+"""What acting commands did while the recording was made, as a section of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tracer.analysis.idle_timeouts import service_of
+from tracer.model.events import Event
+from tracer.output.format import endpoint, local_time, plural, process
+from tracer.output.report_blocks import Inline, Paragraph, Section, name_of
+
+MAX_GROUPS = 64
+"""Groups of similar actions that are listed. Of more, only the number is."""
+_VERBS = {
+    ("end", "ended"): ("tcpwatch end ended", ""),
+    ("protect", "changed"): ("tcpwatch protect changed", ""),
+    ("probe", "alive"): ("tcpwatch probe asked", ", answered"),
+    ("probe", "no-answer"): ("tcpwatch probe asked", ", without an answer"),
+    ("probe", "reset"): ("tcpwatch probe asked", ", answered by a reset"),
+}
+_Key = tuple[str, str, str, str, str, str]
+
+
+@dataclass(slots=True)
+class _Group:
+    count: int
+    first_ns: int
+    last_ns: int
+
+
+class ReportActions:
+    """Counts actions by host, command, result, program, service and user, in bounded memory."""
+
+    def __init__(self) -> None:
+        self._groups: dict[_Key, _Group] = {}
+        self._others = 0
+
+    def take(self, event: Event, host: str) -> None:
+        """Count an `action` event."""
+        service = service_of(event)
+        where = "" if service is None else endpoint(service.host or None, service.port)
+        if service is not None and service.is_local:
+            where = f"port {service.port}"
+        name = process(event).rpartition("[")[0] or process(event)
+        texts = (host, event.action or "?", event.result or "?", name, where, event.by_user or "")
+        key: _Key = tuple(text[:64] for text in texts)  # type: ignore[assignment]
+        group = self._groups.get(key)
+        if group is not None:
+            group.count += 1
+            group.last_ns = max(group.last_ns, event.time_ns)
+        elif len(self._groups) < MAX_GROUPS:
+            self._groups[key] = _Group(1, event.time_ns, event.time_ns)
+        else:
+            self._others += 1
+
+    def section(self, utc_offset_s: int, *, has_hosts: bool) -> Section | None:
+        """The groups in the order of time; None where nothing was done."""
+        if not self._groups:
+            return None
+        groups = sorted(self._groups.items(), key=lambda item: item[1].first_ns)
+        blocks = [Paragraph(_sentence(*each, utc_offset_s, has_hosts=has_hosts)) for each in groups]
+        if self._others:
+            blocks.append(Paragraph(f"Not listed: {plural(self._others, 'other action')}."))
+        return Section("Actions", blocks)
+
+
+def _sentence(key: _Key, group: _Group, utc_offset_s: int, *, has_hosts: bool) -> Inline:
+    """`14:05:43: tcpwatch end ended 60 connections of gunicorn → 10.77.2.3:5432, by alice`."""
+    host, action, result, name, where, user = key
+    verb, rest = _VERBS.get((action, result), (f"tcpwatch {action}:", f": {result}"))
+    pieces: list[str] = list(_times(group, utc_offset_s))
+    if has_hosts:
+        pieces += [" on ", name_of(host)]
+    pieces += [
+        ": ",
+        name_of(verb) if (action, result) not in _VERBS else verb,
+        f" {plural(group.count, 'connection')}",
+    ]
+    pieces += [" of ", name_of(name)]
+    if where:
+        pieces += [" → ", name_of(where)]
+    pieces.append(rest)
+    if user:
+        pieces += [", by ", name_of(user)]
+    return tuple(pieces)
+
+
+def _times(group: _Group, utc_offset_s: int) -> Iterator[str]:
+    first, last = (local_time(ns, utc_offset_s)[1][:8] for ns in (group.first_ns, group.last_ns))
+    yield first if first == last else f"{first} to {last}"
