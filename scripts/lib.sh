@@ -76,7 +76,7 @@ need_packages() {
 # need_modules MODULE...: fail unless python can import them, from any source.
 need_modules() {
     local module
-    [ -x "$python" ] || fail "there is no $python" "install Python 3.10 or newer with the packages of your distribution"
+    [ -x "$python" ] || fail "there is no $python" "install Python 3.9 or newer with the packages of your distribution"
     for module in "$@"; do
         "$python" -I -c "import $module" 2>/dev/null ||
             fail "$python has no module $module" "install it with the packages of your distribution; Debian's: sudo apt-get install python3-$module"
@@ -85,7 +85,7 @@ need_modules() {
 
 # Fail unless python has what reading a recording needs.
 need_reading_modules() {
-    [ -x "$python" ] || fail "there is no $python" "install Python 3.10 or newer with the packages of your distribution"
+    [ -x "$python" ] || fail "there is no $python" "install Python 3.9 or newer with the packages of your distribution"
     "$python" -I -c 'import click, tabulate' 2>/dev/null ||
         fail "$python has no module click or tabulate, which reading a recording needs" \
             "sudo apt install python3-click python3-tabulate; or, in a virtual environment of yours: pip install $root"

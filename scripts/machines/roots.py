@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from machines.errors import MachineError
@@ -13,18 +14,31 @@ from machines.sources import Archive, archive_for
 
 HOST = "host"
 SUITES = ("trixie", "sid")
-RELEASES = ("bookworm", *SUITES)
+RELEASES = ("bullseye", "bookworm", *SUITES)
 """The releases that a tree can be made of."""
+_EVERYWHERE = (
+    "python3-bpfcc", "python3-venv",
+    # Programs that tcpwatch or its tests run.
+    "nftables", "conntrack", "iproute2", "bpftool", "kmod", "systemd",
+)  # fmt: skip
 PACKAGES = (
-    # tcpwatch's dependencies and the modules that its tests import.
-    "python3-bpfcc", "python3-click", "python3-tabulate", "python3-venv", "python3-pymysql",
+    *_EVERYWHERE,
+    # The modules that tcpwatch and its tests import.
+    "python3-click", "python3-tabulate", "python3-pymysql",
     "python3-pytest", "python3-pytest-timeout", "python3-pytest-rerunfailures", "python3-pytest-xdist",
     "python3-hypothesis", "python3-build", "python3-setuptools", "python3-wheel",
     # debootstrap does not find what provides the virtual packages that python3-zstandard depends on.
     "python3-cffi-backend", "python3-zstandard",
-    # Programs that they run.
-    "nftables", "conntrack", "iproute2", "bpftool", "kmod", "systemd",
 )  # fmt: skip
+_PACKAGES_OF = {"bullseye": _EVERYWHERE}
+"""Other packages than PACKAGES, by release."""
+_WHEELS_OF = {
+    "bullseye": (
+        "click>=8.0", "tabulate>=0.8.9", "PyMySQL", "zstandard", "build", "setuptools>=61", "wheel",
+        "pytest", "pytest-timeout", "pytest-rerunfailures", "pytest-xdist", "hypothesis",
+    ),
+}  # fmt: skip
+"""Modules from PyPI, by release: it lacks them, or has a version that is too old for tcpwatch or its tests."""
 _ATTEMPTS = 3
 _PAUSE_S = 20
 
@@ -37,14 +51,17 @@ def get(name: str, cache: Path) -> Path:
         raise MachineError(f"unknown root {name!r} (expected one of {HOST}, {', '.join(RELEASES)})")
     tree = cache / "roots" / name
     done = cache / "roots" / f"{name}.packages"
-    if not (done.exists() and done.read_text(encoding="utf-8").split() == list(PACKAGES)):
+    packages, wheels = _PACKAGES_OF.get(name, PACKAGES), _WHEELS_OF.get(name, ())
+    if not (done.exists() and done.read_text(encoding="utf-8").split() == [*packages, *wheels]):
         done.unlink(missing_ok=True)
-        _make(name, tree)
-        done.write_text("\n".join(PACKAGES), encoding="utf-8")
+        _make(name, tree, packages)
+        if wheels:
+            _add_wheels(tree, wheels)
+        done.write_text("\n".join([*packages, *wheels]), encoding="utf-8")
     return tree
 
 
-def _make(name: str, tree: Path) -> None:
+def _make(name: str, tree: Path, packages: Sequence[str]) -> None:
     """Run debootstrap, up to _ATTEMPTS times: a mirror may be out of reach, or in the middle of an update."""
     tree.parent.mkdir(parents=True, exist_ok=True)
     archive = archive_for(name)
@@ -52,7 +69,7 @@ def _make(name: str, tree: Path) -> None:
     for attempt in range(1, _ATTEMPTS + 1):
         shutil.rmtree(tree, ignore_errors=True)
         made = subprocess.run(
-            ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", *signatures, name, tree, address],
+            ["debootstrap", "--variant=minbase", f"--include={','.join(packages)}", *signatures, name, tree, address],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
         )  # fmt: skip
         if made.returncode == 0:
@@ -62,6 +79,21 @@ def _make(name: str, tree: Path) -> None:
         if attempt < _ATTEMPTS:
             time.sleep(_PAUSE_S)
     raise MachineError(f"debootstrap failed for {name}", hint="sudo apt-get update")
+
+
+def _add_wheels(tree: Path, wheels: Sequence[str]) -> None:
+    """Install modules from PyPI for the Python of the tree, with the pip of this host."""
+    directory = next((tree / "usr/lib").glob("python3.*"))
+    version, modules = directory.name.removeprefix("python"), tree / f"usr/local/lib/{directory.name}/dist-packages"
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:",
+         "--python-version", version, "--target", modules, *wheels],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+    )  # fmt: skip
+    if done.returncode != 0:
+        output = "\n".join(done.stdout.splitlines()[-5:])
+        print(f"vm: pip failed for {tree.name}:\n{output}", file=sys.stderr)
+        raise MachineError(f"pip could not install modules for {tree.name}", hint="is PyPI in reach?")
 
 
 def _signatures(archive: Archive) -> list[str]:
