@@ -18,11 +18,11 @@ MAX_PARTS = 64
 _HEX64 = "[0-9a-f]{64}"
 _UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 
-# An OCI runtime makes PREFIX-ID.scope of `slice:prefix:id` (runc: libcontainer/cgroups/systemd/common.go, getUnitName();
-# crun: src/libcrun/cgroup-systemd.c). Prefixes: docker (moby: daemon/oci_linux.go), cri-containerd (containerd: CRI
-# helpers, getCgroupsPath()), crio (cri-o: internal/config/cgmgr), libpod (podman: libpod/container_internal_linux.go,
-# getOCICgroupPath()), nerdctl. Without systemd the last component is the ID alone (docker, containerd, ECS),
-# crio-ID, libpod-ID; with podman's --cgroups=split libpod-payload-ID.
+# An OCI runtime makes PREFIX-ID.scope of `slice:prefix:id` (runc: libcontainer/cgroups/systemd/common.go; crun:
+# src/libcrun/cgroup-systemd.c). Prefixes: docker (moby: daemon/oci_linux.go), cri-containerd (containerd:
+# getCgroupsPath() of CRI), crio (cri-o: internal/config/cgmgr), libpod (podman: libpod/container_internal_linux.go,
+# getOCICgroupPath()), nerdctl. Without systemd the last component is the ID alone (docker, containerd, ECS), crio-ID,
+# libpod-ID; with podman's --cgroups=split libpod-payload-ID.
 _OCI = re.compile(rf"(?:(?P<prefix>[A-Za-z][\w.-]*)-)?(?P<id>{_HEX64})(?:\.scope)?", re.ASCII)
 _MONITORS = frozenset({"libpod-conmon", "crio-conmon"})
 """Prefixes of conmon's own cgroup, outside the container that it watches."""
@@ -47,7 +47,7 @@ _NOMAD = re.compile(
 )  # /nomad.slice/share.slice/ALLOCATION.TASK.scope
 _NOMAD_PARENTS = frozenset({"nomad", "share.slice", "reserve.slice"})
 
-# kubernetes: pkg/kubelet/cm/cgroup_manager_linux.go, ToCgroupfs() and ToSystemd(), which replaces `-` in a UID by `_`;
+# kubernetes: pkg/kubelet/cm/cgroup_manager_linux.go, ToCgroupfs() and ToSystemd(), which makes `_` of a UID's `-`;
 # pkg/kubelet/cm/types.go, podCgroupNamePrefix. The UID of a static pod is the MD5 of its file.
 _POD_UID = r"(?P<uid>[0-9a-f]{32}|[0-9a-f]{8}(?:[-_][0-9a-f]{4}){3}[-_][0-9a-f]{12})"
 _POD_SLICE = re.compile(rf"(?:[\w-]+-)?kubepods(?:-burstable|-besteffort)?-pod{_POD_UID}\.slice", re.ASCII)
@@ -86,7 +86,7 @@ def names_in(path: str) -> CgroupNames:
     parts = [part for part in path.removesuffix(_DELETED).split("/")[:MAX_PARTS] if part not in ("", "..")]
     container = pod_uid = None
     end = len(parts)
-    for place, part in enumerate(parts):
+    for place in range(len(parts)):
         container = _container(parts, place)
         if container is not None:
             end = place
