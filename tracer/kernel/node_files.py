@@ -44,6 +44,9 @@ class NodeNames(NamedTuple):
     container_name: str | None = None
 
 
+UNNAMED = NodeNames()
+
+
 class NodeFiles:
     """Reads the files when asked; it keeps nothing.
 
@@ -62,12 +65,12 @@ class NodeFiles:
         for logs in self._matches("var/log/pods", _POD_LOGS):
             if logs["uid"] == pod_uid:
                 return NodeNames(logs["pod"], logs["namespace"])
-        return NodeNames()
+        return UNNAMED
 
     def of_container(self, container: str) -> NodeNames:
         """The name of a container of Docker or Podman, by its id."""
         if not _ID.fullmatch(container):
-            return NodeNames()
+            return UNNAMED
         return NodeNames(container_name=self._docker(container) or self._podman(container))
 
     def _docker(self, container: str) -> str | None:
@@ -122,7 +125,7 @@ class NodeFiles:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         with _closing(os.open(file, flags, dir_fd=directory)) as descriptor:
             self._require(descriptor, stat.S_ISREG)
-            with open(descriptor, "rb", closefd=False) as stream:
+            with os.fdopen(descriptor, "rb", closefd=False) as stream:
                 text = stream.read(max_bytes + 1)
         if len(text) > max_bytes:
             raise ValueError(f"{file} is longer than {max_bytes} bytes")
