@@ -51,7 +51,7 @@ class OwnerNames(NamedTuple):
 
 
 class _Question(NamedTuple):
-    """Whose names to look for. pid: a process of the cgroup's socket, 0 if unknown. looks: those made before."""
+    """An owner without names. path: of its socket's cgroup. pid: 0 if unknown. looks: the number made before."""
 
     path: str | None
     pid: int

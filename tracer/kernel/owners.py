@@ -67,7 +67,7 @@ class Holders:
         return self.processes[0].pid if self.processes else 0
 
     def part(self, names: OwnerNames) -> Part:
-        """The fields for a socket whose cgroup has these names."""
+        """The fields for a socket of a cgroup with these names."""
         fields: dict[str, Any] = {}
         if self.processes:
             # A process of another PID namespace may have no pid in ours: 0.
@@ -159,6 +159,10 @@ class Owners:
     def close(self) -> None:
         """Wait for a search that is running."""
         self._searches.close()
+
+    def settle_names(self, wait_s: float) -> bool:
+        """Wait up to that long for names that are being looked for. Whether none is any more."""
+        return self._names.settle(wait_s)
 
     def complete(self, *events: tuple[Event, Owner], may_wait: bool = True) -> list[Event]:
         """Fill the owners of events, as far as they are known.

@@ -98,7 +98,7 @@ def names_in(path: str) -> CgroupNames:
 
 
 def names_of_process(lines: str) -> CgroupNames:
-    """What /proc/PID/cgroup names: the best of its hierarchies, of which cgroup v1 has many."""
+    """What /proc/PID/cgroup names: the best of its hierarchies. cgroup v1 has many."""
     return max((names_in(path) for path in _paths(lines)), key=_weight, default=NOTHING)
 
 
@@ -115,7 +115,7 @@ def _weight(names: CgroupNames) -> tuple[bool, bool, bool]:
 
 
 def _container(parts: list[str], place: int) -> str | None:
-    """The container whose cgroup this component is."""
+    """The container that has this component as its cgroup."""
     part, parent = parts[place], parts[place - 1] if place else ""
     following = parts[place + 1] if place + 1 < len(parts) else ""
     oci = _OCI.fullmatch(part)
@@ -137,7 +137,7 @@ def _container(parts: list[str], place: int) -> str | None:
 
 
 def _pod_uid(parts: list[str], place: int) -> str | None:
-    """The UID of the pod whose cgroup this component is."""
+    """The UID of the pod that has this component as its cgroup."""
     found = _POD_SLICE.fullmatch(parts[place])
     if found is None and _KUBEPODS in parts[:place]:
         found = _POD.fullmatch(parts[place])

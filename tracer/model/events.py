@@ -506,6 +506,8 @@ class Event:
 
 DECLARATIONS = declarations(Event)
 """The fields of an event, in the order of JSON lines."""
+OWNERS_NAMES = ("container", "container_name", "pod", "pod_namespace", "unit")
+"""The fields that name where an owner runs."""
 TEXTS = tuple(name for name, json_type in json_types(Event).items() if json_type == "str")
 CARRIED_BY_STALLS = tuple(name for name, each in DECLARATIONS.items() if each.in_stalls and each.group != "owner")
 """The fields that a stall copies from its newest event, the owner's aside."""
