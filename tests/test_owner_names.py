@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from builders import event
-from test_node_files import STATIC, UID, A, B, Node
+from node_tree import STATIC, UID, A, B, Node
 
 from tracer.kernel import owner_names as module
 from tracer.kernel.holders import Held

@@ -27,9 +27,8 @@ def plan_as_text(chosen: Sequence[Chosen], width: float, *, grouped: bool) -> It
         return
     groups: dict[tuple[str, str, Stuck | None, str | None], list[Socket]] = {}
     for reason, socket in chosen:
-        groups.setdefault(
-            (common_place([socket]) + process(socket), service(socket), reason, socket.state), []
-        ).append(socket)
+        who = common_place([socket]) + process(socket)
+        groups.setdefault((who, service(socket), reason, socket.state), []).append(socket)
     for (name, which, reason, _), sockets in sorted(groups.items(), key=lambda item: -len(item[1])):
         who = connection(sockets[0]) if len(sockets) == 1 else f"{len(sockets):,} × {name} {which}"
         yield from fitting(f"  {who}", _state(reason, sockets), width)

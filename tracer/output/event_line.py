@@ -57,10 +57,13 @@ class Columns:
 
     def _fitted(self, start: str, event: Event, detail: str) -> str:
         """The line. Where it would wrap, without the owner's pod or unit, and its name shortened; its pid stays."""
+        line = f"{start} {owner(event)}{detail}"
+        if self.width is None or len(line) <= self.width:
+            return line.rstrip()
         who = processes(event)
-        for line in (f"{start} {owner(event)}{detail}", f"{start} {who}{detail}"):
-            if self.width is None or len(line) <= self.width:
-                return line.rstrip()
+        line = f"{start} {who}{detail}"
+        if len(line) <= self.width:
+            return line.rstrip()
         line = f"{start} {shortened_owner(who, self.width - len(start) - 1 - len(detail))}{detail}"
         return line[: self.width].rstrip()
 

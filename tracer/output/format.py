@@ -76,9 +76,8 @@ def _says_no_more(unit: str, of: Event | Socket) -> bool:
     if name.startswith("user@") and "/" not in name:
         return True
     # The kernel truncates a name to 15 bytes.
-    return any(
-        each.startswith(name) or (len(each) == 15 and name.startswith(each)) for each in (of.comm, of.exe) if each
-    )
+    own = [each for each in (of.comm, of.exe) if each]
+    return any(each.startswith(name) or (len(each) == 15 and name.startswith(each)) for each in own)
 
 
 def owner(of: Event | Socket) -> str:
