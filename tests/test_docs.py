@@ -106,8 +106,9 @@ def test_the_readme_has_every_verdict_and_filter() -> None:
     text = (DOCS.parent / "README.md").read_text()
     for verdict in Verdict:
         assert f"`{verdict}`" in text, verdict
-    assert len(FILTER_NAMES) == 11
-    for option in ("--port", "--lport", "--rport", "--host", "-4", "-6", "--pid", "--comm", "--netns", "--event"):
+    assert len(FILTER_NAMES) == 14
+    for option in ("--port", "--lport", "--rport", "--host", "-4", "-6", "--pid", "--comm", "--netns", "--event",
+                   "--container", "--pod", "--unit"):  # fmt: skip
         assert has_option(text, option), option
 
 

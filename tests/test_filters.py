@@ -8,6 +8,7 @@ from builders import event
 
 from tracer.model.filters import Filter
 
+ID = "0f3a" * 16
 V6: dict[str, Any] = {"family": 6, "laddr": "fd66:1::2", "raddr": "fd66:2::2"}
 
 
@@ -53,6 +54,32 @@ def hosts(*networks: str) -> tuple[Any, ...]:
         ({"comms": {"node"}}, {"comm": "MainThread"}, False),
         ({"comms": {"systemd-resolved"}}, {"comm": "systemd-resolve"}, True),
         ({"comms": {"systemd-resolve"}}, {"comm": "systemd-resolv"}, False),
+        ({"containers": {"web"}}, {"container": ID, "container_name": "web"}, True),
+        ({"containers": {"we?", "x"}}, {"container": ID, "container_name": "web"}, True),
+        ({"containers": {"web"}}, {"container": ID, "container_name": "web2"}, False),
+        ({"containers": {"web"}}, {"container": ID}, False),
+        ({"containers": {"web-1"}}, {"container": "web-1"}, True),
+        ({"containers": {ID}}, {"container": ID}, True),
+        ({"containers": {ID[:12]}}, {"container": ID}, True),
+        ({"containers": {ID[:11]}}, {"container": ID}, False),
+        ({"containers": {ID[1:13]}}, {"container": ID}, False),
+        ({"containers": {"*"}}, {}, False),
+        ({"pods": {"web-7d9f"}}, {"pod": "web-7d9f", "pod_namespace": "prod"}, True),
+        ({"pods": {"web-*"}}, {"pod": "web-7d9f", "pod_namespace": "prod"}, True),
+        ({"pods": {"prod/web-*"}}, {"pod": "web-7d9f", "pod_namespace": "prod"}, True),
+        ({"pods": {"prod/*"}}, {"pod": "web-7d9f", "pod_namespace": "test"}, False),
+        ({"pods": {"prod/*"}}, {"pod": "web-7d9f"}, False),
+        ({"pods": {"web"}}, {"pod": "web-7d9f"}, False),
+        ({"pods": {"WEB-*"}}, {"pod": "web-7d9f"}, False),
+        ({"pods": {"*"}}, {"container": ID}, False),
+        ({"units": {"nginx.service"}}, {"unit": "nginx.service"}, True),
+        ({"units": {"nginx.service"}}, {"unit": "nginx2.service"}, False),
+        ({"units": {"worker@*"}}, {"unit": "worker@3.service"}, True),
+        ({"units": {"user@1000.service"}}, {"unit": "user@1000.service/nginx.service"}, True),
+        ({"units": {"user@1000.service/nginx.service"}}, {"unit": "user@1000.service/nginx.service"}, True),
+        ({"units": {"nginx.service"}}, {"unit": "user@1000.service/nginx.service"}, False),
+        ({"units": {"*"}}, {}, False),
+        ({"pids": {7}, "units": {"a.service"}}, {"pid": 7, "unit": "b.service"}, False),
         ({"events": {"error"}}, {}, False),
         ({"events": {"error", "retransmit"}}, {}, True),
         ({"min_idle_ms": 5000}, {"silent_ms": 5000}, True),

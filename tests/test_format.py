@@ -78,6 +78,9 @@ def test_plural() -> None:
     assert (plural(1, "event"), plural(1234, "event")) == ("1 event", "1,234 events")
 
 
+ID = "0f3a" * 16
+
+
 @pytest.mark.parametrize(
     ("known", "shown"),
     [
@@ -92,6 +95,21 @@ def test_plural() -> None:
         ({"comm": "sh", "exe": "busybox"}, "sh"),
         ({"pid": 7, "comm": "MainThread", "exe": "\x1b[2J"}, "\\x1b[2J[7]"),
         ({}, "-"),
+        ({"pid": 7, "comm": "php", "pod": "web-7d9f", "container": ID, "unit": "a.service"}, "pod/web-7d9f php[7]"),
+        ({"pid": 7, "comm": "php", "container": ID, "container_name": "db"}, "container/db php[7]"),
+        ({"pid": 7, "comm": "php", "container": ID}, "container/0f3a0f3a0f3a php[7]"),
+        ({"pid": 7, "comm": "php", "container": "lxc-with-a-name"}, "container/lxc-with-a-name php[7]"),
+        ({"pid": 7, "comm": "php", "pod": "\x1b[2J"}, "pod/\\x1b[2J php[7]"),
+        ({"pid": 7, "comm": "php", "unit": "worker@3.service"}, "worker@3.service php[7]"),
+        ({"pid": 7, "comm": "php", "unit": "user@1000.service/a.service"}, "user@1000.service/a.service php[7]"),
+        # What says no more than the name of the process, or the program.
+        ({"pid": 7, "comm": "nginx", "unit": "nginx.service"}, "nginx[7]"),
+        ({"pid": 7, "comm": "sshd", "unit": "ssh.service"}, "sshd[7]"),
+        ({"pid": 7, "comm": "systemd-resolve", "unit": "systemd-resolved.service"}, "systemd-resolve[7]"),
+        ({"pid": 7, "comm": "MainThread", "exe": "node", "unit": "node.service"}, "node[7]"),
+        ({"pid": 7, "comm": "bash", "unit": "session-3.scope"}, "bash[7]"),
+        ({"pid": 7, "comm": "bash", "unit": "user@1000.service"}, "bash[7]"),
+        ({"unit": "init.scope"}, "-"),
     ],
 )
 def test_owner(known: dict[str, Any], shown: str) -> None:

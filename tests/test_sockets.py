@@ -19,6 +19,7 @@ from tracer.analysis.risk import at_risk
 from tracer.kernel import host
 from tracer.kernel import sockets as walk
 from tracer.kernel.holders import Held
+from tracer.kernel.owner_names import NameFinder
 from tracer.kernel.processes import Process
 from tracer.kernel.program.btf import KernelTypes
 from tracer.kernel.socket_records import SocketRecords
@@ -38,7 +39,11 @@ ORDINARY = {"type": 8, "pending": 0, "unacked": 0, "since_sent": 2053, "since_da
 
 
 def decode_all(data: bytes, held: Held | None = None, **options: Any) -> list[Socket]:
-    return list(SocketRecords(HZ, held or {}, 100 * SECOND, cgroup_path=lambda _: "/a", **options).decode(data))
+    return list(
+        SocketRecords(
+            HZ, held or {}, 100 * SECOND, names=NameFinder(lambda _: "/a", proc=Path("/nowhere")), **options
+        ).decode(data)
+    )
 
 
 def decode(**members: Any) -> Socket:

@@ -141,7 +141,7 @@ def test_no_call_returns_and_none_begins(site: Site, tmp_path: Path) -> None:
 
         assert [each.trace for each in blocked] == before
         wait_until(
-            lambda: all(len(each.calls) >= 2 * count for each, count in zip(looping, counts, strict=True)),
+            lambda: all(len(each.calls) >= 2 * count for each, count in zip(looping, counts)),
             PATIENCE_S, "the loops go on",
         )  # fmt: skip
         assert [set(each.calls) for each in looping] == usual

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from acting import act
-from containers import container
 from probe_command import found_in, open_files, result, rows
 from ss_comparison import MAPPED, ours, ss
+from user_namespace import container
 from watching import AS_NOBODY, PATIENCE_S, Json
 
 from tracer.act import probing

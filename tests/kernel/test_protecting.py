@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 from churn import LIVES_S, Churn
-from containers import container
 from protect_command import be_silent, lport, protect, protected, settings_of, timers
 from ss_comparison import MAPPED
+from user_namespace import container
 from watching import AS_NOBODY, PATIENCE_S
 
 from tracer.act.protecting import protect as protect_each

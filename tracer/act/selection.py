@@ -28,13 +28,14 @@ class Selection:
 
 
 def names_connections(wanted: Filter) -> bool:
-    """Whether the filters name something: a port, an address, a process, a namespace, a silence.
+    """Whether the filters name something: a port, an address, an owner, a namespace, a silence.
 
-    An address family, or every address, names nothing.
+    An address family, every address, or the pattern `*` names nothing.
     """
+    patterns = any(pattern.strip("*?/") for pattern in wanted.containers | wanted.pods | wanted.units)
     hosts = any(host.prefixlen for host in wanted.hosts)
     named = (wanted.ports, wanted.lports, wanted.rports, wanted.netns, wanted.pids, wanted.comms, wanted.min_idle_ms)
-    return hosts or any(named)
+    return hosts or patterns or any(named)
 
 
 def require_names(wanted: Filter, *, only_stuck: bool) -> None:

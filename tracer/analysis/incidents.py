@@ -20,6 +20,8 @@ GAP_NS = 10_000_000_000
 """A stall that begins later than this after the last one of an incident begins another incident."""
 MAX_INCIDENTS = 4096
 """Incidents that a stall may still join. The one that grew longest ago is closed first."""
+MAX_PLACES = 2
+"""Containers, pods and units of one incident that are kept: two show that it has no common one."""
 MAX_PIDS = 64
 """Processes of one incident that are listed."""
 
@@ -65,7 +67,8 @@ class Range:
 class Incident:
     """What is known about the stalls of one incident.
 
-    example: one of its stalls, the first. count: its stalls. pids: of their owners, at most MAX_PIDS. Times of day in
+    example: one of its stalls, the first. count: its stalls. pids: of their owners, at most MAX_PIDS. places: their
+    pods, containers and units, at most MAX_PLACES. Times of day in
     wall-clock nanoseconds, durations in milliseconds.
     """
 
@@ -73,12 +76,18 @@ class Incident:
     example: Event
     count: int = 0
     pids: dict[int, None] = field(default_factory=dict)
+    places: dict[tuple[str | None, ...], None] = field(default_factory=dict)
     began_ns: Range = field(default_factory=Range)
     idle_ms: Range = field(default_factory=Range)
     lasted_ms: Range = field(default_factory=Range)
     gives_up_ns: Range = field(default_factory=Range)
     stuck_bytes: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def has_one_place(self) -> bool:
+        """Whether all of its stalls are of one pod, container or unit."""
+        return len(self.places) == 1
 
     def accepts(self, stall: Event) -> bool:
         """Whether a stall with the same key began near enough to belong to this incident."""
@@ -90,6 +99,8 @@ class Incident:
         self.count += 1
         if stall.pid is not None and len(self.pids) < MAX_PIDS:
             self.pids[stall.pid] = None
+        if len(self.places) < MAX_PLACES:
+            self.places[stall.pod_namespace, stall.pod, stall.container, stall.unit] = None
         self.began_ns.add(began_ns(stall))
         self.idle_ms.add(stall.idle_ms)
         self.lasted_ms.add(stall.duration_ms)

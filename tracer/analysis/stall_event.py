@@ -10,7 +10,7 @@ from tracer.analysis.give_up import GiveUp
 from tracer.analysis.idle_timeouts import IdleTimeoutRange
 from tracer.analysis.outcomes import Outcome
 from tracer.analysis.stall_state import StallState
-from tracer.model.events import CARRIED_BY_STALLS, Event
+from tracer.model.events import CARRIED_BY_STALLS, Event, names_of
 from tracer.model.fields import MAX_NUMBER
 from tracer.model.times import MAX_TIME_NS, format_time
 
@@ -18,7 +18,7 @@ MS = 1_000_000
 MOVED_NS = 1_000_000_000
 """A give-up time that moved by more than this is reported again."""
 
-_OWNER = ("pids", "pid", "comm", "exe", "cgroup")
+_OWNER = names_of("owner")
 
 
 def stall_event(

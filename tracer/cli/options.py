@@ -33,6 +33,12 @@ _FILTERS = (
                  help="Sockets held by this process."),
     click.option("--comm", "comms", multiple=True, metavar="NAME[,…]", type=types.COMMS,
                  help="Sockets held by processes or programs of this name."),
+    click.option("--container", "containers", multiple=True, metavar="NAME|ID[,…]", type=types.NAMES,
+                 help="Sockets of this container: name, or 12 characters of its id or more."),
+    click.option("--pod", "pods", multiple=True, metavar="NAME[,…]", type=types.NAMES,
+                 help="Sockets of this Kubernetes pod: NAME or NAMESPACE/NAME ('web-*' for several)."),
+    click.option("--unit", "units", multiple=True, metavar="UNIT[,…]", type=types.UNITS,
+                 help="Sockets of this systemd unit: nginx, or worker@3.service."),
     click.option("--netns", multiple=True, metavar="NETNS[,…]", type=NAMESPACES,
                  help="Network namespace: inode, name or path."),
 )  # fmt: skip
@@ -82,7 +88,8 @@ _HABITS = (
 """Options of tcpdump that change nothing here."""
 
 FILTER_NAMES = (
-    "ports", "lports", "rports", "hosts", "ipv4", "ipv6", "pids", "comms", "netns", "events", "min_idle",
+    "ports", "lports", "rports", "hosts", "ipv4", "ipv6", "pids", "comms", "containers", "pods", "units",
+    "netns", "events", "min_idle",
 )  # fmt: skip
 
 duration_option = click.option(
@@ -153,6 +160,9 @@ def make_filter(options: dict[str, Any]) -> Filter:
         netns=frozenset(_values(given["netns"])),
         pids=frozenset(_values(given["pids"])),
         comms=frozenset(_values(given["comms"])),
+        containers=frozenset(_values(given["containers"])),
+        pods=frozenset(_values(given["pods"])),
+        units=frozenset(_values(given["units"])),
         events=frozenset(_values(given["events"])),
         min_idle_ms=None if given["min_idle"] is None else max(1, round(given["min_idle"] * 1000)),
         typed={name: texts for name in ("hosts", "netns") if (texts := _texts(given[name]))},

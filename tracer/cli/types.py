@@ -23,6 +23,7 @@ from tracer.cli.quantities import is_number, parse_buffer_size, parse_duration, 
 from tracer.model.dataclass import dataclass
 from tracer.model.errors import UsageError
 from tracer.model.kinds import EVENTS, Kind
+from tracer.model.patterns import unit_name
 from tracer.recordings.targets import STANDARD_OUTPUT
 
 T = TypeVar("T")
@@ -124,6 +125,22 @@ def parse_comm(text: str) -> str:
     if not text:
         raise UsageError("invalid process name '' (expected the name of a process or program)", hint="--comm php")
     return os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
+def parse_name(text: str) -> str:
+    """The name of a container or pod, which may have `*` and `?` for other characters."""
+    if not text.strip("/"):
+        raise UsageError(
+            f"invalid name {shortened(text)!r} (expected a name, or a pattern such as 'web-*')", hint="--pod 'web-*'"
+        )
+    return os.fsencode(text).decode("utf-8", "backslashreplace")
+
+
+def parse_unit(text: str) -> str:
+    """The name of a systemd unit. A name without its type is that of a service."""
+    if not text:
+        raise UsageError("invalid unit '' (expected the name of a systemd unit)", hint="--unit nginx")
+    return unit_name(os.fsencode(text).decode("utf-8", "backslashreplace"))
 
 
 def option_name(option: click.Parameter | None) -> str:
@@ -253,4 +270,6 @@ PORTS: Listed[int] = Listed("port", parse_ports)
 HOSTS = Listed("address", parse_hosts)
 PIDS = Listed("pid", each(parse_pid))
 COMMS = Listed("name", each(parse_comm))
+NAMES = Listed("name", each(parse_name))
+UNITS = Listed("unit", each(parse_unit))
 EVENT_KINDS = EventKinds("event", each(parse_event))

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 from tracer.kernel import clocks, searches
 from tracer.kernel.cgroups import cgroup_path
 from tracer.kernel.holders import Held, HolderFinder
+from tracer.kernel.node_files import NodeFiles
+from tracer.kernel.owner_names import NameFinder, OwnerNames
 from tracer.kernel.processes import PROC, Process, process_named, started_ns
 from tracer.kernel.searches import Searches
 from tracer.kernel.wire import Owner
@@ -31,6 +33,10 @@ CLOSED_NS = 10_000_000
 """The same for a process that closes a socket, because it may be exiting."""
 UNKNOWN_WAIT_S, OLD_WAIT_S = 0.05, 0.01
 """How long events wait for an owner that is unknown or has ended, and for one that may have changed."""
+NAMES_WAIT_S = 0.02
+"""How long events wait for the names of a container or unit that none had before."""
+SLOW_NS = 10_000_000_000
+"""How long they do not wait again, once that was too short."""
 MAX_SOCKETS = 65536
 """Sockets with remembered holders; twice that, until a search for all."""
 MAX_CGROUPS = 64
@@ -44,7 +50,8 @@ MAX_CHECKED = 16
 class Holders:
     """The processes that hold a socket, or held it last, as fields of an event.
 
-    is_gone: they do not hold it any more. parts: the fields, by the id of the socket's cgroup.
+    is_gone: they do not hold it any more. parts: the fields, by the id of the socket's cgroup, with the names among
+    them.
     """
 
     __slots__ = ("is_gone", "parts", "processes")
@@ -52,10 +59,15 @@ class Holders:
     def __init__(self, processes: tuple[Process, ...], is_gone: bool) -> None:
         self.processes = processes
         self.is_gone = is_gone
-        self.parts: dict[int, Part] = {}
+        self.parts: dict[int, tuple[Part, OwnerNames]] = {}
 
-    def part(self, cgroup: str | None) -> Part:
-        """The fields for a socket in this cgroup."""
+    @property
+    def pid(self) -> int:
+        """The pid of the first of them; 0 without one."""
+        return self.processes[0].pid if self.processes else 0
+
+    def part(self, names: OwnerNames) -> Part:
+        """The fields for a socket of a cgroup with these names."""
         fields: dict[str, Any] = {}
         if self.processes:
             # A process of another PID namespace may have no pid in ours: 0.
@@ -69,9 +81,7 @@ class Holders:
                 fields["comm"] = comm
             if exe is not None:
                 fields["exe"] = exe
-        if cgroup is not None:
-            fields["cgroup"] = cgroup
-        return Part(fields)
+        return Part({**fields, **names.fields})
 
 
 @lru_cache(maxsize=4096)
@@ -118,7 +128,7 @@ class Owners:
     """Fills the owners of events.
 
     find: finds holders; it is called in threads of their own, so that events wait no longer than UNKNOWN_WAIT_S. Use
-    everything else in one thread. proc: where to see whether a process still runs.
+    everything else in one thread. proc: where to see whether a process still runs. files: those that name containers.
     """
 
     def __init__(
@@ -128,10 +138,12 @@ class Owners:
         proc: Path = PROC,
         clock_ns: Callable[[], int] = clocks.boottime_ns,
         cgroup_path: Callable[[int], str | None] = cgroup_path,
+        files: NodeFiles | None = None,
     ) -> None:
         self._proc = proc
         self._clock_ns = clock_ns
-        self._cgroup_path = cgroup_path
+        self._names = NameFinder(cgroup_path, files=files, proc=proc, clock_ns=clock_ns)
+        self._names_slow_until_ns = 0
         self._found: dict[int, _Found] = {}  # by inode
         self._max_found = MAX_SOCKETS
         self._last: OrderedDict[str | None, Holders] = OrderedDict()  # by Event.sock
@@ -148,46 +160,71 @@ class Owners:
         """Wait for a search that is running."""
         self._searches.close()
 
+    def settle_names(self, wait_s: float) -> bool:
+        """Wait up to that long for names that are being looked for. Whether none is any more."""
+        return self._names.settle(wait_s)
+
     def complete(self, *events: tuple[Event, Owner], may_wait: bool = True) -> list[Event]:
-        """Fill pids, pid, comm, exe and cgroup of events, as far as they are known.
+        """Fill the owners of events, as far as they are known.
 
         may_wait: whether the events may wait for a search. Otherwise the search serves later events.
         """
         now_ns = self._clock_ns()
         self._take_over(wait_s=0)
         self._search_for(events, now_ns, may_wait=may_wait)
-        completed = []
+        completed, unnamed = [], []
         for event, owner in events:
-            self._fill(event, self._holders_of(event.sock, owner, now_ns), owner.cgroup)
+            holders = self._holders_of(event.sock, owner, now_ns)
+            if not self._fill(event, holders, owner.cgroup, now_ns):
+                unnamed.append((event, holders, owner.cgroup))
             completed.append(event)
+        if unnamed and may_wait:
+            self._wait_for_names(unnamed, now_ns)
         return completed
 
     def fill(self, event: Event, owner: Owner) -> None:
         """Fill one event, without a search."""
-        self._fill(event, self._holders_of(event.sock, owner, self._clock_ns()), owner.cgroup)
+        now_ns = self._clock_ns()
+        self._fill(event, self._holders_of(event.sock, owner, now_ns), owner.cgroup, now_ns)
 
-    def processes_of(self, names: Mapping[int, bytes]) -> tuple[Process, ...]:
-        """The processes with these names, by pid. Any thread may call it."""
-        return tuple(process_named(pid, names[pid], self._proc) for pid in sorted(names) if pid)
+    def processes_of(self, names: Mapping[int, bytes], cgroup: int) -> tuple[Process, ...]:
+        """The processes with these names, by pid, which hold a socket of this cgroup. Any thread may call it."""
+        processes = tuple(process_named(pid, names[pid], self._proc) for pid in sorted(names) if pid)
+        self._names.of(cgroup, processes[0].pid if processes else 0, self._clock_ns())
+        return processes
 
     def fill_from_walk(self, event: Event, owner: Owner, processes: tuple[Process, ...]) -> None:
         """Fill an event from a walk, which has found the holders too, without a search."""
-        holders = _holders(processes, not processes)
+        holders, now_ns = _holders(processes, not processes), self._clock_ns()
         if processes and owner.inode:
-            now_ns = self._clock_ns()
             self._found[owner.inode] = _Found(holders, now_ns, now_ns)
-        self._fill(event, holders, owner.cgroup)
+        if not self._fill(event, holders, owner.cgroup, now_ns):
+            self._wait_for_names([(event, holders, owner.cgroup)], now_ns)
 
-    def _fill(self, event: Event, holders: Holders, cgroup: int) -> None:
-        part = holders.parts.get(cgroup)
-        if part is None:
-            part = holders.part(self._cgroup_path(cgroup) if cgroup else None)
-            if len(holders.parts) < MAX_CGROUPS:
-                holders.parts[cgroup] = part
+    def _fill(self, event: Event, holders: Holders, cgroup: int, now_ns: int) -> bool:
+        """Fill an event. Whether the names are complete, as far as this host has them."""
+        known = holders.parts.get(cgroup)
+        if known is None or now_ns >= known[1].until_ns:
+            names = self._names.of(cgroup, holders.pid, now_ns, is_gone=holders.is_gone)
+            if known is None or names is not known[1]:
+                known = holders.part(names), names
+                if len(holders.parts) < MAX_CGROUPS or cgroup in holders.parts:
+                    holders.parts[cgroup] = known
+        part, names = known
         if type(event) is LazyEvent:
             event.owner = part
         else:
             event.known().update(part.fields)
+        return names.until_ns != 0
+
+    def _wait_for_names(self, unnamed: Iterable[tuple[Event, Holders, int]], now_ns: int) -> None:
+        """Wait a moment for the names of these events, unless the files are slow."""
+        if now_ns < self._names_slow_until_ns:
+            return
+        if not self._names.settle(NAMES_WAIT_S):
+            self._names_slow_until_ns = now_ns + SLOW_NS
+        for event, holders, cgroup in unnamed:
+            self._fill(event, holders, cgroup, now_ns)
 
     def _holders_of(self, sock: str | None, owner: Owner, now_ns: int) -> Holders:
         inode, _, pid, comm, born_ns, is_closing = owner

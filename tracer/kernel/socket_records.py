@@ -8,10 +8,10 @@ from socket import inet_ntoa
 from struct import Struct
 from typing import Any
 
-from tracer.kernel.cgroups import cgroup_path
 from tracer.kernel.details import ACCEPTED, AWAITS, HAS_WAITER, TYPES, UNKNOWN
 from tracer.kernel.holders import Held
 from tracer.kernel.layout import LAYOUT, OFFSETS, SIZE, SOCKET, struct_of
+from tracer.kernel.owner_names import NameFinder
 from tracer.kernel.owners import Holders
 from tracer.kernel.processes import Process
 from tracer.kernel.wire import Decoder, address, socket_state
@@ -40,7 +40,7 @@ def _members_struct() -> Struct:
 _RECORD = _members_struct()
 _TYPE, _SK, _STATE = OFFSETS["type"], OFFSETS["sk"], OFFSETS["flags"]
 _STATE_FIELDS = frozenset(names_of("state", "settings")) & {field.name for field in fields(Socket)}
-_OF_FILTERS = ("silent_ms", "pids", "pid", "comm", "exe")
+_OF_FILTERS = ("silent_ms", *(name for name in names_of("owner") if name != "cgroup"))
 
 
 def sk_of(record: bytes) -> int:
@@ -58,7 +58,8 @@ class SocketRecords:
     """Makes Sockets of records.
 
     hz: jiffies per second. held: the processes that hold each socket. clock_offset_ns: added to CLOCK_BOOTTIME for
-    the wall clock. wanted: whether a socket is wanted, by its process and its silence; None: all are.
+    the wall clock. wanted: whether a socket is wanted, by its owner and its silence; None: all are. names: finds
+    those of containers and units.
     """
 
     def __init__(
@@ -67,13 +68,13 @@ class SocketRecords:
         held: Held,
         clock_offset_ns: int,
         wanted: Callable[[Event], bool] | None = None,
-        cgroup_path: Callable[[int], str | None] = cgroup_path,
+        names: NameFinder | None = None,
     ) -> None:
         self._hz = hz
         self._held = held
         self._clock_offset_ns = clock_offset_ns
         self._wanted = wanted
-        self._cgroup_path = cgroup_path
+        self._names = NameFinder() if names is None else names
         self._owners: dict[tuple[tuple[Process, ...], int], dict[str, Any]] = {}
         self._states: dict[bytes, dict[str, Any]] = {}
         self._decoder = Decoder(hz=hz, reasons={}, key=b"")
@@ -154,6 +155,6 @@ class SocketRecords:
         key = processes, cgroup
         known = self._owners.get(key)
         if known is None:
-            path = self._cgroup_path(cgroup) if cgroup else None
-            known = self._owners[key] = dict(Holders(processes, not processes).part(path).fields)
+            holders = Holders(processes, not processes)
+            known = self._owners[key] = dict(holders.part(self._names.now(cgroup, holders.pid)).fields)
         return known

@@ -21,6 +21,7 @@ from pathlib import Path
 from tracer.kernel import clocks, host
 from tracer.kernel.holders import Held, HolderFinder, holder_finder
 from tracer.kernel.layout import OFFSETS, SIZE
+from tracer.kernel.owner_names import NameFinder
 from tracer.kernel.program import syscalls
 from tracer.kernel.program.btf import KernelTypes
 from tracer.kernel.program.compiler import ProgramError
@@ -126,6 +127,7 @@ class HeldSockets:
 
         self._program, (link, self._holders) = load(source, Program, prepare, say)
         self._choice = wanted.of_any_connection()
+        self._names = NameFinder()
         if link is None:
             self.close()
             raise TcpwatchError(
@@ -149,7 +151,8 @@ class HeldSockets:
         data = _Held(_read_all(self._link)).all_records()
         held = _holders_of_all(self._holders)
         # One without a holder was closed since.
-        return [each for each in SocketRecords(self._hz, held, clocks.offset_ns()).decode(data) if each.inode in held]
+        records = SocketRecords(self._hz, held, clocks.offset_ns(), names=self._names)
+        return [each for each in records.decode(data) if each.inode in held]
 
     def chooses(self, socket: Socket) -> bool:
         """Whether the filters of processes and of silence accept it, too."""

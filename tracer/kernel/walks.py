@@ -145,7 +145,10 @@ class Walks:
         for start in range(0, len(records), SIZE):
             event, owner = self._decoder.decode(records[start : start + SIZE], 0)
             folded.setdefault(event.sock, (event, owner, {}))[2][owner.pid] = owner.comm
-        found = [_Found(event, owner, self._owners.processes_of(names)) for event, owner, names in folded.values()]
+        found = [
+            _Found(event, owner, self._owners.processes_of(names, owner.cgroup))
+            for event, owner, names in folded.values()
+        ]
         return sorted(found, key=lambda each: each.event.ktime_ns)
 
     def _take_first(self, until_ns: int | None, clock_offset_ns: int) -> list[Event]:

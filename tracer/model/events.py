@@ -493,6 +493,28 @@ class Event:
     cgroup: str | None = declared(
         "owner", "path of the cgroup the socket was made in (cgroup v2)", in_stalls=True, max_length=MAX_PATH
     )
+    container: str | None = declared(
+        "owner",
+        "id of the container that the cgroup belongs to, or the name of an LXC or systemd-nspawn container; of a "
+        "container within a container, the outer one",
+        in_stalls=True,
+    )
+    container_name: str | None = declared(
+        "owner", "its name, where files of Kubernetes, Docker or Podman on this host have it", in_stalls=True
+    )
+    pod: str | None = declared(
+        "owner",
+        "name of the Kubernetes pod, from the names of its log files. Without them the HOSTNAME of `pid`, which is "
+        "the container's own word; `pod_namespace` is then absent",
+        in_stalls=True,
+    )
+    pod_namespace: str | None = declared("owner", "Kubernetes namespace of the pod", in_stalls=True)
+    unit: str | None = declared(
+        "owner",
+        "systemd unit of this host, outside any container: `nginx.service`. `user@1000.service/worker.service` is a "
+        "unit of that user's manager, which the user has named",
+        in_stalls=True,
+    )
 
     @classmethod
     def of(cls, known: dict[str, Any]) -> Event:
@@ -517,6 +539,8 @@ class Event:
 
 DECLARATIONS = declarations(Event)
 """The fields of an event, in the order of JSON lines."""
+OWNERS_NAMES = ("container", "container_name", "pod", "pod_namespace", "unit")
+"""The fields that name where an owner runs."""
 TEXTS = tuple(name for name, json_type in json_types(Event).items() if json_type == "str")
 CARRIED_BY_STALLS = tuple(name for name, each in DECLARATIONS.items() if each.in_stalls and each.group != "owner")
 """The fields that a stall copies from its newest event, the owner's aside."""

@@ -14,6 +14,7 @@ from typing import Union
 from tracer.model.dataclass import dataclass
 from tracer.model.events import Event
 from tracer.model.kinds import Kind
+from tracer.model.patterns import ContainerPatterns, PodPatterns, UnitPatterns
 
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
@@ -35,6 +36,9 @@ class Filter:
     netns: frozenset[int] = frozenset()
     pids: frozenset[int] = frozenset()
     comms: frozenset[str] = frozenset()
+    containers: frozenset[str] = frozenset()  # patterns, as tracer/model/patterns.py describes them
+    pods: frozenset[str] = frozenset()
+    units: frozenset[str] = frozenset()
     events: frozenset[str] = frozenset()
     min_idle_ms: int | None = None
     typed: Mapping[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
@@ -42,12 +46,18 @@ class Filter:
     _chooses_connections: bool = field(init=False, repr=False, compare=False)
     _networks: dict[tuple[int, int], set[int]] = field(init=False, repr=False, compare=False)  # of hosts, by prefix
     _comms: frozenset[str] = field(init=False, repr=False, compare=False)  # also as the kernel truncates them
+    _containers: ContainerPatterns = field(init=False, repr=False, compare=False)
+    _pods: PodPatterns = field(init=False, repr=False, compare=False)
+    _units: UnitPatterns = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         asked = (self.ports, self.lports, self.rports, self.hosts, self.family, self.netns)
         object.__setattr__(self, "_chooses_connections", any(asked))
         object.__setattr__(self, "_networks", _by_prefix(self.hosts))
         object.__setattr__(self, "_comms", self.comms | {kernel_name(comm) for comm in self.comms})
+        object.__setattr__(self, "_containers", ContainerPatterns(self.containers))
+        object.__setattr__(self, "_pods", PodPatterns(self.pods))
+        object.__setattr__(self, "_units", UnitPatterns(self.units))
 
     def wants(self, event: Event) -> bool:
         """Whether this event is wanted."""
@@ -55,7 +65,20 @@ class Filter:
 
     def of_any_connection(self) -> Filter:
         """The filter without its options of connections, which the kernel has applied already."""
-        return Filter(pids=self.pids, comms=self.comms, events=self.events, min_idle_ms=self.min_idle_ms)
+        return Filter(
+            pids=self.pids,
+            comms=self.comms,
+            containers=self.containers,
+            pods=self.pods,
+            units=self.units,
+            events=self.events,
+            min_idle_ms=self.min_idle_ms,
+        )
+
+    @property
+    def chooses_owners(self) -> bool:
+        """Whether only the connections of some processes, containers, pods or units are wanted."""
+        return bool(self.pids or self.comms or self.containers or self.pods or self.units)
 
     @property
     def keeps_counts(self) -> bool:
@@ -88,7 +111,7 @@ class Filter:
     @property
     def chooses_events(self) -> bool:
         """Whether only some events of the wanted connections are wanted."""
-        return bool(self.pids or self.comms or self.events or self.min_idle_ms is not None)
+        return bool(self.chooses_owners or self.events or self.min_idle_ms is not None)
 
     def chooses(self, event: Event) -> bool:
         """Whether the event is wanted, given that its connection is."""
@@ -111,7 +134,13 @@ class Filter:
     def _wants_owner(self, event: Event) -> bool:
         if self.pids and self.pids.isdisjoint(event.pids or ([event.pid] if event.pid else [])):
             return False
-        return not self.comms or event.comm in self._comms or event.exe in self._comms
+        if self.comms and event.comm not in self._comms and event.exe not in self._comms:
+            return False
+        if self.containers and not self._containers.match(event.container, event.container_name):
+            return False
+        if self.pods and not self._pods.match(event.pod, event.pod_namespace):
+            return False
+        return not self.units or self._units.match(event.unit)
 
     def _wants_kind(self, event: Event) -> bool:
         if self.events and event.event not in self.events:

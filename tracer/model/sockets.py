@@ -45,6 +45,11 @@ class Socket:
     exe: str | None = None
     pids: list[int] | None = None
     cgroup: str | None = None
+    container: str | None = None
+    container_name: str | None = None
+    pod: str | None = None
+    pod_namespace: str | None = None
+    unit: str | None = None
     silent_ms: int | None = None
     since_sent_ms: int | None = _declared("time since data was last sent, retransmissions included")
     since_received_ms: int | None = _declared("time since data was last received")

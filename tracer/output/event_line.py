@@ -9,7 +9,7 @@ from tracer.model.dataclass import dataclass
 from tracer.model.events import RECORDING, SUSPEND, Event
 from tracer.model.kinds import Kind
 from tracer.output.background_writer import OUTPUT
-from tracer.output.format import duration, endpoint, local_time, owner, plural, safe, size
+from tracer.output.format import duration, endpoint, local_time, owner, plural, processes, safe, size
 
 WIDE = 100
 """Columns from which a line has milliseconds and both ends of the connection in full."""
@@ -50,16 +50,20 @@ class Columns:
         """The line of an event other than a stall, and where it does not fit a second one."""
         start = f"{self.time(event.time_ns, utc_offset_s)} {self._middle(event)}"
         ends = self._ends_of(event)
-        who, detail = owner(event), _detail(event)
+        detail = _detail(event)
         if len(ends) > self._ends + 2:
             indent = " " * (self._time + 1)
-            return [self._fitted(start, who, detail), f"{indent}{ends}"]
-        return [self._fitted(f"{start} {ends:<{self._ends}}", who, detail)]
+            return [self._fitted(start, event, detail), f"{indent}{ends}"]
+        return [self._fitted(f"{start} {ends:<{self._ends}}", event, detail)]
 
-    def _fitted(self, start: str, who: str, detail: str) -> str:
-        """The line, with the owner's name shortened where it would wrap; its process id stays."""
-        line = f"{start} {who}{detail}"
+    def _fitted(self, start: str, event: Event, detail: str) -> str:
+        """The line. Where it would wrap, without the owner's pod or unit, and its name shortened; its pid stays."""
+        line = f"{start} {owner(event)}{detail}"
         if self.width is None or len(line) <= self.width:
+            return line.rstrip()
+        who = processes(event)
+        line = f"{start} {who}{detail}"
+        if len(line) <= self.width:
             return line.rstrip()
         line = f"{start} {shortened_owner(who, self.width - len(start) - 1 - len(detail))}{detail}"
         return line[: self.width].rstrip()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 import time
+from collections.abc import Iterable
 from functools import lru_cache
 
 from tracer.model.durations import duration as duration
@@ -48,10 +49,54 @@ def process(of: Event | Socket) -> str:
     return f"{safe(name) or '?'}[{of.pid}]"
 
 
+MAX_ID = 12
+"""Characters of a container's id, as `docker ps` shows them."""
+
+
+def place(of: Event | Socket) -> str:
+    """Where the process runs: `pod/web-7d9f`, `container/db`, `worker.service`.
+
+    Empty where that is not known, or says no more than the name of the process: nginx.service of nginx.
+    """
+    if of.pod is not None:
+        return f"pod/{safe(of.pod)}"
+    if of.container is not None:
+        name = of.container[:MAX_ID] if _ID.fullmatch(of.container) else of.container
+        return f"container/{safe(of.container_name or name)}"
+    unit = of.unit or ""
+    return safe(unit) if unit.endswith(".service") and not _says_no_more(unit, of) else ""
+
+
+_ID = re.compile("[0-9a-f]{64}")
+
+
+def _says_no_more(unit: str, of: Event | Socket) -> bool:
+    """Whether the unit is the process's own name, or its beginning: ssh.service of sshd, user@1000.service."""
+    name = unit.removesuffix(".service")
+    if name.startswith("user@") and "/" not in name:
+        return True
+    # The kernel truncates a name to 15 bytes.
+    own = [each for each in (of.comm, of.exe) if each]
+    return any(each.startswith(name) or (len(each) == 15 and name.startswith(each)) for each in own)
+
+
 def owner(of: Event | Socket) -> str:
+    """Where the process runs, if that is worth a word, and `processes`: `pod/web-7d9f php[8506] +2`."""
+    where = place(of)
+    return f"{where} {processes(of)}" if where else processes(of)
+
+
+def processes(of: Event | Socket) -> str:
     """The process, and the number of others that share the socket: `php[8506] +2`."""
     others = len(of.pids or ()) - 1
     return f"{process(of)} +{others}" if others > 0 else process(of)
+
+
+def common_place(of: Iterable[Event | Socket]) -> str:
+    """The `place` of all of them, with a blank behind it; empty where there are several."""
+    places = {place(each) for each in of}
+    where = places.pop() if len(places) == 1 else ""
+    return f"{where} " if where else ""
 
 
 # Invisible, but printable for str.isprintable(): some of Unicode's Default_Ignorable_Code_Point (joiners, Hangul

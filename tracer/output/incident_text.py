@@ -16,7 +16,7 @@ from tracer.analysis.outcomes import Outcome
 from tracer.analysis.verdicts import Subject, Verdict
 from tracer.model.events import Event
 from tracer.output.accounts import Account, News, Notice
-from tracer.output.format import duration, endpoint, local_time, owner, plural, process, safe
+from tracer.output.format import MAX_ID, common_place, duration, endpoint, local_time, owner, plural, process, safe
 from tracer.output.page import Page
 from tracer.output.stall_sentences import how_it_ended, what_happened, what_it_means, when_it_ends
 from tracer.output.stall_text import wrapped
@@ -77,7 +77,7 @@ class IncidentText:
         command = self._page.command_line(stall.pid) if is_held and stall.pid and not self.other_host else ""
         command = f"{command[:MAX_COMMAND]}…" if len(command) > MAX_COMMAND else command
         cgroup = f"cgroup {safe(stall.cgroup)}" if stall.cgroup else ""
-        known = [each for each in (safe(command), cgroup) if each]
+        known = [each for each in (safe(command), _names(stall), cgroup) if each]
         labels = ["Owner", *[""] * len(known)]
         return [line for label, each in zip(labels, known) for line in self._labelled_lines(label, each)]
 
@@ -275,11 +275,21 @@ class IncidentText:
             return f"{owner(stall)} {_ends(stall)}"
         number = len(account.open) if count is None else count
         pids = incident.pids
-        who = process(incident.example)
+        where = common_place([incident.example]) if incident.has_one_place else ""
+        who = where + process(incident.example)
         if len(pids) > 1:
             at_least = "at least " if len(pids) >= MAX_PIDS else ""
-            who = f"{safe(incident.key.owner or '?')} ({at_least}{len(pids):,} processes)"
+            who = f"{where}{safe(incident.key.owner or '?')} ({at_least}{len(pids):,} processes)"
         return f"{number:,} × {who} {_service(incident.example)}"
+
+
+def _names(stall: Event) -> str:
+    """`pod prod/web-7d9f, container nginx (0f3a0f3a0f3a)`, `unit nginx.service`."""
+    pod = f"{stall.pod_namespace}/{stall.pod}" if stall.pod and stall.pod_namespace else stall.pod
+    number = (stall.container or "")[:MAX_ID]
+    container = f"{stall.container_name} ({number})" if stall.container_name else stall.container and number
+    known = {"pod": pod, "container": container, "unit": stall.unit}
+    return ", ".join(f"{name} {safe(value)}" for name, value in known.items() if value)
 
 
 def _summary(outcome: str) -> str:

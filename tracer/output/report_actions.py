@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from tracer.analysis.idle_timeouts import service_of
+from tracer.model.dataclass import dataclass
 from tracer.model.events import Event
 from tracer.output.format import endpoint, local_time, plural, process
 from tracer.output.report_blocks import Inline, Paragraph, Section, name_of

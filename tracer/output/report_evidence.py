@@ -13,10 +13,10 @@ from typing import NamedTuple
 from tracer.analysis.incidents import began_ns
 from tracer.analysis.outcomes import Outcome
 from tracer.model.dataclass import dataclass
-from tracer.model.events import Event
+from tracer.model.events import OWNERS_NAMES, Event
 from tracer.model.kinds import Kind
 from tracer.model.times import format_time
-from tracer.output.format import duration, endpoint, plural, process
+from tracer.output.format import common_place, duration, endpoint, plural, process
 from tracer.output.report_blocks import Facts, Inline, Item, Name, Paragraph, Section, Table, name_of
 from tracer.output.report_incidents import counted, weightiest
 
@@ -139,7 +139,7 @@ def _slim(stall: Event, verdict: str) -> Event:
     )  # fmt: skip
     known = stall.known()
     fields = {name: known[name] for name in names if known.get(name) is not None}
-    owner = {name: known[name][:_TEXT] for name in ("comm", "exe") if known.get(name) is not None}
+    owner = {name: known[name][:_TEXT] for name in ("comm", "exe", *OWNERS_NAMES) if known.get(name) is not None}
     return Event.of({**fields, **owner, "verdict": verdict})
 
 
@@ -191,7 +191,7 @@ def _facts(entry: _Entry) -> Iterator[tuple[str, list[Inline]]]:
     stall = entry.stall
     netns = "" if stall.netns is None else f", network namespace {stall.netns}"
     yield "Host", [(name_of(entry.host), netns)]
-    yield "Owner", [(name_of(process(stall)),)]
+    yield "Owner", [(name_of(common_place([stall]) + process(stall)),)]
     yield "Last received", [_utc(last_ns) if (last_ns := last_received_ns(entry)) is not None else "unknown"]
     silent = "" if stall.idle_ms is None else f" after a silence of {exact(stall.idle_ms)}"
     yield "First sent", [f"{_utc(began_ns(stall))}{silent}"]

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
-from tracer.analysis.incidents import GAP_NS, MAX_PIDS, Incident, Incidents, Range
+from tracer.analysis.incidents import GAP_NS, MAX_PIDS, MAX_PLACES, Incident, Incidents, Range
 from tracer.analysis.outcomes import Outcome
-from tracer.model.events import Event
-from tracer.output.format import duration, endpoint, local_time, plural, process
+from tracer.model.events import OWNERS_NAMES, Event
+from tracer.output.format import common_place, duration, endpoint, local_time, plural, process
 from tracer.output.report_blocks import Inline, Name, Paragraph, Section, Table, name_of
 
 MAX_OPEN = 1024
@@ -18,7 +18,7 @@ MAX_KEPT = 256
 """Incidents that are kept: the weightiest, and of each verdict at least one."""
 MAX_SHOWN = 30
 """Incidents that the text and the Markdown list."""
-MAX_OWNER = 64
+MAX_OWNER = 253
 """Characters of an owner's name that are kept."""
 _KEPT = (
     "time_ns", "ktime_ns", "event", "laddr", "lport", "raddr", "rport", "pid", "state", "soft_error", "mptcp",
@@ -58,7 +58,7 @@ def _slim(stall: Event, verdict: str) -> Event:
     """The stall without what its incident does not need."""
     known = stall.known()
     fields = {name: known[name] for name in _KEPT if known.get(name) is not None}
-    owner = {name: known[name][:MAX_OWNER] for name in ("comm", "exe") if known.get(name) is not None}
+    owner = {name: known[name][:MAX_OWNER] for name in ("comm", "exe", *OWNERS_NAMES) if known.get(name) is not None}
     return Event.of({**fields, **owner, "verdict": verdict})
 
 
@@ -109,6 +109,9 @@ def _absorb(incident: Incident, other: Incident) -> None:
     for pid in other.pids:
         if len(incident.pids) < MAX_PIDS:
             incident.pids[pid] = None
+    for place in other.places:
+        if len(incident.places) < MAX_PLACES:
+            incident.places[place] = None
     for name in ("began_ns", "idle_ms", "lasted_ms", "gives_up_ns"):
         into, more = getattr(incident, name), getattr(other, name)
         into.add(more.least)
@@ -198,10 +201,12 @@ def connection_of(incident: Incident) -> tuple[str, ...]:
 def owner_of(incident: Incident) -> str:
     """`gunicorn[23949]`, or `gunicorn (12 processes)`."""
     number = len(incident.pids)
+    place = common_place([incident.example]) if incident.has_one_place else ""
+    where = f"{name_of(place[:-1])} " if place else ""
     if number < 2:
-        return name_of(process(incident.example))
+        return where + name_of(process(incident.example))
     more = "at least " if number >= MAX_PIDS else ""
-    return f"{name_of(incident.key.owner or '?')} ({more}{number} processes)"
+    return f"{where}{name_of(incident.key.owner or '?')} ({more}{number} processes)"
 
 
 def _range(numbers: Range) -> str:

@@ -14,10 +14,10 @@ from typing import NamedTuple, TypeVar
 from tracer.analysis.incidents import Incident, IncidentKey, Incidents, began_ns
 from tracer.analysis.outcomes import Outcome
 from tracer.model.dataclass import dataclass
-from tracer.model.events import Event
+from tracer.model.events import OWNERS_NAMES, Event
 from tracer.model.kinds import Kind
 from tracer.model.times import InvalidTime, parse_time
-from tracer.output.format import endpoint, process
+from tracer.output.format import common_place, endpoint, process
 from tracer.output.report_incidents import MAX_OPEN, merged, weightiest
 
 MS = 1_000_000
@@ -38,7 +38,7 @@ SLACK_NS = 50 * MS
 _SIGNS = frozenset({Kind.RETRANSMIT, Kind.KEEPALIVE, Kind.WINDOW_PROBE, Kind.UNSENT})
 _KEPT_BY_INCIDENTS = (
     "time_ns", "ktime_ns", "event", "laddr", "lport", "raddr", "rport", "state", "comm", "exe", "pid", "since",
-    "idle_ms", "outcome", "duration_ms", "unacked_bytes", "retransmits",
+    "idle_ms", "outcome", "duration_ms", "unacked_bytes", "retransmits", *OWNERS_NAMES,
 )  # fmt: skip
 _K = TypeVar("_K")
 _V = TypeVar("_V")
@@ -221,7 +221,7 @@ def _bar(host: str, end: Event, verdict: str, track: _Track | None) -> Bar:
     seen = track or _Track()
     return Bar(
         host=host,
-        owner=_short(process(end)),
+        owner=_short(common_place([end]) + process(end)),
         local=_short(endpoint(end.laddr, end.lport)),
         remote=_short(endpoint(end.raddr, end.rport)),
         verdict=_short(verdict),

@@ -9,7 +9,7 @@ from tracer.analysis.socket_groups import Group
 from tracer.analysis.stuck import Stuck
 from tracer.model.durations import setting
 from tracer.model.sockets import Socket
-from tracer.output.format import duration, endpoint, plural, process, safe, size
+from tracer.output.format import common_place, duration, endpoint, plural, process, safe, size
 from tracer.output.rows import columns_of, shortened
 
 NOTHING = "-"
@@ -93,10 +93,10 @@ def title(group: Group, width: int | None) -> str:
 
 def _owner(group: Group) -> str:
     pids = group.pids
-    name = process(group.sockets[0])
+    where, name = common_place(group.sockets), process(group.sockets[0])
     if len(pids) <= 1:
-        return name
-    return f"{name.rpartition('[')[0] or name} ({len(pids):,} processes)"
+        return where + name
+    return f"{where}{name.rpartition('[')[0] or name} ({len(pids):,} processes)"
 
 
 def _service(group: Group) -> str:

@@ -140,6 +140,9 @@ def describe_filter(wanted: Filter) -> dict[str, Any]:
         "netns": sorted(wanted.netns),
         "pids": sorted(wanted.pids),
         "comms": sorted(wanted.comms),
+        "containers": sorted(wanted.containers),
+        "pods": sorted(wanted.pods),
+        "units": sorted(wanted.units),
         "events": sorted(wanted.events),
         "min_idle_ms": wanted.min_idle_ms,
     }

@@ -16,7 +16,8 @@ MAX_VALUES = 12
 """Values of one filter that are named."""
 _NAMES = {
     "ports": "port", "lports": "local port", "rports": "remote port", "hosts": "host",
-    "netns": "netns", "pids": "pid", "comms": "process", "events": "event",
+    "netns": "netns", "pids": "pid", "comms": "process", "containers": "container", "pods": "pod",
+    "units": "unit", "events": "event",
 }  # fmt: skip
 
 
