@@ -470,6 +470,14 @@ def test_many_namespaces_are_counted() -> None:
     assert "… and likewise in 6 more network namespaces." in text
 
 
+def test_what_is_at_risk_is_protected_by_a_command_for_each_service() -> None:
+    text = shown(socket(), socket(rport=5432, keepalive=False), socket(lport=6379, accepted=True))
+    for filters in ("--rport 3306", "--rport 5432", "--lport 6379"):
+        assert f"\n    sudo tcpwatch protect {filters} --idle 60s\n" in text
+    many = shown(*(socket(rport=port) for port in range(1, 6)))
+    assert many.count("sudo tcpwatch protect") == 3 and "… and likewise for 2 more services.\n" in many
+
+
 def test_nothing_at_risk_is_no_text() -> None:
     assert shown(socket(keepalive_idle_s=60, timer_ms=0)) == ""
 

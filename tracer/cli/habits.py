@@ -20,9 +20,9 @@ _SYNONYMS = {
     **dict.fromkeys(("doctor", "test", "status", "info"), "check"),
     **dict.fromkeys(("start", "trace", "run", "live", "watch", "monitor", "tcpdump", "strace"), ""),
     **dict.fromkeys(("completions", "complete"), "completion"),
-    **dict.fromkeys(("kill", "close", "drop", "destroy"), "end"),
-    **dict.fromkeys(("ping", "test-path"), "probe"),
-    **dict.fromkeys(("keepalive", "keep-alive"), "protect"),
+    **dict.fromkeys(("kill", "tcpkill", "close", "drop", "destroy", "abort", "release", "free"), "end"),
+    **dict.fromkeys(("ping", "test-path", "tcping", "alive", "dead"), "probe"),
+    **dict.fromkeys(("keepalive", "keep-alive", "keep", "libkeepalive"), "protect"),
     "version": "--version",
 }
 """Other words for commands."""

@@ -12,6 +12,7 @@ from tracer.analysis.keepalive_time import DEFAULT_KEEPALIVE_S, keepalive_for, w
 from tracer.analysis.risk import KEEPALIVE_LATE, KEEPALIVE_OFF, STRANDED, WAITING, first_probe_s, gives_up_s
 from tracer.analysis.socket_groups import Group, grouped
 from tracer.analysis.timer_wheel import lateness
+from tracer.model.durations import setting
 from tracer.model.sockets import Socket
 from tracer.output.format import duration, owner, plural, safe
 from tracer.output.rows import Row, table, wrapped
@@ -20,6 +21,7 @@ from tracer.output.sockets_words import keepalive, keepalive_of_group, range_in_
 
 _MAX_NAMESPACES = 4
 _MAX_PROGRAMS = 6
+_MAX_SERVICES = 3
 _COMMAND = "    sudo "
 
 
@@ -144,6 +146,9 @@ def _what_helps(sockets: Sequence[Socket], ttl_s: float, view: View) -> Iterator
         )
         yield from _settings([socket for socket in late if socket.keepalive_idle_own], seconds)
     yield from commands
+    if sockets:
+        yield "On open connections, at once and without a restart:"
+        yield from _protect(sockets, seconds)
     if any(not socket.keepalive_idle_own for socket in late):
         yield "Open connections use a new value when their current timer expires."
     if seconds == DEFAULT_KEEPALIVE_S and (off or is_own or commands):
@@ -190,6 +195,19 @@ def _sysctls(sockets: Sequence[Socket], seconds: int, ttl_s: float, view: View) 
         yield f"{_COMMAND}{'' if is_own else inside}sysctl -w {settings_there}"
     if len(by_netns) > _MAX_NAMESPACES:
         yield f"… and likewise in {plural(len(by_netns) - _MAX_NAMESPACES, 'more network namespace')}."
+
+
+def _protect(sockets: Sequence[Socket], seconds: int) -> Iterator[str]:
+    """A command for each service, for those with most of the sockets."""
+    known = Counter(
+        f"--lport {socket.lport}" if socket.accepted else f"--rport {socket.rport}"
+        for socket in sockets
+        if (socket.lport if socket.accepted else socket.rport)
+    )
+    for filters, _ in known.most_common(_MAX_SERVICES):
+        yield f"{_COMMAND}tcpwatch protect {filters} --idle {setting(seconds)}"
+    if len(known) > _MAX_SERVICES:
+        yield f"… and likewise for {plural(len(known) - _MAX_SERVICES, 'more service')}."
 
 
 def _is_late(seconds: int | None, ttl_s: float, hz: int) -> bool:
