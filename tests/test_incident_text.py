@@ -200,6 +200,29 @@ def test_verbose_tells_which_job_it_is() -> None:
     assert "worker.php" not in written([stall], page, started=-9, host="db1")
 
 
+POD: dict[str, Any] = {"container": "0f3a" * 16, "container_name": "app", "pod": "web-7d9f", "pod_namespace": "prod"}
+
+
+def test_the_pod_stands_before_the_process() -> None:
+    stall = stall_of(Verdict.IDLE_DROP, **POD)
+    text = written([stall])
+    assert f"STALL idle-drop  pod/web-7d9f {stall.comm}[" in text
+    assert "Owner" not in text and "prod" not in text
+    verbose = written([stall], replace(TERMINAL, is_verbose=True))
+    assert "    Owner    pod prod/web-7d9f, container app (0f3a0f3a0f3a)\n" in verbose
+    unit = written([stall_of(Verdict.IDLE_DROP, unit="worker@3.service")], replace(TERMINAL, is_verbose=True))
+    assert "    Owner    unit worker@3.service\n" in unit
+
+
+def test_a_pool_has_a_pod_only_if_all_of_it_is_there() -> None:
+    page = replace(TERMINAL, columns=120, width=120)
+    assert "3 × pod/web-7d9f " in shown(*pool(3, **POD), until=60, page=page)
+    first, *others = pool(3, **POD)
+    other = [*pool(3, **{**POD, "pod": "web-x"})]
+    mixed = shown(*[b if a.sock == first.sock else a for a, b in zip([first, *others], other, strict=True)], until=60)
+    assert "3 × " in mixed and "3 × pod/" not in mixed
+
+
 def test_commands_for_another_host_name_it() -> None:
     stall = stall_of(Verdict.IDLE_DROP)
     text = written([stall], replace(TERMINAL, here="laptop", program="scripts/tcpwatch"), started=-9, host="db1")

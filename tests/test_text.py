@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tracer.model.events import Event
 from tracer.model.kinds import EVENTS
+from tracer.output.event_line import Columns
 from tracer.output.page import Page
 from tracer.output.text import TextSink
 
@@ -235,3 +236,18 @@ def test_whatever_a_recording_holds_it_stays_one_printable_line(word: str, name:
         shown = lines(each, page=Page(columns=columns, shows_all=True))
         assert len(shown) == 3 and all(line.isprintable() for line in shown)
         assert columns is None or each.event == "lost" or max(map(len, shown)) <= columns
+
+
+@pytest.mark.parametrize(
+    ("width", "expected"),
+    [
+        (None, "pod/web-7d9f php[8506]"),
+        (140, "pod/web-7d9f php[8506]"),
+        (120, "php[8506]"),
+        (80, "php[8506]"),
+    ],
+)
+def test_a_pod_stands_before_the_process_where_it_fits(width: int | None, expected: str) -> None:
+    (line,) = Columns(width).lines(event(pod="web-7d9f", pid=8506, comm="php", pids=[8506]), 0)
+    assert line.endswith(f" {expected}") and (width is None or len(line) <= width)
+    assert ("pod/" in line) == ("pod/" in expected)
