@@ -76,7 +76,8 @@ def of_report(records: Iterable[dict[str, Any]]) -> Counted:
             ends.append(record)
     for end in ends:
         label = services.get((end["raddr"], end["rport"])) or services[end["raddr"], end["lport"]]
-        stalls[(*label, end["verdict"], end["outcome"])] += 1
+        service, role = label
+        stalls[service, role, end["verdict"], end["outcome"]] += 1
     seen = summary.get("seen", {})
     return Counted(
         dict(stalls), seen.get("retrans_segs"), seen.get("keepalives"), survived_s, fatal_s, summary["lost"]

@@ -70,15 +70,15 @@ def lost(at: float, hook: str = "tcp_probe", count: int = 3) -> Event:
 
 def revoked(at: float) -> list[Event]:
     """A stall whose next retransmission comes much later than it is due, so that its end is revoked."""
-    names = {"sock": "again", "silent_ms": 300}
+    names: dict[str, Any] = {"sock": "again", "silent_ms": 300}
     first, second, third = freeze(2, start=at, **names)
     return [first, second, third, freeze(5, start=at, **names)[-1], *close(at + 13.4, sock="again")]
 
 
 def all_kinds() -> list[Event]:
     """A night, clients of a server that die, keepalive, a reset, a wait, loss; one end that is revoked."""
-    server = {"lport": 5432, "rport": 40000, "raddr": "10.66.9.1"}
-    other = {**server, "raddr": "10.66.9.2"}
+    server: dict[str, Any] = {"lport": 5432, "rport": 40000, "raddr": "10.66.9.1"}
+    other: dict[str, Any] = {**server, "raddr": "10.66.9.2"}
     events = a_night()
     events += freeze(start=100, silent_ms=20 * 60_000, sock="a", **server) + close(113.4, sock="a", **server)
     events += freeze(start=120, silent_ms=30 * 60_000, sock="b", **other) + close(133.4, sock="b", **other)
@@ -172,7 +172,7 @@ def test_a_silence_before_a_stall_that_recovers_was_not_fatal() -> None:
 
 
 def test_connections_at_risk() -> None:
-    dead = {"kind": "idle", "silent_ms": 2 * HOUR_MS}
+    dead: dict[str, Any] = {"kind": "idle", "silent_ms": 2 * HOUR_MS}
     idle = [event("found", 1, sock=f"idle{n}", **dead) for n in range(4)]
     mysql = ("client", "10.66.2.2:3306")
     metered = Metered().take([*freeze(), *idle])
@@ -200,7 +200,7 @@ def many(services: int, start: int = 0) -> Iterable[Event]:
     """A connection to each service that survives, and one that freezes and dies; every third is a server's."""
     for number in range(start, start + services):
         address = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
-        ends = {"raddr": address, "rport": 3306}
+        ends: dict[str, Any] = {"raddr": address, "rport": 3306}
         if number % 3 == 0:
             ends = {"raddr": address, "rport": 50000, "lport": 1 + number % 30000}
         at, sock = number * 20.0, f"s{number}"
@@ -245,7 +245,7 @@ def test_silences_leave_room_for_stalls() -> None:
 
 
 def test_no_label_names_a_process_a_port_or_a_client() -> None:
-    ends = {
+    ends: dict[str, Any] = {
         "laddr": "fd00::5",
         "raddr": "fd00::9",
         "lport": 5432,

@@ -85,7 +85,6 @@ def wanted_metrics(options: dict[str, Any]) -> WantedMetrics | None:
                 "--metrics-services needs --metrics or --metrics-listen", hint="--metrics-listen 127.0.0.1:9718"
             )
         return None
-    from tracer.output.metrics.listener import Address
     from tracer.run.metrics import WantedMetrics
 
-    return WantedMetrics(file, Address(*address) if address is not None else None, services)
+    return WantedMetrics(file, address, services)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import tracer
 from tracer.kernel import host, privileges
@@ -17,18 +16,15 @@ from tracer.output.metrics.counting import MetricsSink
 from tracer.output.metrics.services import Places, Silences
 from tracer.output.metrics.snapshot import Snapshot
 
-if TYPE_CHECKING:
-    from tracer.output.metrics.listener import Address
-
 WRITE_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
 class WantedMetrics:
-    """Where metrics go. file: for node_exporter. address: for scrapes. services: at most this many have series."""
+    """Where metrics go. file: for node_exporter. address: host and port. services: at most this many have series."""
 
     file: Path | None
-    address: Address | None
+    address: tuple[str, int] | None
     services: int
 
 
@@ -53,7 +49,7 @@ class Metrics:
         self._writer: threading.Thread | None = None
         self._rendered: tuple[Snapshot, bytes] | None = None
         if wanted.address is not None:
-            self._socket = self._stack.enter_context(listener.bind(wanted.address))
+            self._socket = self._stack.enter_context(listener.bind(listener.Address(*wanted.address)))
 
     def __enter__(self) -> Metrics:
         return self
