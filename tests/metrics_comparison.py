@@ -25,7 +25,7 @@ class Counted(NamedTuple):
 def series_of(text: str) -> Series:
     """The values by the name of the metric and the values of its labels, in the order of the labels' names."""
     found: Series = {}
-    for family in text_string_to_metric_families(text):
+    for family in text_string_to_metric_families(text):  # type: ignore[no-untyped-call, unused-ignore]
         for sample in family.samples:
             labels = tuple(value for _, value in sorted(sample.labels.items()))
             found.setdefault(sample.name, {})[labels] = sample.value
