@@ -27,7 +27,7 @@ def free_port() -> int:
 def running(
     command: Sequence[str | Path], log: Path, *, ends: int = 0, is_over: bool = False, **options: Any
 ) -> Iterator[Any]:
-    """A process whose output goes to the log. SIGTERM ends it, unless it ends by itself (is_over). ends: its status."""
+    """A process whose output goes to the log. SIGTERM ends it, unless it is over by itself. ends: its status."""
     with log.open("w") as output:
         process = subprocess.Popen(
             [*map(str, command)],

@@ -1,4 +1,4 @@
-"""docs/fleet.md as a newcomer follows it: from the clone to a firing alert with the idle timeout of the path in it."""
+"""docs/fleet.md as a newcomer follows it: from the clone to a firing alert with the path's idle timeout in it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DASHBOARD = ROOT / "docs/fleet/dashboard.json"
 
 
 def typed(command: str, ports: dict[str, int], tmp_path: Path) -> list[str]:
-    """The words of a command of the page, with free ports, the interpreter of the tests and a directory of its own."""
+    """The words of a command of the page, with free ports, the interpreter of the tests and an own directory."""
     for written, free in ports.items():
         command = command.replace(written, str(free))
     command = command.replace("docs/fleet/", f"{tmp_path}/fleet/").replace("/tmp/tcpwatch-", f"{tmp_path}/")
