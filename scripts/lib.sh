@@ -17,7 +17,8 @@ script_arguments=("$@")
 runtime_packages=(python3-bpfcc python3-click python3-tabulate)
 lab_packages=(nftables conntrack iproute2)
 test_packages=(mariadb-server php-cli php-mysql beanstalkd strace shellcheck bpftool systemd
-    netcat-openbsd jq zstd groff-base chromium bash-completion zsh fish crun)
+    netcat-openbsd jq zstd groff-base chromium bash-completion zsh fish crun
+    python3-prometheus-client prometheus prometheus-node-exporter)
 # The servers, proxies and programs of tests/kernel/test_knobs.py; test_acting_servers.py uses some of them.
 knob_packages=(postgresql php-pgsql redis-server memcached rabbitmq-server haproxy pgbouncer openssh-server curl
     bsh libpostgresql-jdbc-java libmariadb-java)

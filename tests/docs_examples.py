@@ -45,6 +45,8 @@ NOT_RUN = {
     r"git clone URL-OF-THIS-REPOSITORY .*": "whoever publishes this puts the URL there",
     r"sudo scripts/(install|bench|vm)\b.*": "they change the host or take minutes; tests of their own run them",
     r"sudo scripts/test\b.*": "it runs the tests",
+    r"sudo apt-get install [\w -]*prometheus.*": "it installs packages; the tests need them, too",
+    r"(sudo scripts/tcpwatch .*--metrics-listen|prometheus --config|curl -s http:.*/alerts).*": "see test_fleet.py",
     r"sudo systemctl .*": "it starts a service of the host; test_service.py checks the unit",
     r"source <\(tcpwatch completion (bash|zsh)\)": "it changes the shell; test_completion.py does so",
     r"tcpwatch completion fish \| source": "it changes the shell; test_completion.py does so",

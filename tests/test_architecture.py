@@ -29,6 +29,10 @@ ALLOWED: dict[str, set[str]] = {
 KEEPERS = {
     "bcc": ("kernel/program/bcc_process.py",),
     "tabulate": ("output/table.py",),
+    "prometheus_client": (
+        "output/metrics/exposition.py",
+        "run/metrics.py",
+    ),  # the second only looks whether it is there
     "pymysql": ("lab/mariadb_peer.py",),
 }
 

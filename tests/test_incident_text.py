@@ -219,7 +219,7 @@ def test_a_pool_has_a_pod_only_if_all_of_it_is_there() -> None:
     assert "3 × pod/web-7d9f " in shown(*pool(3, **POD), until=60, page=page)
     first, *others = pool(3, **POD)
     other = [*pool(3, **{**POD, "pod": "web-x"})]
-    mixed = shown(*[b if a.sock == first.sock else a for a, b in zip([first, *others], other, strict=True)], until=60)
+    mixed = shown(*[b if a.sock == first.sock else a for a, b in zip([first, *others], other)], until=60)
     assert "3 × " in mixed and "3 × pod/" not in mixed
 
 

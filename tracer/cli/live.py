@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tracer.cli import types
+from tracer.cli.metrics import metrics_options, wanted_metrics
 from tracer.cli.options import (
     Command,
     all_option,
@@ -38,6 +39,7 @@ def live_options(command: Command) -> Command:
         buffer_option,
         resume_option,
         duration_option,
+        metrics_options,
         click.option(
             "-w",
             "--write",
@@ -66,6 +68,7 @@ def trace(
     **filters: Any,
 ) -> None:
     """Trace, and show events on standard output."""
+    metrics = wanted_metrics(filters)
     stop = Stop(duration, sys.stdout)
     wanted = make_live_filter(filters, resume=resume)
     from tracer.kernel.processes import command_line
@@ -84,6 +87,7 @@ def trace(
         show=lambda stream: events.open(stream, layout),
         sheds=not events.is_data,
         recording=Recording(recording) if recording is not None else None,
+        metrics=metrics,
         remark="-a also shows healthy connections opening and closing" if leaves_out else "",
     )
 
@@ -101,6 +105,7 @@ def trace(
     "--keep-size", metavar="SIZE", type=types.SIZE, help="Keep only the newest files, at most SIZE in total."
 )
 @filter_options
+@metrics_options
 @duration_option
 @resume_option
 @buffer_option
@@ -132,6 +137,7 @@ def record(
       sudo tcpwatch record -o /var/log/tcpwatch/x.tw.zst --keep-size 10G
       ssh db1 sudo tcpwatch record -o - | tcpwatch replay -
     """
+    metrics = wanted_metrics(filters)
     rotation = rotation_of(rotate_size, rotate_every, keep, keep_size)
     if rotation.is_wanted and recording == STANDARD_OUTPUT:
         raise UsageError(
@@ -149,6 +155,7 @@ def record(
         stop,
         Tracing(resume, ring_bytes),
         recording=Recording(recording, rotation, reopens=True),
+        metrics=metrics,
     )
 
 

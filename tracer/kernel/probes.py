@@ -175,6 +175,26 @@ def require(probes: Sequence[Probe]) -> None:
             )
 
 
+_HOOKS = {
+    "retransmit": ("tcp_retransmit_skb",),
+    "retransmit (SYN/ACK)": ("tcp_retransmit_synack",),
+    "state": (STATE_HOOK,),
+    "keepalive": ("keepalive", "window-probe"),  # one timer has both
+    "reset (received)": ("tcp_receive_reset",),
+    "reset (sent)": ("tcp_send_reset",),
+    "reset (refused)": ("kfree_skb",),
+    "error": ("inet_sk_error_report",),
+    "resume": ("tcp_probe",),
+    FOUND_BY_WALK: ("task_file",),
+}
+"""The names in LOST_HOOKS, and of the iterator, by Probe.event."""
+
+
+def attached_hooks(attached: Iterable[Probe]) -> dict[str, bool]:
+    """Whether each hook is attached, by its name in LOST_HOOKS; the iterator over open files is `task_file`."""
+    return {hook: probe.attachment is not None for probe in attached for hook in _HOOKS.get(probe.event, ())}
+
+
 def kprobes_available() -> bool:
     """Whether perf_event_open() offers kprobes: CONFIG_KPROBE_EVENTS."""
     return _KPROBE_PMU.is_dir()

@@ -7,12 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING
 
 import tracer
 from tracer.analysis.stalls import MIN_IDLE_MS, StallTracker
 from tracer.kernel import clocks, host, privileges
 from tracer.kernel.action_sockets import DIRECTORY, Inbox, Unusable
 from tracer.kernel.live import LiveSource
+from tracer.kernel.probes import attached_hooks
 from tracer.kernel.program.program import RESUME_AFTER_S, RING_BYTES, WAITING_AFTER_S
 from tracer.model.dataclass import dataclass
 from tracer.model.errors import TcpwatchError
@@ -31,6 +33,9 @@ from tracer.run.pipeline import Totals, finish, run
 from tracer.run.recording import Destination, Recording, Writer
 from tracer.run.shedding import Shedding
 from tracer.run.stopping import Stop, discard
+
+if TYPE_CHECKING:
+    from tracer.run.metrics import Metrics, WantedMetrics
 
 MAX_WAITING_TEXT, MAX_WAITING_DATA = 1 << 20, 32 << 20
 """Characters that wait for a slow reader: some screens of lines, half a second of a storm as JSON."""
@@ -57,6 +62,7 @@ def watch(
     show: Callable[[Stream], Sink] | None = None,
     sheds: bool = False,
     recording: Recording | None = None,
+    metrics: WantedMetrics | None = None,
     remark: str = "",
 ) -> None:
     """Trace until `stop`, and print a summary. Raises TcpwatchError. No hook stays attached, whatever happens.
@@ -67,6 +73,7 @@ def watch(
     host.require_privilege()
     with ExitStack() as stack:
         destination = None
+        counted = stack.enter_context(_metrics(metrics)) if metrics is not None else None
         if recording is not None:
             stop.start_clock()
             destination = stack.enter_context(
@@ -74,7 +81,7 @@ def watch(
             )
             if not destination.is_ready:
                 return
-        _trace(wanted, stop, tracing, show, sheds, recording, destination, remark)
+        _trace(wanted, stop, tracing, show, sheds, recording, destination, counted, remark)
 
 
 def _trace(
@@ -85,12 +92,15 @@ def _trace(
     sheds: bool,
     recording: Recording | None,
     destination: Destination | None,
+    metrics: Metrics | None,
     remark: str,
 ) -> None:
     totals = Totals()
+    min_idle_ms = MIN_IDLE_MS if wanted.min_idle_ms is None else wanted.min_idle_ms
     tracker = StallTracker(
         hz=host.hz(),
-        min_idle_ms=MIN_IDLE_MS if wanted.min_idle_ms is None else wanted.min_idle_ms,
+        min_idle_ms=min_idle_ms,
+        idle_timeouts=metrics.silences if metrics is not None else None,
         own_netns=host.own_netns(),
     )
     with (
@@ -107,8 +117,14 @@ def _trace(
     ):
         header = make_header(wanted, secrets.token_hex(4))
         writer = destination.begin(lambda: make_header(wanted, header.run)) if destination is not None else None
-        _drop_privileges(source, recording)
+        observers: list[Sink] = []
+        if metrics is not None:
+            hooks = attached_hooks(source.attached)
+            observers.append(metrics.count(hooks=hooks, min_idle_ms=min_idle_ms, sees_resumes=tracing.resume))
+        _drop_privileges(source, recording, metrics)
         actions = _actions(stack, tracing)
+        if metrics is not None:
+            metrics.start()
         began, used = time.monotonic(), host.cpu_seconds()
         shown = _shown(show, source.is_behind if sheds else None)
         output = _isolated_output(shown, stop) if shown is not None else None
@@ -125,9 +141,11 @@ def _trace(
                 say(remark)
             systemd.ready()
             try:
-                _run(source, actions, wanted, tracker, header, sinks, totals)
+                _run(source, actions, wanted, tracker, header, sinks, totals, observers)
                 is_complete = True
             finally:
+                for observer in observers:
+                    observer.close()
                 if recorder is not None:  # before the wait for a reader of standard output
                     recorder.close()
             if output is not None:
@@ -139,10 +157,21 @@ def _trace(
     for probe in source.attached:
         if probe.status == "missing":
             say(f"not available on this kernel: {probe.event} ({probe.note})")
+    if metrics is not None:
+        metrics.close()
     if isolated is not None and isolated.error is not None:
         raise TcpwatchError(f"the recording is incomplete: {isolated.error}", hint=isolated.error.hint)
     if output is not None and output.error is not None and not stop.terminal_is_gone:
         raise output.error
+    if metrics is not None and metrics.error is not None:
+        raise TcpwatchError(f"the metrics are out of date: {metrics.error}", hint=metrics.error.hint)
+
+
+def _metrics(wanted: WantedMetrics) -> Metrics:
+    """The metrics, with the library that only they need. Raises TcpwatchError."""
+    from tracer.run.metrics import Metrics
+
+    return Metrics(wanted, say)
 
 
 def _actions(stack: ExitStack, tracing: Tracing) -> Actions | None:
@@ -164,14 +193,16 @@ def _run(
     header: Header,
     sinks: list[Sink],
     totals: Totals,
+    observers: list[Sink],
 ) -> None:
     """Carry the events of the source to the sinks: the recording first, so that what is printed is also kept."""
     for sink in sinks:
         sink.opened(header)
     of_traced = wanted.of_any_connection()  # the kernel has filtered the connections
     batches = _with_lookups(source, tracker)
-    run(batches if actions is None else _wanted(actions.among(batches), wanted), of_traced, tracker, sinks, totals)
-    finish(tracker, of_traced, sinks, totals)
+    seen = batches if actions is None else _wanted(actions.among(batches), wanted)
+    run(seen, of_traced, tracker, sinks, totals, observers=observers)
+    finish(tracker, of_traced, sinks, totals, observers=observers)
 
 
 def _wanted(batches: Iterable[Batch], wanted: Filter) -> Iterator[Batch]:
@@ -204,11 +235,12 @@ def _say_summary(
             say(missed)
 
 
-def _drop_privileges(source: LiveSource, recording: Recording | None) -> None:
-    """Keep the capabilities that the source needs, and those to start further files of the recording."""
+def _drop_privileges(source: LiveSource, recording: Recording | None, metrics: Metrics | None) -> None:
+    """Keep the capabilities that the source needs, and those to write further files."""
     starts_files = recording is not None and (recording.reopens or recording.rotation.is_wanted)
+    for_files = privileges.TO_BEGIN_FILES if starts_files else metrics.capabilities if metrics is not None else ()
     try:
-        privileges.keep_only((*source.capabilities, *(privileges.TO_BEGIN_FILES if starts_files else ())))
+        privileges.keep_only((*source.capabilities, *for_files))
     except OSError as error:  # forbidden in some sandboxes; tracing works all the same
         say(f"cannot drop unneeded capabilities: {error.strerror}")
 

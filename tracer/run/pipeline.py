@@ -1,7 +1,7 @@
 """Source → filter → stall tracker → sinks: the path that live tracing and replay share.
 
 hook → ring buffer → LiveSource ─┐
-file → RecordingReader ──────────┴→ Event → filter → StallTracker → text | JSON lines | recording
+file → RecordingReader ──────────┴→ Event → filter → StallTracker → text | JSON lines | recording | metrics
 """
 
 from __future__ import annotations
@@ -112,13 +112,14 @@ def run(
     sinks: Sequence[Sink],
     totals: Totals,
     window: Window = EVERYTHING,
+    observers: Sequence[Sink] = (),
 ) -> None:
     """Write every batch of the source to the sinks, and flush them after each batch.
 
     The tracker gets every event of the wanted connections, also of kinds that are not wanted. Without a tracker the
     source's own stalls are passed on. totals counts a batch before it is written, so it is right after an error of
     the source or of a sink. A sink gets a batch after all sinks before it. What precedes the window reaches only the
-    tracker.
+    tracker. observers get the events of the wanted connections before any sink, also of other kinds.
     """
     chooses = wanted.chooses_events
     for batch in source:
@@ -128,6 +129,8 @@ def run(
             if batch.has_gap:
                 tracker.missed()
             events = [*tracker.feed(*events), *tracker.advance(batch.until_ns)]
+        for observer in observers:
+            observer.write(events)
         if chooses:
             events = [event for event in events if wanted.chooses(event)]
         if window.since_ns is not None:
@@ -135,17 +138,22 @@ def run(
         totals.add(events)
         for sink in sinks:
             sink.write(events)
-        for sink in sinks:
+        for sink in (*observers, *sinks):
             sink.flush(batch.until_ns)
 
 
 def finish(
-    tracker: Tracker, wanted: Filter, sinks: Sequence[Sink], totals: Totals, window: Window = EVERYTHING
+    tracker: Tracker,
+    wanted: Filter,
+    sinks: Sequence[Sink],
+    totals: Totals,
+    window: Window = EVERYTHING,
+    observers: Sequence[Sink] = (),
 ) -> None:
     """Write the stalls that go on at the end of the run."""
     ended = tracker.finish(totals.until_ns, MAX_FINISHED)
     while True:
-        run([Batch(ended, totals.until_ns)], wanted, None, sinks, totals, window)
+        run([Batch(ended, totals.until_ns)], wanted, None, sinks, totals, window, observers)
         ended = tracker.finish(totals.until_ns, MAX_FINISHED) if ended else []
         if not ended:
             break
