@@ -12,7 +12,7 @@ from tracer.output.html.contents import Contents
 MISSING = ("Missing", "Lost")
 """Facts that a reader has to know before anything else."""
 _ENDINGS = (
-    "died", "not over at the end of the recording", "closed by the application meanwhile", "answered in the end",
+    "died", "not over at the end of the recording", "closed or ended by this host meanwhile", "answered in the end",
 )  # fmt: skip
 
 
