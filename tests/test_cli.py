@@ -181,6 +181,7 @@ def test_a_reader_that_made_the_pipe_non_blocking_gets_everything(tmp_path: Path
 @pytest.mark.parametrize(
     ("error", "complaint", "hint"),
     [
+        ("ImportError('x', name='click.core')", "is too old (expected 8.0 or newer)", "pip install 'click>=8.0'"),
         ("ModuleNotFoundError('x', name='click')", "the Python package click is missing", "python3-click"),
         ("ImportError('x.so: failed to map segment from shared object')", "not enough memory", "free -m"),
         ("MemoryError", "not enough memory", "free -m"),

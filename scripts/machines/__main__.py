@@ -70,7 +70,8 @@ def test(targets: tuple[str, ...], jobs: int, write: bool, cache: Path) -> None:
 def debian(names: tuple[str, ...], cache: Path) -> None:
     """Run all tests but tests/kernel with the Python and the packages of each RELEASE.
 
-    RELEASE is bullseye, bookworm, trixie or sid. Exits with 1 unless all ran and passed. Needs root, and Debian sources in /etc/apt.
+    RELEASE is bullseye, bookworm, trixie or sid. Exits with 1 unless all ran and passed. Needs root, and Debian
+    sources in /etc/apt.
     """
     if not releases.run(names, cache):
         sys.exit(1)
