@@ -59,10 +59,43 @@ missing_packages() {
     done
 }
 
+# rpm_packages PACKAGE...: print the names that these Debian packages have on RHEL, Fedora and Amazon Linux.
+rpm_packages() {
+    local package
+    for package in "$@"; do
+        case $package in
+        python3-venv) ;; # in python3 there
+        python3-bpfcc) echo python3-bcc ;;
+        python3-pymysql) echo python3-PyMySQL ;;
+        conntrack) echo conntrack-tools ;;
+        iproute2) echo iproute ;;
+        *) echo "$package" ;;
+        esac
+    done
+}
+
+# need_rpms WHY PACKAGE...: install the missing ones, which have their Debian names here, with dnf.
+need_rpms() {
+    local why=$1 package missing=()
+    shift
+    for package in $(rpm_packages "$@"); do
+        rpm -q --quiet "$package" || missing+=("$package")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    need_root "installing ${missing[*]}" "${script_arguments[@]}"
+    say "installing ${missing[*]} ($why)"
+    dnf --quiet --assumeyes install "${missing[@]}" </dev/null >&2 ||
+        fail "dnf could not install ${missing[*]}" "enable the repository that has it, on RHEL CodeReady Builder: sudo dnf config-manager --set-enabled crb"
+}
+
 # need_packages WHY PACKAGE...: install the missing ones.
 need_packages() {
     local why=$1 missing
     shift
+    if command -v dnf >/dev/null && ! command -v apt-get >/dev/null; then
+        need_rpms "$why" "$@"
+        return
+    fi
     if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
         say "no apt-get here: assuming that these Debian packages are installed: $*"
         return
@@ -74,10 +107,17 @@ need_packages() {
     install_packages "${missing[@]}"
 }
 
+# Fail unless $python is a Python that tcpwatch runs on.
+need_python() {
+    [ -x "$python" ] || fail "there is no $python" "install Python 3.9 or newer with the packages of your distribution"
+    "$python" -I -c 'import sys; sys.exit(sys.version_info < (3, 9))' ||
+        fail "$("$python" -I --version) is too old: tcpwatch needs 3.9 or newer" "use a newer release of your distribution"
+}
+
 # need_modules MODULE...: fail unless python can import them, from any source.
 need_modules() {
     local module
-    [ -x "$python" ] || fail "there is no $python" "install Python 3.9 or newer with the packages of your distribution"
+    need_python
     for module in "$@"; do
         "$python" -I -c "import $module" 2>/dev/null ||
             fail "$python has no module $module" "install it with the packages of your distribution; Debian's: sudo apt-get install python3-$module"
@@ -86,7 +126,7 @@ need_modules() {
 
 # Fail unless python has what reading a recording needs.
 need_reading_modules() {
-    [ -x "$python" ] || fail "there is no $python" "install Python 3.9 or newer with the packages of your distribution"
+    need_python
     "$python" -I -c 'import click, tabulate' 2>/dev/null ||
         fail "$python has no module click or tabulate, which reading a recording needs" \
             "sudo apt install python3-click python3-tabulate; or, in a virtual environment of yours: pip install $root"

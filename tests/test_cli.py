@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,11 @@ def test_a_reader_that_made_the_pipe_non_blocking_gets_everything(tmp_path: Path
 @pytest.mark.parametrize(
     ("error", "complaint", "hint"),
     [
+        (
+            "ImportError('x', name='click.core')",
+            f"the Python package click {version('click')} is too old (expected 8.0",
+            "pip install 'click>=8.0'",
+        ),
         ("ModuleNotFoundError('x', name='click')", "the Python package click is missing", "python3-click"),
         ("ImportError('x.so: failed to map segment from shared object')", "not enough memory", "free -m"),
         ("MemoryError", "not enough memory", "free -m"),

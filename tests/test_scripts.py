@@ -193,6 +193,21 @@ def test_no_apt(tree: Path, tmp_path: Path) -> None:
 
 
 @needs_root
+def test_dnf_installs_what_is_missing(tree: Path, tmp_path: Path) -> None:
+    """Packages have other names there, and Python brings its module venv itself."""
+    asked = tmp_path / "asked"
+    programs = {
+        "dnf": f"echo \"$*\" >>'{asked}'; exit 1",
+        "rpm": '[ "$3" = python3-click ]',
+    }
+    made = {name: program(tmp_path / name, text) for name, text in programs.items()}
+    links = "\n".join(f"ln -sf '{path}' /usr/bin/{name}" for name, path in made.items())
+    shown = run(tree / "scripts/tcpwatch", "--version", before=f"{NO_APT}\n{links}")
+    assert_in_words(shown, "dnf could not install python3-bcc python3-tabulate", "CodeReady Builder")
+    assert asked.read_text() == "--quiet --assumeyes install python3-bcc python3-tabulate\n"
+
+
+@needs_root
 def test_no_network(tree: Path, tmp_path: Path) -> None:
     apt = program(tmp_path / "apt-get", "echo 'E: Could not resolve the mirror' >&2; exit 100")
     before = f"{OWN_SBIN}{packages(tmp_path, HAS_NO_PACKAGES)}\n{instead_of('/usr/bin/apt-get', apt)}"

@@ -9,6 +9,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 
@@ -36,6 +37,9 @@ _LOADER_MEMORY = ("failed to map segment", "cannot allocate memory", "cannot cre
 _NO_THREAD = "can't start new thread"
 _DEBIAN_PACKAGES = {"click": "python3-click", "tabulate": "python3-tabulate", "bcc": "python3-bpfcc"}
 
+_OLDEST = {"click": "8.0"}
+"""The oldest versions that work, as in pyproject.toml, of packages that fail to import when they are older."""
+
 
 def explain(error: BaseException, arguments: Sequence[str] = ()) -> TcpwatchError:
     """The message and hint for any error. A limit of the host is named; anything else is a bug in tcpwatch.
@@ -56,6 +60,13 @@ def explain(error: BaseException, arguments: Sequence[str] = ()) -> TcpwatchErro
         return TcpwatchError(
             f"the Python package {package} is missing",
             hint=f"sudo apt-get install {_DEBIAN_PACKAGES.get(package, f'python3-{package}')}",
+        )
+    if isinstance(error, ImportError) and error.name is not None and error.name.partition(".")[0] in _OLDEST:
+        package = error.name.partition(".")[0]
+        needed = _OLDEST[package]
+        return TcpwatchError(
+            f"the Python package {package} {version(package)} is too old (expected {needed} or newer)",
+            hint=f"sudo {sys.executable} -m pip install '{package}>={needed}'",
         )
     if isinstance(error, OSError) and error.errno in _LIMITS:
         return TcpwatchError(f"{_named(error)} ({_place(error)})", hint=_LIMITS[error.errno])
