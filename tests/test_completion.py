@@ -147,6 +147,6 @@ def test_the_first_completion_of_an_installed_script_in_zsh(environment: dict[st
 
 def test_nothing_is_looked_up_while_a_line_is_completed() -> None:
     """Neither hosts nor namespaces, which may be slow or missing."""
-    words = "tcpwatch --host no.invalid --netns nowhere -i eth0 --po"
+    words = "tcpwatch --host no.invalid --netns nowhere -i eth0 --por"
     shown = tcpwatch(_TCPWATCH_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD="7")
     assert (shown.stdout, shown.stderr) == ("plain,--port\n", "")

@@ -34,7 +34,7 @@ from tracer.kernel.owners import Owners
 from tracer.kernel.wire import Decoder, Owner, text
 from tracer.model.checks import Finding
 from tracer.model.errors import TcpwatchError
-from tracer.model.events import Event
+from tracer.model.events import OWNERS_NAMES, Event
 from tracer.model.filters import Filter
 from tracer.model.kinds import EVENTS
 from tracer.model.sockets import Socket
@@ -93,6 +93,7 @@ def events(name: str) -> list[Event]:
         "cgroup": name,
         "pid": 1,
         "state": "ESTABLISHED",
+        **dict.fromkeys(OWNERS_NAMES, name),
     }
     tracker = StallTracker(hz=250)
     for each in (*freeze(start=5000, **where), heard(5020, **where), *freeze(start=6000, **where)):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tracer.act.selection import names_connections
 from tracer.cli.hosts import parse_hosts
 from tracer.cli.netns import parse_netns
 from tracer.cli.options import cli_filter
@@ -314,3 +315,38 @@ def test_values_of_a_repeated_option_are_joined() -> None:
     wanted = cli_filter(["-p", "80,443", "-p", "3306", "--host", "10.0.0.1", "--host", "10.0.0.2,10.0.0.3"])
     assert wanted.ports == {80, 443, 3306}
     assert [str(host) for host in wanted.hosts] == ["10.0.0.1/32", "10.0.0.2/32", "10.0.0.3/32"]
+
+
+def test_names_of_owners() -> None:
+    wanted = cli_filter(
+        ["--container", "db,0f3a0f3a0f3a", "--pod", "prod/web-*", "--unit", "nginx,worker@3.service,a*"]
+    )
+    assert wanted.containers == {"db", "0f3a0f3a0f3a"}
+    assert wanted.pods == {"prod/web-*"}
+    assert wanted.units == {"nginx.service", "worker@3.service", "a*"}
+    assert describe(wanted) == (
+        "container 0f3a0f3a0f3a,db and pod prod/web-* and unit a*,nginx.service,worker@3.service"
+    )
+
+
+@pytest.mark.parametrize("option", ["--container", "--pod", "--unit"])
+@pytest.mark.parametrize("value", ["", "web,", ","])
+def test_a_name_is_not_empty(option: str, value: str) -> None:
+    with pytest.raises(UsageError, match=r"invalid (name|unit) ''"):
+        cli_filter([option, value])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["--pod", "web"], True),
+        (["--unit", "nginx"], True),
+        (["--container", "web-*"], True),
+        (["--pod", "*"], False),
+        (["--pod", "*/*"], False),
+        (["--container", "??*"], False),
+        (["--unit", "*"], False),
+    ],
+)
+def test_what_may_be_ended_has_a_name(arguments: list[str], names: bool) -> None:
+    assert names_connections(cli_filter(arguments)) is names

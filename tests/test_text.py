@@ -243,7 +243,7 @@ def test_whatever_a_recording_holds_it_stays_one_printable_line(word: str, name:
     [
         (None, "pod/web-7d9f php[8506]"),
         (140, "pod/web-7d9f php[8506]"),
-        (120, "php[8506]"),
+        (100, "php[8506]"),
         (80, "php[8506]"),
     ],
 )
