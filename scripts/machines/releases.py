@@ -49,6 +49,7 @@ mount --rbind /sys sys
 mount --rbind /dev dev
 mount -t tmpfs -o mode=1777 tmp tmp
 mount -t tmpfs run run
+[ -e etc/hosts ] || echo '127.0.0.1 localhost' >etc/hosts # a minimal Debian 11 has none
 exec chroot . env -i "$@"
 """
 

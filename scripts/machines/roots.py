@@ -34,11 +34,17 @@ _PACKAGES_OF = {"bullseye": _EVERYWHERE}
 """Other packages than PACKAGES, by release."""
 _WHEELS_OF = {
     "bullseye": (
-        "click>=8.0", "tabulate>=0.8.9", "PyMySQL", "zstandard", "build", "setuptools>=61", "wheel",
-        "pytest", "pytest-timeout", "pytest-rerunfailures", "pytest-xdist", "hypothesis",
+        "attrs==26.1.0", "build==1.4.4", "click==8.1.8", "exceptiongroup==1.3.2", "execnet==2.1.2",
+        "hypothesis==6.141.1", "importlib_metadata==8.7.1", "iniconfig==2.1.0", "packaging==26.3",
+        "pluggy==1.6.0", "Pygments==2.21.0", "PyMySQL==1.2.4", "pyproject_hooks==1.3.3", "pytest==8.4.2",
+        "pytest-rerunfailures==16.0.1", "pytest-timeout==2.4.0", "pytest-xdist==3.8.0",
+        "setuptools==82.0.1", "sortedcontainers==2.4.0", "tabulate==0.9.0", "tomli==2.5.0",
+        "typing_extensions==4.16.0", "wheel==0.48.0", "zipp==3.23.1", "zstandard==0.25.0",
     ),
 }  # fmt: skip
-"""Modules from PyPI, by release: it lacks them, or has a version that is too old for tcpwatch or its tests."""
+"""Modules from PyPI with all that they need, by release. The release lacks them, or has a version that is too old for
+tcpwatch or its tests. Newer versions need a newer Python.
+"""
 _ATTEMPTS = 3
 _PAUSE_S = 20
 
@@ -87,7 +93,7 @@ def _add_wheels(tree: Path, wheels: Sequence[str]) -> None:
     version, modules = directory.name.removeprefix("python"), tree / f"usr/local/lib/{directory.name}/dist-packages"
     done = subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:",
-         "--python-version", version, "--target", modules, *wheels],
+         "--no-deps", "--python-version", version, "--target", modules, *wheels],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
     )  # fmt: skip
     if done.returncode != 0:
