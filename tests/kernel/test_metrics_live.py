@@ -80,7 +80,7 @@ def test_metrics_equal_the_report_under_attack(tmp_path: Path) -> None:
     recording, prom = tmp_path / "x.tw", tmp_path / "tcpwatch.prom"
     port, exporter_port = free_port(), free_port()
     with Lab(ttl_s=4, retries2=4) as lab, Server(lab.server, SERVER, PORT):
-        command = [
+        command: list[str | Path] = [
             sys.executable, "-m", "tracer", "record", "-o", recording, "--netns", both_ends(lab), "--min-idle", "2s",
             "--metrics", prom, "--metrics-listen", str(port),
         ]  # fmt: skip
