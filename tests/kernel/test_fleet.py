@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def typed(command: str, ports: dict[str, int], tmp_path: Path) -> list[str]:
 
 def is_up(base: str) -> bool:
     """Whether the last scrape of tcpwatch succeeded."""
-    return bool((api(base, "query", query='up{job="tcpwatch"} == 1') or {}).get("result"))
+    return has_result(base, 'up{job="tcpwatch"} == 1')
 
 
 def firing(base: str) -> list[dict[str, Any]]:
@@ -70,6 +71,11 @@ def test_from_the_clone_to_a_firing_alert(tmp_path: Path) -> None:
             answers_each_query_of_the_dashboard(base)
 
 
+def has_result(base: str, query: str) -> bool:
+    """Whether the query has values."""
+    return bool((api(base, "query", query=query) or {}).get("result"))
+
+
 def answers_each_query_of_the_dashboard(base: str) -> None:
     dashboard = json.loads(DASHBOARD.read_text())
     values = {"$__rate_interval": "1m", "$service": ".*", "$instance": ".*"}
@@ -81,9 +87,9 @@ def answers_each_query_of_the_dashboard(base: str) -> None:
                 query = query.replace(name, value)
             answer = api(base, "query", query=query)
             assert answer is not None, f"{panel['title']}: {query}"
-            # What there was in this run; the others are there only while something is wrong.
+            # Two are there only while something is wrong. The others have values once it was scraped again.
             if panel["title"] not in ("The kernel gives up first in", "Events that tcpwatch missed"):
-                assert answer["result"], f"{panel['title']}: {query}"
+                wait_until(partial(has_result, base, query), 60, f"{panel['title']}: {query}")
             asked += 1
     for variable in dashboard["templating"]["list"][1:]:
         metric, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["definition"]).groups()  # type: ignore[union-attr]
