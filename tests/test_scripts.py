@@ -296,3 +296,13 @@ def test_nothing_is_left_where_packages_are_interrupted(tree: Path, tmp_path: Pa
         os.killpg(running.pid, number)
         running.wait(PATIENCE_S)
     assert left.read_text() == "gone\n"
+
+
+@needs_root
+def test_the_package_for_metrics_is_installed_for_who_asks(finished: Path, tmp_path: Path) -> None:
+    lacks_it = 'case "$*" in *prometheus*) exit 1;; esac; printf "ii "'
+    for option in ("--metrics=x.prom", "--metrics-listen"):
+        shown = run(*AS_NOBODY, finished / "scripts/tcpwatch", option, "1", before=packages(tmp_path, lacks_it))
+        assert_in_words(shown, "installing python3-prometheus-client needs root", "scripts/tcpwatch")
+    shown = run(*AS_NOBODY, finished / "scripts/tcpwatch", before=packages(tmp_path, lacks_it))
+    assert "prometheus" not in shown.stderr

@@ -91,3 +91,24 @@ def test_the_template_has_the_capabilities_that_are_documented() -> None:
     )
     assert granted is not None and documented is not None
     assert set(granted[1].split()) == set(re.findall(r"CAP_\w+", documented[1]))
+
+
+def test_the_drop_in_for_metrics_is_understood(tmp_path: Path) -> None:
+    """docs/fleet.md: what it starts is the unit's own command with --metrics, and it may write there."""
+    page = (ROOT / "docs/fleet.md").read_text()
+    drop_in = re.search(r"^```ini\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert drop_in is not None
+    started = re.findall(r"^ExecStart=(\S+ record .*)$", UNIT.read_text() + drop_in[1], re.MULTILINE)
+    ordinary, metered = started
+    assert metered.startswith(f"{ordinary} --metrics ")
+    given = cli.commands["record"].make_context("record", shlex.split(metered)[2:]).params
+    writable = re.search(r"^ReadWritePaths=(.*)$", drop_in[1], re.MULTILINE)
+    assert writable is not None and str(given["metrics_file"].parent) == writable[1]
+    installed = tmp_path / "tcpwatch.service"
+    installed.write_text(UNIT.read_text().replace("/usr/local/bin/tcpwatch", "/bin/true"))
+    (tmp_path / "tcpwatch.service.d").mkdir()
+    (tmp_path / "tcpwatch.service.d" / "override.conf").write_text(
+        drop_in[1].replace("/usr/local/bin/tcpwatch", "/bin/true")
+    )
+    verified = analyze("verify", "--man=no", installed)
+    assert (verified.returncode, verified.stderr) == (0, "")

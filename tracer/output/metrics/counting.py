@@ -30,7 +30,7 @@ MAX_AT_RISK = 16384
 """Connections that are counted as at risk."""
 MAX_HOOKS = 64
 MAX_KINDS = 32
-_ENDS_SILENCE = frozenset({Kind.RESUME, Kind.STATE, Kind.ERROR, Kind.RESET, Kind.STALL})
+_ENDS_SILENCE = frozenset(kind.value for kind in (Kind.RESUME, Kind.STATE, Kind.ERROR, Kind.RESET, Kind.STALL))
 """Kinds of event after which a silent connection is alive, dead, or an open stall."""
 
 
@@ -66,13 +66,13 @@ class MetricsSink:
         self._sees_resumes = sees_resumes
         self._at_risk: dict[str, Label] = {}  # by socket
         self._rules: dict[str, Callable[[Event], None]] = {
-            Kind.STALL: self._stall,
-            Kind.RETRANSMIT: self._retransmit,
-            Kind.KEEPALIVE: self._keepalive,
-            Kind.WINDOW_PROBE: self._open.progress,
-            Kind.UNSENT: self._open.progress,
-            Kind.FOUND: self._found,
-            Kind.LOST: self._lose,
+            Kind.STALL.value: self._stall,
+            Kind.RETRANSMIT.value: self._retransmit,
+            Kind.KEEPALIVE.value: self._keepalive,
+            Kind.WINDOW_PROBE.value: self._open.progress,
+            Kind.UNSENT.value: self._open.progress,
+            Kind.FOUND.value: self._found,
+            Kind.LOST.value: self._lose,
         }
         self._next_s = 0.0
         self.latest = self._snapshot()
@@ -82,12 +82,13 @@ class MetricsSink:
 
     def write(self, events: Sequence[Event]) -> None:
         """Count events."""
+        rules = self._rules
         for event in events:
-            kind = event.event
-            if self._at_risk and kind in _ENDS_SILENCE:
+            if self._at_risk and event.event in _ENDS_SILENCE:
                 self._at_risk.pop(event.sock or "", None)
-            if kind in self._rules:
-                self._rules[kind](event)
+            rule = rules.get(event.event)
+            if rule is not None:
+                rule(event)
 
     def flush(self, until_ns: int) -> None:
         """Publish a snapshot if one is due. No later event is from before until_ns (CLOCK_BOOTTIME)."""
