@@ -22,6 +22,8 @@ _PYTEST = (
     "--ignore", "tests/kernel",
     # The browser is the host's, whatever Python writes the page.
     "--ignore", "tests/test_html_browser.py",
+    # The shells are the host's, too.
+    "--ignore", "tests/test_completion.py",
     # Debian has no package of atheris; without it Hypothesis makes the inputs.
     "--deselect", "tests/fuzz/test_fuzz.py::test_where_there_is_atheris_it_is_installed",
     "tests",
