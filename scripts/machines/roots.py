@@ -36,7 +36,8 @@ _WHEELS_OF = {
     "bullseye": (
         "attrs==26.1.0", "build==1.4.4", "click==8.1.8", "exceptiongroup==1.3.2", "execnet==2.1.2",
         "hypothesis==6.141.1", "importlib_metadata==8.7.1", "iniconfig==2.1.0", "packaging==26.3",
-        "pluggy==1.6.0", "prometheus_client==0.21.1", "Pygments==2.21.0", "PyMySQL==1.2.4", "pyproject_hooks==1.3.3", "pytest==8.4.2",
+        "pluggy==1.6.0", "prometheus_client==0.21.1", "Pygments==2.21.0", "PyMySQL==1.2.4",
+        "pyproject_hooks==1.3.3", "pytest==8.4.2",
         "pytest-rerunfailures==16.0.1", "pytest-timeout==2.4.0", "pytest-xdist==3.8.0",
         "setuptools==82.0.1", "sortedcontainers==2.4.0", "tabulate==0.9.0", "tomli==2.5.0",
         "typing_extensions==4.16.0", "wheel==0.48.0", "zipp==3.23.1", "zstandard==0.25.0",
