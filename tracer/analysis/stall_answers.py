@@ -9,6 +9,7 @@ from tracer.analysis.progress import slack_ns
 from tracer.analysis.stall_lifecycle import StallLifecycle
 from tracer.analysis.stall_state import StallState
 from tracer.analysis.survival import EMPTY_SEGMENTS, survived_silence_ms
+from tracer.model.actions import Result
 from tracer.model.events import Event
 
 MS = 1_000_000
@@ -192,7 +193,7 @@ def action(stalls: StallLifecycle, event: Event) -> list[Event]:
     """What a command did to the connection. Its message may come before or after the error."""
     assert event.sock is not None
     stall = stalls.store.open.get(event.sock)
-    if stall is None or (event.action, event.result) != ("end", "ended"):
+    if stall is None or (event.action, event.result) != ("end", Result.ENDED.value):
         return []
     stall.is_ended_by_action = True
     if stall.closed_ns is None:

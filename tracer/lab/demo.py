@@ -17,6 +17,7 @@ from tracer.lab.command import run_beside
 from tracer.lab.mariadb import MariaDB, mariadb_client
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Client, Server, embedded_client
+from tracer.model.actions import Answer
 from tracer.model.errors import TcpwatchError
 from tracer.model.events import Batch, Event, error_name
 from tracer.model.filters import Filter
@@ -285,7 +286,7 @@ def _probe(stage: _Stage, lab: Lab, client: Client, other: Client) -> None:
     stage.show("firewall", "has no session for it")
     stage.step("Nobody has noticed. Before the first worker sends its next query, one command asks the path:")
     status, lines = stage.run([*_connections(lab, "probe"), "--connect"], other)
-    expected = {"no-answer": lport, "alive": living}
+    expected = {Answer.NO_ANSWER.value: lport, Answer.ALIVE.value: living}
     found = {
         result: any(line.startswith(result) and f":{port} " in line for line in lines)
         for result, port in expected.items()

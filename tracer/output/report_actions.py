@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tracer.analysis.idle_timeouts import service_of
+from tracer.model.actions import Answer, Result
 from tracer.model.dataclass import dataclass
 from tracer.model.events import Event
-from tracer.output.format import endpoint, local_time, plural, process
+from tracer.output.format import endpoint, local_time, plural, process, safe
 from tracer.output.report_blocks import Inline, Paragraph, Section, name_of
 
 MAX_GROUPS = 64
 """Groups of similar actions that are listed. Of more, only the number is."""
 _VERBS = {
-    ("end", "ended"): ("tcpwatch end ended", ""),
+    ("end", Result.ENDED.value): ("tcpwatch end ended", ""),
     ("protect", "changed"): ("tcpwatch protect changed", ""),
-    ("probe", "alive"): ("tcpwatch probe asked", ", answered"),
-    ("probe", "no-answer"): ("tcpwatch probe asked", ", without an answer"),
-    ("probe", "reset"): ("tcpwatch probe asked", ", answered by a reset"),
+    ("probe", Answer.ALIVE.value): ("tcpwatch probe asked", ", answered"),
+    ("probe", Answer.NO_ANSWER.value): ("tcpwatch probe asked", ", without an answer"),
+    ("probe", Answer.RESET.value): ("tcpwatch probe asked", ", answered by a reset"),
 }
 _Key = tuple[str, str, str, str, str, str]
 
@@ -44,7 +45,7 @@ class ReportActions:
             where = f"port {service.port}"
         name = process(event).rpartition("[")[0] or process(event)
         texts = (host, event.action or "?", event.result or "?", name, where, event.by_user or "")
-        key: _Key = tuple(text[:64] for text in texts)  # type: ignore[assignment]
+        key: _Key = tuple(safe(text)[:64] for text in texts)  # type: ignore[assignment]
         group = self._groups.get(key)
         if group is not None:
             group.count += 1

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from tracer.analysis.outcomes import Outcome
+from tracer.model.actions import Answer
 from tracer.model.events import Event
 from tracer.model.kinds import Kind
 
 MAX_TROUBLED = 8192
 """Connections with trouble that are remembered."""
-_DEAD = frozenset({"no-answer", "reset"})
+_DEAD = frozenset({Answer.NO_ANSWER.value, Answer.RESET.value})
 """Results of probes that are shown by default. The others are many, and nothing is wrong."""
 _SIGNS = frozenset({Kind.RETRANSMIT, Kind.WINDOW_PROBE, Kind.UNSENT, Kind.FOUND, Kind.WAITING})
 
