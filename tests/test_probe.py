@@ -96,6 +96,12 @@ def test_lines() -> None:
         "no-answer    php[8506]  10.66.1.2:33356 → 10.66.2.2:3306  3 probes in 3.0s, silent for 1m00s\n"
     )
     assert "\x1b" not in probed_as_text(probed(Answer.ALIVE, comm="\x1b[2Jphp"))
+    dead = probed(Answer.NO_ANSWER, detail="3 probes in 3.0s")
+    assert probed_as_text(dead, 80) == "no-answer    php[8506]  10.66.1.2:33356 → 10.66.2.2:3306  silent for 1m00s\n"
+    assert probed_as_text(dead, 60) == (
+        "no-answer    php[8506]  10.66.1.2:33356 → 10.66.2.2:3306\n      silent for 1m00s\n"
+    )
+    assert probed_summary([dead, dead]) == "2 connections do not answer (3 probes in 3.0s)"
     assert (round_trip(9.994), round_trip(10), round_trip(1200)) == ("9.99ms", "10ms", "1.2s")
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tracer.cli.options import connection_filter_options, make_filter
+from tracer.cli.screen import columns
 from tracer.model.errors import UsageError
 from tracer.output.messages import say, show
 
@@ -63,7 +62,7 @@ def end(only_stuck: bool, dry_run: bool, yes: bool, as_json: bool, **filters: An
         say("nothing to end" if plan.left else "no connection hangs" if only_stuck else "no connection matches")
         return 0
     if not (as_json or dry_run):
-        for line in _lines(plan, _width(sys.stderr), grouped=True):
+        for line in _lines(plan, columns(sys.stderr), grouped=True):
             show(line)
     if not (dry_run or yes) and (refused := _ask(len(plan.targets))):
         say("nothing was ended")
@@ -75,7 +74,7 @@ def end(only_stuck: bool, dry_run: bool, yes: bool, as_json: bool, **filters: An
             announcer.add(outcome_as_json(outcomes[-1]))
     try:
         if dry_run and not as_json:
-            sys.stdout.writelines(f"{line}\n" for line in _lines(plan, _width(sys.stdout), grouped=False))
+            sys.stdout.writelines(f"{line}\n" for line in _lines(plan, columns(sys.stdout), grouped=False))
         else:
             sys.stdout.writelines(map(outcome_as_json if as_json else outcome_as_text, outcomes))
         sys.stdout.flush()
@@ -127,12 +126,6 @@ def _plan(wanted: Filter, *, only_stuck: bool) -> Plan:
         time.sleep(seconds)
         made = look_again(made)
     return made
-
-
-def _width(stream: TextIO | None) -> float:
-    """Columns; infinite where no person reads, so that each connection takes one line."""
-    is_terminal = stream is not None and stream.isatty()
-    return shutil.get_terminal_size().columns if is_terminal else math.inf
 
 
 def _lines(plan: Plan, width: float, *, grouped: bool) -> Iterator[str]:

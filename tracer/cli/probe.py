@@ -15,6 +15,7 @@ import click
 
 from tracer.cli import types
 from tracer.cli.options import connection_filter_options, make_filter
+from tracer.cli.screen import columns
 from tracer.model.errors import UsageError
 from tracer.output.messages import say
 
@@ -115,13 +116,13 @@ def _probe(found: Sequence[Socket], wait_s: float, *, connect: bool, as_json: bo
     from tracer.output.format import plural
 
     results: list[Probed] = []
-    to_text = output.probed_as_json if as_json else output.probed_as_text
+    width = columns(sys.stdout)
     try:
         with _signals_interrupt(), _Probing(found, wait_s, connect=connect) as probing, Announcer() as announcer:
             for probed in probing.results():
                 results.append(probed)
                 announcer.add(output.probed_as_json(probed))
-                sys.stdout.write(to_text(probed))
+                sys.stdout.write(output.probed_as_json(probed) if as_json else output.probed_as_text(probed, width))
                 sys.stdout.flush()
             connected = probing.connected()
     except _Interrupted as interrupted:
@@ -133,7 +134,7 @@ def _probe(found: Sequence[Socket], wait_s: float, *, connect: bool, as_json: bo
         else:
             if len(results) > 1:
                 sys.stdout.write("\n" + output.by_service(results))
-            sys.stdout.writelines(output.connected_as_text(each, results) for each in connected)
+            sys.stdout.writelines(output.connected_as_text(each, results, width) for each in connected)
         sys.stdout.flush()
     finally:
         for line in output.about_answers(results):

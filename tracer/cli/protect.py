@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -13,6 +11,7 @@ import click
 
 from tracer.cli import types
 from tracer.cli.options import connection_filter_options, duration_option, make_filter
+from tracer.cli.screen import columns
 from tracer.model.errors import UsageError
 from tracer.output.messages import say
 
@@ -194,7 +193,7 @@ class _Printed:
 
         if outcomes:
             self._counts.update(outcome.result for outcome in outcomes)
-            sys.stdout.writelines(map(as_json, outcomes) if self._as_json else as_text(outcomes, _width()))
+            sys.stdout.writelines(map(as_json, outcomes) if self._as_json else as_text(outcomes, columns(sys.stdout)))
             sys.stdout.flush()
 
     @property
@@ -209,11 +208,6 @@ class _Printed:
         from tracer.output.protections import summary
 
         say(summary(self._counts) if self._counts else "no connection matches")
-
-
-def _width() -> float:
-    """Columns; infinite where no person reads, so that each connection takes one line."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else math.inf
 
 
 def _once(wanted: Filter, protection: Protection, printed: _Printed, *, dry_run: bool) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 from tracer.output.page import WIDTH, Page
 
@@ -37,6 +39,11 @@ def page(
         here=platform.node(),
         command_line=command_line,
     )
+
+
+def columns(stream: TextIO | None) -> float:
+    """Columns of a terminal; infinite where no person reads, so that each connection takes one line."""
+    return shutil.get_terminal_size().columns if stream is not None and stream.isatty() else math.inf
 
 
 def _program() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
@@ -40,6 +41,7 @@ MIN_IDLE_S = 3
 RETRIES2 = 5
 PORT = 3306
 
+_INDENT = "    "
 FIXES = {
     "keepalive": f"tcp_keepalive_time is {TTL_S // 2}s in the worker's namespace, less than the firewall's {TTL_S}s",
     "ttl": f"the firewall keeps an idle session for {KEEPALIVE_S + 4}s, longer than keepalive's {KEEPALIVE_S}s",
@@ -130,8 +132,18 @@ class _Stage:
         print(f"    $ sudo {self._page.program} {' '.join(arguments)}", flush=True)
         status, lines = run_beside(arguments, lambda is_over: self.watch_until(asking(in_use, is_over)))
         for line in lines:
-            print(f"    {line}", flush=True)
+            self._print_indented(line)
         return status, lines
+
+    def _print_indented(self, line: str) -> None:
+        columns = self._page.columns
+        if columns is None or len(line) + len(_INDENT) <= columns:
+            print(f"{_INDENT}{line}".rstrip(), flush=True)
+            return
+        wrapped = textwrap.fill(
+            line, columns, initial_indent=_INDENT, subsequent_indent=_INDENT + "  ", break_on_hyphens=False
+        )
+        print(wrapped, flush=True)
 
     def finish(self) -> None:
         """End the stalls that are open."""

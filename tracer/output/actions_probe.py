@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,24 +11,36 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from tracer.model.actions import Answer, Connected, Probed, service_of
 from tracer.model.json_members import encode
 from tracer.model.times import format_time
-from tracer.output.actions import action_as_json, connection, service
+from tracer.output.actions import action_as_json, connection, fitting, service
 from tracer.output.format import duration, endpoint, plural, process, safe
 from tracer.output.table import table
 
 _EXACT_MS = 10
 
 
-def probed_as_text(probed: Probed) -> str:
-    """A line: the result, the connection, and the round trip or why there is none."""
-    words = []
+def probed_as_text(probed: Probed, width: float = math.inf) -> str:
+    """The result, the connection, and the round trip or why there is none.
+
+    One line; two on a terminal where that is wider than width, columns.
+    """
+    who, what = f"{probed.answer.value:<11}  {connection(probed.socket)}", ", ".join(_details(probed))
+    if len(who) + len(what) > width and probed.answer is Answer.NO_ANSWER:
+        what = _silence(probed)  # the summary has the probes
+    return "".join(f"{line}\n" for line in (fitting(who, what, width) if what else [who]))
+
+
+def _details(probed: Probed) -> Iterator[str]:
     if probed.rtt_ms is not None:
-        words.append(round_trip(probed.rtt_ms))
+        yield round_trip(probed.rtt_ms)
     if probed.detail:
-        words.append(safe(probed.detail))
-    if probed.answer is not Answer.ALIVE and probed.socket.silent_ms is not None:
-        words.append(f"silent for {duration(probed.socket.silent_ms)}")
-    line = f"{probed.answer.value:<11}  {connection(probed.socket)}"
-    return f"{line}  {', '.join(words)}\n" if words else f"{line}\n"
+        yield safe(probed.detail)
+    if probed.answer is not Answer.ALIVE and (silence := _silence(probed)):
+        yield silence
+
+
+def _silence(probed: Probed) -> str:
+    silent_ms = probed.socket.silent_ms
+    return "" if silent_ms is None else f"silent for {duration(silent_ms)}"
 
 
 def probed_as_json(probed: Probed) -> str:
@@ -78,7 +92,15 @@ def probed_summary(results: Sequence[Probed]) -> str:
     for answer, one, more in _VERBS:
         if count := counts[answer]:
             parts.append(f"{_subject(count, len(results), is_first=not parts)} {one if count == 1 else more}")
+            if answer is Answer.NO_ANSWER:
+                parts[-1] += _probes(results)
     return ", ".join(parts)
+
+
+def _probes(results: Sequence[Probed]) -> str:
+    """` (3 probes in 3.0s)`, if that is true of each dead connection."""
+    details = {each.detail for each in results if each.answer is Answer.NO_ANSWER}
+    return f" ({safe(details.pop())})" if len(details) == 1 and all(details) else ""
 
 
 def _subject(count: int, of: int, *, is_first: bool) -> str:
@@ -96,18 +118,27 @@ def about_answers(results: Sequence[Probed]) -> Iterator[str]:
         yield "a reset ended the connection: its process gets ECONNRESET, as it would have from its next query"
 
 
-def connected_as_text(connected: Connected, results: Sequence[Probed]) -> str:
-    """What a new connection to a service says about the open ones."""
+def connected_as_text(connected: Connected, results: Sequence[Probed], width: float = math.inf) -> str:
+    """What a new connection to a service says about the open ones. width: of a terminal, columns."""
+    sentence = _about_new(connected, results)
+    if len(sentence) > width:
+        sentence = textwrap.fill(
+            sentence, int(width), subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
+    return f"{sentence}\n"
+
+
+def _about_new(connected: Connected, results: Sequence[Probed]) -> str:
     counts = Counter(each.answer for each in results if service_of(each.socket) == connected.service)
     where = endpoint(connected.service.address, connected.service.port)
     dead = counts[Answer.NO_ANSWER]
     if connected.error is not None:
-        return f"a new connection to {where} fails ({connected.error}){_failed(connected.error, counts)}\n"
+        return f"a new connection to {where} fails ({connected.error}){_failed(connected.error, counts)}"
     opens = f"a new connection to {where} opens ({round_trip(connected.took_ms or 0)})"
     if not dead:
-        return f"{opens}\n"
+        return opens
     which = "session of the one that does not answer" if dead == 1 else f"sessions of the {dead:,} that do not answer"
-    return f"{opens}, so host and path work: the path or the peer forgot the {which}\n"
+    return f"{opens}, so host and path work: the path or the peer forgot the {which}"
 
 
 def _failed(error: str, counts: Mapping[Answer, int]) -> str:
