@@ -223,7 +223,7 @@ def test_a_terminal_without_arrows() -> None:
 
 
 @given(st.text().filter(lambda word: word not in EVENTS), st.text(), st.sampled_from([None, 80]))
-def test_whatever_a_recording_holds_it_stays_one_printable_line(word: str, name: str, columns: int | None) -> None:
+def test_whatever_a_recording_holds_its_lines_are_printable(word: str, name: str, columns: int | None) -> None:
     hostile = [
         event(word, laddr="10.1.1.1", raddr="10.1.1.2", comm=name, pid=1),
         event("retransmit", kind=word, send_error=name, attempt=-5),
@@ -234,8 +234,16 @@ def test_whatever_a_recording_holds_it_stays_one_printable_line(word: str, name:
     ]
     for each in hostile:
         shown = lines(each, page=Page(columns=columns, shows_all=True))
-        assert len(shown) == 3 and all(line.isprintable() for line in shown)
+        assert len(shown) in ((3,) if columns is None else (3, 4)) and all(line.isprintable() for line in shown)
         assert columns is None or each.event == "lost" or max(map(len, shown)) <= columns
+
+
+def test_a_detail_that_has_no_room_stands_below() -> None:
+    resumed = event("resume", cause="probe", comm="php", pid=8506, silent_ms=62_000)
+    shown = lines(resumed, page=Page(columns=80, shows_all=True))[-2:]
+    assert shown[0].endswith("php[8506]") and shown[1] == "         (probe of the peer)"
+    (line,) = lines(resumed, page=Page(columns=120, shows_all=True))[2:]
+    assert line.endswith("php[8506] (probe of the peer)")
 
 
 @pytest.mark.parametrize(

@@ -50,11 +50,23 @@ class Columns:
         """The line of an event other than a stall, and where it does not fit a second one."""
         start = f"{self.time(event.time_ns, utc_offset_s)} {self._middle(event)}"
         ends = self._ends_of(event)
-        detail = _detail(event)
+        below = ""
         if len(ends) > self._ends + 2:
-            indent = " " * (self._time + 1)
-            return [self._fitted(start, event, detail), f"{indent}{ends}"]
-        return [self._fitted(f"{start} {ends:<{self._ends}}", event, detail)]
+            below = ends
+        else:
+            start = f"{start} {ends:<{self._ends}}"
+        detail = _detail(event)
+        if not self._has_room(start, event, detail):
+            below, detail = f"{below}{detail}".lstrip(), ""
+        indent = " " * (self._time + 1)
+        return [self._fitted(start, event, detail), *([f"{indent}{below}"[: self.width]] if below else [])]
+
+    def _has_room(self, start: str, event: Event, detail: str) -> bool:
+        """Whether the detail stands beside the owner, shortened as far as it goes."""
+        if self.width is None:
+            return True
+        least = shortened_owner(processes(event), _MIN_OWNER)
+        return len(f"{start} {least}{detail}") <= self.width
 
     def _fitted(self, start: str, event: Event, detail: str) -> str:
         """The line. Where it would wrap, without the owner's pod or unit, and its name shortened; its pid stays."""
