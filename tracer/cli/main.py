@@ -59,6 +59,7 @@ Columns:
           idle: silent for longer than a connection that was found dead
           resumed: the peer sent again after a long silence or a stall
           RST received, sent or refused
+          ACTION probe, protect, end: what such a command did
           ETIMEDOUT, …: the error of the application's next system call
           OLD → NEW: change of state
   SILENT  time since the last segment from the peer
