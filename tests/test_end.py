@@ -328,6 +328,8 @@ def test_many_are_grouped_and_none_is_left_out() -> None:
         "      ESTABLISHED, retransmitting, silent for 1m00s",
     ]
     assert sum(" → " in line for line in plan_as_text(chosen, 80, grouped=False)) == len(chosen)
+    workers = [(None, socket(comm="gunicorn", pid=number)) for number in range(MAX_SINGLE + 1)]
+    assert next(plan_as_text(workers, 60, grouped=True)) == "  13 × gunicorn (13 processes) → 10.66.2.2:3306"
     assert question(1200) == "End these 1,200 connections? [y/N] "
 
 

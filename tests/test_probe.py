@@ -119,11 +119,13 @@ def test_the_table_has_dead_services_first_and_no_empty_columns() -> None:
         *(probed(Answer.ALIVE, rtt_ms=0.1 * number, **served) for number in (1, 2)),
         *(probed(Answer.NO_ANSWER) for _ in range(2)),
         probed(Answer.ALIVE, rtt_ms=0.5),
+        *(probed(Answer.ALIVE, rtt_ms=0.5, comm="gunicorn", pid=pid) for pid in (70, 71, 72)),
     ]
     assert by_service(results).splitlines() == [
-        "OWNER        SERVICE            ALIVE    NO-ANSWER    ROUND TRIP",
-        "php[8506]    → 10.66.2.2:3306   1        2            0.50ms",
-        "postgres[7]  at 10.66.1.2:5432  2        0            0.10ms to 0.20ms",
+        "OWNER                   SERVICE            ALIVE    NO-ANSWER    ROUND TRIP",
+        "php[8506]               → 10.66.2.2:3306   1        2            0.50ms",
+        "gunicorn (3 processes)  → 10.66.2.2:3306   3        0            0.50ms",
+        "postgres[7]             at 10.66.1.2:5432  2        0            0.10ms to 0.20ms",
     ]
 
 

@@ -10,7 +10,7 @@ from tracer.analysis.stuck import Stuck
 from tracer.model.actions import Left, Outcome, Result
 from tracer.model.json_members import encode
 from tracer.model.sockets import Socket, to_json
-from tracer.output.format import common_place, duration, endpoint, owner, plural, process, safe
+from tracer.output.format import duration, endpoint, owner, owner_of_all, plural, program, safe
 
 MAX_SINGLE = 12
 """Connections that are listed one by one before the question; more are grouped."""
@@ -27,10 +27,9 @@ def plan_as_text(chosen: Sequence[Chosen], width: float, *, grouped: bool) -> It
         return
     groups: dict[tuple[str, str, Stuck | None, str | None], list[Socket]] = {}
     for reason, socket in chosen:
-        who = common_place([socket]) + process(socket)
-        groups.setdefault((who, service(socket), reason, socket.state), []).append(socket)
-    for (name, which, reason, _), sockets in sorted(groups.items(), key=lambda item: -len(item[1])):
-        who = connection(sockets[0]) if len(sockets) == 1 else f"{len(sockets):,} × {name} {which}"
+        groups.setdefault((program(socket), service(socket), reason, socket.state), []).append(socket)
+    for (_, which, reason, _), sockets in sorted(groups.items(), key=lambda item: -len(item[1])):
+        who = connection(sockets[0]) if len(sockets) == 1 else f"{len(sockets):,} × {owner_of_all(sockets)} {which}"
         yield from fitting(f"  {who}", _state(reason, sockets), width)
 
 

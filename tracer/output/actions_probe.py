@@ -12,7 +12,7 @@ from tracer.model.actions import Answer, Connected, Probed, service_of
 from tracer.model.json_members import encode
 from tracer.model.times import format_time
 from tracer.output.actions import action_as_json, connection, fitting, service
-from tracer.output.format import duration, endpoint, plural, process, safe
+from tracer.output.format import duration, endpoint, owner_of_all, plural, program, safe
 from tracer.output.table import table
 
 _EXACT_MS = 10
@@ -55,11 +55,14 @@ def round_trip(ms: float) -> str:
 
 
 def by_service(results: Sequence[Probed]) -> str:
-    """A table of the results, with a row for each process and service; those with dead connections come first."""
+    """A table of the results, with a row for each program and service; those with dead connections come first."""
     groups: dict[tuple[str, str], list[Probed]] = {}
     for probed in results:
-        groups.setdefault((process(probed.socket), service(probed.socket)), []).append(probed)
-    rows = [(Counter(each.answer for each in group), names, group) for names, group in groups.items()]
+        groups.setdefault((program(probed.socket), service(probed.socket)), []).append(probed)
+    rows = [
+        (Counter(each.answer for each in group), (owner_of_all([each.socket for each in group]), where), group)
+        for (_, where), group in groups.items()
+    ]
     rows.sort(key=lambda row: (-row[0][Answer.NO_ANSWER] - row[0][Answer.RESET], -len(row[2])))
     used = [answer for answer in Answer if any(counts[answer] for counts, _, _ in rows)]
     return table(

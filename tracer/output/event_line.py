@@ -57,7 +57,8 @@ class Columns:
             start = f"{start} {ends:<{self._ends}}"
         detail = _detail(event)
         if not self._has_room(start, event, detail):
-            below, detail = f"{below}{detail}".lstrip(), ""
+            # Who acted is the same for all connections, and in the report.
+            below, detail = below if event.event == Kind.ACTION else f"{below}{detail}".lstrip(), ""
         indent = " " * (self._time + 1)
         return [self._fitted(start, event, detail), *([f"{indent}{below}"[: self.width]] if below else [])]
 

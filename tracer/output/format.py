@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from tracer.model.durations import duration as duration
@@ -97,6 +97,20 @@ def common_place(of: Iterable[Event | Socket]) -> str:
     places = {place(each) for each in of}
     where = places.pop() if len(places) == 1 else ""
     return f"{where} " if where else ""
+
+
+def program(of: Event | Socket) -> str:
+    """The name in `process`, without a number."""
+    name = process(of)
+    return name.rpartition("[")[0] or name
+
+
+def owner_of_all(sockets: Sequence[Socket]) -> str:
+    """Of sockets of one program: `gunicorn[23949]`, or `gunicorn (12 processes)`, after their common `place`."""
+    where, pids = common_place(sockets), {socket.pid for socket in sockets if socket.pid is not None}
+    if len(pids) <= 1:
+        return where + process(sockets[0])
+    return f"{where}{program(sockets[0])} ({len(pids):,} processes)"
 
 
 # Invisible, but printable for str.isprintable(): some of Unicode's Default_Ignorable_Code_Point (joiners, Hangul

@@ -8,7 +8,7 @@ from tracer.analysis.idle_timeouts import service_of
 from tracer.model.actions import Answer, Result
 from tracer.model.dataclass import dataclass
 from tracer.model.events import Event
-from tracer.output.format import endpoint, local_time, plural, process, safe
+from tracer.output.format import endpoint, local_time, plural, program, safe
 from tracer.output.report_blocks import Inline, Paragraph, Section, name_of
 
 MAX_GROUPS = 64
@@ -43,7 +43,7 @@ class ReportActions:
         where = "" if service is None else endpoint(service.host or None, service.port)
         if service is not None and service.is_local:
             where = f"port {service.port}"
-        name = process(event).rpartition("[")[0] or process(event)
+        name = program(event)
         texts = (host, event.action or "?", event.result or "?", name, where, event.by_user or "")
         key: _Key = tuple(safe(text)[:64] for text in texts)  # type: ignore[assignment]
         group = self._groups.get(key)

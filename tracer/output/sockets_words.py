@@ -9,7 +9,7 @@ from tracer.analysis.socket_groups import Group
 from tracer.analysis.stuck import Stuck
 from tracer.model.durations import setting
 from tracer.model.sockets import Socket
-from tracer.output.format import common_place, duration, endpoint, plural, process, safe, size
+from tracer.output.format import duration, endpoint, owner_of_all, plural, safe, size
 from tracer.output.rows import columns_of, shortened
 
 NOTHING = "-"
@@ -85,18 +85,10 @@ def title(group: Group, width: int | None) -> str:
     """
     count = len(group.sockets)
     service = f" {_service(group)} × {count:,}" if count > 1 else f" {_service(group)}"
-    name = _owner(group)
+    name = owner_of_all(group.sockets)
     if width is None:
         return name + service
     return shortened(name, max(_MIN_NAME, width - columns_of(service))) + service
-
-
-def _owner(group: Group) -> str:
-    pids = group.pids
-    where, name = common_place(group.sockets), process(group.sockets[0])
-    if len(pids) <= 1:
-        return where + name
-    return f"{where}{name.rpartition('[')[0] or name} ({len(pids):,} processes)"
 
 
 def _service(group: Group) -> str:
