@@ -17,6 +17,7 @@ import pytest
 from churn import LIVES_S, Churn
 from end_command import Question, end
 from ss_comparison import MAPPED, ss
+from user_namespace import container
 from watching import AS_NOBODY, PATIENCE_S, ROOT, Json, both_ends
 
 from tracer.act.ending import end as end_target
@@ -351,3 +352,12 @@ def test_who_may_not(lab: Lab) -> None:
         less = end(*filters, "--yes", before=("setpriv", "--bounding-set=-net_admin"))
         assert less.returncode == 1 and "CAP_NET_ADMIN, which is missing" in less.stderr
         assert client.ask("query")["ok"]
+
+
+def test_a_container_with_a_user_namespace() -> None:
+    with container() as (pid, port):
+        ended = end("--pid", pid, "--lport", port, "--yes", "--json")
+        assert [(row["result"], row["lport"]) for row in map(json.loads, ended.stdout.splitlines())] == [
+            ("ended", port)
+        ]
+        assert end("--pid", pid, "--lport", port, "--yes").stderr.endswith("no connection matches\n")
