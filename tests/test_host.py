@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("1/ns", "self/ns", "sys/net/ipv4"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "1/ns/net").write_text("")
-    (tmp_path / "self/ns/net").hardlink_to(tmp_path / "1/ns/net")
+    os.link(tmp_path / "1/ns/net", tmp_path / "self/ns/net")
     (tmp_path / "sys/net/ipv4/tcp_retries2").write_text("15\n")
     monkeypatch.setattr(host, "_PROC", tmp_path)
     host.own_netns.cache_clear()

@@ -96,7 +96,7 @@ def of_another_user(path: Path) -> None:
 FOREIGN: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.write_bytes(b""),
     "something else": lambda path: path.write_text("hello\n"),
-    "hard link": lambda path: (path.with_name("backup")).hardlink_to(path),
+    "hard link": lambda path: os.link(path, path.with_name("backup")),
     "symbolic link": lambda path: (path.rename(path.with_name("backup")), path.symlink_to("backup")),
     "directory": lambda path: (path.unlink(), path.mkdir()),
     "FIFO": lambda path: (path.unlink(), os.mkfifo(path)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -502,7 +503,7 @@ def test_every_namespace_by_process_and_by_mount(tmp_path: Path) -> None:
         (tmp_path / pid / "ns").mkdir(parents=True)
         (tmp_path / pid / "ns/net").touch()
     (tmp_path / "20/ns/net").unlink()
-    (tmp_path / "20/ns/net").hardlink_to(tmp_path / "1/ns/net")  # the same inode, as two processes of one namespace
+    os.link(tmp_path / "1/ns/net", tmp_path / "20/ns/net")  # the same inode, as two processes of one namespace
     (tmp_path / "30").mkdir()  # ended
     (tmp_path / "self").mkdir()
     inode = (tmp_path / "1/ns/net").stat().st_ino

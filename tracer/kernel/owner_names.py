@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from tracer.kernel import clocks
 from tracer.kernel.cgroups import cgroup_path
@@ -58,7 +58,7 @@ class _Question(NamedTuple):
     looks: int
 
 
-_Key: TypeAlias = tuple[int, int]
+_Key = tuple[int, int]
 """The id of a cgroup, and a pid: 0 where the cgroup alone names its owner."""
 
 

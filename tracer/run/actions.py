@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import Any, Optional
 
 from tracer.kernel import clocks, privileges
 from tracer.kernel.action_sockets import Inbox, Message
@@ -30,7 +30,7 @@ _ACTIONS = frozenset({"probe", "protect", "end"})
 _REQUIRED = ("laddr", "lport", "raddr", "rport", "netns", "action", "result")
 _NOT_REMEMBERED = frozenset({Kind.STATE, Kind.STALL, Kind.COUNTERS, Kind.LOST, Kind.ACTION})
 
-_Ends: TypeAlias = tuple[int | None, str | None, int | None, str | None, int | None]
+_Ends = tuple[Optional[int], Optional[str], Optional[int], Optional[str], Optional[int]]
 
 
 def fields_of(message: Message) -> dict[str, Any] | None:

@@ -79,7 +79,7 @@ def parse_compiled(text: str | bytes, *, is_cached: bool = False) -> Compiled:
             refused=frozenset(answer.get("refused", ())),
         )
         for each in program.maps.values():
-            _MAP.pack(*(getattr(each, member) for member in Map.__slots__))
+            _MAP.pack(*(getattr(each, member) for member in Map.__annotations__))
         for function in program.functions:
             program.linked(function, [0] * len(program.maps))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, struct.error) as error:
