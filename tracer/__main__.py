@@ -18,8 +18,10 @@ def main() -> None:
 
 
 def _fail(error: BaseException) -> None:
-    from tracer.cli.failures import explain, print_traceback
-
+    try:
+        from tracer.cli.failures import explain, print_traceback
+    except MemoryError:
+        sys.exit("tcpwatch: not enough memory\nHint: free -m")
     print_traceback(error)
     known = explain(error, sys.argv[1:])
     sys.exit(f"tcpwatch: {known}\nHint: {known.hint}")

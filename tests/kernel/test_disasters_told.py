@@ -158,7 +158,9 @@ def test_a_server_that_vanishes_while_idle(lab: Lab, trace: Trace) -> None:
         seen.wait_for(phase="end", raddr=SERVER)
     stalls = at_client(seen.stop())
     assert ended(stalls) == ["idle-drop timed-out"], "from here it looks the same"
-    assert any("nc -zvw5" in line and "3306" in line for line in stalls[0].advice or ()), "how to tell them apart"
+    assert any("tcpwatch probe" in line and "3306 --connect" in line for line in stalls[0].advice or ()), (
+        "how to tell them apart"
+    )
 
 
 @pytest.mark.parametrize("why", ["host-unreachable", "admin-prohibited"])

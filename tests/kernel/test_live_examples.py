@@ -160,6 +160,6 @@ def test_the_block_of_the_readme_is_that_of_the_demo(
     looking: Results,
 ) -> None:
     block = (ROOT / "README.md").read_text().partition("```text\n")[2].partition("```")[0]
-    (demo,) = [each for each in LOOKING if each.command.endswith(" demo")]
+    (demo,) = [each for each in LOOKING if each.page == "README.md" and each.command.endswith(" demo")]
     assert "STALL idle-drop" in block
     assert_printed(demo._replace(output=block), looking[demo.command].result().stdout)

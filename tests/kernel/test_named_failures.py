@@ -55,7 +55,7 @@ def assert_named(shown: subprocess.CompletedProcess[str], complaint: str, hint: 
         (limited("-n 20"), "Too many open files", "ulimit -n"),
         (limited("-n 40"), "Too many open files", "ulimit -n"),
         (limited("-v 20000"), "not enough memory", "free -m"),
-        (limited("-v 30000"), "not enough memory to load", "free -m"),
+        (limited("-v 37000"), "not enough memory to load", "free -m"),
         (without_calls(EPERM, "bpf"), "load BPF programs: Operation not permitted (a seccomp filter", "docker run"),
         (without_calls(ENOSYS, "bpf"), "load BPF programs: Function not implemented (a seccomp filter", "docker run"),
         (without_calls(EAGAIN, "clone,clone3,fork,vfork"), "cannot start a thread", "ulimit -u"),
