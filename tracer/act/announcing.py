@@ -1,4 +1,4 @@
-"""Send what a command did to each tcpwatch that traces on this host. The command itself never waits for one."""
+"""Send what a command did to each tcpwatch that traces on this host. The command waits for them only at its end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _UNSENT = frozenset({"would-end", "would-change", "unchanged"})
 
 
 class Announcer:
-    """Sends what was done, in a thread of its own. A context manager, which waits for PATIENCE_S at most."""
+    """Sends what was done, in a thread of its own. A context manager, which waits for 2 × PATIENCE_S at most."""
 
     def __init__(self, directory: Path = DIRECTORY) -> None:
         self._outbox = Outbox(directory)
