@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from benchmarks import programs, segments, workloads
@@ -43,12 +44,12 @@ def test_a_turn_of_the_conversation_is_two_segments() -> None:
     assert len(segments.hook_us(0.4)) == 2
 
 
-def _is_running(pid: int) -> bool:
-    """False for a zombie, too, which has no command line."""
+def _has_ended(pid: int) -> bool:
+    """True for a zombie, too, which has no command line."""
     try:
-        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+        return not Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
-        return False
+        return True
 
 
 def test_nothing_stays_when_it_is_killed(tmp_path: Path) -> None:
@@ -66,9 +67,30 @@ def test_nothing_stays_when_it_is_killed(tmp_path: Path) -> None:
     finally:
         bench.send_signal(signal.SIGKILL)
         bench.wait()
-    wait_until(lambda: not any(map(_is_running, children)), 30, "all have ended")
+    wait_until(lambda: all(map(_has_ended, children)), 30, "all have ended")
     wait_until(lambda: not list(tmp_path.iterdir()), 30, "the directories are gone")
     assert SETTING.read_text() == before
+
+
+# Killed before what it started can ask the kernel for anything.
+_STARTS_AND_DIES = """
+import os, signal, subprocess
+from benchmarks.processes import dies_with_us
+print(subprocess.Popen(dies_with_us(["sleep", "1000"]), stdout=subprocess.DEVNULL).pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_nothing_stays_when_it_is_killed_as_a_process_starts() -> None:
+    for _ in range(5):
+        killed = subprocess.run(
+            [sys.executable, "-c", _STARTS_AND_DIES],
+            env=environment(PYTHONPATH=f"{ROOT}:{ROOT}/scripts"),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        started = int(killed.stdout)
+        wait_until(partial(_has_ended, started), 30, "it has ended")
 
 
 def _descendants(pid: int) -> list[int]:
