@@ -49,7 +49,7 @@ def keep_only(capabilities: Iterable[str]) -> None:
     OSError.
     """
     libc = ctypes.CDLL(None, use_errno=True)
-    kept = sum(1 << _NUMBERS[name] for name in capabilities)
+    kept = sum(1 << _NUMBERS[name] for name in set(capabilities))
     header, sets = _Header(_VERSION_3, 0), (_Sets * 2)()
     _call(libc.capget(ctypes.byref(header), sets))
     # execve() could regain what is in the bounding set. Without CAP_SETPCAP, no_new_privs alone prevents that.
