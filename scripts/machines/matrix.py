@@ -31,6 +31,7 @@ TESTS = " ".join(
         "tests/kernel/test_probing_unnoticed.py::test_a_server_can_restart_beside_a_probed_connection",
         "tests/kernel/test_probing_unnoticed.py::test_a_process_that_closes_what_another_one_shares",
         "tests/kernel/test_protecting.py::test_both_ends_and_nothing_is_loosened",
+        "tests/kernel/test_following.py::test_the_least_that_following_needs",
     )
 )
 """What runs on every kernel. Of the commands that act only what depends on the kernel: a machine emulates slowly."""
