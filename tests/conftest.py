@@ -49,6 +49,11 @@ class _Ran:
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         self.collected = {item.nodeid for item in session.items if item.get_closest_marker("kernel")}
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        """Called for each process of --numprocesses, which collects the tests. This one collects none."""
+        self.collected.update(each for each in ids if each.startswith("tests/kernel/"))
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" and report.outcome != "skipped":
             self.passed_or_failed.add(report.nodeid)
@@ -65,5 +70,6 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell starts what runs in the background with ^C ignored, and whatever a test starts would ignore it, too.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if config.getoption("--require-kernel"):
+    is_worker = hasattr(config, "workerinput")  # of --numprocesses: it runs some of the tests only
+    if config.getoption("--require-kernel") and not is_worker:
         config.pluginmanager.register(_Ran(), "kernel-tests-ran")

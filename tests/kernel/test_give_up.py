@@ -173,12 +173,23 @@ def test_an_unreachable_host_gives_a_window(ended: dict[str, list[Connection]]) 
             assert give_up.latest_ns - give_up.earliest_ns > TOLERANCE_NS
 
 
+def is_one_missing(event: Event, following: Event) -> bool:
+    """Whether the numbers of two attempts of one kind show that there was another one between them."""
+    if following.kind != event.kind or following.attempt is None or event.attempt is None:
+        return False
+    return following.attempt > event.attempt + 1
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_the_next_expiry_is_known(ended: dict[str, list[Connection]], name: str) -> None:
     """It brings the next retransmission, or the end."""
     for connection in ended[name]:
         events = sent_again(connection)
-        for each, following in zip(events, [*events[1:], connection[-1]]):
+        pairs = zip(events, [*events[1:], connection[-1]])
+        neighbours = [(each, following) for each, following in pairs if not is_one_missing(each, following)]
+        # At most one was missed by a hook while a process out of BPF's sight was running (blindness.py).
+        assert len(neighbours) >= len(events) - 1
+        for each, following in neighbours:
             expiry_ns = next_expiry_ns(each, HZ)
             assert expiry_ns is not None
             assert following.ktime_ns <= expiry_ns + TOLERANCE_NS
