@@ -10,12 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
+import pytest
 from probe_command import rows
 from protect_command import be_silent
 from watching import Json
 
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Client, Server
+
+pytestmark = pytest.mark.alone
 
 HERE = Path(__file__).parent
 IDLE_PORT, BUSY_PORT = 3306, 3307

@@ -8,11 +8,14 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import pytest
 from benchmarks import programs, segments, workloads
 from benchmarks.processes import ROOT, environment, memory_of, wait_until_idle
 from benchmarks.watchers import TCPWATCH_PORT, counts, watchers
 
 from tracer.lab.namespace import wait_until
+
+pytestmark = pytest.mark.alone
 
 COUNT = 100
 SETTING = Path("/proc/sys/kernel/bpf_stats_enabled")

@@ -10,10 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 from docs_examples import ROOT, examples
 from prometheus import api, free_port, running, wait_for_line
 
 from tracer.lab.namespace import wait_until
+
+pytestmark = pytest.mark.alone
 
 FIRES_S = 45
 """From the freeze of a connection to the alert."""

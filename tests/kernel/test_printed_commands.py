@@ -32,6 +32,8 @@ from tracer.lab.peers import Client, Server, embedded_client
 from tracer.model.events import Event
 from tracer.model.filters import Filter
 
+pytestmark = pytest.mark.alone
+
 PORT = 13306
 """Not that of other tests: a command that ends all connections to a service does so in every namespace."""
 PROMPT_S = 60
