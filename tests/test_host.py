@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tracer.kernel import host
+from tracer.kernel.program import syscalls
+from tracer.model.errors import TcpwatchError
 
 
 @pytest.fixture
@@ -63,3 +67,28 @@ def test_the_own_namespace_is_that_of_a_login_shell(proc: Path, monkeypatch: pyt
 def test_where_the_namespace_of_pid_1_is_hidden_the_own_one_is_that_of_this_process(proc: Path) -> None:
     (proc / "1/ns/net").unlink()
     assert host.own_netns() == (proc / "self/ns/net").stat().st_ino
+
+
+@pytest.mark.parametrize(
+    ("release", "limit", "hint"),
+    [
+        ("5.10.0-46-cloud-amd64", 65536, "ulimit -l unlimited"),
+        ("5.10.0-46-cloud-amd64", resource.RLIM_INFINITY, "dmesg | tail"),
+        ("5.11.0", 65536, "dmesg | tail"),
+        ("6.12.1+deb13", 65536, "dmesg | tail"),
+    ],
+)
+def test_what_to_type_where_no_program_is_loaded(
+    proc: Path, monkeypatch: pytest.MonkeyPatch, release: str, limit: int, hint: str
+) -> None:
+    def refuse() -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(syscalls, "raise_limits", lambda: None)
+    monkeypatch.setattr(syscalls, "try_load", refuse)
+    monkeypatch.setattr(host, "kernel_release", lambda: release)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, limit))
+    monkeypatch.setattr(host, "_is_in_user_namespace", lambda: False)
+    with pytest.raises(TcpwatchError) as raised:
+        host.require_bpf()
+    assert raised.value.hint == hint

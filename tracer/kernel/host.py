@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 import time
 from contextlib import suppress
@@ -194,8 +195,22 @@ def require_bpf() -> None:
                 hint="docker run --security-opt seccomp=unconfined --cap-add BPF --cap-add PERFMON; "
                 "systemd: SystemCallFilter=bpf perf_event_open",
             ) from error
+        if error.errno == errno.EPERM and _counts_locked_memory():
+            raise TcpwatchError(
+                f"{what} (before Linux 5.11 they count against the limit of locked memory)",
+                hint="ulimit -l unlimited",
+            ) from error
         hint = "grep CONFIG_BPF_SYSCALL /boot/config-$(uname -r)" if error.errno == errno.ENOSYS else "dmesg | tail"
         raise TcpwatchError(what, hint=hint) from error
+
+
+def _counts_locked_memory() -> bool:
+    """Whether this kernel counts BPF programs and maps against RLIMIT_MEMLOCK, and that is not unlimited.
+
+    Linux 5.11 replaced that by the memory control group (bpf_prog_charge_memlock(), kernel/bpf/syscall.c).
+    """
+    major, minor = map(int, re.findall(r"\d+", kernel_release())[:2])
+    return (major, minor) < (5, 11) and resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] != resource.RLIM_INFINITY
 
 
 def _is_in_user_namespace() -> bool:
