@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tracer.model.errors import TcpwatchError
+from tracer.model.packages import from_pypi, installing
 
 DEBUG = "TCPWATCH_DEBUG"
 """The environment variable that prints tracebacks."""
@@ -59,14 +60,14 @@ def explain(error: BaseException, arguments: Sequence[str] = ()) -> TcpwatchErro
         package = error.name.partition(".")[0]
         return TcpwatchError(
             f"the Python package {package} is missing",
-            hint=f"sudo apt-get install {_DEBIAN_PACKAGES.get(package, f'python3-{package}')}",
+            hint=installing(_DEBIAN_PACKAGES.get(package, f"python3-{package}")),
         )
     if isinstance(error, ImportError) and error.name is not None and error.name.partition(".")[0] in _OLDEST:
         package = error.name.partition(".")[0]
         needed = _OLDEST[package]
         return TcpwatchError(
             f"the Python package {package} {version(package)} is too old (expected {needed} or newer)",
-            hint=f"sudo {sys.executable} -m pip install '{package}>={needed}'",
+            hint=from_pypi(package, needed),
         )
     if isinstance(error, OSError) and error.errno in _LIMITS:
         return TcpwatchError(f"{_named(error)} ({_place(error)})", hint=_LIMITS[error.errno])

@@ -12,6 +12,7 @@ import tracer
 from tracer.kernel import host, privileges
 from tracer.model.dataclass import dataclass
 from tracer.model.errors import TcpwatchError
+from tracer.model.packages import installing
 from tracer.output.metrics.counting import MetricsSink
 from tracer.output.metrics.services import Places, Silences
 from tracer.output.metrics.snapshot import Snapshot
@@ -143,5 +144,5 @@ def _require_library() -> None:
     except ImportError:
         raise TcpwatchError(
             "metrics need the Python package prometheus_client",
-            hint="sudo apt-get install python3-prometheus-client",
+            hint=installing("python3-prometheus-client"),
         ) from None
