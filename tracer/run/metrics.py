@@ -98,6 +98,8 @@ class Metrics:
             self._writer.join()
             self._writer = None
             self._write_file()
+        if self._file is not None:
+            self._file.close()
         self._stack.close()
 
     def _write_files(self) -> None:
