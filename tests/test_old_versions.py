@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import ctypes
 import json
 import re
 import shutil
@@ -102,6 +103,21 @@ def test_an_old_bcc() -> None:
     old = compiled(bcc="0.17.0", error="Failed to compile BPF module")
     assert str(old) == "bcc 0.17.0 is too old (expected 0.18 or newer)"
     assert old.hint == "sudo dnf upgrade python3-bcc, or a newer release of the distribution"
+
+
+@pytest.mark.usefixtures("with_dnf")
+def test_without_bcc_or_libbpf(monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = compiled(missing="No module named 'bcc'")
+    assert str(missing) == "the Python package bcc is missing (No module named 'bcc')"
+    assert missing.hint.startswith("sudo dnf install python3-bcc, and run tcpwatch with /usr/bin/python3")
+
+    def refuse(name: str, **_: object) -> None:
+        raise OSError(f"{name}: cannot open shared object file: No such file or directory")
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    with pytest.raises(TcpwatchError, match=r"^libbpf is missing$") as failed:
+        btf.libbpf.__wrapped__()
+    assert failed.value.hint == "sudo dnf install python3-bcc"
 
 
 @pytest.mark.parametrize("number", ["0.18.0", "0.26.0+ds", "1.0", "unknown version"])

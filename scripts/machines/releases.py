@@ -16,7 +16,7 @@ from machines import roots
 from machines.errors import MachineError
 from machines.matrix import TREE
 
-TIMEOUT_S = 2400
+TIMEOUT_S = 3600
 _PYTEST = (
     "python3", "-m", "pytest", "-p", "no:cacheprovider", "--numprocesses", str(os.cpu_count() or 1),
     "--ignore", "tests/kernel",

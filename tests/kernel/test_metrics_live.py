@@ -87,6 +87,11 @@ def test_metrics_equal_the_report_under_attack(tmp_path: Path) -> None:
         log = tmp_path / "log"
         with running(command, log) as process:
             wait_for_line(log, "tracing")
+            second = tcpwatch("--metrics", prom, "--duration", "1")
+            assert (second.returncode, second.stdout) == (1, "")
+            assert second.stderr.startswith(
+                f"tcpwatch: another tcpwatch that is running writes its metrics to {prom}\n"
+            )
             url = f"http://127.0.0.1:{port}/metrics"
             held = capabilities(process.pid)
             for name in (CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_SYS_ADMIN):
