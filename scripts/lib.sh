@@ -85,7 +85,8 @@ rpm_hint() {
 
 # Print how to run tcpwatch with newer Python packages than the distribution has, and the distribution's bcc.
 environment_hint() {
-    echo "python3 -m venv --system-site-packages /opt/tcpwatch-venv && /opt/tcpwatch-venv/bin/pip install $root && sudo /opt/tcpwatch-venv/bin/tcpwatch check"
+    printf 'sudo python3 -m venv --system-site-packages %s && sudo %s/bin/pip install %q && sudo %s/bin/tcpwatch check\n' \
+        /opt/tcpwatch-venv /opt/tcpwatch-venv "$root" /opt/tcpwatch-venv
 }
 
 # need_rpms WHY PACKAGE...: install the missing ones, which have their Debian names here, with dnf.
@@ -135,24 +136,32 @@ need_modules() {
     for module in "$@"; do
         "$python" -I -c "import $module" 2>/dev/null ||
             fail "$python has no module $module" "install it with the packages of your distribution; Debian's: sudo apt-get install python3-$module"
-        need_version "$module"
     done
+    need_versions "$@"
 }
 
 # The oldest versions that work, as in pyproject.toml.
 declare -A oldest=([click]=8.0 [tabulate]=0.8.9)
 
-# need_version MODULE: fail if it is too old.
-need_version() {
-    local needed=${oldest[$1]-} found
-    [ -n "$needed" ] || return 0
-    found=$("$python" -I -c 'import sys; from importlib.metadata import version; print(version(sys.argv[1]))' "$1" 2>/dev/null) || return 0
-    [ "$(printf '%s\n' "$needed" "$found" | sort --version-sort | head -n 1)" = "$needed" ] && return
-    if uses_dnf; then
-        fail "the Python package $1 $found is too old (expected $needed or newer)" "$(environment_hint)"
-    fi
-    fail "the Python package $1 $found is too old (expected $needed or newer)" "sudo $python -m pip install '$1>=$needed'"
+# need_versions MODULE...: fail if one of these is too old.
+need_versions() {
+    local module needed found hint
+    while read -r module found; do
+        needed=${oldest[$module]-$found}
+        [ "$(printf '%s\n' "$needed" "$found" | sort --version-sort | head -n 1)" = "$needed" ] && continue
+        hint="sudo $python -m pip install '$module>=$needed'"
+        ! uses_dnf || hint=$(environment_hint)
+        fail "the Python package $module $found is too old (expected $needed or newer)" "$hint"
+    done < <("$python" -I -c "$print_versions" "$@" 2>/dev/null)
 }
+
+print_versions='import sys
+from importlib.metadata import PackageNotFoundError, version
+for module in sys.argv[1:]:
+    try:
+        print(module, version(module))
+    except PackageNotFoundError:
+        pass'
 
 uses_dnf() {
     command -v dnf >/dev/null && ! command -v apt-get >/dev/null
@@ -164,8 +173,7 @@ need_reading_modules() {
     "$python" -I -c 'import click, tabulate' 2>/dev/null ||
         fail "$python has no module click or tabulate, which reading a recording needs" \
             "sudo $(uses_dnf && echo dnf || echo apt) install python3-click python3-tabulate; or, in a virtual environment of yours: pip install $root"
-    need_version click
-    need_version tabulate
+    need_versions click tabulate
 }
 
 # Runs tcpwatch from the tree that is its first argument, without an environment. Until tcpwatch handles ^C itself, ^C

@@ -209,7 +209,7 @@ def dnf_host(directory: Path, rpm: str, system: str = "rocky", dnf: str = "exit 
     [
         ("rocky", "sudo dnf install epel-release"),
         ("rhel", "epel-release-latest-9.noarch.rpm"),
-        ("amzn", "python3 -m venv --system-site-packages"),
+        ("amzn", "sudo python3 -m venv --system-site-packages"),
     ],
 )
 def test_dnf_installs_what_is_missing(tree: Path, tmp_path: Path, system: str, hint: str) -> None:
@@ -242,7 +242,7 @@ def test_a_module_that_is_too_old(
     with_dnf, _ = dnf_host(tmp_path, "exit 0")
     complaint = f"the Python package {module} {version} is too old (expected {needed} or newer)"
     shown = run(tree / "scripts" / script, *arguments, before=f"{with_dnf}\n{older}")
-    assert_in_words(shown, complaint, f"/bin/pip install {tree}")
+    assert_in_words(shown, complaint, "/bin/pip install " + str(tree).replace(" ", "\\ "))
     shown = run(tree / "scripts" / script, *arguments, before=packages(tmp_path, HAS_PACKAGES) + older)
     assert_in_words(shown, complaint, f"sudo /usr/bin/python3 -m pip install '{module}>={needed}'")
     assert not (tree / ".venv").exists()

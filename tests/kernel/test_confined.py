@@ -98,7 +98,9 @@ def test_check_names_what_lacks(lab: Lab) -> None:
 
 @pytest.mark.parametrize("mounts", [["--mount-proc"], []], ids=["own /proc", "the host's /proc"])
 def test_check_warns_of_a_foreign_pid_namespace(mounts: list[str]) -> None:
-    processes = checked(["unshare", "--pid", "--fork", "--kill-child", *mounts])["processes"]
+    found = checked(["unshare", "--pid", "--fork", "--kill-child", *mounts])
+    assert found["networks"]["detail"] == "of processes in this PID namespace"
+    processes = found["processes"]
     assert processes["status"] == "missing" and "not the host's PID namespace" in processes["detail"]
     assert "hostPID: true" in processes["hint"] and "docker run --pid=host" in processes["hint"]
 

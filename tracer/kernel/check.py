@@ -68,7 +68,8 @@ def _networks() -> Finding:
     except OSError as error:
         return Finding("networks", "fallback", f"/proc/thread-self/ns/net: {error.strerror}")
     if may_enter:
-        return Finding("networks", "ok", "of the whole host")
+        which = "of processes in this PID namespace" if host.is_in_pid_namespace() else "of the whole host"
+        return Finding("networks", "ok", which)
     return Finding(
         "networks", "fallback",
         "without CAP_SYS_ADMIN, of other network namespaces only what processes hold is shown, and end ends nothing",

@@ -36,7 +36,7 @@ def from_pypi(package: str, version: str) -> str:
     """
     if uses_dnf():
         return (
-            "in a clone of tcpwatch: python3 -m venv --system-site-packages /opt/tcpwatch-venv && "
-            "/opt/tcpwatch-venv/bin/pip install . && sudo /opt/tcpwatch-venv/bin/tcpwatch check"
+            "in a clone of tcpwatch: sudo python3 -m venv --system-site-packages /opt/tcpwatch-venv && "
+            "sudo /opt/tcpwatch-venv/bin/pip install . && sudo /opt/tcpwatch-venv/bin/tcpwatch check"
         )
     return f"sudo /usr/bin/python3 -m pip install '{package}>={version}'"
