@@ -112,3 +112,4 @@ def test_what_a_foreign_pid_namespace_costs(lab: Lab) -> None:
         assert rows_of(act("sockets", *filters))
         alone = act("sockets", *filters, before=["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"])
         assert not [row for row in rows_of(alone) if row["pids"]]
+    assert "tcpwatch: this PID namespace hides processes of the host, and their connections" in alone.stderr

@@ -178,13 +178,13 @@ def require_proc() -> None:
     raise TcpwatchError("/proc is not mounted", hint="mount -t proc proc /proc")
 
 
-def is_in_pid_namespace() -> bool:
+def is_in_pid_namespace(proc: Path = _PROC) -> bool:
     """Whether this process is in another PID namespace than the host's first one. False if that is unknown.
 
     Walks over processes see the reader's namespace and those below it (init_seq_pidns(), kernel/bpf/task_iter.c).
     """
     try:
-        return (_PROC / "self/ns/pid").stat().st_ino != _INITIAL_PID_NAMESPACE
+        return (proc / "self/ns/pid").stat().st_ino != _INITIAL_PID_NAMESPACE
     except OSError:
         return False
 
