@@ -82,6 +82,9 @@ def test_acting_without_cap_sys_admin(lab: Lab) -> None:
         assert changed["result"] == "changed"
         (probed,) = rows_of(act("probe", *filters, "--json", before=capabilities))
         assert probed["result"] == "alive"
+        connected = act("probe", *filters, "--connect", "--json", before=capabilities)
+        (row,) = [each for each in map(json.loads, connected.stdout.splitlines()) if each["action"] == "connect"]
+        assert (row["result"], row["error"]) == ("failed", "EPERM")
         ended = act("end", *filters, "--yes", before=capabilities)
         assert ended.returncode == 1 and "cannot be entered: Operation not permitted" in ended.stderr
         assert "\nHint: that needs CAP_SYS_ADMIN" in ended.stderr
