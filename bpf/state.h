@@ -129,7 +129,7 @@ int second_inet_sock_set_state(struct bpf_raw_tracepoint_args *ctx)
     if (!r || !was_missed(r, state_change(ctx)))
         return 0;
     handle_state_change(ctx);
-    lost.atomic_increment(COUNTER_REENTRY);
+    count_lost(COUNTER_REENTRY);
     return 0;
 }
 

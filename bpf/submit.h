@@ -30,6 +30,15 @@ BPF_ARRAY(wakeups, struct wakeup, 1);
 /* Events that did not fit into the ring buffer, by hook. Python reads it through mmap(), which needs no capability. */
 BPF_F_TABLE("array", int, u64, lost, NR_COUNTERS, BPF_F_MMAPABLE);
 
+/* bcc 0.18 (Debian 11, Ubuntu 22.04) has no atomic_increment(). */
+static __always_inline void count_lost(int counter)
+{
+    u64 *count = lost.lookup(&counter);
+
+    if (count)
+        __sync_fetch_and_add(count, 1);
+}
+
 static __always_inline struct wakeup *last_wakeup(void)
 {
     int zero = 0;
@@ -58,7 +67,7 @@ static __always_inline struct event *reserve_event(u8 type, int hook, struct tup
         __sync_fetch_and_add(&last->pending, 1);
     e = events.ringbuf_reserve(sizeof(struct event));
     if (!e) {
-        lost.atomic_increment(hook);
+        count_lost(hook);
         return NULL;
     }
     start_event(e, type, t);

@@ -74,6 +74,21 @@ rpm_packages() {
     done
 }
 
+# Print what to type where dnf lacks a package. EPEL has click and tabulate for RHEL 9; Amazon Linux has no EPEL.
+rpm_hint() {
+    case $(. /etc/os-release 2>/dev/null && echo "${ID-}") in
+    amzn) environment_hint ;;
+    rhel) echo "click and tabulate are in EPEL: sudo dnf install https://dl.fedoraproject.org/pub/epel/epel-release-latest-9.noarch.rpm" ;;
+    *) echo "click and tabulate are in EPEL: sudo dnf install epel-release" ;;
+    esac
+}
+
+# Print how to run tcpwatch with newer Python packages than the distribution has, and the distribution's bcc.
+environment_hint() {
+    printf 'sudo python3 -m venv --system-site-packages %s && sudo %s/bin/pip install %q && sudo %s/bin/tcpwatch check\n' \
+        /opt/tcpwatch-venv /opt/tcpwatch-venv "$root" /opt/tcpwatch-venv
+}
+
 # need_rpms WHY PACKAGE...: install the missing ones, which have their Debian names here, with dnf.
 need_rpms() {
     local why=$1 package missing=()
@@ -85,14 +100,14 @@ need_rpms() {
     need_root "installing ${missing[*]}" "${script_arguments[@]}"
     say "installing ${missing[*]} ($why)"
     dnf --quiet --assumeyes install "${missing[@]}" </dev/null >&2 ||
-        fail "dnf could not install ${missing[*]}" "enable the repository that has it, on RHEL CodeReady Builder: sudo dnf config-manager --set-enabled crb"
+        fail "dnf could not install ${missing[*]}" "$(rpm_hint)"
 }
 
 # need_packages WHY PACKAGE...: install the missing ones.
 need_packages() {
     local why=$1 missing
     shift
-    if command -v dnf >/dev/null && ! command -v apt-get >/dev/null; then
+    if uses_dnf; then
         need_rpms "$why" "$@"
         return
     fi
@@ -114,7 +129,7 @@ need_python() {
         fail "$("$python" -I --version) is too old: tcpwatch needs 3.9 or newer" "use a newer release of your distribution"
 }
 
-# need_modules MODULE...: fail unless python can import them, from any source.
+# need_modules MODULE...: fail unless python can import them, from any source, and they are not too old.
 need_modules() {
     local module
     need_python
@@ -122,6 +137,34 @@ need_modules() {
         "$python" -I -c "import $module" 2>/dev/null ||
             fail "$python has no module $module" "install it with the packages of your distribution; Debian's: sudo apt-get install python3-$module"
     done
+    need_versions "$@"
+}
+
+# The oldest versions that work, as in pyproject.toml.
+declare -A oldest=([click]=8.0 [tabulate]=0.8.9)
+
+# need_versions MODULE...: fail if one of these is too old.
+need_versions() {
+    local module needed found hint
+    while read -r module found; do
+        needed=${oldest[$module]-$found}
+        [ "$(printf '%s\n' "$needed" "$found" | sort --version-sort | head -n 1)" = "$needed" ] && continue
+        hint="sudo $python -m pip install '$module>=$needed'"
+        ! uses_dnf || hint=$(environment_hint)
+        fail "the Python package $module $found is too old (expected $needed or newer)" "$hint"
+    done < <("$python" -I -c "$print_versions" "$@" 2>/dev/null)
+}
+
+print_versions='import sys
+from importlib.metadata import PackageNotFoundError, version
+for module in sys.argv[1:]:
+    try:
+        print(module, version(module))
+    except PackageNotFoundError:
+        pass'
+
+uses_dnf() {
+    command -v dnf >/dev/null && ! command -v apt-get >/dev/null
 }
 
 # Fail unless python has what reading a recording needs.
@@ -129,7 +172,8 @@ need_reading_modules() {
     need_python
     "$python" -I -c 'import click, tabulate' 2>/dev/null ||
         fail "$python has no module click or tabulate, which reading a recording needs" \
-            "sudo apt install python3-click python3-tabulate; or, in a virtual environment of yours: pip install $root"
+            "sudo $(uses_dnf && echo dnf || echo apt) install python3-click python3-tabulate; or, in a virtual environment of yours: pip install $root"
+    need_versions click tabulate
 }
 
 # Runs tcpwatch from the tree that is its first argument, without an environment. Until tcpwatch handles ^C itself, ^C
@@ -235,6 +279,7 @@ need_writable_tree() {
 # behind.
 ensure_runtime() {
     is_ready runtime && return
+    [ ! -x "$python" ] || need_python # before anything is installed
     need_packages "to run at all" "${runtime_packages[@]}" python3-venv
     need_modules venv click tabulate
     need_writable_tree

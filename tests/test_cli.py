@@ -190,6 +190,11 @@ def test_a_reader_that_made_the_pipe_non_blocking_gets_everything(tmp_path: Path
         ("ModuleNotFoundError('x', name='click')", "the Python package click is missing", "python3-click"),
         ("ImportError('x.so: failed to map segment from shared object')", "not enough memory", "free -m"),
         ("MemoryError", "not enough memory", "free -m"),
+        (
+            "RuntimeError('Click will abort, because Python was configured to use ASCII as encoding for this.')",
+            "the locale has no characters but ASCII",
+            "LC_ALL=C.UTF-8",
+        ),
         ("ValueError('odd')", "ValueError: odd", "TCPWATCH_DEBUG=1 tcpwatch report 'a b'"),
     ],
 )

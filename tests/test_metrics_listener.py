@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import http.client
 import os
 import socket
@@ -17,7 +19,7 @@ import pytest
 from tracer.model.errors import TcpwatchError, UsageError
 from tracer.output.metrics import listener
 from tracer.output.metrics.listener import Address, Listener, bind, url
-from tracer.output.metrics.textfile import OPENING, Textfile
+from tracer.output.metrics.textfile import OPENING, Textfile, cannot_write
 
 METRICS = OPENING + b"x y\n" * 20_000
 PATIENCE_S = 30
@@ -161,8 +163,66 @@ def test_the_file_is_replaced(tmp_path: Path) -> None:
     assert path.read_bytes() == OPENING
     assert stat.S_IMODE(path.stat().st_mode) == 0o644, "node_exporter is another user"
     assert list(tmp_path.iterdir()) == [path]
-    Textfile(path).write(b"")
+    file.close()
+    for metrics in (b"", OPENING):
+        again = Textfile(path)
+        again.write(metrics)
+        again.close()
+
+
+def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
+    path, beside = tmp_path / "tcpwatch.prom", Textfile(tmp_path / "other.prom")
+    first = Textfile(path)
+    first.write(METRICS)
+    for _ in range(3):  # the lock goes on to each new file
+        with pytest.raises(
+            TcpwatchError, match=f"another tcpwatch that is running writes its metrics to {path}$"
+        ) as failed:
+            Textfile(path)
+        assert failed.value.hint == f"--metrics {tmp_path}/tcpwatch-2.prom"
+        assert path.read_bytes() == METRICS
+        first.write(METRICS)
+    beside.write(OPENING)
+    first.close()
     Textfile(path).write(OPENING)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["other.prom", "tcpwatch.prom"], "no file of locks"
+
+
+def test_two_runs_that_begin_at_once(tmp_path: Path) -> None:
+    """Neither finds a file. The second one to write notices that it is not alone, and goes on when the first ends."""
+    path = tmp_path / "tcpwatch.prom"
+    first, second = Textfile(path), Textfile(path)
+    first.write(METRICS)
+    with pytest.raises(BlockingIOError) as failed:
+        second.write(OPENING)
+    assert str(cannot_write(path, failed.value)) == f"cannot write {path}: another tcpwatch writes it, too"
+    assert path.read_bytes() == METRICS
+    first.close()
+    second.write(OPENING)
+    assert path.read_bytes() == OPENING
+    with pytest.raises(BlockingIOError):
+        first.write(METRICS)
+
+
+def test_a_file_that_was_removed_is_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "tcpwatch.prom"
+    file = Textfile(path)
+    file.write(METRICS)
+    path.unlink()
+    file.write(METRICS)
+    with pytest.raises(TcpwatchError, match="another tcpwatch"):
+        Textfile(path)
+
+
+def test_a_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    path = tmp_path / "tcpwatch.prom"
+    for _ in range(2):
+        Textfile(path).write(METRICS)
+    assert path.read_bytes() == METRICS
 
 
 def test_a_link_in_the_way_is_not_followed(tmp_path: Path) -> None:

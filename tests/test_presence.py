@@ -101,3 +101,12 @@ def test_a_process_id_that_was_typed_as_a_port(proc: Path, option: str) -> None:
 def test_a_socket_of_any_network_namespace_uses_its_port() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         assert {server.getsockname()[1], client.getsockname()[1]} <= ports_in_use()
+
+
+def test_a_pid_namespace_that_hides_processes(tmp_path: Path) -> None:
+    """Any other inode than that of the host's first one."""
+    assert absent(Filter(), tmp_path) == []
+    (tmp_path / "self/ns").mkdir(parents=True)
+    (tmp_path / "self/ns/pid").touch()
+    (line,) = absent(Filter(), tmp_path)
+    assert line.startswith("this PID namespace hides processes of the host") and "hostPID: true" in line

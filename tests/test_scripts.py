@@ -192,19 +192,73 @@ def test_no_apt(tree: Path, tmp_path: Path) -> None:
             assert_in_words(shown, "has no module click", "python3-click")
 
 
-@needs_root
-def test_dnf_installs_what_is_missing(tree: Path, tmp_path: Path) -> None:
-    """Packages have other names there, and Python brings its module venv itself."""
-    asked = tmp_path / "asked"
-    programs = {
-        "dnf": f"echo \"$*\" >>'{asked}'; exit 1",
-        "rpm": '[ "$3" = python3-click ]',
-    }
-    made = {name: program(tmp_path / name, text) for name, text in programs.items()}
+def dnf_host(directory: Path, rpm: str, system: str = "rocky", dnf: str = "exit 1") -> tuple[str, Path]:
+    """A command for `before`, and the file with the arguments that dnf got. rpm: the program that rpm is."""
+    asked = directory / "asked"
+    programs = {"dnf": f"echo \"$*\" >>'{asked}'; {dnf}", "rpm": rpm}
+    made = {name: program(directory / name, text) for name, text in programs.items()}
     links = "\n".join(f"ln -sf '{path}' /usr/bin/{name}" for name, path in made.items())
-    shown = run(tree / "scripts/tcpwatch", "--version", before=f"{NO_APT}\n{links}")
-    assert_in_words(shown, "dnf could not install python3-bcc python3-tabulate", "CodeReady Builder")
+    release = directory / "os-release"
+    release.write_text(f'ID="{system}"\n')
+    return f"{NO_APT}\n{links}\nmount --bind '{release}' /etc/os-release", asked
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("system", "hint"),
+    [
+        ("rocky", "sudo dnf install epel-release"),
+        ("rhel", "epel-release-latest-9.noarch.rpm"),
+        ("amzn", "sudo python3 -m venv --system-site-packages"),
+    ],
+)
+def test_dnf_installs_what_is_missing(tree: Path, tmp_path: Path, system: str, hint: str) -> None:
+    """Packages have other names there, and Python brings its module venv itself."""
+    before, asked = dnf_host(tmp_path, '[ "$3" = python3-click ]', system)
+    shown = run(tree / "scripts/tcpwatch", "--version", before=before)
+    assert_in_words(shown, "dnf could not install python3-bcc python3-tabulate", hint)
     assert asked.read_text() == "--quiet --assumeyes install python3-bcc python3-tabulate\n"
+
+
+OLDER = """
+for metadata in /usr/lib/python3/dist-packages/{0}-*/*; do
+    case $metadata in */METADATA | */PKG-INFO) sed -i 's/^Version: .*/Version: {1}/' "$metadata" ;; esac
+done
+"""
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("module", "version", "needed"),
+    [("click", "7.1.2", "8.0"), ("click", "7.0", "8.0"), ("tabulate", "0.8.7", "0.8.9")],
+)
+@pytest.mark.parametrize("name", ["tcpwatch --version", "install", "tcpwatch report"])
+def test_a_module_that_is_too_old(
+    tree: Path, tmp_path: Path, name: str, module: str, version: str, needed: str
+) -> None:
+    """dnf of Amazon Linux 2023 has click 7.1.2, Debian 11 has it and tabulate 0.8.7."""
+    older = OWN.format("/usr/lib/python3/dist-packages", "none") + OLDER.format(module, version)
+    script, *arguments = name.split()
+    with_dnf, _ = dnf_host(tmp_path, "exit 0")
+    complaint = f"the Python package {module} {version} is too old (expected {needed} or newer)"
+    shown = run(tree / "scripts" / script, *arguments, before=f"{with_dnf}\n{older}")
+    assert_in_words(shown, complaint, "/bin/pip install " + str(tree).replace(" ", "\\ "))
+    shown = run(tree / "scripts" / script, *arguments, before=packages(tmp_path, HAS_PACKAGES) + older)
+    assert_in_words(shown, complaint, f"sudo /usr/bin/python3 -m pip install '{module}>={needed}'")
+    assert not (tree / ".venv").exists()
+
+
+@needs_root
+@pytest.mark.parametrize("name", ["tcpwatch", "install"])
+def test_a_python_that_is_too_old(tree: Path, tmp_path: Path, name: str) -> None:
+    """RHEL 8 has 3.6. Nothing is installed for it."""
+    old = program(tmp_path / "python3", 'case "$*" in *--version*) echo Python 3.6.8 ;; *) exit 1 ;; esac')
+    before, asked = dnf_host(tmp_path, "exit 1")
+    shown = run(
+        tree / "scripts" / name, before=f"{before}\n{instead_of(str(Path('/usr/bin/python3').resolve()), old)}"
+    )
+    assert_in_words(shown, "Python 3.6.8 is too old: tcpwatch needs 3.9 or newer", "newer release")
+    assert not asked.exists()
 
 
 @needs_root

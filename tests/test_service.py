@@ -34,10 +34,16 @@ def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"}, timeout=60)
 
 
+def verify(unit: Path) -> tuple[int, list[str]]:
+    """Exit status and complaints, without the one of systemd 247 about cgroups that it cannot use, as in a chroot."""
+    verified = analyze("verify", "--man=no", unit)
+    complaints = verified.stderr.splitlines()
+    return verified.returncode, [each for each in complaints if "Couldn't move remaining userspace" not in each]
+
+
 @UNITS
 def test_it_is_a_good_unit(unit: Path) -> None:
-    verified = analyze("verify", "--man=no", unit)
-    assert (verified.returncode, verified.stderr) == (0, "")
+    assert verify(unit) == (0, [])
 
 
 @UNITS
@@ -110,5 +116,4 @@ def test_the_drop_in_for_metrics_is_understood(tmp_path: Path) -> None:
     (tmp_path / "tcpwatch.service.d" / "override.conf").write_text(
         drop_in[1].replace("/usr/local/bin/tcpwatch", "/bin/true")
     )
-    verified = analyze("verify", "--man=no", installed)
-    assert (verified.returncode, verified.stderr) == (0, "")
+    assert verify(installed) == (0, [])

@@ -17,7 +17,7 @@ from running import tcpwatch
 from tracer.analysis.idle_timeouts import IdleTimeoutRange
 from tracer.analysis.keepalive_time import keepalive_for
 from tracer.analysis.risk import at_risk
-from tracer.kernel import host
+from tracer.kernel import held_records, host
 from tracer.kernel import sockets as walk
 from tracer.kernel.holders import Held
 from tracer.kernel.owner_names import NameFinder
@@ -130,8 +130,8 @@ def test_a_held_socket_in_trouble_has_two_records_and_counts_once(monkeypatch: p
     plain = record(**ORDINARY, sk=2)
     trouble = record(**{**ORDINARY, "type": 9}, sk=2, found_like=1)
     listener = record(**{**ORDINARY, "type": 0}, sk=3)
-    held = walk._Held(plain + trouble + listener + plain + trouble)
-    monkeypatch.setattr(walk, "_sockets_in_use", lambda: 2)
+    held = held_records.HeldRecords(plain + trouble + listener + plain + trouble)
+    monkeypatch.setattr(held_records, "_sockets_in_use", lambda: 2)
     assert held.are_all(4026532000)
     assert held.records(4026532000) == plain + trouble
     (found,) = decode_all(held.records(4026532000))
@@ -580,4 +580,4 @@ def test_help_has_room_on_eighty_columns() -> None:
 def test_how_many_sockets_the_kernel_counts(tmp_path: Path, files: dict[str, str], count: int | None) -> None:
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    assert walk._sockets_in_use(tmp_path) == count
+    assert held_records._sockets_in_use(tmp_path) == count

@@ -16,7 +16,7 @@ from machines import roots
 from machines.errors import MachineError
 from machines.matrix import TREE
 
-TIMEOUT_S = 2400
+TIMEOUT_S = 3600
 _PYTEST = (
     "python3", "-m", "pytest", "-p", "no:cacheprovider", "--numprocesses", str(os.cpu_count() or 1),
     "--ignore", "tests/kernel",
@@ -32,6 +32,10 @@ _PYTEST = (
     "--deselect", "tests/fuzz/test_fuzz.py::test_where_there_is_atheris_it_is_installed",
     "tests",
 )  # fmt: skip
+_DESELECTED_IN = {
+    # systemd-analyze security --offline came with systemd 250.
+    "bullseye": ("tests/test_service.py::test_it_is_confined",),
+}
 _ENVIRONMENT = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/root",
@@ -74,7 +78,7 @@ def _try(name: str, cache: Path) -> bool:
     try:
         base = roots.get(name, cache)
         made = time.monotonic()
-        status, output = _test(base)
+        status, output = _test(base, _DESELECTED_IN.get(name, ()))
     except MachineError as error:
         print(f"vm: {name}: FAILED: {error}", file=sys.stderr, flush=True)
         return False
@@ -91,9 +95,10 @@ def _try(name: str, cache: Path) -> bool:
     return status == 0
 
 
-def _test(base: Path) -> tuple[int, str]:
+def _test(base: Path, deselected: Sequence[str]) -> tuple[int, str]:
     """Exit status and output of pytest, in that root."""
-    inside = f"cd {shlex.quote(str(TREE))} && python3 --version && exec {shlex.join(_PYTEST)}"
+    pytest = shlex.join([*_PYTEST, *(f"--deselect={test}" for test in deselected)])
+    inside = f"cd {shlex.quote(str(TREE))} && python3 --version && exec {pytest}"
     variables = [f"{name}={value}" for name, value in _ENVIRONMENT.items()]
     namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private"]
     with tempfile.TemporaryDirectory(prefix="release.") as work:

@@ -30,21 +30,22 @@ PACKAGES = (
     # debootstrap does not find what provides the virtual packages that python3-zstandard depends on.
     "python3-cffi-backend", "python3-zstandard",
 )  # fmt: skip
-_PACKAGES_OF = {"bullseye": _EVERYWHERE}
+_PACKAGES_OF = {"bullseye": (*_EVERYWHERE, "python3-click", "python3-tabulate", "netbase")}
 """Other packages than PACKAGES, by release."""
 _WHEELS_OF = {
     "bullseye": (
-        "attrs==26.1.0", "build==1.4.4", "click==8.1.8", "exceptiongroup==1.3.2", "execnet==2.1.2",
+        "attrs==26.1.0", "build==1.4.4", "click==8.0.3", "exceptiongroup==1.3.2", "execnet==2.1.2",
         "hypothesis==6.141.1", "importlib_metadata==8.7.1", "iniconfig==2.1.0", "packaging==26.3",
         "pluggy==1.6.0", "prometheus_client==0.21.1", "Pygments==2.21.0", "PyMySQL==1.2.4",
         "pyproject_hooks==1.3.3", "pytest==8.4.2",
         "pytest-rerunfailures==16.0.1", "pytest-timeout==2.4.0", "pytest-xdist==3.8.0",
-        "setuptools==82.0.1", "sortedcontainers==2.4.0", "tabulate==0.9.0", "tomli==2.5.0",
+        "setuptools==82.0.1", "sortedcontainers==2.4.0", "tabulate==0.8.9", "tomli==2.5.0",
         "typing_extensions==4.16.0", "wheel==0.48.0", "zipp==3.23.1", "zstandard==0.25.0",
     ),
 }  # fmt: skip
 """Modules from PyPI with all that they need, by release. The release lacks them, or has a version that is too old for
-tcpwatch or its tests. Newer versions need a newer Python.
+tcpwatch or its tests. Newer versions need a newer Python. click and tabulate have the versions of EPEL 9, so that
+Debian 11 stands for RHEL 9.
 """
 _ATTEMPTS = 3
 _PAUSE_S = 20
@@ -90,11 +91,15 @@ def _make(name: str, tree: Path, packages: Sequence[str]) -> None:
 
 def _add_wheels(tree: Path, wheels: Sequence[str]) -> None:
     """Install modules from PyPI for the Python of the tree, with the pip of this host."""
-    directory = next((tree / "usr/lib").glob("python3.*"))
-    version, modules = directory.name.removeprefix("python"), tree / f"usr/local/lib/{directory.name}/dist-packages"
+    version = next((tree / "usr/lib").glob("python3.*")).name.removeprefix("python")
+    # In the place of those of the release: tests hide /usr/local, or remove a module from here.
+    modules = tree / "usr/lib/python3/dist-packages"
+    for wheel in wheels:
+        for old in modules.glob(f"{wheel.partition('==')[0]}-*.egg-info"):
+            shutil.rmtree(old)
     done = subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:",
-         "--no-deps", "--python-version", version, "--target", modules, *wheels],
+         "--no-deps", "--upgrade", "--python-version", version, "--target", modules, *wheels],
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
     )  # fmt: skip
     if done.returncode != 0:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from metrics_comparison import of_metrics, of_report, series_of
@@ -20,7 +20,7 @@ from watching import PATIENCE_S, both_ends
 
 from tracer.lab.namespace import wait_until
 from tracer.lab.network import SERVER, Lab
-from tracer.lab.peers import Server, embedded_client
+from tracer.lab.peers import Client, Server, embedded_client
 
 PORT = 3306
 CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_SYS_ADMIN = 1, 12, 21
@@ -87,6 +87,11 @@ def test_metrics_equal_the_report_under_attack(tmp_path: Path) -> None:
         log = tmp_path / "log"
         with running(command, log) as process:
             wait_for_line(log, "tracing")
+            second = tcpwatch("--metrics", prom, "--duration", "1")
+            assert (second.returncode, second.stdout) == (1, "")
+            assert second.stderr.startswith(
+                f"tcpwatch: another tcpwatch that is running writes its metrics to {prom}\n"
+            )
             url = f"http://127.0.0.1:{port}/metrics"
             held = capabilities(process.pid)
             for name in (CAP_DAC_OVERRIDE, CAP_NET_ADMIN, CAP_SYS_ADMIN):
@@ -142,3 +147,44 @@ def _read(url: str) -> str:
     with suppress(OSError):
         return get(url)
     return ""
+
+
+def test_connections_at_risk(tmp_path: Path) -> None:
+    """Once one is found dead, a walk counts those that have been silent for longer, until their silence ends."""
+    port = free_port()
+    log = tmp_path / "log"
+    with Lab(ttl_s=2, retries2=15) as lab, Server(lab.server, SERVER, PORT), ExitStack() as opened:
+        command: list[str | Path] = [
+            sys.executable, "-m", "tracer", "--netns", str(lab.client.netns), "--min-idle", "2s",
+            "--metrics-listen", str(port),
+        ]  # fmt: skip
+
+        def client() -> Client:
+            return opened.enter_context(embedded_client(lab.client, SERVER, PORT, "--no-keepalive"))
+
+        with running(command, log):
+            wait_for_line(log, "tracing")
+            dead, stalling, closing, silent = client(), client(), client(), client()
+            for each in (dead, stalling, closing, silent):
+                assert each.ask("query")["ok"]
+            wait_until(lambda: not lab.sessions(PORT), PATIENCE_S, "the firewall forgets")
+            busy = client()
+
+            def wait_for(count: int) -> None:
+                """While another connection is in use, which is never at risk for long."""
+
+                def is_count() -> bool:
+                    assert busy.ask("query")["ok"]
+                    found = series_of(get(f"http://127.0.0.1:{port}/metrics"))
+                    at_risk = found.get("tcpwatch_connections_at_risk", {})
+                    return at_risk.get(("client", f"{SERVER}:{PORT}"), 0) == count
+
+                wait_until(is_count, PATIENCE_S, f"{count} connections are at risk")
+
+            wait_for(0)
+            dead.send("query")
+            wait_for(3)
+            stalling.send("query")
+            wait_for(2)
+            closing.close()
+            wait_for(1)

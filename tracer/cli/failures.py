@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tracer.model.errors import TcpwatchError
+from tracer.model.packages import from_pypi, installing
 
 DEBUG = "TCPWATCH_DEBUG"
 """The environment variable that prints tracebacks."""
@@ -34,6 +35,8 @@ _LIMITS = {
 }
 # Texts of the dynamic loader and of Python for a lack of memory (elf/dl-load.c in glibc; Modules/_threadmodule.c).
 _LOADER_MEMORY = ("failed to map segment", "cannot allocate memory", "cannot create shared object descriptor")
+# click 8.0 refuses to run then (_verify_python_env() in click/_unicodefun.py). Python sets UTF-8 where LC_ALL is C.
+_ASCII = "configured to use ASCII as encoding"
 _NO_THREAD = "can't start new thread"
 _DEBIAN_PACKAGES = {"click": "python3-click", "tabulate": "python3-tabulate", "bcc": "python3-bpfcc"}
 
@@ -55,18 +58,20 @@ def explain(error: BaseException, arguments: Sequence[str] = ()) -> TcpwatchErro
             f"cannot start a thread: the limit of threads or of memory is reached ({_place(error)})",
             hint="ulimit -u; ulimit -v; cat /sys/fs/cgroup/pids.max",
         )
+    if isinstance(error, RuntimeError) and _ASCII in str(error):
+        return TcpwatchError("the locale has no characters but ASCII", hint="LC_ALL=C.UTF-8 tcpwatch --help")
     if isinstance(error, ModuleNotFoundError) and error.name is not None and not error.name.startswith("tracer"):
         package = error.name.partition(".")[0]
         return TcpwatchError(
             f"the Python package {package} is missing",
-            hint=f"sudo apt-get install {_DEBIAN_PACKAGES.get(package, f'python3-{package}')}",
+            hint=installing(_DEBIAN_PACKAGES.get(package, f"python3-{package}")),
         )
     if isinstance(error, ImportError) and error.name is not None and error.name.partition(".")[0] in _OLDEST:
         package = error.name.partition(".")[0]
         needed = _OLDEST[package]
         return TcpwatchError(
             f"the Python package {package} {version(package)} is too old (expected {needed} or newer)",
-            hint=f"sudo {sys.executable} -m pip install '{package}>={needed}'",
+            hint=from_pypi(package, needed),
         )
     if isinstance(error, OSError) and error.errno in _LIMITS:
         return TcpwatchError(f"{_named(error)} ({_place(error)})", hint=_LIMITS[error.errno])

@@ -12,7 +12,7 @@ from tracer.kernel.program.btf import VMLINUX, KernelTypes
 from tracer.kernel.program.compiler import ProgramError, bcc_version, compile_afresh
 from tracer.kernel.program.program import Program
 from tracer.kernel.program.source import TRACER, absent_members, source_for
-from tracer.model.checks import Finding
+from tracer.model.checks import Finding, can_trace
 from tracer.model.errors import TcpwatchError
 from tracer.model.filters import Filter
 from tracer.model.kinds import Kind
@@ -20,10 +20,10 @@ from tracer.model.kinds import Kind
 
 def check_host() -> list[Finding]:
     """Every check result, requirements first. A failure is a result too, and never raised."""
-    findings = [_kernel(), _lockdown(), _proc(), _privilege(), _python(), _bcc(), _btf()]
-    if not any(finding.status == "missing" for finding in findings):
+    findings = [_kernel(), _lockdown(), _proc(), _privilege(), _pids(), _networks(), _python(), _bcc(), _btf()]
+    if can_trace(findings):
         findings.append(_bpf())
-    if any(finding.status == "missing" for finding in findings):
+    if not can_trace(findings):
         return findings
     return [*findings, *_hooks()]
 
@@ -50,6 +50,30 @@ def _privilege() -> Finding:
         detail = f"uid {os.geteuid()} without {' and '.join(missing)}"
         return Finding("privilege", "missing", detail, hint="sudo tcpwatch check", needed=True)
     return Finding("privilege", "ok", f"uid {os.geteuid()}", needed=True)
+
+
+def _pids() -> Finding:
+    if not host.is_in_pid_namespace():
+        return Finding("processes", "ok", "of the whole host")
+    return Finding(
+        "processes", "missing",
+        "not the host's PID namespace: outside of it, processes have no pid, and what hangs or waits is not found",
+        hint="in a pod hostPID: true; docker run --pid=host; or run tcpwatch on the host",
+    )  # fmt: skip
+
+
+def _networks() -> Finding:
+    try:
+        may_enter = host.may_enter_namespaces()
+    except OSError as error:
+        return Finding("networks", "fallback", f"/proc/thread-self/ns/net: {error.strerror}")
+    if may_enter:
+        which = "of processes in this PID namespace" if host.is_in_pid_namespace() else "of the whole host"
+        return Finding("networks", "ok", which)
+    return Finding(
+        "networks", "fallback",
+        "without CAP_SYS_ADMIN, of other network namespaces only what processes hold is shown, and end ends nothing",
+    )  # fmt: skip
 
 
 def _proc() -> Finding:

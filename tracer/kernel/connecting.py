@@ -12,9 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
-from tracer.kernel.sockets import enter, namespaces
+from tracer.kernel.sockets import NotPermitted, enter, namespaces
 from tracer.model.actions import Connected, Service
-from tracer.model.errors import TcpwatchError
 
 _IP_BIND_ADDRESS_NO_PORT = 24  # include/uapi/linux/in.h: choose the port in connect()
 _IF_INET6 = Path("/proc/thread-self/net/if_inet6")
@@ -36,8 +35,8 @@ def _connect_each(services: Mapping[Service, str], wait_s: float) -> list[Connec
     paths = namespaces()
     try:
         for netns, of_netns in _by_netns(services).items():
-            if not _enter(netns, paths):
-                done += [Connected(service, "ENOENT") for service in of_netns]
+            if failure := _enter(netns, paths):
+                done += [Connected(service, failure) for service in of_netns]
                 continue
             for service in of_netns:
                 began_s = time.monotonic()
@@ -61,10 +60,12 @@ def _by_netns(services: Iterable[Service]) -> dict[int, list[Service]]:
     return found
 
 
-def _enter(netns: int, paths: Mapping[int, list[str]]) -> bool:
-    with suppress(TcpwatchError):
-        return enter(netns, paths.get(netns, []))
-    return False
+def _enter(netns: int, paths: Mapping[int, list[str]]) -> str:
+    """Why that failed, as the name of an error number; empty if it did not."""
+    try:
+        return "" if enter(netns, paths.get(netns, [])) else "ENOENT"
+    except NotPermitted:
+        return "EPERM"
 
 
 def _begin(service: Service, laddr: str) -> socket.socket:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import re
@@ -19,6 +20,9 @@ from tracer.model.errors import TcpwatchError
 _CLOCK_MONOTONIC_COARSE = 6  # include/uapi/linux/time.h; Python has no name for it
 _LOCKDOWN = Path("/sys/kernel/security/lockdown")
 _PROC = Path("/proc")
+
+_INITIAL_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO, include/linux/proc_ns.h
+_CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
 
 # Bits of include/uapi/linux/capability.h.
 _NEEDED = {"CAP_BPF": 39, "CAP_PERFMON": 38}
@@ -173,6 +177,23 @@ def require_proc() -> None:
             hint="mount -t proc proc /proc; in a container: docker run --pid=host, or hostPID: true",
         )
     raise TcpwatchError("/proc is not mounted", hint="mount -t proc proc /proc")
+
+
+def is_in_pid_namespace(proc: Path = _PROC) -> bool:
+    """Whether this process is in another PID namespace than the host's first one. False if that is unknown.
+
+    Walks over processes see the reader's namespace and those below it (init_seq_pidns(), kernel/bpf/task_iter.c).
+    """
+    try:
+        return (proc / "self/ns/pid").stat().st_ino != _INITIAL_PID_NAMESPACE
+    except OSError:
+        return False
+
+
+def may_enter_namespaces() -> bool:
+    """Whether this process may enter network namespaces, by entering its own again (netns_install() of Linux)."""
+    with (_PROC / "thread-self/ns/net").open("rb") as namespace:
+        return bool(ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), _CLONE_NEWNET) == 0)
 
 
 def require_bpf() -> None:

@@ -1,4 +1,4 @@
-"""Warn of processes, ports and network namespaces that a filter names and this host does not have."""
+"""Warn of processes, ports and network namespaces that a filter names and that are not there, or out of sight."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from tracer.kernel import host
 from tracer.kernel.processes import PROC, Process, pids, process_of
 from tracer.model.filters import Filter, collapsed, kernel_name
 
@@ -16,8 +17,16 @@ _MAX_PORTS = 16
 """Ports that may be process ids, by mistake: more are not typed one by one."""
 
 
+_HIDES = (
+    "this PID namespace hides processes of the host, and their connections that hang or wait "
+    "(docker run --pid=host; in a pod, hostPID: true)"
+)
+
+
 def absent(wanted: Filter, proc: Path = PROC, *, waits: bool = False) -> list[str]:
-    """A warning for each, with a command to type. Needs the privileges of tracing.
+    """A warning for each, with a command to type, and one in a PID namespace that hides processes of the host.
+
+    Needs the privileges of tracing.
 
     waits: the run goes on, so that processes that start later are found.
     """
@@ -33,7 +42,9 @@ def absent(wanted: Filter, proc: Path = PROC, *, waits: bool = False) -> list[st
         ]
     lines += _about_ports(wanted, proc)
     more = len(lines) - _MAX_LINES
-    return lines if more <= 0 else [*lines[:_MAX_LINES], f"and {more} more that --pid, --comm or --netns names"]
+    if more > 0:
+        lines[_MAX_LINES:] = [f"and {more} more that --pid, --comm or --netns names"]
+    return [_HIDES, *lines] if host.is_in_pid_namespace(proc) else lines
 
 
 def _about_process(pid: int, proc: Path) -> str:

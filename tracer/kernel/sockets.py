@@ -6,6 +6,8 @@ The iterator over TCP sockets returns those of one network namespace, but visits
 it visits each socket of the host N times (established_get_first(), net/ipv4/tcp_ipv4.c). Beyond MAX_NAMESPACES, one
 walk over the open files of all processes finds the sockets that processes hold. A namespace is then walked only
 if its own count of sockets shows that it has others, such as closing connections of a process that has ended.
+
+Without CAP_SYS_ADMIN no other namespace can be entered. Of those, the connections that processes hold are returned.
 """
 
 from __future__ import annotations
@@ -13,14 +15,14 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
 from tracer.kernel import clocks, host
+from tracer.kernel.held_records import HeldRecords
 from tracer.kernel.holders import Held, HolderFinder, holder_finder
-from tracer.kernel.layout import OFFSETS, SIZE
 from tracer.kernel.owner_names import NameFinder
 from tracer.kernel.program import syscalls
 from tracer.kernel.program.btf import KernelTypes
@@ -28,7 +30,7 @@ from tracer.kernel.program.compiler import ProgramError
 from tracer.kernel.program.loading import load
 from tracer.kernel.program.program import Program
 from tracer.kernel.program.source import SOCKETS, source_for
-from tracer.kernel.socket_records import SocketRecords, event_of, sk_of
+from tracer.kernel.socket_records import SocketRecords, event_of
 from tracer.model.errors import TcpwatchError
 from tracer.model.filters import Filter
 from tracer.model.sockets import Socket
@@ -45,8 +47,8 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 def read_sockets(wanted: Filter, say: Callable[[str], None] = lambda _: None) -> list[Socket]:
     """The connections of every network namespace with their processes, in no order: no listeners, no TIME_WAIT.
 
-    A namespace is found by a process in it or by a mount. say: takes a line for the user. Raises TcpwatchError for
-    whatever is missing on this host.
+    A namespace is found by a process in it or by a mount. say: takes a line for the user, such as one about
+    namespaces that may not be entered. Raises TcpwatchError for whatever is missing on this host.
     """
     host.require_privilege()
     hz = host.hz()
@@ -67,9 +69,14 @@ def read_sockets(wanted: Filter, say: Callable[[str], None] = lambda _: None) ->
 
     program, (link, held_link, holders) = load(source, Program, prepare, say)
     with program:
-        data = _walk(link, held_link, wanted.netns)
+        data, closed = _walk(link, held_link, wanted.netns)
         # After the sockets, so that each one is included.
         held = _holders_of_all(holders)
+    if closed:
+        say(
+            f"connections that no process holds are missing from {closed} other network namespace{'s' * (closed > 1)}"
+            ", because entering one needs CAP_SYS_ADMIN"
+        )
     chooses = wanted.of_any_connection().chooses if wanted.chooses_events else None
     return list(SocketRecords(hz, held, clocks.offset_ns(), chooses).decode(data))
 
@@ -90,20 +97,35 @@ def _held_sockets(program: Program, task_file: int | None) -> int | None:
         return None
 
 
-def _walk(link: int, held_link: int | None, only: Collection[int]) -> bytes:
-    """The records of every network namespace, or only of these inodes.
+def _walk(link: int, held_link: int | None, only: Collection[int]) -> tuple[bytes, int]:
+    """The records of every network namespace, or only of these inodes, and how many may not be entered.
 
     An iterator walks the namespace of the thread that creates it (bpf_iter_init_seq_net(), fs/proc/proc_net.c). A
     thread of its own enters them, because it cannot be used for anything else afterwards.
     """
-    walked = {inode: paths for inode, paths in namespaces().items() if not only or inode in only}
     with ThreadPoolExecutor(max_workers=1) as pool:
-        return pool.submit(_walk_each, link, held_link if len(walked) > MAX_NAMESPACES else None, walked).result()
+        return pool.submit(_walk_each, link, held_link, only).result()
 
 
-def _walk_each(link: int, held_link: int | None, walked: Mapping[int, list[str]]) -> bytes:
-    held = _Held(_read_all(held_link)) if held_link is not None else None
-    return b"".join(_read_inside(link, inode, paths, held) for inode, paths in walked.items())
+def _walk_each(link: int, held_link: int | None, only: Collection[int]) -> tuple[bytes, int]:
+    walked = {inode: paths for inode, paths in namespaces().items() if not only or inode in only}
+    held = HeldRecords(_read_all(held_link)) if held_link is not None and len(walked) > MAX_NAMESPACES else None
+    records: dict[int, bytes] = {}
+    closed = 0
+    own = own_namespace()
+    for inode in sorted(walked, key=lambda inode: inode != own):
+        try:
+            records[inode] = _read_inside(link, inode, walked[inode], held)
+        except NotPermitted:
+            if held_link is None:
+                raise
+            closed += 1
+    if closed and held_link is not None:
+        held = held or HeldRecords(_read_all(held_link))
+        for inode in held.namespaces - records.keys():
+            if not only or inode in only:
+                records[inode] = held.records(inode)
+    return b"".join(records.values()), closed
 
 
 class HeldSockets:
@@ -148,7 +170,7 @@ class HeldSockets:
 
     def read(self) -> list[Socket]:
         """Those that the filters of connections accept, whatever their process. Raises TcpwatchError."""
-        data = _Held(_read_all(self._link)).all_records()
+        data = HeldRecords(_read_all(self._link)).all_records()
         held = _holders_of_all(self._holders)
         # One without a holder was closed since.
         records = SocketRecords(self._hz, held, clocks.offset_ns(), names=self._names)
@@ -159,58 +181,11 @@ class HeldSockets:
         return self._choice.chooses(event_of(socket))
 
 
-class _Held:
-    """The records of the sockets that processes hold, by network namespace."""
-
-    def __init__(self, data: bytes) -> None:
-        self._by_netns: dict[int, dict[int, dict[int, bytes]]] = {}
-        for start in range(0, len(data), SIZE):
-            record = data[start : start + SIZE]
-            # Several processes may hold one socket. One in trouble has two records.
-            of_socket = self._by_netns.setdefault(_netns_of(record), {}).setdefault(sk_of(record), {})
-            of_socket[_type_of(record)] = record
-
-    def records(self, netns: int) -> bytes:
-        """The records of connections that the filters accept."""
-        of_sockets = self._by_netns.get(netns, {}).values()
-        return b"".join(record for each in of_sockets for number, record in each.items() if number)
-
-    def all_records(self) -> bytes:
-        """Those of every namespace."""
-        return b"".join(map(self.records, self._by_netns))
-
-    def are_all(self, netns: int) -> bool:
-        """Whether these are all sockets of the namespace, which this thread has entered, by the kernel's count."""
-        counted = _sockets_in_use()
-        return counted is not None and counted == len(self._by_netns.get(netns, {}))
+class NotPermitted(TcpwatchError):
+    """This process may not enter a network namespace (netns_install(), net/core/net_namespace.c)."""
 
 
-def _netns_of(record: bytes) -> int:
-    return int.from_bytes(record[OFFSETS["netns"] : OFFSETS["netns"] + 4], "little")
-
-
-def _type_of(record: bytes) -> int:
-    return record[OFFSETS["type"]]
-
-
-def _sockets_in_use(net: Path = Path("/proc/thread-self/net")) -> int | None:
-    """The number of TCP sockets in a hash table of this network namespace (inet_hash(), net/ipv4/inet_hashtables.c).
-
-    With listeners, without TIME_WAIT and request sockets. None if unknown.
-    """
-    count = 0
-    for file, prefix in (("sockstat", b"TCP: inuse "), ("sockstat6", b"TCP6: inuse ")):
-        try:
-            lines = (net / file).read_bytes().splitlines()
-        except OSError:
-            if file == "sockstat":
-                return None
-            continue  # a kernel without IPv6
-        count += sum(int(line.removeprefix(prefix).split()[0]) for line in lines if line.startswith(prefix))
-    return count
-
-
-def _read_inside(link: int, inode: int, paths: list[str], held: _Held | None) -> bytes:
+def _read_inside(link: int, inode: int, paths: list[str], held: HeldRecords | None) -> bytes:
     if not enter(inode, paths):
         return b""
     return held.records(inode) if held is not None and held.are_all(inode) else _read_all(link)
@@ -219,8 +194,11 @@ def _read_inside(link: int, inode: int, paths: list[str], held: _Held | None) ->
 def enter(inode: int, paths: list[str]) -> bool:
     """Move this thread into a network namespace by one of the files that lead there; False if it is gone.
 
-    Raises TcpwatchError if that is not permitted.
+    Raises NotPermitted. The namespace that the thread is in needs no capability.
     """
+    with suppress(OSError):
+        if Path("/proc/thread-self/ns/net").stat().st_ino == inode:
+            return True
     for path in paths:
         # The process may have ended, or its pid may belong to another one.
         with suppress(FileNotFoundError, ProcessLookupError):
@@ -236,9 +214,9 @@ def enter(inode: int, paths: list[str]) -> bool:
 
 def _enter(namespace: int, path: str) -> None:
     if ctypes.CDLL(None, use_errno=True).setns(namespace, _CLONE_NEWNET) != 0:
-        raise TcpwatchError(
+        raise NotPermitted(
             f"the network namespace {path} cannot be entered: {os.strerror(ctypes.get_errno())}",
-            hint="run it on the host, as root with all capabilities",
+            hint="that needs CAP_SYS_ADMIN: run it on the host, as root with all capabilities",
         )
 
 

@@ -151,6 +151,8 @@ def _failed(error: str, counts: Mapping[Answer, int]) -> str:
         return ": nothing listens there, or a firewall refuses"
     if error in ("EADDRNOTAVAIL", "ENOENT"):
         return ": this host no longer has the local address, or its network namespace"
+    if error == "EPERM":
+        return ": a firewall of this host refuses, or entering the network namespace, which needs CAP_SYS_ADMIN"
     return ", too: the host or the path is down" if counts[Answer.NO_ANSWER] else ""
 
 

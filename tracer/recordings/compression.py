@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tracer.model.errors import TcpwatchError
+from tracer.model.packages import installing
 
 _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"  # RFC 1952: deflate, no name, no time, unknown system
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
@@ -121,6 +122,6 @@ def zstandard_library(name: str) -> Any:
         import zstandard
     except ImportError:
         raise TcpwatchError(
-            f"{name} needs the Python package zstandard", hint="sudo apt-get install python3-zstandard; or use .gz"
+            f"{name} needs the Python package zstandard", hint=f"{installing('python3-zstandard')}; or use .gz"
         ) from None
     return zstandard

@@ -12,6 +12,7 @@ import tracer
 from tracer.kernel import host, privileges
 from tracer.model.dataclass import dataclass
 from tracer.model.errors import TcpwatchError
+from tracer.model.packages import installing
 from tracer.output.metrics.counting import MetricsSink
 from tracer.output.metrics.services import Places, Silences
 from tracer.output.metrics.snapshot import Snapshot
@@ -97,6 +98,8 @@ class Metrics:
             self._writer.join()
             self._writer = None
             self._write_file()
+        if self._file is not None:
+            self._file.close()
         self._stack.close()
 
     def _write_files(self) -> None:
@@ -143,5 +146,5 @@ def _require_library() -> None:
     except ImportError:
         raise TcpwatchError(
             "metrics need the Python package prometheus_client",
-            hint="sudo apt-get install python3-prometheus-client",
+            hint=installing("python3-prometheus-client"),
         ) from None

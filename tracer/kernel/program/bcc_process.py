@@ -3,7 +3,7 @@
 It runs as a file, isolated (python -I), and imports nothing of tracer. It reads one JSON object from stdin: {"text",
 "cflags"}. It writes one to stdout: {"bcc": its version}, with the compiled program if there was a text (see
 compiled.py); or {"missing"} or {"foreign"} without the right bcc, {"memory"} without enough memory, {"error"} if the
-text does not compile. The compiler's messages go to stderr.
+text does not compile, with the version, too. The compiler's messages go to stderr.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _answer(text: str, cflags: Sequence[str]) -> dict[str, Any]:
     except MemoryError:
         return {"memory": "while bcc compiled"}
     except Exception as error:
-        return {"error": str(error)}
+        return {**version, "error": str(error)}
 
 
 def _parts(bcc: Any, bpf: Any) -> dict[str, Any]:

@@ -10,11 +10,14 @@ import ctypes
 import errno
 import mmap
 import struct
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from tracer.model.dataclass import dataclass
 from tracer.model.errors import TcpwatchError
+from tracer.model.packages import installing, upgrading
 
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 _BTF_BYTES = 32 << 20  # the maximum that libbpf allocates for a kernel's types
@@ -62,7 +65,7 @@ def _unreadable() -> TcpwatchError:
         return _without_memory(str(VMLINUX))
     return TcpwatchError(
         f"{VMLINUX} cannot be read: it is damaged or newer than libbpf",
-        hint="sudo apt-get install --only-upgrade libbpf1",
+        hint=upgrading("libbpf1"),
     )
 
 
@@ -102,8 +105,8 @@ def libbpf() -> ctypes.CDLL:
             if "failed to map segment" in str(error):  # the dynamic loader's message for a lack of memory
                 raise _without_memory(name) from error
     else:
-        raise TcpwatchError("libbpf is missing", hint="sudo apt-get install python3-bpfcc")
-    lib.btf__load_vmlinux_btf.restype = ctypes.c_void_p
+        raise TcpwatchError("libbpf is missing", hint=installing("python3-bpfcc"))
+    _load_function(lib).restype = ctypes.c_void_p
     lib.btf__find_by_name_kind.argtypes = (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint32)
     lib.btf__find_by_name_kind.restype = ctypes.c_int32
     lib.btf__type_by_id.argtypes = (ctypes.c_void_p, ctypes.c_uint32)
@@ -115,6 +118,17 @@ def libbpf() -> ctypes.CDLL:
     lib.btf__free.argtypes = (ctypes.c_void_p,)
     lib.libbpf_set_print(None)
     return lib
+
+
+def _load_function(lib: ctypes.CDLL) -> Any:
+    """btf__load_vmlinux_btf(), which came with libbpf 0.5, or its predecessor of libbpf 0.0.7 (src/libbpf.map)."""
+    for name in ("btf__load_vmlinux_btf", "libbpf_find_kernel_btf"):
+        with suppress(AttributeError):
+            return getattr(lib, name)
+    raise TcpwatchError(
+        "libbpf is too old (expected 0.0.7 or newer)",
+        hint=f"{upgrading('libbpf1')}, or a newer release of the distribution",
+    )
 
 
 class KernelTypes:
@@ -133,7 +147,7 @@ class KernelTypes:
                 hint="boot a kernel built with CONFIG_DEBUG_INFO_BTF=y; every Debian and Ubuntu kernel since 2021 is",
             )
         self._lib = libbpf()
-        handle = self._lib.btf__load_vmlinux_btf()
+        handle = _load_function(self._lib)()
         # libbpf before 1.0 returns an error as a pointer into the last page.
         if not handle or handle > 2**64 - 4096:
             raise _unreadable()

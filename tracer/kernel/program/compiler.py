@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,11 +17,11 @@ from tracer.kernel.program import cache
 from tracer.kernel.program.compiled import Compiled, InvalidProgram, parse_compiled
 from tracer.kernel.program.source import Source, bpf_directory
 from tracer.model.errors import TcpwatchError
+from tracer.model.packages import installing, upgrading
 
 _PROCESS = Path(__file__).resolve().with_name("bcc_process.py")
-_GET_BCC = (
-    "sudo apt-get install python3-bpfcc, and run tcpwatch with /usr/bin/python3 (sudo scripts/install does both)"
-)
+OLDEST_BCC = (0, 18)
+"""The oldest version that was tried: of Debian 11 and Ubuntu 22.04."""
 
 MEMORY_HINT = "free -m; ulimit -v; cat /sys/fs/cgroup/memory.max"
 
@@ -112,14 +113,32 @@ def _failure(run: subprocess.CompletedProcess[str]) -> TcpwatchError:
         message = f"not enough memory to compile the program ({why['memory']})"
         return ProgramError(message, log=run.stderr, hint=MEMORY_HINT)
     if "missing" in why:
-        return TcpwatchError(f"the Python package bcc is missing ({why['missing']})", hint=_GET_BCC)
+        return TcpwatchError(f"the Python package bcc is missing ({why['missing']})", hint=_get_bcc())
     if "foreign" in why:
         return TcpwatchError(
             f"the Python package bcc in {why['foreign']} is PyPI's, which is another project",
-            hint=f"{sys.executable} -m pip uninstall bcc; {_GET_BCC}",
+            hint=f"{sys.executable} -m pip uninstall bcc; {_get_bcc()}",
         )
+    if (old := _too_old(why.get("bcc", ""))) is not None:
+        return old
     detail = next((line.strip() for line in run.stderr.splitlines() if "error:" in line), why.get("error"))
     return ProgramError(f"bcc could not compile the program: {detail}", log=run.stderr)
+
+
+def _get_bcc() -> str:
+    return f"{installing('python3-bpfcc')}, and run tcpwatch with /usr/bin/python3 (sudo scripts/install does both)"
+
+
+def _too_old(version: str) -> TcpwatchError | None:
+    """The error for a bcc that could not compile the program; None if its version is not the reason, or unknown."""
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers is None or (int(numbers[1]), int(numbers[2])) >= OLDEST_BCC:
+        return None
+    needed = ".".join(map(str, OLDEST_BCC))
+    return TcpwatchError(
+        f"bcc {version} is too old (expected {needed} or newer)",
+        hint=f"{upgrading('python3-bpfcc')}, or a newer release of the distribution",
+    )
 
 
 def _death(run: subprocess.CompletedProcess[str]) -> ProgramError:
