@@ -74,15 +74,19 @@ class Receiver:
     """Answers the first requests as the script has it, and the others with `then`."""
 
     def __init__(
-        self, *script: Behaviour, then: Behaviour = OK, port: int = 0, tls: ssl.SSLContext | None = None
+        self,
+        *script: Behaviour,
+        then: Behaviour = OK,
+        listening: socket.socket | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.requests: list[Request] = []
         self.connections = 0
         self._script, self._then, self._tls = list(script), then, tls
         self._open: list[socket.socket] = []
-        self._listening = socket.create_server(("127.0.0.1", port))
-        self.port = self._listening.getsockname()[1]
-        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        self._listening = listening or socket.create_server(("127.0.0.1", 0))
+        host, self.port = self._listening.getsockname()
+        self.url = f"{'https' if tls else 'http'}://{host}:{self.port}"
         threading.Thread(target=self._accept, daemon=True).start()
 
     def __enter__(self) -> Receiver:
@@ -134,6 +138,8 @@ def _read(stream: Any) -> Request | None:
     while (line := stream.readline().strip()) != b"":
         name, _, value = line.decode("latin-1").partition(":")
         headers[name.lower()] = value.strip()
+    if "content-length" not in headers:  # a handshake of TLS, not HTTP
+        return None
     body = stream.read(int(headers["content-length"]))
     assert first[0] == b"POST" and headers["content-encoding"] == "gzip", first
     return Request(first[1].decode(), headers, gzip.decompress(body))

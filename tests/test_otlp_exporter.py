@@ -208,7 +208,7 @@ def test_of_too_many_that_wait_the_oldest_are_dropped_and_the_rest_arrives_later
         assert time.monotonic() < deadline
         time.sleep(0.005)
     assert run.backlog.dropped["queue-full"] >= MAX_BATCH + 25 - 10 - MAX_BATCH
-    with Receiver(port=port) as receiver:
+    with Receiver(listening=socket.create_server(("127.0.0.1", port))) as receiver:
         receiver.wait_for(lambda: not run.backlog.batch())
         run.finish()
         arrived = ids(receiver.records())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from otlp_receiver import Json, Receiver, attributes_of, series_of_metrics, sile
 from prometheus import running, wait_for_line
 from watching import PATIENCE_S, both_ends
 
-from tracer.lab.namespace import wait_until
+from tracer.lab.namespace import Namespace, wait_until
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Server, embedded_client
 from tracer.model.times import parse_time
@@ -25,6 +27,7 @@ from tracer.output.otlp.log_records import ACTION, STALL_END, STALL_FOUND
 from tracer.output.otlp.names import name_of
 
 PORT = 3306
+_CLONE_NEWNET = 0x40000000
 
 
 def recorded(path: Path, **fields: Any) -> list[Json]:
@@ -135,6 +138,61 @@ def test_a_receiver_that_never_answers_costs_nothing_of_the_recording(tmp_path: 
             process.send_signal(signal.SIGINT)
     assert recorded(recording, event="stall", phase="end", outcome="ongoing")
     assert "Traceback" not in log.read_text()
+
+
+def listening_in(namespace: Namespace, host: str, port: int) -> socket.socket:
+    """A listener in that network namespace. Later, any thread may use it."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with Path("/proc/thread-self/ns/net").open() as own, Path(f"/proc/{namespace.pid}/ns/net").open() as other:
+        assert libc.setns(other.fileno(), _CLONE_NEWNET) == 0
+        try:
+            return socket.create_server((host, port))
+        finally:
+            assert libc.setns(own.fileno(), _CLONE_NEWNET) == 0
+
+
+def test_stalls_of_its_own_connection_do_not_feed_themselves(tmp_path: Path) -> None:
+    """They are recorded and exported as any other: one for each attempt at most, and none once the path is good."""
+    recording, log = tmp_path / "x.tw", tmp_path / "log"
+    impatient = (
+        "import tracer.output.otlp.exporter as e, tracer.output.otlp.retrying as r; "
+        "e.TIMEOUT_S = 3.0; e.METRICS_EVERY_S = 0.2; e.BATCH_EVERY_S = 0.1; r.MAX_S = 1.0; "
+    )
+    with (
+        Lab(ttl_s=600, retries2=15) as lab,
+        Receiver(listening=listening_in(lab.server, SERVER, PORT)) as receiver,
+    ):
+        command = lab.client.command([
+            sys.executable, "-c", f"{impatient}from tracer.cli.main import main; main()",
+            "record", "-o", recording, "--netns", both_ends(lab), "--otlp", receiver.url,
+        ])  # fmt: skip
+        with running(command, log) as process:
+            receiver.wait_for(lambda: len(receiver.requests) >= 3)
+            assert receiver.connections == 1
+            lab.drop_everything()
+            wait_until(lambda: len(ended_stalls(recording)) >= 3, PATIENCE_S, "three attempts stall")
+            lab.restore()
+            receiver.wait_for(lambda: set(exported_stalls(receiver)) >= set(ended_stalls(recording)))
+            before = len(receiver.of("/v1/metrics"))
+            receiver.wait_for(lambda: len(receiver.of("/v1/metrics")) >= before + 20)
+            attempts = 1 + len(recorded(recording, event="state", new_state="SYN_SENT"))
+            stalls = ended_stalls(recording)
+            assert len(stalls) <= attempts
+    assert set(exported_stalls(receiver)) == set(ended_stalls(recording)) == set(stalls)
+    own = recorded(recording, event="stall", phase="end", pid=process.pid)
+    assert own and {each["rport"] for each in own} == {PORT}
+    assert "dropped" not in log.read_text()
+
+
+def ended_stalls(recording: Path) -> list[str]:
+    """The ids of the stalls that have ended."""
+    return [each["id"] for each in recorded(recording, event="stall", phase="end")]
+
+
+def exported_stalls(receiver: Receiver) -> list[str]:
+    """The ids of the stalls with a log record of their end."""
+    ends = named(receiver, STALL_END)
+    return [str(attributes_of(each["attributes"])["tcpwatch.id"]) for each in ends]
 
 
 def test_a_run_without_a_receiver_ends_by_itself(tmp_path: Path) -> None:
