@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -63,15 +62,6 @@ class Run:
     @property
     def dropped(self) -> int:
         return sum(self.backlog.dropped.values())
-
-
-@pytest.fixture
-def end() -> Iterator[list[Run]]:
-    """Runs to end if the test fails."""
-    runs: list[Run] = []
-    yield runs
-    for each in runs:
-        each.exporter.close()
 
 
 def ids(records: list[Json]) -> list[str]:
@@ -251,6 +241,18 @@ def test_putting_never_waits_for_the_receiver() -> None:
         run.put(2000)
         assert time.monotonic() - began < 0.4, "less than one timeout"
         run.exporter.end()
+
+
+def test_the_thread_drops_its_capabilities_before_it_connects() -> None:
+    with Receiver() as receiver:
+        connections: list[int] = []
+        run = Exporter(
+            parse_url(receiver.url), Backlog(), resource("0.1.0", "db1"), "0.1.0", metrics=dict,
+            complain=lambda error: None, prepare=lambda: connections.append(receiver.connections),
+        )  # fmt: skip
+        run.start()
+        run.close()
+        assert connections == [0] and receiver.of(METRICS)
 
 
 def test_pauses_grow_and_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
