@@ -57,7 +57,7 @@ def test_mistakes_are_found_before_anything_starts(command: list[str], tmp_path:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         for arguments, status, message in (
-            (["--metrics-services", "9"], 2, "needs --metrics or --metrics-listen"),
+            (["--metrics-services", "9"], 2, "needs --metrics, --metrics-listen or --otlp"),
             (["--metrics-listen", "x"], 2, "invalid address 'x'"),
             (["--metrics-services", "0", "--metrics-listen", "1"], 2, "--metrics-services"),
             (["--metrics", str(tmp_path / "x.txt")], 2, "does not end in .prom"),

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,19 +102,37 @@ def test_the_template_has_the_capabilities_that_are_documented() -> None:
 
 def test_the_drop_in_for_metrics_is_understood(tmp_path: Path) -> None:
     """docs/fleet.md: what it starts is the unit's own command with --metrics, and it may write there."""
-    page = (ROOT / "docs/fleet.md").read_text()
-    drop_in = re.search(r"^```ini\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    assert drop_in is not None
-    started = re.findall(r"^ExecStart=(\S+ record .*)$", UNIT.read_text() + drop_in[1], re.MULTILINE)
-    ordinary, metered = started
-    assert metered.startswith(f"{ordinary} --metrics ")
-    given = cli.commands["record"].make_context("record", shlex.split(metered)[2:]).params
-    writable = re.search(r"^ReadWritePaths=(.*)$", drop_in[1], re.MULTILINE)
+    drop_in, given = drop_in_with("--metrics")
+    writable = re.search(r"^ReadWritePaths=(.*)$", drop_in, re.MULTILINE)
     assert writable is not None and str(given["metrics_file"].parent) == writable[1]
+    assert_verified(drop_in, tmp_path)
+
+
+def test_the_drop_in_for_opentelemetry_is_understood(tmp_path: Path) -> None:
+    """docs/fleet.md: what it starts is the unit's own command with --otlp, and it may connect."""
+    drop_in, given = drop_in_with("--otlp")
+    assert given["otlp"].url() == "http://127.0.0.1:4318"
+    assert {"PrivateNetwork=no", "RestrictAddressFamilies=AF_INET AF_INET6"} <= set(drop_in.splitlines())
+    assert "PrivateNetwork=yes" in UNIT.read_text() and "RestrictAddressFamilies=AF_UNIX" in UNIT.read_text()
+    assert_verified(drop_in, tmp_path)
+
+
+def drop_in_with(option: str) -> tuple[str, dict[str, Any]]:
+    """The drop-in of docs/fleet.md that adds this option to the unit's command, and what `record` is given there."""
+    page = (ROOT / "docs/fleet.md").read_text()
+    for drop_in in re.findall(r"^```ini\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+        ordinary, other = re.findall(r"^ExecStart=(\S+ record .*)$", UNIT.read_text() + drop_in, re.MULTILINE)
+        if other.startswith(f"{ordinary} {option} "):
+            return drop_in, cli.commands["record"].make_context("record", shlex.split(other)[2:]).params
+    raise AssertionError(option)
+
+
+def assert_verified(drop_in: str, tmp_path: Path) -> None:
+    """systemd accepts the unit with the drop-in."""
     installed = tmp_path / "tcpwatch.service"
     installed.write_text(UNIT.read_text().replace("/usr/local/bin/tcpwatch", "/bin/true"))
     (tmp_path / "tcpwatch.service.d").mkdir()
     (tmp_path / "tcpwatch.service.d" / "override.conf").write_text(
-        drop_in[1].replace("/usr/local/bin/tcpwatch", "/bin/true")
+        drop_in.replace("/usr/local/bin/tcpwatch", "/bin/true")
     )
     assert verify(installed) == (0, [])

@@ -15,6 +15,7 @@ from types import TracebackType
 
 from tracer.model.errors import TcpwatchError
 from tracer.model.packages import from_pypi, installing
+from tracer.model.secrets import without_secrets
 
 DEBUG = "TCPWATCH_DEBUG"
 """The environment variable that prints tracebacks."""
@@ -76,7 +77,7 @@ def explain(error: BaseException, arguments: Sequence[str] = ()) -> TcpwatchErro
     if isinstance(error, OSError) and error.errno in _LIMITS:
         return TcpwatchError(f"{_named(error)} ({_place(error)})", hint=_LIMITS[error.errno])
     what = _named(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}".removesuffix(": ")
-    command = shlex.join(["tcpwatch", *arguments])
+    command = shlex.join(["tcpwatch", *without_secrets(arguments)])
     return TcpwatchError(
         f"{what} ({_place(error)}); this is a bug in tcpwatch",
         hint=f"please report it with the output of: sudo {DEBUG}=1 {command}",

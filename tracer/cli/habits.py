@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import click
 
 from tracer.cli.expressions import WORDS, NotTranslatable, filters_of, is_address
+from tracer.model.secrets import without_secrets
 
 _WITHOUT_ROOT = frozenset({"replay", "report", "help", "completion"})
 _SYNONYMS = {
@@ -39,7 +40,7 @@ _OF_ROTATION = {"G": ("--rotate-every", "{}s"), "C": ("--rotate-size", "{}M"), "
 def suggestion(group: click.Group, arguments: Sequence[str]) -> str | None:
     """The line to type instead. None if the arguments cannot be understood."""
     try:
-        return _Line(group, arguments).text()
+        return _Line(group, without_secrets(arguments)).text()
     except NotTranslatable:
         return None
 

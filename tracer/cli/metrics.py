@@ -1,4 +1,4 @@
-"""The options for metrics, of `tcpwatch` and of `tcpwatch record`."""
+"""The options for metrics and their export, of `tcpwatch` and of `tcpwatch record`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tracer.cli.options import Command
+from tracer.cli.otlp import OTLP_OPTIONS, wanted_endpoint
 from tracer.cli.quantities import is_number, shortened
 from tracer.cli.types import Parsed
 from tracer.model.errors import UsageError
@@ -63,6 +64,7 @@ _OPTIONS = (
         type=click.IntRange(1, MAX_SERVICES),
         help='Give at most N services series of their own; the rest is service="other".',
     ),
+    *OTLP_OPTIONS,
 )  # fmt: skip
 
 
@@ -77,14 +79,16 @@ def wanted_metrics(options: dict[str, Any]) -> WantedMetrics | None:
     """Remove the options from those of a command. None if no metrics are wanted."""
     file, address = options.pop("metrics_file"), options.pop("metrics_listen")
     services = options.pop("metrics_services")
+    endpoint = wanted_endpoint(options)
     context = click.get_current_context(silent=True)
-    if file is None and address is None:
+    if file is None and address is None and endpoint is None:
         given = click.core.ParameterSource.COMMANDLINE
         if context is not None and context.get_parameter_source("metrics_services") is given:
             raise UsageError(
-                "--metrics-services needs --metrics or --metrics-listen", hint="--metrics-listen 127.0.0.1:9718"
+                "--metrics-services needs --metrics, --metrics-listen or --otlp",
+                hint="--metrics-listen 127.0.0.1:9718",
             )
         return None
     from tracer.run.metrics import WantedMetrics
 
-    return WantedMetrics(file, address, services)
+    return WantedMetrics(file, address, services, endpoint)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tracer.kernel.wire import text
+from tracer.model.secrets import without_secrets
 
 PROC = Path("/proc")
 COMM_BYTES = 15
@@ -51,11 +52,15 @@ def process_named(pid: int, comm: bytes, proc: Path = PROC) -> Process:
 
 
 def command_line(pid: int, proc: Path = PROC) -> str:
-    """The arguments of a process that runs now, with blanks between them; empty once it has ended."""
+    """The arguments of a process that runs now, with blanks between them; empty once it has ended.
+
+    Those of tcpwatch itself are without secrets.
+    """
     try:
-        return text((proc / str(pid) / "cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" "))
+        arguments = (proc / str(pid) / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
     except OSError:
         return ""
+    return " ".join(without_secrets(map(text, arguments)))
 
 
 @lru_cache(maxsize=4096)

@@ -23,7 +23,7 @@ from tracer.model.filters import Filter
 from tracer.model.kinds import Kind
 from tracer.model.times import format_time
 from tracer.output.background_writer import BackgroundWriter, Stream
-from tracer.output.messages import say
+from tracer.output.messages import complain, say
 from tracer.output.sink import Sink
 from tracer.recordings.header import Header, describe_filter
 from tracer.run import summary, systemd
@@ -131,7 +131,8 @@ def _trace(
         # Beside live output, a recording that fails ends alone. Without, its failure ends the run.
         isolated = _isolated_recording(writer) if writer is not None and output is not None else None
         recorder = isolated if isolated is not None else writer
-        sinks: list[Sink] = [sink for sink in (recorder, output) if sink is not None]
+        exported = metrics.sinks if metrics is not None else ()
+        sinks: list[Sink] = [sink for sink in (recorder, *exported, output) if sink is not None]
         is_complete = False
         try:
             stop.start_clock()
@@ -148,11 +149,15 @@ def _trace(
                     observer.close()
                 if recorder is not None:  # before the wait for a reader of standard output
                     recorder.close()
+                if metrics is not None:
+                    metrics.end()
             if output is not None:
                 output.close()
         finally:
             left_out = shown.left_out if shown is not None else 0
             _say_summary(source, wanted, totals, time.monotonic() - began, left_out, is_complete=is_complete)
+            for line in metrics.summary() if metrics is not None else ():
+                say(line)
             say(summary.cost(host.cpu_seconds() - used, time.monotonic() - began, host.memory_bytes()))
     for probe in source.attached:
         if probe.status == "missing":
@@ -168,10 +173,10 @@ def _trace(
 
 
 def _metrics(wanted: WantedMetrics) -> Metrics:
-    """The metrics, with the library that only they need. Raises TcpwatchError."""
+    """The metrics, with the libraries that only they need. Raises TcpwatchError."""
     from tracer.run.metrics import Metrics
 
-    return Metrics(wanted, say)
+    return Metrics(wanted, say, complain)
 
 
 def _actions(stack: ExitStack, tracing: Tracing) -> Actions | None:

@@ -1,7 +1,7 @@
 """Source → filter → stall tracker → sinks: the path that live tracing and replay share.
 
 hook → ring buffer → LiveSource ─┐
-file → RecordingReader ──────────┴→ Event → filter → StallTracker → text | JSON lines | recording | metrics
+file → RecordingReader ──────────┴→ Event → filter → StallTracker → text | JSON lines | recording | metrics | OTLP
 """
 
 from __future__ import annotations

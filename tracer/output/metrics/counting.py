@@ -38,7 +38,8 @@ class MetricsSink:
     """Counts events. `latest` is the newest snapshot; any thread may read it.
 
     silences: the stall tracker's idle timeouts. min_idle_ms: the tracker's. hooks: whether each is attached.
-    sees_resumes: received segments are traced. It has to get every event of the connections that are traced.
+    sees_resumes: received segments are traced. unexported: counts the log records that the OTLP receiver did not get,
+    by reason; None without one. It has to get every event of the connections that are traced.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class MetricsSink:
         version: str,
         kernel: str,
         sees_resumes: bool = True,
+        unexported: Callable[[], Mapping[str, int]] | None = None,
     ) -> None:
         self._silences = silences
         self._hooks = dict(hooks)
@@ -64,6 +66,7 @@ class MetricsSink:
         self._segments = Counter(dict.fromkeys(SEGMENT_KINDS, 0))
         self._keepalives = 0
         self._sees_resumes = sees_resumes
+        self._unexported = unexported
         self._at_risk: dict[str, Label] = {}  # by socket
         self._rules: dict[str, Callable[[Event], None]] = {
             Kind.STALL.value: self._stall,
@@ -181,4 +184,5 @@ class MetricsSink:
             survived_s={label: ms / 1000 for label, ms in survived_ms.items()},
             fatal_s={label: ms / 1000 for label, ms in fatal_ms.items()},
             at_risk=at_risk if self._sees_resumes else None,
+            unexported=self._unexported() if self._unexported is not None else None,
         )

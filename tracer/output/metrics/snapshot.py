@@ -34,6 +34,7 @@ class Snapshot:
     """The values. Times in seconds; gives_up_s is Unix time.
 
     at_risk: None where it is not known, because received segments are not traced. hooks: whether each is attached.
+    unexported: log records that the OTLP receiver did not get, by reason; None without a receiver.
     """
 
     version: str
@@ -50,3 +51,4 @@ class Snapshot:
     survived_s: Mapping[Label, float]
     fatal_s: Mapping[Label, float]
     at_risk: Mapping[Label, int] | None
+    unexported: Mapping[str, int] | None
