@@ -101,7 +101,7 @@ def body_of(event: Event) -> str:
 
 
 def _explains_itself(stall: Event) -> bool:
-    """Whether the outcome leaves nothing to guess: nothing was missing but a reply, and it came; or all is a guess."""
+    """Whether the meaning of the verdict would say nothing more: the reply came, or the outcome is a guess itself."""
     verdict = Verdict.of(stall.verdict)
     is_reply = verdict is not None and verdict.subject is Subject.REPLY
     return stall.outcome == Outcome.PRESUMED or (is_reply and stall.outcome == Outcome.RECOVERED)
