@@ -153,6 +153,19 @@ def test_which_events_have_a_log_record() -> None:
     assert [each.name for each in taken(answered, started_ns=START)] == [STALL_END]
 
 
+def test_the_body_of_an_end_is_in_the_past() -> None:
+    answered = [waiting(), heard(600, silent_ms=180_000, unacked_bytes=0)]
+    [end] = taken(answered, started_ns=START)
+    assert plain(log_record(end)["body"]) == (
+        "unanswered: - 10.66.1.2:33356 → 10.66.2.2:3306: Waited for the reply to a request. Answered after 3m01s."
+    )
+    closed = event(
+        "stall", phase="end", id="1", verdict="zero-window", outcome="recovered", retransmits=3, duration_ms=14_000
+    )
+    [record] = exported([closed])
+    assert "The peer's window was closed: 3 probes. Answered after 14.0s." in plain(record["body"])
+
+
 @pytest.mark.parametrize(
     ("fields", "severity", "error"),
     [

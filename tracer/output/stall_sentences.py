@@ -33,11 +33,14 @@ def what_happened(stall: Event, utc_offset_s: int) -> str:
 
 
 def _reply(stall: Event, since: str) -> str:
+    if stall.phase == "end":
+        return "Waited for the reply to a request."
     return f"A request was sent{since or ' just now'} and acknowledged, but no reply has come."
 
 
 def _window(stall: Event, since: str) -> str:
-    closed = f"has been closed{since}" if since else "is closed"
+    is_closed = "was closed" if stall.phase == "end" else "is closed"
+    closed = f"has been closed{since}" if since else is_closed
     unanswered = f", the last {stall.probes_out:,} unanswered" if stall.probes_out else ""
     return f"The peer's window {closed}: {_counted(stall, 'probe')}{unanswered}{_waiting(stall)}."
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tracer.analysis.incidents import began_ns
 from tracer.analysis.outcomes import Outcome
-from tracer.analysis.verdicts import Verdict
+from tracer.analysis.verdicts import Subject, Verdict
 from tracer.model.events import Event
 from tracer.model.kinds import Kind
 from tracer.output.format import endpoint, owner, safe
@@ -93,8 +93,15 @@ def body_of(event: Event) -> str:
     sentences = [what_happened(event, 0)]
     if event.phase == "end":
         sentences.append(how_it_ended(event))
-    if event.outcome != Outcome.PRESUMED:
+    if not _explains_itself(event):
         sentences += what_it_means(event)
     if event.phase != "end":
         sentences += [when_it_ends(event, 0, to_seconds=True), "Times of day are in UTC."]
     return f"{safe(event.verdict or '?')}: {who}: {' '.join(filter(None, sentences))}"
+
+
+def _explains_itself(stall: Event) -> bool:
+    """Whether the meaning of the verdict would say nothing more: the reply came, or the outcome is a guess itself."""
+    verdict = Verdict.of(stall.verdict)
+    is_reply = verdict is not None and verdict.subject is Subject.REPLY
+    return stall.outcome == Outcome.PRESUMED or (is_reply and stall.outcome == Outcome.RECOVERED)
