@@ -10,7 +10,6 @@ from tracer.analysis.middleboxes import matching
 from tracer.analysis.silence_marks import ServiceMarks, SilenceMarks
 from tracer.model.dataclass import dataclass
 from tracer.model.durations import setting
-from tracer.model.window import Window
 from tracer.output.format import local_time
 from tracer.output.idle_timeouts import range_in_words
 from tracer.output.report_blocks import Advice, Section
@@ -69,10 +68,8 @@ class Contents:
         return len({self.when(each)[0] for each in instants if each is not None}) > 1
 
 
-def contents_of(
-    data: ReportData, timeline: Timeline, marks: SilenceMarks, unfollowed: int, window: Window
-) -> Contents:
-    """The contents of the page. unfollowed: stalls that could not be followed. window: of --since and --until."""
+def contents_of(data: ReportData, timeline: Timeline, marks: SilenceMarks, unfollowed: int) -> Contents:
+    """The contents of the page. unfollowed: stalls that could not be followed."""
     incidents = data.incidents.heaviest()
     services = [service for service, _ in data.by_weight()]
     outcomes: Counter[str] = Counter()
@@ -85,7 +82,7 @@ def contents_of(
         utc_offset_s=data.utc_offset_s,
         stalls=data.stalls,
         outcomes=outcomes,
-        summary=summary_section(data, incidents, window),
+        summary=summary_section(data, incidents),
         diagnosis=None if data.first_ns is None else diagnosis_section(data, incidents),
         left_out=list(left_out(data, unfollowed)),
         services=[
