@@ -65,10 +65,10 @@ def _headline(data: ReportData) -> Inline:
 
 
 def _compact(data: ReportData) -> str:
-    which = "Some files were recorded with" if data.has_whole else "Recorded with"
+    where = " of some files" if data.has_whole else ""
     return (
-        f"{which} --compact: single retransmissions, probes, resets, errors and state changes were left out, and "
-        "survived silences that were not the longest of their service."
+        f"Left out{where} by record --compact: single retransmissions, probes, resets, errors, state changes, and "
+        "shorter silences."
     )
 
 
