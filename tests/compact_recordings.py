@@ -37,16 +37,13 @@ def compact_header(full: Header) -> Header:
     return replace(full, compact=True, filters={**full.filters, **kinds})
 
 
-def record_both(
-    directory: Path, events: Iterable[Event], suffix: str = "", head: Header | None = None, wanted: Filter = Filter()
-) -> Pair:
+def record_both(directory: Path, events: Iterable[Event], suffix: str = "", head: Header | None = None) -> Pair:
     """Trace these events, and write both recordings."""
-    full_header = head or header(wanted)
+    full_header, wanted = head or header(), Filter()
     pair = Pair(directory / f"full.tw{suffix}", directory / f"compact.tw{suffix}")
-    min_idle_ms = wanted.min_idle_ms or MIN_IDLE_MS
-    tracker = StallTracker(hz=full_header.hz or 250, min_idle_ms=min_idle_ms, own_netns=full_header.netns)
+    tracker = StallTracker(hz=full_header.hz or 250, own_netns=full_header.netns)
     full = RecordingWriter(pair.full, full_header)
-    compact = Compact(RecordingWriter(pair.compact, compact_header(full_header)), min_idle_ms)
+    compact = Compact(RecordingWriter(pair.compact, compact_header(full_header)), MIN_IDLE_MS)
     in_order = sorted(events, key=lambda each: each.ktime_ns)
     totals = Totals()
     run([Batch([each], each.ktime_ns) for each in in_order], wanted, tracker, [full, compact], totals)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from builders import event
-from compact_recordings import Report, comparable, compact_header, raw_events, record_both
+from compact_recordings import Report, compact_header, comparable, raw_events, record_both
 from recording_files import header, read
 from stall_events import OWNED, a_night, close, freeze, heard, probe, reset, rtx, waiting
 

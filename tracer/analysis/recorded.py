@@ -93,7 +93,7 @@ class RecordedStalls:
         return []
 
     def finish(self, until_ns: int, most: int | None = None) -> list[Event]:
-        """The stalls that are open then end as `ongoing`, and what nothing has revoked counts. most: stalls to end."""
+        """The stalls that are open then end as `ongoing`, and what nothing revoked counts. most: stalls to end."""
         ended = self._open.finish(until_ns, most)
         for end in ended:
             self._learn(end.stall, is_uncertain=end.is_uncertain)
