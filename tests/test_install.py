@@ -382,7 +382,7 @@ def test_the_unit_is_stopped_before_it_is_removed_and_restarted_after_an_upgrade
     script = (
         f'set -e; S=\'{tree}/scripts/install\'; C=\'{calls}\'; "$S"; : >"$C"; "$S"; cat "$C"; echo ---; : >"$C"\n'
         'echo "[Service]" >/etc/systemd/system/tcpwatch.service.d/override.conf; echo x >/var/log/tcpwatch/x.tw.gz\n'
-        'mkdir /var/log/tcpwatch-compact; echo x >/var/log/tcpwatch-compact/x.tw.gz\n'
+        "mkdir /var/log/tcpwatch-compact; echo x >/var/log/tcpwatch-compact/x.tw.gz\n"
         '"$S" --remove; cat "$C"; echo ---; find /opt /usr/local /etc/systemd /var/log -type f'
     )
     done = run("bash", "-c", script, before=before)
