@@ -25,6 +25,8 @@ _PYTEST = (
     "--ignore", "tests/test_completion.py",
     "--ignore", "tests/test_fleet_files.py",
     "--ignore", "tests/test_docs_examples.py",
+    # Debian has no package of DuckDB.
+    "--ignore", "tests/test_fleet_sql.py",
     "--deselect", "tests/test_metrics.py::test_promtool_accepts_them",
     "--deselect", "tests/test_docs.py::test_the_manual_page_is_laid_out_without_a_warning",
     "--deselect", "tests/test_packaging.py::test_recordings_are_read_where_only_pip_installs",
