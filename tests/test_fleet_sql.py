@@ -145,7 +145,7 @@ def only(sample: str, directory: Path, files: list[Path]) -> Path:
 
 @pytest.mark.parametrize("suffix", ["", ".gz", ".zst"])
 def test_a_file_without_its_end(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """DuckDB reads the beginning of a text and of a .zst. A .gz needs its end, which the page's command makes."""
+    """DuckDB reads what precedes it. Version 2 wants the end of a .gz, which the page's command makes."""
     text = only("everything", tmp_path, fleet(tmp_path, "", is_compact=True))
     file = text.with_name(f"{text.name}{suffix}")
     compressor = compressor_for(file)
@@ -153,7 +153,7 @@ def test_a_file_without_its_end(suffix: str, tmp_path: Path, capsys: pytest.Capt
     text.unlink()
     file.write_bytes(data)
     report = reported([file], capsys)
-    if suffix == ".gz":
+    if suffix == ".gz" and not duckdb.__version__.startswith("1."):
         with pytest.raises(duckdb.Error, match=file.name):
             Database(tmp_path)
         command = "zcat stalls.tw.gz | gzip >whole.tw.gz"

@@ -33,4 +33,4 @@ class Kind(str, Enum):
 EVENTS = tuple(kind.value for kind in Kind)
 """The kinds that this version knows. The reader skips and counts others."""
 COMPACT = (Kind.FOUND, Kind.RESUME, Kind.ACTION, Kind.STALL, Kind.COUNTERS, Kind.LOST)
-"""The kinds of which a compact recording has events."""
+"""The kinds of event in a compact recording."""
