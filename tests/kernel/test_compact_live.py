@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterable
@@ -10,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from watching import PATIENCE_S, Start, both_ends
+from watching import PATIENCE_S, ROOT, Start, both_ends
 
 from tracer.cli import main
 from tracer.lab.namespace import wait_until
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Server, embedded_client
+from tracer.model.kinds import COMPACT
+from tracer.recordings.reader import RecordingReader
 from tracer.run import replay
 
 PORT = 3306
@@ -57,11 +61,12 @@ def _stalls_and_services(records: Iterable[dict[str, Any]]) -> list[dict[str, An
 def test_a_compact_recording_reports_what_a_full_one_does(
     watch: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    full, compact = tmp_path / "full.tw", tmp_path / "compact.tw"
+    full = tmp_path / "full.tw"
+    rotated = ["--compact", "--rotate-every", "3s"]
     with Lab(ttl_s=4, retries2=4) as lab, Server(lab.server, SERVER, PORT):
         tracing = [
             watch("record", "-o", file, "--netns", both_ends(lab), *more, text=True, prelude=_IDLE_IS_SHORT)
-            for file, more in ((full, []), (compact, ["--compact"]))
+            for file, more in ((full, []), (tmp_path / "compact.tw", rotated))
         ]
         with embedded_client(lab.client, SERVER, PORT) as a, embedded_client(lab.client, SERVER, PORT) as b:
             a.ask("query")
@@ -78,8 +83,10 @@ def test_a_compact_recording_reports_what_a_full_one_does(
 
     monkeypatch.setattr(replay, "MIN_IDLE_MS", IDLE_MS)
     reports = []
-    for file in (full, compact):
-        assert main.run(["report", "--json", str(file)]) == 0
+    compact = sorted(tmp_path.glob("compact-*.tw"))
+    assert len(compact) > 1, "a stall that begins in one file and ends in the next is one stall"
+    for files in ([full], compact):
+        assert main.run(["report", "--json", *map(str, files)]) == 0
         reports.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
     of_full, of_compact = map(_stalls_and_services, reports)
     assert [each.keys() for each in of_compact] == [each.keys() for each in of_full]
@@ -93,4 +100,24 @@ def test_a_compact_recording_reports_what_a_full_one_does(
     summaries = [each[-1] for each in reports]
     assert summaries[1]["counted"] == summaries[0]["counted"] and summaries[1]["seen"] == summaries[0]["seen"]
     assert summaries[1]["seen"]["retrans_segs"] >= 8
-    assert compact.stat().st_size * 20 < full.stat().st_size
+    assert sum(file.stat().st_size for file in compact) * 20 < full.stat().st_size
+
+
+@pytest.mark.parametrize("arguments", [["record", "-o", "-"], ["-w", "FIFO"], ["-w", "compact.tw.zst"]])
+def test_it_goes_wherever_a_recording_goes(arguments: list[str], tmp_path: Path) -> None:
+    """To standard output, to a FIFO and to a file beside the live view; each is read as what it is."""
+    made = tmp_path / "made.tw"
+    os.mkfifo(tmp_path / "FIFO")
+    command = [sys.executable, "-m", "tracer", *arguments, "--compact", "--port", "1", "--duration", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with made.open("wb") as output, subprocess.Popen(["cat", "FIFO"], cwd=tmp_path, stdout=output) as reader:
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=True)
+        if "FIFO" not in arguments:
+            reader.terminate()
+    if "record" in arguments:
+        made.write_bytes(done.stdout)
+    elif "FIFO" not in arguments:
+        made = tmp_path / arguments[-1]
+    with RecordingReader(made, lambda _: None) as recording:
+        assert recording.header.compact
+        assert {event.event for batch in recording for event in batch.events} <= set(COMPACT)
