@@ -75,11 +75,11 @@ def test_a_compact_recording_reports_what_a_full_one_does(
             a.ask("query")
             wait_until(lambda: not lab.sessions(PORT), PATIENCE_S, "the firewall forgets")
             a.send("query")
+            lab.client.run(sys.executable, "-c", _CHATTER)  # a moment: both processes see a end first
             b.send("query")
-            lab.client.run(sys.executable, "-c", _CHATTER)
             wait_until(lambda: a.answered() and b.answered(), PATIENCE_S, "the kernel gives up")
-        for each in tracing:
-            each.stop()
+            for each in tracing:  # while both clients are there, so that either sees who they are
+                each.stop()
 
     monkeypatch.setattr(replay, "MIN_IDLE_MS", IDLE_MS)
     reports = []
