@@ -192,10 +192,14 @@ def test_the_report_says_what_it_lacks(form: list[str], tmp_path: Path, capsys: 
 
 
 def test_the_page_says_what_it_lacks(tmp_path: Path) -> None:
-    pair = record_both(tmp_path, a_night())
-    page = tmp_path / "page.html"
-    assert main.run(["report", str(pair.compact), "--html", str(page)]) == 0
-    assert "--compact" in page.read_text()
+    shorter = [heard(at, silent_ms=50 * MINUTE_MS, sock=f"{at}", unacked_bytes=0) for at in range(1, 6)]
+    pair = record_both(tmp_path, [*a_night(), *shorter])
+    pages = []
+    for file in pair:
+        assert main.run(["report", str(file), "--html", str(file.with_suffix(".html"))]) == 0
+        pages.append(file.with_suffix(".html").read_text())
+    assert "6 survived" in pages[0] and "--compact" not in pages[0]
+    assert "at least 1 survived" in pages[1] and "--compact" in pages[1]
 
 
 def test_a_quiet_recording_shows_that_nothing_stalled(

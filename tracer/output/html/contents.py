@@ -25,11 +25,15 @@ MAX_SERVICES = 24
 
 @dataclass(frozen=True, slots=True)
 class ServiceContents:
-    """One service: its silences, sentences about their range, and what to change."""
+    """One service: its silences, sentences about their range, and what to change.
+
+    has_all_silences: False where a compact recording left shorter ones out.
+    """
 
     name: str
     range: IdleTimeoutRange
     marks: ServiceMarks
+    has_all_silences: bool
     sentences: list[str]
     advice: list[Advice]
 
@@ -90,6 +94,7 @@ def contents_of(data: ReportData, timeline: Timeline, marks: SilenceMarks, unfol
                 name=service_name(service),
                 range=data.idle_timeouts.range_of(service),
                 marks=marks.marks_of(service),
+                has_all_silences=not data.has_compact,
                 sentences=[*range_in_words(data.idle_timeouts.range_of(service)), *_defaults(data, service)],
                 advice=advice_blocks(data.advice_of(service)),
             )
