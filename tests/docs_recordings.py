@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from builders import event
+from compact_recordings import record_both
 from incident_recordings import others
 from recording_files import header, record
 from stall_events import LOSS_PROBE_MS, OWNED, a_night, close, freeze, heard, waiting
@@ -13,6 +14,8 @@ from stall_events import LOSS_PROBE_MS, OWNED, a_night, close, freeze, heard, wa
 from tracer.model.events import Event
 
 POOL = 40
+COMPACT = "fleet/web-a/stalls-20270115T020000.123Z.tw.gz"
+"""A compact recording, below the directory that stands for /srv/tcpwatch."""
 NAMES = ("night.tw.gz", "x.tw.gz", "now.tw", "log/record-20270115T020000.123Z.tw.gz")
 """The files, below one directory. `log` stands for /var/log/tcpwatch."""
 QUIET = "ci.tw.gz"
@@ -20,13 +23,16 @@ QUIET = "ci.tw.gz"
 
 
 def write_recordings(directory: Path) -> None:
-    """Write QUIET, and each of NAMES: dead connections to four services, and stalls of other kinds."""
+    """Write QUIET, COMPACT, and each of NAMES: dead connections to four services, and stalls of other kinds."""
     request = waiting(-300, asked_ms=81_040, sock="asked", lport=50_010, raddr="10.77.2.8", rport=5672, **OWNED)
     end = event("state", 310, old_state="ESTABLISHED", new_state="CLOSE", state="CLOSE", sock="healthy")
     for name in NAMES:
         path = directory / name
         path.parent.mkdir(exist_ok=True)
         record(path, [*a_night(), *hour(), *others(), request, end], header(host="web-a"))
+    (directory / COMPACT).parent.mkdir(parents=True)
+    record_both(directory, a_night(), ".gz", header(host="web-a")).compact.rename(directory / COMPACT)
+    (directory / "full.tw.gz").unlink()
     record(directory / QUIET, [event("state", at, old_state="ESTABLISHED", new_state="CLOSE") for at in range(3)])
 
 

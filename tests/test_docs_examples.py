@@ -51,7 +51,7 @@ def typed(command: str, directory: Path) -> subprocess.CompletedProcess[str]:
         **os.environ, "PATH": path, "TCPWATCH_PYTHON": sys.executable, "PYTHONPATH": str(ROOT), "COLUMNS": "100",
     }  # fmt: skip
     return subprocess.run(
-        ["bash", "-c", command.replace("/var/log/tcpwatch", "log")],
+        ["bash", "-c", command.replace("/var/log/tcpwatch", "log").replace("/srv/tcpwatch", "fleet")],
         cwd=directory, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
 

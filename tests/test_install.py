@@ -382,26 +382,30 @@ def test_the_unit_is_stopped_before_it_is_removed_and_restarted_after_an_upgrade
     script = (
         f'set -e; S=\'{tree}/scripts/install\'; C=\'{calls}\'; "$S"; : >"$C"; "$S"; cat "$C"; echo ---; : >"$C"\n'
         'echo "[Service]" >/etc/systemd/system/tcpwatch.service.d/override.conf; echo x >/var/log/tcpwatch/x.tw.gz\n'
+        "mkdir /var/log/tcpwatch-compact; echo x >/var/log/tcpwatch-compact/x.tw.gz\n"
         '"$S" --remove; cat "$C"; echo ---; find /opt /usr/local /etc/systemd /var/log -type f'
     )
     done = run("bash", "-c", script, before=before)
     assert done.returncode == 0, done.stderr
     upgraded, removed, left = done.stdout.split("---\n")
-    units = ("tcpwatch.service", "tcpwatch-protect@*.service")
+    units = ("tcpwatch.service", "tcpwatch-compact.service", "tcpwatch-protect@*.service")
     restarts = [f"try-restart {unit} with" for unit in units]
     looks = [f"--quiet is-active {unit} with" for unit in units]
     asked = [line for pair in zip(looks, restarts) for line in pair] if runs else looks
     assert upgraded.splitlines() == ["daemon-reload with", *asked]
     assert removed.splitlines() == [
         looks[0], "disable --now tcpwatch.service with",
-        looks[1], "stop tcpwatch-protect@*.service with", "disable tcpwatch-protect@.service with",
+        looks[1], "disable --now tcpwatch-compact.service with",
+        looks[2], "stop tcpwatch-protect@*.service with", "disable tcpwatch-protect@.service with",
         "daemon-reload without",
     ]  # fmt: skip
     assert ("restarted tcpwatch.service: it records into a new file" in done.stderr) == runs
     assert ("tcpwatch: stopped and disabled tcpwatch.service" in done.stderr) == runs
-    assert left.split() == ["/etc/systemd/system/tcpwatch.service.d/override.conf", "/var/log/tcpwatch/x.tw.gz"]
+    kept = ["/var/log/tcpwatch-compact/x.tw.gz", "/var/log/tcpwatch/x.tw.gz"]
+    assert sorted(left.split()) == ["/etc/systemd/system/tcpwatch.service.d/override.conf", *kept]
     assert "left /etc/systemd/system/tcpwatch.service.d, which is yours" in done.stderr
-    assert "left the recordings in /var/log/tcpwatch" in done.stderr
+    assert "left the recordings in /var/log/tcpwatch\n" in done.stderr
+    assert "left the recordings in /var/log/tcpwatch-compact\n" in done.stderr
 
 
 @needs_root

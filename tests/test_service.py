@@ -18,8 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 UNIT = ROOT / "scripts/tcpwatch.service"
 
 
+COMPACT = ROOT / "scripts/tcpwatch-compact.service"
 PROTECT = ROOT / "scripts/tcpwatch-protect@.service"
-UNITS = pytest.mark.parametrize("source", [UNIT, PROTECT], ids=lambda path: path.name)
+UNITS = pytest.mark.parametrize("source", [UNIT, COMPACT, PROTECT], ids=lambda path: path.name)
 
 
 @pytest.fixture
@@ -72,13 +73,24 @@ def test_it_has_the_capabilities_that_are_documented() -> None:
     assert "LimitMEMLOCK=infinity" in UNIT.read_text(), "in place of CAP_SYS_RESOURCE"
 
 
-def test_it_does_not_fill_the_disk() -> None:
+@pytest.mark.parametrize(("source", "most", "is_compact"), [(UNIT, 10 << 30, False), (COMPACT, 500 << 20, True)])
+def test_it_does_not_fill_the_disk(source: Path, most: int, is_compact: bool) -> None:
     """The command is one that is understood, and bounds what it keeps."""
-    started = re.search(r"^ExecStart=\S+ record (.*)$", UNIT.read_text(), re.MULTILINE)
+    started = re.search(r"^ExecStart=\S+ record (.*)$", source.read_text(), re.MULTILINE)
     assert started is not None
     given = cli.commands["record"].make_context("record", shlex.split(started[1])).params
-    assert given["keep_size"] == 10 << 30
+    assert (given["keep_size"], given["is_compact"]) == (most, is_compact)
     rotation_of(given["rotate_size"], given["rotate_every"], given["keep"], given["keep_size"])
+    assert f"LogsDirectory={given['recording'].parent.name}" in source.read_text().splitlines()
+
+
+def test_the_two_recorders_are_confined_alike() -> None:
+    """They differ in what they record, and where: a report of one directory counts no stall twice."""
+    own = ("Description=", "ExecStart=", "LogsDirectory=", "#")
+    settings = [
+        [line for line in source.read_text().splitlines() if not line.startswith(own)] for source in (UNIT, COMPACT)
+    ]
+    assert settings[0] == settings[1]
 
 
 def test_the_example_of_the_template_is_understood() -> None:

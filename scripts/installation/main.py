@@ -76,8 +76,9 @@ def remove(tree: Path, places: Places) -> None:
     for path in (*(path for each in unit.UNITS for path in each.overrides(places)), places.settings):
         if os.path.lexists(path):
             _say(f"left {path}, which is yours")
-    if places.recordings.is_dir() and any(places.recordings.iterdir()):
-        _say(f"left the recordings in {places.recordings}")
+    for directory in places.recordings:
+        if directory.is_dir() and any(directory.iterdir()):
+            _say(f"left the recordings in {directory}")
 
 
 def _take_away(places: Places, edited: Sequence[unit.Unit]) -> Iterator[Path]:

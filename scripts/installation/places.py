@@ -59,9 +59,9 @@ class Places:
         return self.root / "var/cache/tcpwatch"
 
     @property
-    def recordings(self) -> Path:
-        """The recordings of the unit. They are never removed."""
-        return self.root / "var/log/tcpwatch"
+    def recordings(self) -> tuple[Path, ...]:
+        """The directories with the recordings of the units. They are never removed."""
+        return self.root / "var/log/tcpwatch", self.root / "var/log/tcpwatch-compact"
 
     @property
     def admin_units(self) -> Path:

@@ -68,6 +68,7 @@ class Unit:
 
 UNITS = (
     Unit("tcpwatch.service", "tcpwatch.service", "it records into a new file"),
+    Unit("tcpwatch-compact.service", "tcpwatch-compact.service", "it records into a new file"),
     Unit("tcpwatch-protect@.service", "tcpwatch-protect@*.service", "what they have set stays set"),
 )
 

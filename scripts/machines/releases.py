@@ -28,6 +28,8 @@ _PYTEST = (
     "--ignore", "tests/test_otlp_tls.py",
     # Debian has no package of opentelemetry-proto. What else there is of OTLP is tested.
     "--ignore", "tests/test_otlp_encoding.py",
+    # Debian has no package of DuckDB.
+    "--ignore", "tests/test_fleet_sql.py",
     "--deselect", "tests/test_metrics.py::test_promtool_accepts_them",
     "--deselect", "tests/test_docs.py::test_the_manual_page_is_laid_out_without_a_warning",
     "--deselect", "tests/test_packaging.py::test_recordings_are_read_where_only_pip_installs",

@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 from tracer.analysis.advice.context import AdviceContext
 from tracer.analysis.idle_timeouts import IdleTimeouts, Service, service_of
 from tracer.analysis.outcomes import WITHOUT_EVIDENCE, Outcome
+from tracer.analysis.recorded_open import RecordedOpenStalls
 from tracer.analysis.survival import EMPTY_SEGMENTS, is_fatal, survived_silence_ms
 from tracer.analysis.verdicts import Subject, Verdict
 from tracer.model.events import Event
@@ -39,15 +40,25 @@ class RecordedStalls:
 
     min_idle_ms: shorter silences are ignored. idle_timeouts: where the others are collected. hz: jiffies per second
     of the kernel that the events come from. own_netns: inode of its host's own network namespace; 0: unknown.
+    has_all_stalls: the recording has every event of its stalls, so that one without an end was open when it ended.
     """
 
-    unfollowed = 0
-
-    def __init__(self, *, min_idle_ms: int, idle_timeouts: IdleTimeouts, hz: int = 250, own_netns: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        min_idle_ms: int,
+        idle_timeouts: IdleTimeouts,
+        hz: int = 250,
+        own_netns: int = 0,
+        has_all_stalls: bool = False,
+    ) -> None:
+        self.unfollowed = 0
         self.min_idle_ms = min_idle_ms
         self.own_netns = own_netns
         self.idle_timeouts = idle_timeouts
         self.hz = hz
+        self._open = RecordedOpenStalls()
+        self._has_all_stalls = has_all_stalls
         self._stalled: OrderedDict[str, None] = OrderedDict()  # with data in flight; as a set that keeps its order
         self._revocable: OrderedDict[str, _End] = OrderedDict()  # ends without evidence, by id
         self._probed_ns: OrderedDict[str, int] = OrderedDict()  # when the peer's latest keepalive probe came
@@ -55,32 +66,56 @@ class RecordedStalls:
         self._refused: OrderedDict[str, None] = OrderedDict()  # connections on which the kernel refused a RST
 
     def feed(self, *events: Event) -> list[Event]:
-        """Learn from events in the order of time. Returns them."""
+        """Learn from events in the order of time. Returns them, and the ends of stalls that are too many."""
+        passed: list[Event] = []
         for event in events:
+            if event.event == Kind.STALL:
+                passed += self._stall(event)
+                continue
+            passed.append(event)
             if event.event == Kind.RESUME:
                 self._resume(event)
-            elif event.event == Kind.STALL:
-                self._stall(event)
-                event.advice = self._advice(event)
+            elif event.event == Kind.LOST:
+                self._open.missed()
             elif event.event == Kind.RESET and event.direction == "refused" and event.sock is not None:
                 _put(self._refused, event.sock, None)
             elif event.event == Kind.STATE and event.new_state == "CLOSE" and event.sock is not None:
                 self._probed_ns.pop(event.sock, None)
-        return list(events)
+        return passed
 
     def missed(self) -> None:
         """Events are missing here. An end without evidence proves nothing, because it may have been revoked."""
         self._revocable.clear()
+        self._open.missed()
 
     def advance(self, until_ns: int) -> list[Event]:
         """Nothing ends because time passed."""
         return []
 
     def finish(self, until_ns: int, most: int | None = None) -> list[Event]:
-        """Nothing is left open: each stall ends in the recording. What no later sign has revoked counts."""
+        """The stalls that are open then end as `ongoing`, and what nothing revoked counts. most: stalls to end."""
+        ended = self._open.finish(until_ns, most)
+        for end in ended:
+            self._learn(end.stall, is_uncertain=end.is_uncertain)
         while self._revocable:
             self._count(self._revocable.popitem(last=False)[1])
-        return []
+        return [self._advised(end.stall) for end in ended]
+
+    def _stall(self, event: Event) -> list[Event]:
+        """Take a `stall` event. Returns the ends of others, for which there is no room, and the event."""
+        self._learn(event, is_uncertain=self._open.is_uncertain(event))
+        self._advised(event)
+        if not self._has_all_stalls:
+            return [event]
+        ends = self._open.take(event)
+        self.unfollowed += len(ends)
+        for end in ends:
+            self._learn(end.stall, is_uncertain=end.is_uncertain)
+        return [*(self._advised(end.stall) for end in ends), event]
+
+    def _advised(self, stall: Event) -> Event:
+        stall.advice = self._advice(stall)
+        return stall
 
     def _advice(self, stall: Event) -> list[str]:
         verdict = Verdict.of(stall.verdict)
@@ -94,16 +129,19 @@ class RecordedStalls:
             over=stall.phase == "end" and stall.outcome != Outcome.ONGOING,
             hz=self.hz,
             idle_timeout=self.idle_timeouts.range_of(service_of(stall)),
-            refused_reset=sock in self._refused,
-            survived_as_much=survived_ms is not None and stall.idle_ms is not None and survived_ms >= stall.idle_ms,
+            refused_reset=bool(stall.refused_reset) or sock in self._refused,
+            survived_as_much=bool(stall.survived_before)
+            or (survived_ms is not None and stall.idle_ms is not None and survived_ms >= stall.idle_ms),
             own_netns=self.own_netns,
         )
         return verdict.advice(context)
 
     def _resume(self, event: Event) -> None:
-        if event.sock is None or event.sock in self._stalled:
+        if event.sock is None or (event.idle_ms is None and event.sock in self._stalled):
             return
-        survived_ms = survived_silence_ms(event, self._probed_ns.get(event.sock))
+        survived_ms = event.idle_ms
+        if survived_ms is None:  # of an earlier version
+            survived_ms = survived_silence_ms(event, self._probed_ns.get(event.sock))
         if event.cause in EMPTY_SEGMENTS:
             _put(self._probed_ns, event.sock, event.ktime_ns)
         if survived_ms is not None:
@@ -111,7 +149,7 @@ class RecordedStalls:
             if survived_ms >= self.min_idle_ms:
                 self.idle_timeouts.survived(service_of(event), survived_ms)
 
-    def _stall(self, event: Event) -> None:
+    def _learn(self, event: Event, *, is_uncertain: bool) -> None:
         if event.sock is None:
             return
         verdict = Verdict.of(event.verdict)
@@ -121,6 +159,8 @@ class RecordedStalls:
             _put(self._stalled, event.sock, None)
         if event.revoked:
             self._revocable.pop(event.id or "", None)
+        if is_uncertain and event.outcome == Outcome.ONGOING:
+            return
         if event.phase != "end" or event.idle_ms is None or event.idle_ms < self.min_idle_ms:
             return
         retransmits = 0 if event.retransmits is None else event.retransmits

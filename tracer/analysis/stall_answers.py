@@ -28,8 +28,10 @@ _GIVEN_UP = frozenset({"ETIMEDOUT", *_UNREACHABLE})
 
 
 def resume(stalls: StallLifecycle, event: Event) -> list[Event]:
-    """The peer sent something after a silence, or during a stall."""
+    """The peer sent something after a silence, or during a stall. Sets the event's idle_ms."""
     assert event.sock is not None
+    if event.idle_ms is not None:
+        event.idle_ms = None  # of a recording
     stall = stalls.store.open.get(event.sock)
     if event.cause != "no-progress" and event.cause not in EMPTY_SEGMENTS:
         stalls.store.unfollowed.discard(event.sock)
@@ -56,6 +58,7 @@ def _survived(stalls: StallLifecycle, event: Event) -> None:
     assert event.sock is not None
     history = stalls.store.history(event.sock)
     silence_ms = survived_silence_ms(event, history.probed_by_peer_ns)
+    event.idle_ms = silence_ms
     history.survive(silence_ms)
     if event.cause in EMPTY_SEGMENTS:
         history.probed_by_peer_ns = event.ktime_ns

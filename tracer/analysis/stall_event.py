@@ -41,7 +41,11 @@ def stall_event(
         "phase": phase,
         "id": stall.id,
         "since": format_time(min(max(0, time_ns - (now_ns - stall.since_ns) // 1000 * 1000), MAX_TIME_NS)),
-        **_present(idle_ms=evidence.idle_ms),
+        **_present(
+            idle_ms=evidence.idle_ms,
+            survived_before=True if stall.survived_as_much else None,
+            refused_reset=True if stall.refused_reset else None,
+        ),
         "verdict": verdict.value,
         "retransmits": min(evidence.retransmits, MAX_NUMBER),
         **_give_up_fields(stall.give_up, time_ns, now_ns),

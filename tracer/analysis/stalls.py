@@ -96,7 +96,8 @@ class StallTracker:
             if kind == "lost":
                 self.missed()
             elif event.sock is not None and kind in _RULES:
-                passed += _RULES[kind](self._lifecycle, event.whole())
+                # A resume stays as it is, because its rule adds to it.
+                passed += _RULES[kind](self._lifecycle, event if kind == "resume" else event.whole())
                 if store.open.are_too_many:
                     passed += self._lifecycle.make_room(event.ktime_ns)
         return passed

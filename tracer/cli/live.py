@@ -33,6 +33,15 @@ if TYPE_CHECKING:
     from tracer.recordings.rotation import Rotation
 
 
+_compact_option = click.option(
+    "--compact",
+    "is_compact",
+    is_flag=True,
+    help="Record stalls, waits, survived silences, actions and counters alone, and leave out the events that they "
+    "follow from: all that most of a report needs, in less than 1 % of the space.",
+)
+
+
 def live_options(command: Command) -> Command:
     """Add the options of `tcpwatch` without a command; `trace` takes them."""
     for option in (
@@ -48,6 +57,7 @@ def live_options(command: Command) -> Command:
             metavar="FILE",
             help="Also record to FILE.",
         ),
+        _compact_option,
         format_options(EVENT_FORMATS),
         verbose_option,
         all_option,
@@ -65,9 +75,13 @@ def trace(
     ring_bytes: int,
     shows_all: bool,
     is_verbose: bool,
+    is_compact: bool,
     **filters: Any,
 ) -> None:
     """Trace, and show events on standard output."""
+    if is_compact and recording is None:
+        raise UsageError("--compact needs a recording", hint="tcpwatch -w FILE.tw --compact")
+    _require_all_kinds(filters, is_compact=is_compact)
     metrics = wanted_metrics(filters)
     stop = Stop(duration, sys.stdout)
     wanted = make_live_filter(filters, resume=resume)
@@ -86,7 +100,7 @@ def trace(
         Tracing(resume, ring_bytes, is_verbose),
         show=lambda stream: events.open(stream, layout),
         sheds=not events.is_data,
-        recording=Recording(recording) if recording is not None else None,
+        recording=Recording(recording, is_compact=is_compact) if recording is not None else None,
         metrics=metrics,
         remark="-a also shows healthy connections opening and closing" if leaves_out else "",
     )
@@ -104,6 +118,7 @@ def trace(
 @click.option(
     "--keep-size", metavar="SIZE", type=types.SIZE, help="Keep only the newest files, at most SIZE in total."
 )
+@_compact_option
 @filter_options
 @metrics_options
 @duration_option
@@ -115,6 +130,7 @@ def record(
     rotate_every: float | None,
     keep: int | None,
     keep_size: int | None,
+    is_compact: bool,
     duration: float | None,
     resume: bool,
     ring_bytes: int,
@@ -131,12 +147,17 @@ def record(
     file at an eighth of SIZE. When the disk is full, the oldest file of the series is removed. SIGHUP starts a new
     file; without rotation only if FILE was moved away.
 
+    With --compact a fleet can ship what it records: tcpwatch report says the same about stalls, services and idle
+    timeouts, and what it cannot know.
+
     \b
     Examples:
       sudo tcpwatch record -o night.tw.gz --duration 12h
       sudo tcpwatch record -o /var/log/tcpwatch/x.tw.zst --keep-size 10G
+      sudo tcpwatch record --compact -o /var/log/tcpwatch/stalls.tw.gz --keep-size 200M
       ssh db1 sudo tcpwatch record -o - | tcpwatch replay -
     """
+    _require_all_kinds(filters, is_compact=is_compact)
     metrics = wanted_metrics(filters)
     rotation = rotation_of(rotate_size, rotate_every, keep, keep_size)
     if rotation.is_wanted and recording == STANDARD_OUTPUT:
@@ -154,9 +175,15 @@ def record(
         wanted,
         stop,
         Tracing(resume, ring_bytes),
-        recording=Recording(recording, rotation, reopens=True),
+        recording=Recording(recording, rotation, reopens=True, is_compact=is_compact),
         metrics=metrics,
     )
+
+
+def _require_all_kinds(filters: dict[str, Any], *, is_compact: bool) -> None:
+    """Raises UsageError for --compact with --event, which would take away what a report needs."""
+    if is_compact and filters["events"]:
+        raise UsageError("--compact and --event are mutually exclusive", hint="leave --event out")
 
 
 def rotation_of(size: int | None, every_s: float | None, keep: int | None, keep_size: int | None) -> Rotation:

@@ -39,6 +39,12 @@ def counts_of_kernel(event: Event) -> Counts:
     return Counts(_known(event.retrans_segs), _known(event.keepalives), _known(event.timeouts))
 
 
+def counts_seen(event: Event) -> Counts | None:
+    """The counts of the events that a compact recording left out before this `counters` event; None in others."""
+    seen = event.seen_retrans_segs, event.seen_keepalives, event.seen_timeouts
+    return None if seen == (None, None, None) else Counts(*map(_known, seen))
+
+
 def counts_of(event: Event) -> Counts:
     """The amount by which the kernel's counters grew with this event.
 
@@ -94,6 +100,10 @@ class Tally:
     def of(self, netns: int | None) -> Counts:
         """The sums of a namespace."""
         return Counts(*self._by_netns.get(netns, NOTHING))
+
+    def take_of(self, netns: int | None) -> Counts:
+        """Remove and return the sums of a namespace."""
+        return Counts(*self._by_netns.pop(netns, NOTHING))
 
     def namespaces(self) -> Collection[int | None]:
         """The namespaces with sums."""

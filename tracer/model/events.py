@@ -346,7 +346,23 @@ class Event:
         kinds=_STALL,
     )
     idle_ms: int | None = declared(
-        "stall", tables={"stall": "the silence before `since`. Absent in a handshake"}, kinds=_STALL
+        "stall",
+        tables={
+            "stall": "the silence before `since`. Absent in a handshake",
+            "resume": "the silence that the connection survived: `silent_ms` without the time for which data waited, "
+            "and from the peer's latest keepalive probe on. Absent where the event proves none",
+        },
+        kinds=(Kind.STALL, Kind.RESUME),
+    )
+    survived_before: bool | None = declared(
+        "stall",
+        tables={"stall": "true: this connection had survived a silence of `idle_ms` or more before"},
+        kinds=_STALL,
+    )
+    refused_reset: bool | None = declared(
+        "stall",
+        tables={"stall": "true: the kernel ignored a RST for this connection, because it was not exact (RFC 5961)"},
+        kinds=_STALL,
     )
     verdict: str | None = declared(
         "stall", tables={"stall": "what it is consistent with, never more: see below"}, kinds=_STALL
@@ -436,6 +452,20 @@ class Event:
             "`rto`, `syn`, `synack` or `fin` with an `attempt`, or at last an `error`; see below"
         },
         kinds=_COUNTERS,
+    )
+    seen_retrans_segs: int | None = declared(
+        "counters",
+        tables={
+            "counters": "in a compact recording: the sum of `segments` of the events since the last `counters` of "
+            "`netns`, to compare with `retrans_segs`"
+        },
+        kinds=_COUNTERS,
+    )
+    seen_keepalives: int | None = declared(
+        "counters", tables={"counters": "likewise, to compare with `keepalives`"}, kinds=_COUNTERS
+    )
+    seen_timeouts: int | None = declared(
+        "counters", tables={"counters": "likewise, to compare with `timeouts`"}, kinds=_COUNTERS
     )
     late: bool | None = declared(
         "counters",

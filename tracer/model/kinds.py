@@ -32,3 +32,5 @@ class Kind(str, Enum):
 
 EVENTS = tuple(kind.value for kind in Kind)
 """The kinds that this version knows. The reader skips and counts others."""
+COMPACT = (Kind.FOUND, Kind.RESUME, Kind.ACTION, Kind.STALL, Kind.COUNTERS, Kind.LOST)
+"""The kinds of event in a compact recording."""

@@ -26,6 +26,10 @@ class Recent(Generic[K, V]):
     def __len__(self) -> int:
         return len(self._entries)
 
+    def get(self, key: K) -> V | None:
+        """The value of an entry; None if there is none."""
+        return self._entries.get(key)
+
     def put(self, key: K, value: V) -> list[tuple[K, V]]:
         """Add an entry as the newest. Returns the oldest entries, removed to make room."""
         self.pop(key)

@@ -12,7 +12,7 @@ from tracer.model.validation import to_json
 from tracer.model.window import EVERYTHING, Window
 from tracer.output.report_blocks import Section
 from tracer.output.report_data import ReportData
-from tracer.output.report_evidence import Evidence
+from tracer.output.report_evidence import COMPACT_EVIDENCE, Evidence
 from tracer.output.report_incidents import MAX_SHOWN, heaviest, incidents_section
 from tracer.output.report_json import missing_record, service_record, summary_record
 from tracer.output.report_markdown import as_markdown
@@ -49,11 +49,10 @@ class Report:
         window: Window = EVERYTHING,
     ) -> None:
         self._stream = stream
-        self._data = ReportData(idle_timeouts, here=here, is_filtered=is_filtered or bool(window))
+        self._data = ReportData(idle_timeouts, here=here, is_filtered=is_filtered, window=window)
         self._as_json = as_json
         self._is_markdown = is_markdown
         self._width = width
-        self._window = window
         self._evidence = Evidence() if has_evidence and not as_json else None
         self._unfollowed = unfollowed
 
@@ -105,7 +104,7 @@ class Report:
         """The report from its summary to the advice, and the evidence."""
         data = self._data
         kept = data.incidents.heaviest()
-        sections = [summary_section(data, kept, self._window)]
+        sections = [summary_section(data, kept)]
         if data.first_ns is None:
             return sections
         sections.append(diagnosis_section(data, kept))
@@ -120,7 +119,7 @@ class Report:
             )
             sections.append(services_section(data, kept, unfollowed))
             if self._evidence is not None:
-                sections.append(self._evidence.section())
+                sections.append(self._evidence.section(COMPACT_EVIDENCE if data.has_compact else ""))
         return sections
 
     def _write_stalls(self, ends: Sequence[tuple[str, Event]]) -> None:

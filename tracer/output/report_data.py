@@ -10,9 +10,11 @@ from tracer.analysis.advice.commands import on_host
 from tracer.analysis.advice.steps import Step
 from tracer.analysis.idle_timeouts import IdleTimeouts, Service, service_of
 from tracer.analysis.outcomes import WITHOUT_EVIDENCE, Outcome
-from tracer.model.counts import Tally, counts_of, counts_of_kernel
+from tracer.model.counts import Tally, counts_of, counts_of_kernel, counts_seen
 from tracer.model.events import Event, size_of
 from tracer.model.recent import Recent
+from tracer.model.times import InvalidTime, parse_time
+from tracer.model.window import EVERYTHING, Window
 from tracer.output.crosscheck import what_was_missed
 from tracer.output.owners_advice import UNKNOWN_HOST, Line, OwnersAdvice
 from tracer.output.report_actions import ReportActions
@@ -47,10 +49,16 @@ class ReportData:
     """Takes events, and counts stalls by service.
 
     idle_timeouts: as the stall tracker fills them. here: this host's name; commands for another host name that host.
+    is_filtered: the filters of the command line leave out events that are in the kernel's counts. window: the part of
+    the recordings that is reported.
     """
 
-    def __init__(self, idle_timeouts: IdleTimeouts, *, here: str, is_filtered: bool) -> None:
+    def __init__(
+        self, idle_timeouts: IdleTimeouts, *, here: str, is_filtered: bool, window: Window = EVERYTHING
+    ) -> None:
         self.idle_timeouts = idle_timeouts
+        self.window = window
+        self.has_compact = self.has_whole = False  # recordings of either form
         self.here = here
         self.missing: list[Missing] = []
         self.missing_count = 0
@@ -79,13 +87,17 @@ class ReportData:
         # Connections that were silent for longer than was fatal for another one, by service and socket.
         self._suspects: Recent[tuple[Service, str], Event] = Recent(MAX_SUSPECTS, MAX_SUSPECTS_BYTES, size_of)
         self._run = ""
-        self._filtered = is_filtered
+        self._filtered = is_filtered or bool(window)
         self._late: set[int | None] = set()  # namespaces with counts that may be of the time before
         self._uncompared = Tally()  # seen since the kernel's counts were last recorded
         self.host = UNKNOWN_HOST  # of the recording that is read
 
     def opened(self, header: Header) -> None:
         """A recording begins. It may lack events that are in the kernel's counts."""
+        self.has_compact |= header.compact
+        self.has_whole |= not header.compact
+        if header.compact:  # its first event comes when the first connection stalls
+            self._begin_at(header.started)
         self._filtered |= not header.keeps_counts
         if header.run != self._run:
             self._uncompared.clear()
@@ -107,11 +119,7 @@ class ReportData:
 
     def take(self, event: Event) -> Sequence[tuple[str, Event]]:
         """Take an event. Returns the ends of stalls that count from now on, with their hosts."""
-        time_ns = event.time_ns
-        if self.first_ns is None or time_ns < self.first_ns:
-            self.first_ns = time_ns
-        if self.last_ns is None or time_ns > self.last_ns:
-            self.last_ns = time_ns
+        self._extend_to(event.time_ns)
         kind = event.event
         if kind == "state":
             self.events += 1
@@ -126,13 +134,32 @@ class ReportData:
             self.counted.add(event.netns, counts_of_kernel(event))
             if event.late and len(self._late) < MAX_NAMESPACES:
                 self._late.add(event.netns)
-            self.seen.take(self._uncompared)
+            seen = counts_seen(event)
+            if seen is None:
+                self.seen.take(self._uncompared)
+            else:
+                self.seen.add(event.netns, seen)
         else:
             self.events += 1
             if kind == "found" and event.kind == "idle":
                 self._suspect(event)
             self._uncompared.add(event.netns, counts_of(event))
         return ()
+
+    def _begin_at(self, started: str) -> None:
+        try:
+            started_ns = parse_time(started)
+        except InvalidTime:
+            return
+        if self.window.since_ns is None or started_ns >= self.window.since_ns:
+            self._extend_to(started_ns)
+
+    def _extend_to(self, time_ns: int) -> None:
+        """The report covers this time (wall clock), too."""
+        if self.first_ns is None or time_ns < self.first_ns:
+            self.first_ns = time_ns
+        if self.last_ns is None or time_ns > self.last_ns:
+            self.last_ns = time_ns
 
     def take_rest(self) -> Sequence[tuple[str, Event]]:
         """Nothing comes any more: the ends without evidence that nothing has revoked count, too."""

@@ -26,6 +26,7 @@ MAX_OPEN = 1024
 """Connections with signs that no stall has taken yet."""
 MAX_FIRST, MAX_LAST = 24, 8
 """Signs of one connection that are listed: the first and the last."""
+COMPACT_EVIDENCE = "Files that were recorded with --compact have no single retransmissions and probes."
 _EARLIER_NS = 100_000_000
 """By this much a sign may precede the calculated time at which its stall began."""
 _SIGNS = frozenset(
@@ -119,11 +120,11 @@ class Evidence:
     def _weightiest(self) -> list[_Entry]:
         return weightiest(self._entries, MAX_CONNECTIONS, lambda entry: entry.weight, lambda entry: entry.verdict)
 
-    def section(self) -> Section:
-        """The connections in the order of time, and how many are left out."""
+    def section(self, remark: str = "") -> Section:
+        """The connections in the order of time, and how many are left out. remark: a sentence before them."""
         entries = sorted(self._weightiest(), key=lambda entry: began_ns(entry.stall))
         left_out = self._verdicts - Counter(entry.verdict for entry in entries)
-        blocks: list[Paragraph | Item] = [Paragraph("All times are in UTC.")]
+        blocks: list[Paragraph | Item] = [Paragraph(" ".join(filter(None, ["All times are in UTC.", remark])))]
         blocks += [_item(entry) for entry in entries]
         if left_out:
             number = plural(sum(left_out.values()), "stall")

@@ -47,7 +47,9 @@ def service_record(data: ReportData, service: Service, stalls: ServiceStalls) ->
 
 def summary_record(data: ReportData, unfollowed: int) -> dict[str, Any]:
     """The whole report. unfollowed: stalls of the recording that could not be followed."""
-    record: dict[str, Any] = {"report": "summary", "hosts": list(data.hosts), "events": data.events}
+    # How many events there were before a compact recording left most of them out is not known.
+    events = {"compact": True} if data.has_compact else {"events": data.events}
+    record: dict[str, Any] = {"report": "summary", "hosts": list(data.hosts), **events}
     if data.first_ns is not None and data.last_ns is not None:
         record["first"], record["last"] = format_time(data.first_ns), format_time(data.last_ns)
     if data.missing:

@@ -25,14 +25,17 @@ MAX_SHOWN_MISSING = 10
 _SECOND_NS = 1_000_000_000
 
 
-def summary_section(data: ReportData, incidents: Sequence[Incident], window: Window) -> Section:
+def summary_section(data: ReportData, incidents: Sequence[Incident]) -> Section:
     """Hosts, time, the number of stalls, and what is missing."""
     blocks: list[Block] = [Paragraph(_headline(data))]
     rows: list[tuple[str, Sequence[Inline]]] = []
     if data.first_ns is not None and data.last_ns is not None:
-        rows.append(("UTC", [f"{_utc_second(data.first_ns)} to {_utc_second(data.last_ns)}"]))
-    if window:
-        rows.append(("Limited", [_limits(window, data.utc_offset_s)]))
+        between = "on; last event at" if data.has_compact else "to"
+        rows.append(("UTC", [f"{_utc_second(data.first_ns)} {between} {_utc_second(data.last_ns)}"]))
+    if data.window:
+        rows.append(("Limited", [_limits(data.window, data.utc_offset_s)]))
+    if data.has_compact:
+        rows.append(("Compact", [_compact(data)]))
     if data.missing:
         rows.append(("Missing", list(_missing(data))))
     if data.lost:
@@ -51,11 +54,21 @@ def _headline(data: ReportData) -> Inline:
     lasted = duration((data.last_ns - data.first_ns) / 1_000_000)
     stalls = plural(data.stalls, "stall") if data.stalls else "no stall"
     began = _when(data.first_ns, data.utc_offset_s)
+    if not data.has_compact:  # that left the others out, and does not show when it ended
+        stalls += f", {plural(data.events, 'event')} in {lasted}"
     why = ", because the hosts are in several time zones" if len(data.utc_offsets_s) > 1 else ""
     return (
         *_hosts(data),
-        f": {stalls}, {plural(data.events, 'event')} in {lasted}, from {began} on. ",
+        f": {stalls}, from {began} on. ",
         f"Times are in {zone_name(data.utc_offset_s)}{why}.",
+    )
+
+
+def _compact(data: ReportData) -> str:
+    where = " of some files" if data.has_whole else ""
+    return (
+        f"Left out{where} by record --compact: single retransmissions, probes, resets, errors, state changes, and "
+        "shorter silences."
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from tracer.model.dataclass import dataclass
 from tracer.model.fields import MAX_NUMBER
 from tracer.model.filters import Filter, collapsed
+from tracer.model.kinds import COMPACT, Kind
 from tracer.model.times import InvalidTime, parse_time
 
 FORMAT = "tcpwatch"
@@ -49,6 +50,7 @@ class Header:
     series: str = ""  # with a rotation: the file name of -o
     number: int = 0  # position in the series, from 1; 0: unknown
     netns: int = 0  # inode of the host's own network namespace; 0: unknown
+    compact: bool = False  # of the events only stalls, and what else a report needs, are recorded
 
     @property
     def started_ns(self) -> int:
@@ -61,12 +63,20 @@ class Header:
     @property
     def is_whole(self) -> bool:
         """Whether every event of its connections is recorded, so that its stalls can be found again."""
-        return self.filters.keys() <= _OF_CONNECTIONS
+        return self.filters.keys() <= _OF_CONNECTIONS and not self.compact
+
+    @property
+    def has_all_stalls(self) -> bool:
+        """Whether every `stall` event of its connections is recorded."""
+        if not self.filters.keys() <= _OF_CONNECTIONS | {"events"}:
+            return False
+        kinds = self.filters.get("events", (Kind.STALL,))
+        return isinstance(kinds, (list, tuple)) and Kind.STALL in kinds
 
     @property
     def keeps_counts(self) -> bool:
-        """Whether every event of its namespaces is recorded, so that the kernel's counts can be compared."""
-        return self.filters.keys() <= {"netns"}
+        """Whether every event of its namespaces is recorded or counted, to compare with the kernel's counts."""
+        return self.filters.keys() <= {"netns", *(["events"] if self.compact else [])}
 
     @property
     def min_idle_ms(self) -> int | None:
@@ -79,6 +89,8 @@ class Header:
         record = {"format": FORMAT, "version": VERSION, **asdict(self)}
         if not self.number:
             del record["series"], record["number"]
+        if not self.compact:
+            del record["compact"]
         return json.dumps(record, separators=(",", ":")) + "\n"
 
 
@@ -111,6 +123,7 @@ def header_from_line(line: bytes) -> Header:
         series=_text(record, "series") if number else "",
         number=number,
         netns=max(0, min(MAX_NUMBER, _number(record, "netns"))),
+        compact=record.get("compact") is True,
     )
 
 
@@ -129,8 +142,8 @@ def _mapping(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def describe_filter(wanted: Filter) -> dict[str, Any]:
-    """The filter as in a header: the options that were given."""
+def describe_filter(wanted: Filter, *, is_compact: bool = False) -> dict[str, Any]:
+    """The filter as in a header: the options that were given, and the kinds of event in a compact recording."""
     options: dict[str, Any] = {
         "ports": collapsed(wanted.ports),
         "lports": collapsed(wanted.lports),
@@ -143,7 +156,7 @@ def describe_filter(wanted: Filter) -> dict[str, Any]:
         "containers": sorted(wanted.containers),
         "pods": sorted(wanted.pods),
         "units": sorted(wanted.units),
-        "events": sorted(wanted.events),
+        "events": sorted(map(str, COMPACT)) if is_compact else sorted(wanted.events),
         "min_idle_ms": wanted.min_idle_ms,
     }
     return {name: value for name, value in options.items() if value not in (None, [])}

@@ -28,6 +28,7 @@ from tracer.output.sink import Sink
 from tracer.recordings.header import Header, describe_filter
 from tracer.run import summary, systemd
 from tracer.run.actions import Actions
+from tracer.run.compact import Compact
 from tracer.run.isolated import IsolatedSink
 from tracer.run.pipeline import Totals, finish, run
 from tracer.run.recording import Destination, Recording, Writer
@@ -115,8 +116,11 @@ def _trace(
             say=say,
         ) as source,
     ):
-        header = make_header(wanted, secrets.token_hex(4))
-        writer = destination.begin(lambda: make_header(wanted, header.run)) if destination is not None else None
+        is_compact = recording is not None and recording.is_compact
+        header = make_header(wanted, secrets.token_hex(4), is_compact=is_compact)
+        writer = None
+        if destination is not None:
+            writer = destination.begin(lambda: make_header(wanted, header.run, is_compact=is_compact))
         observers: list[Sink] = []
         if metrics is not None:
             hooks = attached_hooks(source.attached)
@@ -130,7 +134,9 @@ def _trace(
         output = _isolated_output(shown, stop) if shown is not None else None
         # Beside live output, a recording that fails ends alone. Without, its failure ends the run.
         isolated = _isolated_recording(writer) if writer is not None and output is not None else None
-        recorder = isolated if isolated is not None else writer
+        recorder: Sink | None = isolated if isolated is not None else writer
+        if recorder is not None and is_compact:
+            recorder = Compact(recorder, min_idle_ms)
         exported = metrics.sinks if metrics is not None else ()
         sinks: list[Sink] = [sink for sink in (recorder, *exported, output) if sink is not None]
         is_complete = False
@@ -282,7 +288,7 @@ def waiting_after_s(wanted: Filter) -> float:
     return WAITING_AFTER_S if wanted.min_idle_ms is None else max(1.0, wanted.min_idle_ms / 1000)
 
 
-def make_header(wanted: Filter, run: str) -> Header:
+def make_header(wanted: Filter, run: str, *, is_compact: bool = False) -> Header:
     """The header of a recording that begins now on this host. run: an id that all files of one run share."""
     now = time.time_ns()
     return Header(
@@ -294,9 +300,10 @@ def make_header(wanted: Filter, run: str) -> Header:
         utc_offset_s=utc_offset_now_s(),
         hz=host.hz(),
         run=run,
-        filters=describe_filter(wanted),
+        filters=describe_filter(wanted, is_compact=is_compact),
         sysctls=host.tcp_sysctls(),
         netns=host.own_netns(),
+        compact=is_compact,
     )
 
 

@@ -35,11 +35,16 @@ class Writer(Sink, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """What to record to. rotation: when to start a new file. reopens: start one at SIGHUP, too."""
+    """What to record to.
+
+    rotation: when to start a new file. reopens: start one at SIGHUP, too. is_compact: leave out the events that
+    stalls follow from.
+    """
 
     path: Path
     rotation: Rotation = field(default_factory=Rotation)
     reopens: bool = False
+    is_compact: bool = False
 
 
 class Destination:

@@ -77,6 +77,7 @@ class Player:
         self._tracker: StallTracker | RecordedStalls | None = None
         self._host = ""
         self._filters: Mapping[str, Any] | None = None  # of the recording in tracker; None: it is complete
+        self._has_warned = command != "replay"  # a report says it itself
         self._names: dict[tuple[int, int], str] = {}  # of files that were read, by device and inode
 
     def play(self, files: Sequence[Path]) -> None:
@@ -161,6 +162,11 @@ class Player:
             self._finish()
         for sink in self._sinks:
             sink.opened(header)
+        if header.compact and not self._has_warned:
+            self._has_warned = True
+            self._warn(
+                "recorded with --compact: only stalls, survived silences, actions, counters and lost events are shown"
+            )
         if self._tracker is None:
             self.totals.until_ns = 0
             self._tracker = self._tracker_of(header)
@@ -179,7 +185,11 @@ class Player:
             recorded = header.min_idle_ms if header.min_idle_ms is not None else MIN_IDLE_MS
             min_idle_ms = self._wanted.min_idle_ms if self._wanted.min_idle_ms is not None else recorded
             return RecordedStalls(
-                hz=hz, min_idle_ms=min_idle_ms, idle_timeouts=self._idle_timeouts, own_netns=header.netns
+                hz=hz,
+                min_idle_ms=min_idle_ms,
+                idle_timeouts=self._idle_timeouts,
+                own_netns=header.netns,
+                has_all_stalls=header.has_all_stalls,
             )
         min_idle_ms = self._wanted.min_idle_ms if self._wanted.min_idle_ms is not None else MIN_IDLE_MS
         return StallTracker(

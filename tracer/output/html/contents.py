@@ -10,7 +10,6 @@ from tracer.analysis.middleboxes import matching
 from tracer.analysis.silence_marks import ServiceMarks, SilenceMarks
 from tracer.model.dataclass import dataclass
 from tracer.model.durations import setting
-from tracer.model.window import Window
 from tracer.output.format import local_time
 from tracer.output.idle_timeouts import range_in_words
 from tracer.output.report_blocks import Advice, Section
@@ -26,11 +25,15 @@ MAX_SERVICES = 24
 
 @dataclass(frozen=True, slots=True)
 class ServiceContents:
-    """One service: its silences, sentences about their range, and what to change."""
+    """One service: its silences, sentences about their range, and what to change.
+
+    has_all_silences: False where a compact recording left shorter ones out.
+    """
 
     name: str
     range: IdleTimeoutRange
     marks: ServiceMarks
+    has_all_silences: bool
     sentences: list[str]
     advice: list[Advice]
 
@@ -69,10 +72,8 @@ class Contents:
         return len({self.when(each)[0] for each in instants if each is not None}) > 1
 
 
-def contents_of(
-    data: ReportData, timeline: Timeline, marks: SilenceMarks, unfollowed: int, window: Window
-) -> Contents:
-    """The contents of the page. unfollowed: stalls that could not be followed. window: of --since and --until."""
+def contents_of(data: ReportData, timeline: Timeline, marks: SilenceMarks, unfollowed: int) -> Contents:
+    """The contents of the page. unfollowed: stalls that could not be followed."""
     incidents = data.incidents.heaviest()
     services = [service for service, _ in data.by_weight()]
     outcomes: Counter[str] = Counter()
@@ -85,7 +86,7 @@ def contents_of(
         utc_offset_s=data.utc_offset_s,
         stalls=data.stalls,
         outcomes=outcomes,
-        summary=summary_section(data, incidents, window),
+        summary=summary_section(data, incidents),
         diagnosis=None if data.first_ns is None else diagnosis_section(data, incidents),
         left_out=list(left_out(data, unfollowed)),
         services=[
@@ -93,6 +94,7 @@ def contents_of(
                 name=service_name(service),
                 range=data.idle_timeouts.range_of(service),
                 marks=marks.marks_of(service),
+                has_all_silences=not data.has_compact,
                 sentences=[*range_in_words(data.idle_timeouts.range_of(service)), *_defaults(data, service)],
                 advice=advice_blocks(data.advice_of(service)),
             )

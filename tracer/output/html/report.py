@@ -35,8 +35,7 @@ class HtmlReport:
     ) -> None:
         self._finished = finished
         self._marks = idle_timeouts
-        self._data = ReportData(idle_timeouts, here=here, is_filtered=is_filtered or bool(window))
-        self._window = window
+        self._data = ReportData(idle_timeouts, here=here, is_filtered=is_filtered, window=window)
         self._timeline = Timeline()
         self._unfollowed = unfollowed
 
@@ -64,5 +63,5 @@ class HtmlReport:
             return
         for host, end in self._data.take_rest():
             self._timeline.count(host, end, self._data.verdict_of(end))
-        contents = contents_of(self._data, self._timeline, self._marks, self._unfollowed(), self._window)
+        contents = contents_of(self._data, self._timeline, self._marks, self._unfollowed())
         self._finished(page_of(contents))

@@ -101,7 +101,8 @@ def counts(service: ServiceContents) -> str:
     survived, fatal = (sum(mark.silences for mark in marks) for marks in service.marks[:2])
     words = []
     if survived:
-        words.append(f"● {survived:,} survived, the longest {duration(service.range.survived_ms or 0)}.")
+        least = "" if service.has_all_silences else "at least "
+        words.append(f"● {least}{survived:,} survived, the longest {duration(service.range.survived_ms or 0)}.")
     if fatal:
         words.append(f"✕ {fatal:,} fatal, the shortest {duration(service.range.fatal_ms or 0)}.")
     if service.marks.left_out:

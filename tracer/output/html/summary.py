@@ -9,7 +9,7 @@ from tracer.output.format import plural
 from tracer.output.html import blocks
 from tracer.output.html.contents import Contents
 
-MISSING = ("Missing", "Lost")
+MISSING = ("Missing", "Lost", "Compact")
 """Facts that a reader has to know before anything else."""
 _ENDINGS = (
     "died", "not over at the end of the recording", "closed or ended by this host meanwhile", "answered in the end",
