@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -201,3 +202,14 @@ COMPARISONS = st.builds(Comparison, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS, st.b
 def test_counts_merge_in_any_grouping(a: Comparison, b: Comparison, c: Comparison) -> None:
     assert a.plus(b).plus(c) == a.plus(b.plus(c))
     assert a.plus(Comparison()) == a == Comparison().plus(a)
+
+
+def test_a_diagnosis_names_the_host_of_several(
+    fleet: list[Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_width(monkeypatch, 400)
+    titles = [
+        re.findall(r"^[a-z-]+: .* → .*$", shown(capsys, "report", *each), re.MULTILINE) for each in (fleet, fleet[:1])
+    ]
+    assert len(titles[0]) > 3 and all(re.search(r" on web-\d$", title) for title in titles[0])
+    assert titles[1] and not any(" on web-" in title for title in titles[1])

@@ -151,7 +151,8 @@ def _diagnosis(data: ReportData, verdict: str, incident: Incident, *, has_cure: 
     total = data.verdicts[verdict]
     outcomes = data.outcomes.get(verdict, Counter[str]())
     of = " of " if total == incident.count else ", the worst of "
-    title = (name_of(verdict), f": {plural(total, 'stall')}{of}", *connection_of(incident))
+    host = (" on ", name_of(incident.key.host)) if len(data.hosts) > 1 else ()
+    title = (name_of(verdict), f": {plural(total, 'stall')}{of}", *connection_of(incident), *host)
     blocks: list[Paragraph | Advice] = [Paragraph(_meaning(incident, outcomes))]
     if outcomes[Outcome.ONGOING]:
         blocks.append(Paragraph(_still_waiting(incident, outcomes[Outcome.ONGOING], data.utc_offset_s)))
