@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ from incident_recordings import others
 from recording_files import header, record
 from stall_events import LOSS_PROBE_MS, OWNED, a_night, close, freeze, heard, waiting
 
+from tracer.cli import main
 from tracer.model.events import Event
 
 POOL = 40
@@ -17,6 +21,8 @@ NAMES = ("night.tw.gz", "x.tw.gz", "now.tw", "log/record-20270115T020000.123Z.tw
 """The files, below one directory. `log` stands for /var/log/tcpwatch."""
 QUIET = "ci.tw.gz"
 """A recording without a stall."""
+HOSTS = ("web-1", "web-2")
+"""Hosts with an output of `report --json` in `reports`."""
 
 
 def write_recordings(directory: Path) -> None:
@@ -27,6 +33,13 @@ def write_recordings(directory: Path) -> None:
         path = directory / name
         path.parent.mkdir(exist_ok=True)
         record(path, [*a_night(), *hour(), *others(), request, end], header(host="web-a"))
+    (directory / "reports").mkdir(exist_ok=True)
+    for host in HOSTS:
+        recording = record(directory / "one.tw", [*a_night(), *hour()], header(host=host))
+        with redirect_stdout(StringIO()) as report:
+            assert main.run(["report", str(recording), "--json"]) == 0
+        (directory / "reports" / f"{host}.json.gz").write_bytes(gzip.compress(report.getvalue().encode()))
+        recording.unlink()
     record(directory / QUIET, [event("state", at, old_state="ESTABLISHED", new_state="CLOSE") for at in range(3)])
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import NamedTuple, TypeVar
 
-from tracer.analysis.advice.context import AdviceContext
+from tracer.analysis.advice.derived import advice_for
 from tracer.analysis.idle_timeouts import IdleTimeouts, Service, service_of
 from tracer.analysis.outcomes import WITHOUT_EVIDENCE, Outcome
 from tracer.analysis.survival import EMPTY_SEGMENTS, is_fatal, survived_silence_ms
@@ -61,7 +61,7 @@ class RecordedStalls:
                 self._resume(event)
             elif event.event == Kind.STALL:
                 self._stall(event)
-                event.advice = self._advice(event)
+                self._complete(event)
             elif event.event == Kind.RESET and event.direction == "refused" and event.sock is not None:
                 _put(self._refused, event.sock, None)
             elif event.event == Kind.STATE and event.new_state == "CLOSE" and event.sock is not None:
@@ -82,23 +82,17 @@ class RecordedStalls:
             self._count(self._revocable.popitem(last=False)[1])
         return []
 
-    def _advice(self, stall: Event) -> list[str]:
-        verdict = Verdict.of(stall.verdict)
-        if verdict is None:
-            return []  # of a later version
+    def _complete(self, stall: Event) -> None:
+        """Set what follows from earlier events, and derive the advice anew."""
         sock = stall.sock or ""
         survived_ms = self._survived_ms.get(sock)
-        context = AdviceContext(
-            event=stall,
-            idle_ms=stall.idle_ms,
-            over=stall.phase == "end" and stall.outcome != Outcome.ONGOING,
-            hz=self.hz,
-            idle_timeout=self.idle_timeouts.range_of(service_of(stall)),
-            refused_reset=sock in self._refused,
-            survived_as_much=survived_ms is not None and stall.idle_ms is not None and survived_ms >= stall.idle_ms,
-            own_netns=self.own_netns,
-        )
-        return verdict.advice(context)
+        if sock in self._refused:
+            stall.reset_refused = True
+        if survived_ms is not None and stall.idle_ms is not None and survived_ms >= stall.idle_ms:
+            stall.survived_as_much = True
+        idle_timeout = self.idle_timeouts.range_of(service_of(stall))
+        stall.survived_ms, stall.fatal_ms = idle_timeout.survived_ms, idle_timeout.fatal_ms
+        stall.advice = advice_for(stall, hz=self.hz, own_netns=self.own_netns)
 
     def _resume(self, event: Event) -> None:
         if event.sock is None or event.sock in self._stalled:

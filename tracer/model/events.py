@@ -380,6 +380,26 @@ class Event:
         },
         kinds=_STALL,
     )
+    reset_refused: bool | None = declared(
+        "stall",
+        tables={"stall": "true: earlier, this host ignored a RST on this connection (RFC 5961)"},
+        kinds=_STALL,
+    )
+    survived_as_much: bool | None = declared(
+        "stall",
+        tables={"stall": "true: earlier, this connection survived a silence of at least `idle_ms`"},
+        kinds=_STALL,
+    )
+    survived_ms: int | None = declared(
+        "stall",
+        tables={"stall": "the longest silence that a connection to this service is known to have survived so far"},
+        kinds=_STALL,
+    )
+    fatal_ms: int | None = declared(
+        "stall",
+        tables={"stall": "the shortest silence that is known to have been fatal to one so far"},
+        kinds=_STALL,
+    )
     outcome: str | None = declared(
         "stall",
         tables={

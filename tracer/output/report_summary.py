@@ -99,7 +99,7 @@ def _limits(window: Window, utc_offset_s: int) -> str:
 
 
 def _missing(data: ReportData) -> Iterator[Inline]:
-    for file, reason, until_ns in data.missing[:MAX_SHOWN_MISSING]:
+    for file, reason, until_ns, _ in data.missing[:MAX_SHOWN_MISSING]:
         until = "" if until_ns is None else f" (last event: {_when(until_ns, data.utc_offset_s)})"
         yield Name(safe(file)), f": {safe(reason)}{until}"
     more = data.missing_count - MAX_SHOWN_MISSING
@@ -123,8 +123,8 @@ def _stalls(data: ReportData, incidents: Sequence[Incident]) -> Inline:
 
 
 def _crosscheck(data: ReportData) -> str:
-    out_of_sight = data.seen.total(without=data.counted.namespaces())
-    sentence = beside_the_kernel(data.seen.total(), data.counted.total(), out_of_sight)
+    sums = data.comparison
+    sentence = beside_the_kernel(sums.seen, sums.counted, sums.out_of_sight)
     return f"{sentence[:1].upper()}{sentence[1:]}."
 
 
@@ -151,7 +151,8 @@ def _diagnosis(data: ReportData, verdict: str, incident: Incident, *, has_cure: 
     total = data.verdicts[verdict]
     outcomes = data.outcomes.get(verdict, Counter[str]())
     of = " of " if total == incident.count else ", the worst of "
-    title = (name_of(verdict), f": {plural(total, 'stall')}{of}", *connection_of(incident))
+    host = (" on ", name_of(incident.key.host)) if len(data.hosts) > 1 else ()
+    title = (name_of(verdict), f": {plural(total, 'stall')}{of}", *connection_of(incident), *host)
     blocks: list[Paragraph | Advice] = [Paragraph(_meaning(incident, outcomes))]
     if outcomes[Outcome.ONGOING]:
         blocks.append(Paragraph(_still_waiting(incident, outcomes[Outcome.ONGOING], data.utc_offset_s)))
