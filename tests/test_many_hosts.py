@@ -106,7 +106,7 @@ def test_all_cores_read_the_same_as_one(
     fleet.insert(3, fleet[0].with_name("missing.tw"))
     results = []
     for parallel in (False, True):
-        monkeypatch.setattr(reading, "MIN_PARALLEL_BYTES", 0 if parallel else 1 << 60)
+        monkeypatch.setattr(reading, "MIN_BYTES_OF_A_WORKER", 1 if parallel else 1 << 60)
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
         status = main.run(["report", *map(str, fleet), *form])
         results.append((status, *capsys.readouterr()))

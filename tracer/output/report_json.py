@@ -21,6 +21,9 @@ from tracer.output.report_traces import MS, Trace
 REPORT_VERSION = 1
 """Increases with each incompatible change of the output of `report --json`."""
 
+STALL_MEMBERS = ("host", "hz", "host_netns", "sent_again_us", "sent_again_left_out", "predicted")
+"""What the report adds to the fields of a stall."""
+
 
 def head_record() -> dict[str, Any]:
     """The first line, by which the output is recognised. Starts as tracer.recordings.reader.REPORT_START."""

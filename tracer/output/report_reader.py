@@ -20,7 +20,7 @@ from tracer.model.times import parse_time
 from tracer.model.validation import from_json
 from tracer.output.report_actions import ActionGroup, ActionKey
 from tracer.output.report_data import HZ
-from tracer.output.report_json import REPORT_VERSION
+from tracer.output.report_json import REPORT_VERSION, STALL_MEMBERS
 from tracer.output.report_rows import StallEnd
 from tracer.output.report_state import Collector
 from tracer.output.report_traces import MAX_TICKS, MS, Prediction, Trace
@@ -81,15 +81,18 @@ class ReportLines:
         if self._collector.lines is not None:
             self._collector.lines.begin()
 
-    def _stall(self, record: Mapping[str, Any]) -> None:
+    def _stall(self, record: dict[str, Any]) -> None:
+        added = {name: record.pop(name) for name in STALL_MEMBERS if name in record}
+        record.pop("advice", None)
         stall = from_json(record)
         if stall.phase != "end":
             raise ValueError("a stall that has not ended")
-        hz, own_netns = _number(record, "hz", HZ) or HZ, _number(record, "host_netns", 0)
-        stall.advice = advice_for(stall, hz=hz, own_netns=own_netns)
-        host = _text(record, "host")
+        hz, own_netns = _number(added, "hz", HZ) or HZ, _number(added, "host_netns", 0)
+        if self._collector.lines is not None:
+            stall.advice = advice_for(stall, hz=hz, own_netns=own_netns)
+        host = _text(added, "host")
         self._data.add_host(host)
-        self._collector.add_end(StallEnd(host, stall, hz, own_netns), _trace(record, began_ns(stall)))
+        self._collector.add_end(StallEnd(host, stall, hz, own_netns), _trace(added, began_ns(stall)))
 
     def _silences(self, record: Mapping[str, Any]) -> None:
         is_local = "lport" in record

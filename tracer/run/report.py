@@ -36,10 +36,10 @@ from tracer.run.replay import Missing, Player
 if TYPE_CHECKING:
     from concurrent.futures import Future, ProcessPoolExecutor
 
-MIN_PARALLEL_BYTES = 4_000_000
-"""Files with fewer bytes in all are read before other processes would have started."""
+MIN_BYTES_OF_A_WORKER = 2_000_000
+"""Fewer bytes are read before another process would have started. Each process takes memory of its own."""
 _AHEAD = 2
-"""Groups that are read ahead for each core: their states wait in memory."""
+"""Groups that are read ahead for each process: their states wait in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +87,10 @@ def read(
 ) -> None:
     """Read the files into the report, and close it, also if reading is interrupted."""
     groups = grouped(in_order(files))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    workers = _workers_for(files, len(groups))
     try:
-        if cores > 1 and len(groups) > 1 and _size_of(files) >= MIN_PARALLEL_BYTES:
-            _read_on_all_cores(groups, cores, reading, report, warn, missing)
+        if workers > 1:
+            _read_in_parallel(groups, workers, reading, report, warn, missing)
         else:
             later = sum(map(len, groups))
             for group in groups:
@@ -121,6 +121,12 @@ def _identity(file: Path) -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return (status.st_dev, status.st_ino) if stat.S_ISREG(status.st_mode) else None
+
+
+def _workers_for(files: Sequence[Path], groups: int) -> int:
+    """The number of processes that read: one for each core, if there is enough to read."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    return min(cores, groups, _size_of(files) // MIN_BYTES_OF_A_WORKER)
 
 
 def _size_of(files: Sequence[Path]) -> int:
@@ -223,9 +229,9 @@ def _unfit(reading: Reading) -> str:
     return "which has no evidence of single segments" if reading.has_evidence else ""
 
 
-def _read_on_all_cores(
+def _read_in_parallel(
     groups: Sequence[Sequence[Path]],
-    cores: int,
+    workers: int,
     reading: Reading,
     report: Report | HtmlReport,
     warn: Callable[[str], None],
@@ -237,10 +243,10 @@ def _read_on_all_cores(
 
     later = sum(map(len, groups))
     with TemporaryDirectory(prefix="tcpwatch-") as directory:
-        pool = ProcessPoolExecutor(cores, get_context("fork"), _in_a_worker)
+        pool = ProcessPoolExecutor(workers, get_context("fork"), _in_a_worker)
         rest = [file for group in groups for file in group]
         try:
-            for group, future in _submitted(pool, groups, cores, reading, Path(directory)):
+            for group, future in _submitted(pool, groups, workers, reading, Path(directory)):
                 later -= len(group)
                 if future is None:
                     _read_here(group, reading, report, warn, missing, later)
@@ -265,7 +271,7 @@ def _read_on_all_cores(
 
 
 def _submitted(
-    pool: ProcessPoolExecutor, groups: Sequence[Sequence[Path]], cores: int, reading: Reading, directory: Path
+    pool: ProcessPoolExecutor, groups: Sequence[Sequence[Path]], workers: int, reading: Reading, directory: Path
 ) -> Iterator[tuple[Sequence[Path], Future[_Read] | None]]:
     """Each group with its result to come; None for one that only this process can read, such as a pipe."""
     ahead: deque[tuple[Sequence[Path], Future[_Read] | None]] = deque()
@@ -273,7 +279,7 @@ def _submitted(
         is_here = any(_identity(file) is None for file in group)
         lines = directory / f"{number}" if reading.has_lines else None
         ahead.append((group, None if is_here else pool.submit(_read_elsewhere, group, reading, lines)))
-        if len(ahead) > _AHEAD * cores:
+        if len(ahead) > _AHEAD * workers:
             yield ahead.popleft()
     yield from ahead
 
