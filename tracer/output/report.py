@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 from typing import TextIO
 
 from tracer.analysis.idle_timeouts import IdleTimeouts
 from tracer.model.events import Event
 from tracer.model.window import EVERYTHING, Window
+from tracer.output.other_end_text import two_ends_section
 from tracer.output.report_blocks import Section
 from tracer.output.report_incidents import MAX_SHOWN, heaviest, incidents_section
 from tracer.output.report_json import actions_records, service_record, silences_records, summary_record
@@ -16,6 +18,7 @@ from tracer.output.report_services import services_section
 from tracer.output.report_state import Collector, Lines, ReportState
 from tracer.output.report_summary import diagnosis_section, summary_section
 from tracer.output.report_text import as_text
+from tracer.output.two_ends_json import two_ends_records
 from tracer.recordings.header import Header
 
 
@@ -80,7 +83,7 @@ class Report:
             return
         self._collector.close()
         if self.lines is not None:
-            for record in (*actions_records(data), *silences_records(data)):
+            for record in chain(actions_records(data), silences_records(data), two_ends_records(data.two_ends)):
                 self.lines.write(record)
             for service, stalls in data.by_weight():
                 self.lines.write(service_record(data, service, stalls))
@@ -98,6 +101,9 @@ class Report:
         if data.first_ns is None:
             return sections
         sections.append(diagnosis_section(data, kept))
+        both = two_ends_section(data.two_ends, data.utc_offset_s)
+        if both is not None:
+            sections.append(both)
         done = data.actions.section(data.utc_offset_s, has_hosts=len(data.hosts) > 1)
         if done is not None:
             sections.append(done)

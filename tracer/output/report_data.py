@@ -20,6 +20,7 @@ from tracer.output.owners_advice import UNKNOWN_HOST, Line, OwnersAdvice
 from tracer.output.report_actions import ReportActions
 from tracer.output.report_incidents import ReportIncidents
 from tracer.output.report_rows import OTHER, Missing, ServiceStalls, StallEnd, count, host_key
+from tracer.output.report_two_ends import TwoEnds
 from tracer.recordings.header import Header
 
 MAX_SERVICES = 8192
@@ -67,6 +68,7 @@ class ReportData:
         self.others = ServiceStalls()  # of the services without a row of their own
         self.incidents = ReportIncidents()
         self.actions = ReportActions()
+        self.two_ends = TwoEnds()
         self.verdicts: Counter[str] = Counter()
         self.outcomes: dict[str, Counter[str]] = {}  # by verdict
         self.stalls = 0
@@ -97,6 +99,7 @@ class ReportData:
         self.is_filtered |= not header.keeps_counts
         self.host = header.host or UNKNOWN_HOST
         self._comparer.begin(self.host, header.run)
+        self.two_ends.opened(self.host, header)
         self._hz, self._own_netns = header.hz if header.hz > 0 else HZ, header.netns
         self.add_host(self.host)
         self.add_zone(header.utc_offset_s)
@@ -119,10 +122,12 @@ class ReportData:
         if missing.is_failure:
             # The kernel counted events that are in what is missing.
             self.is_filtered = True
+            self.two_ends.coverages.missed()
 
     def take(self, event: Event) -> Sequence[StallEnd]:
         """Take an event. Returns the ends of stalls that count from now on."""
         self.add_time(event.time_ns)
+        self.two_ends.take(self.host, event)
         kind = event.event
         if kind == "state":
             self.events += 1
@@ -176,6 +181,7 @@ class ReportData:
         self._merge_services(other)
         self.incidents.merge(other.incidents)
         self.actions.merge(other.actions)
+        self.two_ends.merge(other.two_ends)
         for verdict, number in other.verdicts.items():
             self.verdicts[self._word(verdict)] += number
         for verdict, outcomes in other.outcomes.items():
@@ -245,6 +251,7 @@ class ReportData:
         self.verdicts[verdict] += 1
         self.outcomes.setdefault(verdict, Counter())[outcome] += 1
         self.incidents.add(stall, host, verdict)
+        self.two_ends.add(host, stall)
         service = service_of(stall)
         if service is None:
             return

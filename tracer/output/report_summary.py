@@ -14,6 +14,7 @@ from tracer.model.window import Window
 from tracer.output.crosscheck import beside_the_kernel
 from tracer.output.format import duration, local_time, plural, safe
 from tracer.output.idle_timeouts import range_in_words
+from tracer.output.other_end_text import known_meaning
 from tracer.output.report_blocks import Advice, Block, Facts, Inline, Item, Name, Paragraph, Section, name_of
 from tracer.output.report_data import MAX_HOSTS, ReportData
 from tracer.output.report_incidents import connection_of, counted, weight_of
@@ -153,14 +154,15 @@ def _diagnosis(data: ReportData, verdict: str, incident: Incident, *, has_cure: 
     of = " of " if total == incident.count else ", the worst of "
     host = (" on ", name_of(incident.key.host)) if len(data.hosts) > 1 else ()
     title = (name_of(verdict), f": {plural(total, 'stall')}{of}", *connection_of(incident), *host)
-    blocks: list[Paragraph | Advice] = [Paragraph(_meaning(incident, outcomes))]
+    known = known_meaning(verdict, total, data.two_ends)
+    blocks: list[Paragraph | Advice] = [Paragraph(known or _meaning(incident, outcomes))]
     if outcomes[Outcome.ONGOING]:
         blocks.append(Paragraph(_still_waiting(incident, outcomes[Outcome.ONGOING], data.utc_offset_s)))
-    known = Verdict.of(verdict)
+    declared = Verdict.of(verdict)
     service = incident.key.service
     if service is None:
         return Item(title, blocks), has_cure
-    if known is not None and known.blames_idleness:
+    if declared is not None and declared.blames_idleness:
         blocks += [Paragraph(text) for text in range_in_words(data.idle_timeouts.range_of(service))]
     if not has_cure:
         cure = next((line for line in data.advice_of(service, verdict) if line.step is Step.CURE), None)

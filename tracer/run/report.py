@@ -59,13 +59,15 @@ class Reading:
     def state(self) -> ReportState:
         """The state of nothing."""
         idle_timeouts = SilenceMarks() if self.has_timeline or self.has_lines else IdleTimeouts()
-        return ReportState(
+        state = ReportState(
             idle_timeouts,
             here=self.here,
             is_filtered=not self.wanted.keeps_counts or bool(self.window),
             has_evidence=self.has_evidence,
             has_timeline=self.has_timeline,
         )
+        state.data.two_ends.coverages.is_filtered = self.wanted.chooses_events or bool(self.window)
+        return state
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ from tracer.model.durations import setting
 from tracer.model.window import Window
 from tracer.output.format import local_time
 from tracer.output.idle_timeouts import range_in_words
+from tracer.output.other_end_text import two_ends_section
 from tracer.output.report_blocks import Advice, Section
 from tracer.output.report_data import ReportData
 from tracer.output.report_rows import service_name
@@ -47,6 +48,7 @@ class Contents:
     outcomes: Counter[str]
     summary: Section
     diagnosis: Section | None
+    both_ends: Section | None
     left_out: list[str]
     services: list[ServiceContents]
     more_services: int
@@ -87,6 +89,7 @@ def contents_of(
         outcomes=outcomes,
         summary=summary_section(data, incidents, window),
         diagnosis=None if data.first_ns is None else diagnosis_section(data, incidents),
+        both_ends=two_ends_section(data.two_ends, data.utc_offset_s),
         left_out=list(left_out(data, unfollowed)),
         services=[
             ServiceContents(
