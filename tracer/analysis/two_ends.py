@@ -143,7 +143,7 @@ class Join:
             comm=end.comm,
             pid=end.pid,
             waited_ns=waited_ns,
-            lost_back=bool(waited_ns) and stall.heard_ns < waited_ns - TOLERANCE_NS,
+            lost_back=_is_lost_back(stall, waited_ns),
             others_passed=any(
                 _was_alive(each, stall)
                 for each in self._between[host, stall.ends.raddr, stall.ends.laddr]
@@ -258,9 +258,15 @@ def _waited_ns(stall: Stall, end: ConnectionEnd) -> int:
     overlapping = [
         wait.since_ns
         for wait in end.waits
-        if wait.since_ns <= stall.ended_ns + TOLERANCE_NS and wait.ended_ns >= stall.since_ns - TOLERANCE_NS
+        if wait.since_ns <= stall.ended_ns - TOLERANCE_NS and wait.ended_ns >= stall.since_ns - TOLERANCE_NS
     ]
     return min(overlapping, default=0)
+
+
+def _is_lost_back(stall: Stall, waited_ns: int) -> bool:
+    """Whether the other end sent while this one waited, and nothing arrived here. waited_ns: since when it waited."""
+    is_long = waited_ns + TOLERANCE_NS + _SENT_OFTEN_NS <= stall.ended_ns
+    return bool(waited_ns) and is_long and stall.heard_ns < waited_ns - TOLERANCE_NS
 
 
 def _is_local(address: str) -> bool:
