@@ -282,6 +282,6 @@ def test_two_hosts_with_such_an_end_are_no_match(hosts: Hosts) -> None:
 
 
 def test_a_loopback_address_matches_no_other_host(hosts: Hosts) -> None:
-    local = {"laddr": "127.0.0.1", "raddr": "127.0.0.1"}
+    local: Fields = {"laddr": "127.0.0.1", "raddr": "127.0.0.1"}
     stall = [*freeze(start=AT, **{**OWNED, **local}), *close(AT + 13.4, **{**OWNED, **local})]
     assert hosts.findings([closed_later(), opened(**local)], of=stall) is None

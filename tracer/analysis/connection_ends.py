@@ -19,7 +19,9 @@ from tracer.model.events import Event
 from tracer.model.kinds import Kind
 
 MAX_ENDS = 4096
-"""Ends that are kept: those with the newest events."""
+"""Ends of one host that are kept: those with the newest events."""
+MAX_ALL_ENDS = 4 * MAX_ENDS
+"""Ends of all hosts that are kept: those of the last hosts."""
 MAX_SPANS = 8
 """Instants of arrival of one end that are kept: the newest."""
 MAX_WAITS = 4
@@ -31,6 +33,9 @@ _SAME_NS = 50 * MS
 """Instants of arrival that are nearer than this are one: `silent_ms` has the resolution of a jiffy."""
 _CLOSING_NS = 2_000 * MS
 """What is seen within this time before or after the end of a connection may be the reason."""
+_ORDERLY = {"FIN_WAIT1": "closed", "CLOSE_WAIT": "peer-closed"}
+"""How a connection ends with a FIN, by the state after ESTABLISHED."""
+_STATE, _STALL, _RESUME, _ACTION = (kind.value for kind in (Kind.STATE, Kind.STALL, Kind.RESUME, Kind.ACTION))
 _SIGNS = frozenset(
     {Kind.RETRANSMIT, Kind.KEEPALIVE, Kind.WINDOW_PROBE, Kind.UNSENT, Kind.FOUND, Kind.WAITING, Kind.RESET,
      Kind.ERROR, Kind.RESUME, Kind.ACTION}
@@ -99,13 +104,15 @@ class ConnectionEnd:
 
     def add_span(self, span: Span) -> None:
         """Note an arrival and the silence after it."""
-        for place, known in enumerate(self.spans):
-            if abs(known.heard_ns - span.heard_ns) < _SAME_NS:
-                self.spans[place] = Span(known.heard_ns, max(known.until_ns, span.until_ns))
+        if self.spans:
+            heard_ns, until_ns = self.spans[-1]
+            if -_SAME_NS < span.heard_ns - heard_ns < _SAME_NS:
+                if span.until_ns > until_ns:
+                    self.spans[-1] = Span(heard_ns, span.until_ns)
                 return
         self.spans.append(span)
         if len(self.spans) > MAX_SPANS:
-            self.spans.remove(min(self.spans))
+            del self.spans[0]
 
     def add_wait(self, wait: Wait) -> None:
         """Note a stall, in place of an earlier account of it."""
@@ -116,106 +123,157 @@ class ConnectionEnd:
         """Note that a segment arrived that does not count for `silent_ms`: a probe, or a SYN."""
         self.arrivals_ns = [*self.arrivals_ns[1 - MAX_SPANS :], time_ns]
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether there is nothing to know about it but that it is open."""
-        return not (self.spans or self.arrivals_ns or self.waits)
+
+class _Opened(NamedTuple):
+    """A connection that was opened, and about which there is nothing else to know so far."""
+
+    time_ns: int
+    host: str
+    laddr: str | None
+    lport: int | None
+    raddr: str | None
+    rport: int | None
+    comm: str | None
+    pid: int | None
 
 
 class ConnectionEnds:
     """Takes the events of hosts one after the other, and keeps their ends in bounded memory."""
 
     def __init__(self) -> None:
+        self._opened: OrderedDict[str, _Opened] = OrderedDict()  # by socket
         self._ends: OrderedDict[tuple[str, Ends], ConnectionEnd] = OrderedDict()
+        self._by_sock: dict[str, ConnectionEnd] = {}
 
     def __iter__(self) -> Iterator[tuple[str, Ends, ConnectionEnd]]:
+        """Hosts and their ends, once no event comes any more."""
+        self.begin()
         return ((host, ends, end) for (host, ends), end in self._ends.items())
+
+    def begin(self) -> None:
+        """Another recording begins: its sockets are other ones."""
+        for sock, each in self._opened.items():
+            ends = _whole(each.laddr, each.lport, each.raddr, each.rport)
+            if ends is not None and (each.host, ends) not in self._ends:
+                self.put(each.host, ends, _end_of(sock, each))
+        self._opened.clear()
+        self._by_sock.clear()
 
     def take(self, host: str, event: Event) -> None:
         """Take an event of that host."""
         kind = event.event
-        if kind == Kind.STATE:
-            self._state(host, event)
+        if kind == _STATE:
+            if event.new_state == "ESTABLISHED":
+                self._open(host, event)
+            elif event.old_state == "ESTABLISHED":
+                self._leave(host, event)
         elif kind in _SIGNS:
             self._sign(host, event)
-        elif kind == Kind.STALL and event.phase == "end" and event.outcome != Outcome.PRESUMED:
-            ends = ends_of(event)
-            if ends is not None and event.since is not None and event.duration_ms is not None:
-                since_ns = began_ns(event)
-                self._end(host, ends, event).add_wait(Wait(since_ns, since_ns + event.duration_ms * MS))
+        elif kind == _STALL and event.phase == "end" and event.outcome != Outcome.PRESUMED:
+            self._wait(host, event)
 
-    def put(self, host: str, ends: Ends, end: ConnectionEnd) -> None:
-        """Keep an end, in place of an earlier one with these addresses and ports."""
+    def put(self, host: str, ends: Ends, end: ConnectionEnd, most: int = MAX_ALL_ENDS) -> None:
+        """Keep an end, in place of an earlier one with these addresses and ports. most: ends that are kept."""
         key = (host[:MAX_TEXT], ends)
         self._ends[key] = end
         self._ends.move_to_end(key)
-        if len(self._ends) > MAX_ENDS:
-            self._ends.popitem(last=False)
+        if len(self._ends) > most:
+            _, oldest = self._ends.popitem(last=False)
+            self._by_sock.pop(oldest.sock, None)
 
     def merge(self, other: ConnectionEnds) -> None:
         """Include the ends of another report."""
         for host, ends, end in other:
             self.put(host, ends, end)
 
-    def _end(self, host: str, ends: Ends, event: Event) -> ConnectionEnd:
-        """The end of this event, known from now on."""
-        key = (host[:MAX_TEXT], ends)
-        end = self._ends.get(key)
-        if end is None or (event.sock and end.sock and event.sock != end.sock):
-            end = ConnectionEnd(began_ns=0 if end is None else end.seen_ns)
-            self.put(host, ends, end)
-        else:
-            self._ends.move_to_end(key)
-        if event.sock:
-            end.sock = event.sock
-        if event.comm and event.pid:
-            end.comm, end.pid = event.comm[:MAX_TEXT], event.pid
-        return end
+    def _open(self, host: str, event: Event) -> None:
+        sock = event.sock
+        if sock is not None:
+            self._opened[sock] = _Opened(
+                event.time_ns, host, event.laddr, event.lport, event.raddr, event.rport, event.comm, event.pid
+            )
+            if len(self._opened) > MAX_ENDS:
+                self._opened.popitem(last=False)
 
-    def _state(self, host: str, event: Event) -> None:
-        ends = ends_of(event)
-        if ends is None:
+    def _leave(self, host: str, event: Event) -> None:
+        sock = event.sock or ""
+        silent_ms, new_state = event.silent_ms, event.new_state
+        is_quick = silent_ms is None or silent_ms < IN_USE_MS
+        if is_quick and new_state in _ORDERLY and sock not in self._by_sock:
+            self._opened.pop(sock, None)
             return
-        if event.new_state == "ESTABLISHED":
-            end = self._end(host, ends, event)
-            end.began_ns = end.open_ns = event.time_ns
-        elif event.old_state == "ESTABLISHED":
-            known = self._ends.get((host[:MAX_TEXT], ends))
-            silent_ms = event.silent_ms
-            is_quick = silent_ms is None or silent_ms < IN_USE_MS
-            if is_quick and event.new_state in ("FIN_WAIT1", "CLOSE_WAIT") and (known is None or known.is_plain):
-                self._ends.pop((host[:MAX_TEXT], ends), None)
-                return
-            end = self._end(host, ends, event)
+        end = self._end(host, event)
+        if end is not None:
             _add_silence(end, event)
-            how = {"FIN_WAIT1": "closed", "CLOSE_WAIT": "peer-closed"}.get(event.new_state or "", "")
-            _close(end, Closing(event.time_ns, how))
+            _close(end, Closing(event.time_ns, _ORDERLY.get(new_state or "", "")))
 
     def _sign(self, host: str, event: Event) -> None:
-        ends = ends_of(event)
-        if ends is None:
+        end = self._end(host, event)
+        if end is None:
             return
-        end = self._end(host, ends, event)
-        if (event.event == Kind.RESUME and event.cause == "probe") or event.kind == "synack":
+        kind = event.event
+        if (kind == _RESUME and event.cause == "probe") or event.kind == "synack":
             end.add_arrival(event.time_ns)
-        elif event.event != Kind.ACTION:
+        elif kind != _ACTION:
             _add_silence(end, event)
-        if event.event == Kind.RESUME and event.cause != "probe":
-            end.add_span(Span(event.time_ns, event.time_ns))
+            if kind == _RESUME:
+                end.add_span(Span(event.time_ns, event.time_ns))
         reason = _reason(event)
         if reason:
-            by = event.by_user if event.event == Kind.ACTION and event.by_user else ""
+            by = event.by_user if kind == _ACTION and event.by_user else ""
             _close(end, Closing(event.time_ns, reason, by[:MAX_TEXT]))
         elif event.state == "ESTABLISHED" and end.closing is None:
             end.open_ns = event.time_ns
 
+    def _wait(self, host: str, event: Event) -> None:
+        if event.since is None or event.duration_ms is None:
+            return
+        end, since_ns = self._end(host, event), began_ns(event)
+        if end is not None:
+            end.add_wait(Wait(since_ns, since_ns + event.duration_ms * MS))
+
+    def _end(self, host: str, event: Event) -> ConnectionEnd | None:
+        """The end of this event, known from now on; None without addresses and ports."""
+        sock = event.sock or ""
+        end = self._by_sock.get(sock)
+        if end is None:
+            ends = ends_of(event)
+            if ends is None:
+                return None
+            end = self._new_end(host, ends, sock)
+        if event.comm and event.pid:
+            end.comm, end.pid = event.comm[:MAX_TEXT], event.pid
+        return end
+
+    def _new_end(self, host: str, ends: Ends, sock: str) -> ConnectionEnd:
+        before = self._ends.get((host[:MAX_TEXT], ends))
+        if before is not None and (not sock or not before.sock):
+            return before
+        opened = self._opened.pop(sock, None)
+        end = ConnectionEnd(sock, began_ns=0 if before is None else before.seen_ns)
+        if opened is not None:
+            end = _end_of(sock, opened)
+        self.put(host, ends, end, MAX_ENDS)
+        if sock:
+            self._by_sock[sock] = end
+        return end
+
+
+def _end_of(sock: str, opened: _Opened) -> ConnectionEnd:
+    is_owned = opened.comm and opened.pid
+    comm, pid = ((opened.comm or "")[:MAX_TEXT], opened.pid or 0) if is_owned else ("", 0)
+    return ConnectionEnd(sock, comm, pid, began_ns=opened.time_ns, open_ns=opened.time_ns)
+
+
+def _whole(laddr: str | None, lport: int | None, raddr: str | None, rport: int | None) -> Ends | None:
+    if laddr is None or lport is None or raddr is None or rport is None:
+        return None
+    return Ends(laddr[:MAX_TEXT], lport, raddr[:MAX_TEXT], rport)
+
 
 def ends_of(event: Event) -> Ends | None:
     """Addresses and ports of an event; None unless it has them all."""
-    laddr, lport, raddr, rport = event.laddr, event.lport, event.raddr, event.rport
-    if laddr is None or lport is None or raddr is None or rport is None:
-        return None
-    return Ends(laddr, lport, raddr, rport)
+    return _whole(event.laddr, event.lport, event.raddr, event.rport)
 
 
 def _add_silence(end: ConnectionEnd, event: Event) -> None:

@@ -13,6 +13,7 @@ MAX_COVERAGES = 64
 MAX_HOSTS = 4096
 RESUME_MS = 60_000
 """From this silence on the next segment is a `resume` event, unless --min-idle is less (docs/events.md)."""
+_RESUME, _LOST = Kind.RESUME.value, Kind.LOST.value
 
 
 @dataclass(slots=True)
@@ -64,10 +65,11 @@ class Coverages:
     def take(self, event: Event) -> None:
         """Take an event of the recording."""
         current = self._current
-        current.until_ns = max(current.until_ns, event.time_ns)
-        if event.event == Kind.RESUME:
+        current.until_ns = event.time_ns
+        kind = event.event
+        if kind == _RESUME:
             current.has_resumes = True
-        elif event.event == Kind.LOST:
+        elif kind == _LOST:
             current.is_whole = False
 
     def missed(self) -> None:

@@ -91,8 +91,9 @@ def report(
     The report begins with a summary, what is missing, and the diagnosis. Then come the incidents: stalls of one
     owner, service and verdict that begin together. For each service it compares the longest idle period that a
     connection survived with the shortest that was fatal, and gives advice. Several FILEs make one report; those of
-    different hosts are read on all cores. A FILE may also be the output of report --json. Memory use does not grow
-    with the length of a recording. A FILE that cannot be read is skipped with a warning, and the exit status is 1.
+    different hosts are read on all cores. A FILE may also be the output of report --json. Where the hosts of both
+    ends of a connection were recorded, the report shows what the other end saw. Memory use does not grow with the
+    length of a recording. A FILE that cannot be read is skipped with a warning, and the exit status is 1.
 
     A TIME without a zone is in the time zone of the recorded host. 14:02 is the last one within the FILEs; for
     --until, the first one after --since. -10m is ten minutes before the last event of all FILEs.

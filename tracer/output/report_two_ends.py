@@ -15,7 +15,9 @@ from tracer.model.events import Event
 from tracer.recordings.header import Header
 
 MAX_STALLS = 4096
-"""Stalls that are joined with their other ends: the last."""
+"""Stalls of one group of files that are joined with their other ends: the last."""
+MAX_ALL_STALLS = 4 * MAX_STALLS
+"""Stalls of all hosts that are joined."""
 
 
 class GroupKey(NamedTuple):
@@ -49,10 +51,11 @@ class TwoEnds:
     def __init__(self) -> None:
         self.ends = ConnectionEnds()
         self.coverages = Coverages()
-        self._stalls: deque[Stall] = deque(maxlen=MAX_STALLS)
+        self._stalls: deque[Stall] = deque(maxlen=MAX_ALL_STALLS)
 
     def opened(self, host: str, header: Header) -> None:
         """A recording of that host begins."""
+        self.ends.begin()
         began_ns = header.started_ns + header.clock_offset_ns
         self.coverages.opened(host, header.run, began_ns, is_whole=header.is_whole and header.started_ns > 0)
 
@@ -66,6 +69,8 @@ class TwoEnds:
         stall = stall_of(host, end)
         if stall is not None:
             self._stalls.append(stall)
+            if len(self._stalls) > MAX_STALLS:
+                self._stalls.popleft()
 
     def merge(self, other: TwoEnds) -> None:
         """Include another report, to which nothing is added any more."""
