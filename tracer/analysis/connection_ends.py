@@ -124,24 +124,12 @@ class ConnectionEnd:
         self.arrivals_ns = [*self.arrivals_ns[1 - MAX_SPANS :], time_ns]
 
 
-class _Opened(NamedTuple):
-    """A connection that was opened, and about which there is nothing else to know so far."""
-
-    time_ns: int
-    host: str
-    laddr: str | None
-    lport: int | None
-    raddr: str | None
-    rport: int | None
-    comm: str | None
-    pid: int | None
-
-
 class ConnectionEnds:
     """Takes the events of hosts one after the other, and keeps their ends in bounded memory."""
 
     def __init__(self) -> None:
-        self._opened: OrderedDict[str, _Opened] = OrderedDict()  # by socket
+        # By socket: those about which there is nothing else to know so far. Most events are never looked into.
+        self._opened: OrderedDict[str, tuple[str, Event]] = OrderedDict()
         self._ends: OrderedDict[tuple[str, Ends], ConnectionEnd] = OrderedDict()
         self._by_sock: dict[str, ConnectionEnd] = {}
 
@@ -152,10 +140,10 @@ class ConnectionEnds:
 
     def begin(self) -> None:
         """Another recording begins: its sockets are other ones."""
-        for sock, each in self._opened.items():
-            ends = _whole(each.laddr, each.lport, each.raddr, each.rport)
-            if ends is not None and (each.host, ends) not in self._ends:
-                self.put(each.host, ends, _end_of(sock, each))
+        for sock, (host, event) in self._opened.items():
+            ends = ends_of(event)
+            if ends is not None and (host[:MAX_TEXT], ends) not in self._ends:
+                self.put(host, ends, _end_of(sock, event))
         self._opened.clear()
         self._by_sock.clear()
 
@@ -189,23 +177,25 @@ class ConnectionEnds:
     def _open(self, host: str, event: Event) -> None:
         sock = event.sock
         if sock is not None:
-            self._opened[sock] = _Opened(
-                event.time_ns, host, event.laddr, event.lport, event.raddr, event.rport, event.comm, event.pid
-            )
+            self._opened[sock] = (host, event)
             if len(self._opened) > MAX_ENDS:
                 self._opened.popitem(last=False)
 
     def _leave(self, host: str, event: Event) -> None:
-        sock = event.sock or ""
-        silent_ms, new_state = event.silent_ms, event.new_state
-        is_quick = silent_ms is None or silent_ms < IN_USE_MS
-        if is_quick and new_state in _ORDERLY and sock not in self._by_sock:
+        sock, new_state = event.sock or "", event.new_state
+        if new_state in _ORDERLY and sock not in self._by_sock and self._was_in_use(sock, event):
             self._opened.pop(sock, None)
             return
         end = self._end(host, event)
         if end is not None:
             _add_silence(end, event)
             _close(end, Closing(event.time_ns, _ORDERLY.get(new_state or "", "")))
+
+    def _was_in_use(self, sock: str, event: Event) -> bool:
+        opened = self._opened.get(sock)
+        if opened is not None and event.time_ns - opened[1].time_ns < IN_USE_MS * MS:
+            return True
+        return event.silent_ms is None or event.silent_ms < IN_USE_MS
 
     def _sign(self, host: str, event: Event) -> None:
         end = self._end(host, event)
@@ -252,28 +242,26 @@ class ConnectionEnds:
         opened = self._opened.pop(sock, None)
         end = ConnectionEnd(sock, began_ns=0 if before is None else before.seen_ns)
         if opened is not None:
-            end = _end_of(sock, opened)
+            end = _end_of(sock, opened[1])
         self.put(host, ends, end, MAX_ENDS)
         if sock:
             self._by_sock[sock] = end
         return end
 
 
-def _end_of(sock: str, opened: _Opened) -> ConnectionEnd:
-    is_owned = opened.comm and opened.pid
-    comm, pid = ((opened.comm or "")[:MAX_TEXT], opened.pid or 0) if is_owned else ("", 0)
-    return ConnectionEnd(sock, comm, pid, began_ns=opened.time_ns, open_ns=opened.time_ns)
-
-
-def _whole(laddr: str | None, lport: int | None, raddr: str | None, rport: int | None) -> Ends | None:
-    if laddr is None or lport is None or raddr is None or rport is None:
-        return None
-    return Ends(laddr[:MAX_TEXT], lport, raddr[:MAX_TEXT], rport)
+def _end_of(sock: str, opened: Event) -> ConnectionEnd:
+    end = ConnectionEnd(sock, began_ns=opened.time_ns, open_ns=opened.time_ns)
+    if opened.comm and opened.pid:
+        end.comm, end.pid = opened.comm[:MAX_TEXT], opened.pid
+    return end
 
 
 def ends_of(event: Event) -> Ends | None:
     """Addresses and ports of an event; None unless it has them all."""
-    return _whole(event.laddr, event.lport, event.raddr, event.rport)
+    laddr, lport, raddr, rport = event.laddr, event.lport, event.raddr, event.rport
+    if laddr is None or lport is None or raddr is None or rport is None:
+        return None
+    return Ends(laddr[:MAX_TEXT], lport, raddr[:MAX_TEXT], rport)
 
 
 def _add_silence(end: ConnectionEnd, event: Event) -> None:
