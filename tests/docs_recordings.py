@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from incident_recordings import others
 from recording_files import header, record
 from stall_events import LOSS_PROBE_MS, OWNED, a_night, close, freeze, heard, waiting
 
+from tracer.cli import main
 from tracer.model.events import Event
 
 POOL = 40
@@ -20,6 +24,10 @@ NAMES = ("night.tw.gz", "x.tw.gz", "now.tw", "log/record-20270115T020000.123Z.tw
 """The files, below one directory. `log` stands for /var/log/tcpwatch."""
 QUIET = "ci.tw.gz"
 """A recording without a stall."""
+HOSTS = ("web-1", "web-2")
+"""Hosts with an output of `report --json` in `reports`."""
+BOTH_ENDS = ("web-1.tw.gz", "db-1.tw.gz")
+"""Recordings of the two hosts of a connection that a firewall forgot."""
 
 
 def write_recordings(directory: Path) -> None:
@@ -33,6 +41,15 @@ def write_recordings(directory: Path) -> None:
     (directory / COMPACT).parent.mkdir(parents=True)
     record_both(directory, a_night(), ".gz", header(host="web-a")).compact.rename(directory / COMPACT)
     (directory / "full.tw.gz").unlink()
+    (directory / "reports").mkdir(exist_ok=True)
+    for host in HOSTS:
+        recording = record(directory / "one.tw", [*a_night(), *hour()], header(host=host))
+        with redirect_stdout(StringIO()) as report:
+            assert main.run(["report", str(recording), "--json"]) == 0
+        (directory / "reports" / f"{host}.json.gz").write_bytes(gzip.compress(report.getvalue().encode()))
+        recording.unlink()
+    for name, events in zip(BOTH_ENDS, both_ends()):
+        record(directory / name, events, header(host=name.partition(".")[0]))
     record(directory / QUIET, [event("state", at, old_state="ESTABLISHED", new_state="CLOSE") for at in range(3)])
 
 
@@ -52,3 +69,14 @@ def hour() -> list[Event]:
             name |= {"pid": 23_949 + number, "pids": [23_949 + number]}
             made += freeze(start=at, silent_ms=61 * 60_000 + LOSS_PROBE_MS, **name) + close(at + 13.4, **name)
     return made
+
+
+def both_ends() -> tuple[list[Event], list[Event]]:
+    """What a client and its server saw: a query after an hour that did not arrive, and how the server closed it."""
+    owner: dict[str, Any] = {**OWNED, "lport": 40_100}
+    server: dict[str, Any] = {
+        "laddr": "10.66.2.2", "lport": 3306, "raddr": "10.66.1.2", "rport": 40_100, "sock": "server",
+        "comm": "mariadbd", "pid": 812, "pids": [812],
+    }  # fmt: skip
+    closed = {"old_state": "ESTABLISHED", "new_state": "FIN_WAIT1", "silent_ms": 62 * 60_000}
+    return [*freeze(start=100, **owner), *close(113.4, **owner)], [event("state", 130, **{**server, **closed})]

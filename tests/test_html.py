@@ -22,6 +22,7 @@ from tracer.output.html.blocks import advice_line
 from tracer.output.owners_advice import Line
 from tracer.output.report_services import advice_blocks
 from tracer.output.report_timeline import Timeline
+from tracer.output.report_traces import Traces
 
 MAX_PAGE_BYTES = 200_000
 MYSQL = Service("10.66.2.2", 3306, False)
@@ -191,24 +192,24 @@ def test_a_prediction_is_the_first_exact_one_and_of_the_stall_that_it_is_for() -
         return event("stall", at, **given)
 
     early, late = "2027-01-15T08:00:00.000000Z", "2027-01-15T08:05:00.000000Z"
-    timeline = Timeline()
+    timeline, traces = Timeline(), Traces()
     for each in (
         stall("begin", 0, early, gives_up_at="2027-01-15T08:10:00.000000Z", gives_up_window_ms=9000),
         stall("update", 1, early, gives_up_at="2027-01-15T08:10:04.000000Z"),
         stall("update", 2, early, gives_up_at="2027-01-15T08:10:09.000000Z"),
     ):
-        timeline.take("db1", each)
+        traces.take("db1", each)
     end = stall("end", 604, early, outcome="timed-out", duration_ms=604_000)
-    timeline.take("db1", end)
-    timeline.count("db1", end, "idle-drop")
+    traces.take("db1", end)
+    timeline.count("db1", end, "idle-drop", traces.of("db1", end))
     (row,) = timeline.rows()
     assert row.bar.prediction is not None and row.bar.prediction.is_exact
     assert row.bar.prediction.earliest_ns == row.bar.ended_ns == parse_time("2027-01-15T08:10:04.000000Z")
     # What waits now was sent later: the prediction for what was answered does not count.
-    timeline.take("db1", stall("begin", 0, early, gives_up_at="2027-01-15T08:10:00.000000Z"))
+    traces.take("db1", stall("begin", 0, early, gives_up_at="2027-01-15T08:10:00.000000Z"))
     other = stall("end", 310, late, outcome="timed-out", duration_ms=10_000, rport=5432)
-    timeline.take("db1", other)
-    timeline.count("db1", other, "idle-drop")
+    traces.take("db1", other)
+    timeline.count("db1", other, "idle-drop", traces.of("db1", other))
     assert timeline.rows()[-1].bar.prediction is None
 
 

@@ -18,7 +18,8 @@ from tracer.output.html.markup import fitting, text
 from tracer.output.html.page import MAX_BYTES
 from tracer.output.html.report import HtmlReport
 from tracer.output.html.scale import LABELS, log_scale
-from tracer.output.report_timeline import MAX_INCIDENTS, MAX_TICKS, MAX_TRACKED, Timeline
+from tracer.output.report_timeline import MAX_INCIDENTS, Timeline
+from tracer.output.report_traces import MAX_TICKS, MAX_TRACKED, Traces
 
 MAX_PAGE_BYTES = 200_000
 MYSQL = Service("10.66.2.2", 3306, False)
@@ -54,7 +55,7 @@ def test_ten_thousand_stalls_make_a_small_page_in_bounded_memory() -> None:
     for each in events:
         marks_of_silences.fatal(Service(each.raddr or "", 3306, False), 70_000)
     report.write(events)
-    assert len(report._timeline._rows) <= MAX_INCIDENTS
+    assert report.state.timeline is not None and len(report.state.timeline._rows) <= MAX_INCIDENTS
     report.close()
     (page,) = pages
     assert len(page.encode()) < MAX_BYTES < MAX_PAGE_BYTES
@@ -79,13 +80,13 @@ def test_ten_thousand_real_stalls_of_a_recording(tmp_path: Path) -> None:
 
 
 def test_a_stall_keeps_a_bounded_number_of_instants() -> None:
-    timeline = Timeline()
+    timeline, traces = Timeline(), Traces()
     for number in range(10_000):
-        timeline.take("db1", event("window-probe", number, attempt=number))
+        traces.take("db1", event("window-probe", number, attempt=number))
     end = event("stall", 10_000, phase="end", id="1", since="2027-01-15T08:00:00.000000Z", duration_ms=10_000_000,
                 verdict="zero-window", outcome="ongoing", retransmits=10_000)  # fmt: skip
-    timeline.take("db1", end)
-    timeline.count("db1", end, "zero-window")
+    traces.take("db1", end)
+    timeline.count("db1", end, "zero-window", traces.of("db1", end))
     (row,) = timeline.rows()
     assert len(row.bar.ticks) == MAX_TICKS and row.bar.ticks_left_out == 10_000 - MAX_TICKS
     assert row.bar.ticks[-1] == event("window-probe", 9_999).time_ns
@@ -128,11 +129,11 @@ def test_parts_beyond_a_share_of_the_page_are_counted() -> None:
 
 
 def test_connections_that_retransmit_are_kept_in_bounded_number() -> None:
-    timeline = Timeline()
+    traces = Traces()
     for number in range(3 * MAX_TRACKED):
-        timeline.take("db1", rtx("rto", 0, sock=f"{number}"))
-        timeline.take("db1", event("stall", 1, phase="end", sock=f"{number}", id=f"{number}", outcome="presumed"))
-    assert len(timeline._tracks) == len(timeline._ended) == MAX_TRACKED
+        traces.take("db1", rtx("rto", 0, sock=f"{number}"))
+        traces.take("db1", event("stall", 1, phase="end", sock=f"{number}", id=f"{number}", outcome="presumed"))
+    assert len(traces._tracks) == len(traces._ended) == MAX_TRACKED
 
 
 def test_instants_of_any_recording_have_a_place() -> None:

@@ -93,6 +93,21 @@ class IdleTimeouts:
             shortest_ms = known.shortest_fatal_ms
             known.shortest_fatal_ms = silence_ms if shortest_ms is None else min(silence_ms, shortest_ms)
 
+    def take_range(self, service: Service, known: IdleTimeoutRange) -> None:
+        """Include what is known about a service elsewhere."""
+        mine = self._of(service)
+        mine.longest_survived_ms = max(
+            (ms for ms in (mine.longest_survived_ms, known.survived_ms) if ms is not None), default=None
+        )
+        mine.shortest_fatal_ms = min(
+            (ms for ms in (mine.shortest_fatal_ms, known.fatal_ms) if ms is not None), default=None
+        )
+
+    def merge(self, other: IdleTimeouts) -> None:
+        """Include everything that is known elsewhere. Associative, and an empty one changes nothing."""
+        for service in other:
+            self.take_range(service, other.range_of(service))
+
     def _of(self, service: Service) -> _Silences:
         known = self._silences.setdefault(service, _Silences())
         self._silences.move_to_end(service)

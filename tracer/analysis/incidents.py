@@ -7,6 +7,7 @@ one row. Pure bookkeeping over stall events: times come from the events.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import field
 from typing import NamedTuple
@@ -112,6 +113,44 @@ class Incident:
         self.stuck_bytes += 0 if stall.unacked_bytes is None else stall.unacked_bytes
         if stall.outcome is not None:
             self.outcomes[stall.outcome] += 1
+
+    def absorb(self, other: Incident) -> None:
+        """Count the stalls of another incident here, too."""
+        self.count += other.count
+        for pid in other.pids:
+            if len(self.pids) < MAX_PIDS:
+                self.pids[pid] = None
+        for place in other.places:
+            if len(self.places) < MAX_PLACES:
+                self.places[place] = None
+        for mine, more in (
+            (self.began_ns, other.began_ns),
+            (self.idle_ms, other.idle_ms),
+            (self.lasted_ms, other.lasted_ms),
+            (self.gives_up_ns, other.gives_up_ns),
+        ):
+            mine.add(more.least)
+            mine.add(more.greatest)
+        self.stuck_bytes += other.stuck_bytes
+        self.outcomes += other.outcomes
+
+
+def merged(incidents: Iterable[Incident]) -> Iterator[Incident]:
+    """Incidents of one key that overlap become one: their stalls ended out of the order in which they began."""
+    last: Incident | None = None
+    for incident in sorted(incidents, key=lambda each: (repr(each.key), each.began_ns.least or 0)):
+        if last is not None and last.key == incident.key and _begins_within(incident, last):
+            last.absorb(incident)
+            continue
+        if last is not None:
+            yield last
+        last = incident
+    if last is not None:
+        yield last
+
+
+def _begins_within(incident: Incident, before: Incident) -> bool:
+    return (incident.began_ns.least or 0) <= (before.began_ns.greatest or 0) + GAP_NS
 
 
 class Incidents:

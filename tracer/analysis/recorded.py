@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import NamedTuple, TypeVar
 
-from tracer.analysis.advice.context import AdviceContext
+from tracer.analysis.advice.derived import advice_for
 from tracer.analysis.idle_timeouts import IdleTimeouts, Service, service_of
 from tracer.analysis.outcomes import WITHOUT_EVIDENCE, Outcome
 from tracer.analysis.recorded_open import RecordedOpenStalls
@@ -99,42 +99,32 @@ class RecordedStalls:
             self._learn(end.stall, is_uncertain=end.is_uncertain)
         while self._revocable:
             self._count(self._revocable.popitem(last=False)[1])
-        return [self._advised(end.stall) for end in ended]
+        return [self._completed(end.stall) for end in ended]
 
     def _stall(self, event: Event) -> list[Event]:
         """Take a `stall` event. Returns the ends of others, for which there is no room, and the event."""
         self._learn(event, is_uncertain=self._open.is_uncertain(event))
-        self._advised(event)
+        self._completed(event)
         if not self._has_all_stalls:
             return [event]
         ends = self._open.take(event)
         self.unfollowed += len(ends)
         for end in ends:
             self._learn(end.stall, is_uncertain=end.is_uncertain)
-        return [*(self._advised(end.stall) for end in ends), event]
+        return [*(self._completed(end.stall) for end in ends), event]
 
-    def _advised(self, stall: Event) -> Event:
-        stall.advice = self._advice(stall)
-        return stall
-
-    def _advice(self, stall: Event) -> list[str]:
-        verdict = Verdict.of(stall.verdict)
-        if verdict is None:
-            return []  # of a later version
+    def _completed(self, stall: Event) -> Event:
+        """Set what follows from earlier events, and derive the advice anew."""
         sock = stall.sock or ""
         survived_ms = self._survived_ms.get(sock)
-        context = AdviceContext(
-            event=stall,
-            idle_ms=stall.idle_ms,
-            over=stall.phase == "end" and stall.outcome != Outcome.ONGOING,
-            hz=self.hz,
-            idle_timeout=self.idle_timeouts.range_of(service_of(stall)),
-            refused_reset=bool(stall.refused_reset) or sock in self._refused,
-            survived_as_much=bool(stall.survived_before)
-            or (survived_ms is not None and stall.idle_ms is not None and survived_ms >= stall.idle_ms),
-            own_netns=self.own_netns,
-        )
-        return verdict.advice(context)
+        if sock in self._refused:
+            stall.refused_reset = True
+        if survived_ms is not None and stall.idle_ms is not None and survived_ms >= stall.idle_ms:
+            stall.survived_before = True
+        idle_timeout = self.idle_timeouts.range_of(service_of(stall))
+        stall.survived_ms, stall.fatal_ms = idle_timeout.survived_ms, idle_timeout.fatal_ms
+        stall.advice = advice_for(stall, hz=self.hz, own_netns=self.own_netns)
+        return stall
 
     def _resume(self, event: Event) -> None:
         if event.sock is None or (event.idle_ms is None and event.sock in self._stalled):

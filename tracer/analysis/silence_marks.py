@@ -36,11 +36,11 @@ class _Marks:
     by_length: dict[int, Mark] = field(default_factory=dict)
     left_out: int = 0
 
-    def add(self, ms: int) -> None:
+    def add(self, ms: int, silences: int = 1) -> None:
         length = math.floor(PER_DECADE * math.log10(max(1, ms)))
         nearest = max if self.longest else min
-        known = self.by_length.get(length)
-        self.by_length[length] = Mark(ms, 1) if known is None else Mark(nearest(ms, known.ms), known.silences + 1)
+        known = self.by_length.get(length, Mark(ms, 0))
+        self.by_length[length] = Mark(nearest(ms, known.ms), known.silences + silences)
         if len(self.by_length) > MAX_MARKS:
             farthest = min(self.by_length) if self.longest else max(self.by_length)
             self.left_out += self.by_length.pop(farthest).silences
@@ -85,6 +85,22 @@ class SilenceMarks(IdleTimeouts):
         super().fatal(service, silence_ms)
         if service is not None and not self.is_paused:
             self._marks_for(service)[1].add(silence_ms)
+
+    def take_marks(self, service: Service, marks: ServiceMarks) -> None:
+        """Include marks from elsewhere. Their range has to be included as well."""
+        survived, fatal = self._marks_for(service)
+        survived.left_out += marks.left_out
+        for mark in marks.survived:
+            survived.add(*mark)
+        for mark in marks.fatal:
+            fatal.add(*mark)
+
+    def merge(self, other: IdleTimeouts) -> None:
+        """Include everything that is known elsewhere."""
+        super().merge(other)
+        if isinstance(other, SilenceMarks):
+            for service in other._marks:
+                self.take_marks(service, other.marks_of(service))
 
     def _marks_for(self, service: Service) -> tuple[_Marks, _Marks]:
         marks = self._marks.setdefault(service, (_Marks(longest=True), _Marks(longest=False)))

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tracer.analysis.advice.context import AdviceContext
+from tracer.analysis.advice.derived import advice_for
 from tracer.analysis.give_up import GiveUp
 from tracer.analysis.idle_timeouts import IdleTimeoutRange
-from tracer.analysis.outcomes import Outcome
 from tracer.analysis.stall_state import StallState
 from tracer.model.events import CARRIED_BY_STALLS, Event, names_of
 from tracer.model.fields import MAX_NUMBER
@@ -50,6 +49,7 @@ def stall_event(
         "retransmits": min(evidence.retransmits, MAX_NUMBER),
         **_give_up_fields(stall.give_up, time_ns, now_ns),
         **_present(one_way=True if evidence.one_way else None),
+        **_present(survived_ms=idle_timeout.survived_ms, fatal_ms=idle_timeout.fatal_ms),
         **_present(revoked=True if stall.revoked and not is_end else None),
         **_present(outcome=evidence.outcome.value if is_end and evidence.outcome is not None else None),
         **({"duration_ms": evidence.duration_ns // MS} if is_end else {}),
@@ -58,18 +58,7 @@ def stall_event(
     }
     stall.revoked = False
     event = Event.of(known)
-    event.advice = verdict.advice(
-        AdviceContext(
-            event=event,
-            idle_ms=evidence.idle_ms,
-            over=is_end and evidence.outcome is not Outcome.ONGOING,
-            hz=hz,
-            idle_timeout=idle_timeout,
-            refused_reset=stall.refused_reset,
-            survived_as_much=stall.survived_as_much,
-            own_netns=own_netns,
-        )
-    )
+    event.advice = advice_for(event, hz=hz, own_netns=own_netns)
     return event
 
 

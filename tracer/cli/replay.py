@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,11 @@ from tracer.output.messages import complain, say
 
 if TYPE_CHECKING:
     from tracer.model.window import Window
+    from tracer.output.html.report import HtmlReport
+    from tracer.output.report import Report
     from tracer.output.sink import Sink
     from tracer.run.replay import Missing
+    from tracer.run.report import Reading
 
 _files_argument = click.argument("files", nargs=-1, required=True, type=types.RECORDED, metavar="FILE…")
 
@@ -61,7 +65,7 @@ def replay(
     wanted = make_filter(filters)
     window = make_window(since, until, files, command="replay")
     layout = page(shows_all=shows_all or bool(wanted.events - {"stall"}), is_verbose=is_verbose)
-    _play("replay", files, wanted, EVENT_FORMATS[output_format].open(sys.stdout, layout), window=window)
+    _play("replay", files, wanted, EVENT_FORMATS[output_format].open(sys.stdout, layout), window)
 
 
 @click.command()
@@ -86,9 +90,10 @@ def report(
 
     The report begins with a summary, what is missing, and the diagnosis. Then come the incidents: stalls of one
     owner, service and verdict that begin together. For each service it compares the longest idle period that a
-    connection survived with the shortest that was fatal, and gives advice. Several FILEs make one report. Memory use
-    does not grow with the length of a recording. A FILE that cannot be read is skipped with a warning, and the exit
-    status is 1.
+    connection survived with the shortest that was fatal, and gives advice. Several FILEs make one report; those of
+    different hosts are read on all cores. A FILE may also be the output of report --json. Where the hosts of both
+    ends of a connection were recorded, the report shows what the other end saw. Memory use does not grow with the
+    length of a recording. A FILE that cannot be read is skipped with a warning, and the exit status is 1.
 
     A TIME without a zone is in the time zone of the recorded host. 14:02 is the last one within the FILEs; for
     --until, the first one after --since. -10m is ten minutes before the last event of all FILEs.
@@ -101,7 +106,8 @@ def report(
       tcpwatch report night.tw.gz --html night.html
     """
     from tracer.analysis.idle_timeouts import IdleTimeouts
-    from tracer.run.pipeline import Totals
+    from tracer.analysis.silence_marks import SilenceMarks
+    from tracer.run.report import Reading
 
     wanted = make_filter(filters)
     if evidence and output_format == "json":
@@ -118,32 +124,17 @@ def report(
     if html is not None:
         _report_as_page(files, wanted, html, window)
         return
-    idle_timeouts, totals = IdleTimeouts(), Totals()
     sink = REPORT_FORMATS[output_format](
         sys.stdout,
-        idle_timeouts=idle_timeouts,
+        idle_timeouts=IdleTimeouts() if output_format != "json" else SilenceMarks(),
         width=page().width,
         here=platform.node(),
-        unfollowed=lambda: totals.unfollowed,
         is_filtered=not wanted.keeps_counts,
         has_evidence=evidence,
         window=window,
     )
-
-    def noted(missing: Missing) -> None:
-        sink.missing(missing.file, missing.reason, missing.until_ns, is_failure=missing.is_failure)
-
-    _play(
-        "report",
-        files,
-        wanted,
-        sink,
-        noted=noted,
-        idle_timeouts=idle_timeouts,
-        totals=totals,
-        ends_only=True,
-        window=window,
-    )
+    reading = Reading(wanted, window, platform.node(), has_evidence=evidence, has_lines=output_format == "json")
+    _read("report", files, reading, sink)
 
 
 def _require_page(path: Path, files: tuple[Path, ...], output_format: str) -> None:
@@ -160,41 +151,38 @@ def _report_as_page(files: tuple[Path, ...], wanted: Filter, path: Path, window:
     from tracer.analysis.silence_marks import SilenceMarks
     from tracer.output.html.file import STANDARD_OUTPUT, write_page
     from tracer.output.html.report import HtmlReport
-    from tracer.run.pipeline import Totals
+    from tracer.run.report import Reading
 
     def finished(page: str) -> None:
         write_page(path, page)
         if path != STANDARD_OUTPUT:
             say(f"wrote {path} ({max(1, len(page.encode()) // 1000):,} KB)")
 
-    marks, totals = SilenceMarks(), Totals()
     sink = HtmlReport(
-        finished,
-        marks,
-        here=platform.node(),
-        unfollowed=lambda: totals.unfollowed,
-        is_filtered=not wanted.keeps_counts,
-        window=window,
+        finished, SilenceMarks(), here=platform.node(), is_filtered=not wanted.keeps_counts, window=window
     )
-
-    def noted(missing: Missing) -> None:
-        sink.missing(missing.file, missing.reason, missing.until_ns, is_failure=missing.is_failure)
-
-    _play("report", files, wanted, sink, noted=noted, idle_timeouts=marks, totals=totals, window=window)
+    _read("report", files, Reading(wanted, window, platform.node(), has_timeline=True), sink)
 
 
-def _play(
-    command: str,
-    files: tuple[Path, ...],
-    wanted: Filter,
-    sink: Sink,
-    *,
-    noted: Callable[[Missing], None] = lambda missing: None,
-    **options: Any,
-) -> None:
+def _play(command: str, files: tuple[Path, ...], wanted: Filter, sink: Sink, window: Window) -> None:
     """Play the files to the sink. Warn about each that cannot be read, and end with status 1 if there was one."""
     from tracer.run.replay import play
 
+    with _failures(command, files) as missing:
+        play(files, wanted, [sink], warn=say, missing=missing, command=command, window=window)
+
+
+def _read(command: str, files: tuple[Path, ...], reading: Reading, report: Report | HtmlReport) -> None:
+    """Read the files into the report. Warn about each that cannot be read, and end with status 1 if there was one."""
+    from tracer.run.report import read
+
+    with _failures(command, files) as missing:
+        read(files, reading, report, warn=say, missing=missing)
+
+
+@contextmanager
+def _failures(command: str, files: tuple[Path, ...]) -> Iterator[Callable[[Missing], None]]:
+    """A function that takes each file that cannot be read completely. Afterwards they decide the exit status."""
     if sum(str(file) == "-" for file in files) > 1:
         raise UsageError("standard input (-) can be read only once", hint=f"tcpwatch {command} FILE -")
     has_failed = False
@@ -202,11 +190,10 @@ def _play(
     def missing(what: Missing) -> None:
         nonlocal has_failed
         has_failed = has_failed or what.is_failure
-        noted(what)
         if what.is_failure:
             skipped = "; skipped" if what.is_all and len(files) > 1 else ""
             complain(TcpwatchError(f"{what.file}: {what.reason}{skipped}", hint=what.hint))
 
-    play(files, wanted, [sink], warn=say, missing=missing, command=command, **options)
+    yield missing
     if has_failed:
         click.get_current_context().exit(1)

@@ -396,6 +396,16 @@ class Event:
         },
         kinds=_STALL,
     )
+    survived_ms: int | None = declared(
+        "stall",
+        tables={"stall": "the longest silence that a connection to this service is known to have survived so far"},
+        kinds=_STALL,
+    )
+    fatal_ms: int | None = declared(
+        "stall",
+        tables={"stall": "the shortest silence that is known to have been fatal to one so far"},
+        kinds=_STALL,
+    )
     outcome: str | None = declared(
         "stall",
         tables={

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TextIO
+from collections.abc import Iterable
+from itertools import chain
+from typing import TextIO
 
 from tracer.analysis.idle_timeouts import IdleTimeouts
 from tracer.model.events import Event
-from tracer.model.validation import to_json
 from tracer.model.window import EVERYTHING, Window
+from tracer.output.other_end_text import two_ends_section
 from tracer.output.report_blocks import Section
-from tracer.output.report_data import ReportData
-from tracer.output.report_evidence import COMPACT_EVIDENCE, Evidence
+from tracer.output.report_evidence import COMPACT_EVIDENCE
 from tracer.output.report_incidents import MAX_SHOWN, heaviest, incidents_section
-from tracer.output.report_json import missing_record, service_record, summary_record
+from tracer.output.report_json import actions_records, service_record, silences_records, summary_record
 from tracer.output.report_markdown import as_markdown
-from tracer.output.report_rows import Missing
 from tracer.output.report_services import services_section
+from tracer.output.report_state import Collector, Lines, ReportState
 from tracer.output.report_summary import diagnosis_section, summary_section
 from tracer.output.report_text import as_text
+from tracer.output.two_ends_json import two_ends_records
 from tracer.recordings.header import Header
 
 
@@ -28,10 +28,11 @@ class Report:
 
     idle_timeouts: as the stall tracker fills them. as_json: stalls are written as they come, one object a line, and
     `close` adds an object for each service and a summary. is_markdown: Markdown instead of text. width: columns of
-    the text. here: this host's name; commands for another host name that host. unfollowed: how many stalls could not
-    be followed. is_filtered: the filters of the command line leave out events that are in the kernel's counts.
-    has_evidence: the text or Markdown ends with what each stalled connection sent and when. window: the part of the
-    recordings that is reported.
+    the text. here: this host's name; commands for another host name that host. is_filtered: the filters of the
+    command line leave out events that are in the kernel's counts. has_evidence: the text or Markdown ends with what
+    each stalled connection sent and when. window: the part of the recordings that is reported.
+
+    state, lines: to merge what was read elsewhere. lines is None unless as_json.
     """
 
     def __init__(
@@ -43,43 +44,34 @@ class Report:
         width: int,
         is_markdown: bool = False,
         here: str = "",
-        unfollowed: Callable[[], int] = lambda: 0,
         is_filtered: bool = False,
         has_evidence: bool = False,
         window: Window = EVERYTHING,
     ) -> None:
         self._stream = stream
-        self._data = ReportData(idle_timeouts, here=here, is_filtered=is_filtered, window=window)
-        self._as_json = as_json
         self._is_markdown = is_markdown
         self._width = width
-        self._evidence = Evidence() if has_evidence and not as_json else None
-        self._unfollowed = unfollowed
+        self.lines = Lines(stream) if as_json else None
+        self.state = ReportState(
+            idle_timeouts,
+            here=here,
+            is_filtered=is_filtered,
+            window=window,
+            has_evidence=has_evidence and not as_json,
+        )
+        self._collector = Collector(self.state, self.lines)
 
     def opened(self, header: Header) -> None:
         """A recording begins."""
-        is_first = not self._data.hosts
-        self._data.opened(header)
-        if self._as_json and is_first:
-            for missing in self._data.missing:
-                self._write_missing(missing)
+        self._collector.opened(header)
 
     def missing(self, file: str, reason: str, until_ns: int | None, *, is_failure: bool) -> None:
         """A file, or what comes after until_ns in it, is not in this report. is_failure: it should be."""
-        missing = Missing(file, reason, until_ns)
-        self._data.add_missing(missing, is_failure=is_failure)
-        if self._as_json and self._data.hosts:
-            self._write_missing(missing)
+        self._collector.missing(file, reason, until_ns, is_failure=is_failure)
 
     def write(self, events: Iterable[Event]) -> None:
         """Take events."""
-        data, evidence = self._data, self._evidence
-        for event in events:
-            if evidence is not None:
-                evidence.take(event, data.host)
-            ends = data.take(event)
-            if ends:
-                self._write_stalls(ends)
+        self._collector.write(events)
 
     def flush(self, until_ns: int) -> None:
         """Show what was written."""
@@ -87,27 +79,32 @@ class Report:
 
     def close(self) -> None:
         """Write the report, unless there was nothing to read."""
-        if not self._data.hosts:
+        data = self.state.data
+        if not data.hosts:
             return
-        self._write_stalls(self._data.take_rest())
-        unfollowed = self._unfollowed()
-        if self._as_json:
-            for service, stalls in self._data.by_weight():
-                self._write_record(service_record(self._data, service, stalls))
-            self._write_record(summary_record(self._data, unfollowed))
+        self._collector.close()
+        if self.lines is not None:
+            for record in chain(actions_records(data), silences_records(data), two_ends_records(data.two_ends)):
+                self.lines.write(record)
+            for service, stalls in data.by_weight():
+                self.lines.write(service_record(data, service, stalls))
+            self.lines.write(summary_record(data, self.state.unfollowed))
         else:
-            sections = self._sections(unfollowed)
+            sections = self._sections()
             self._stream.write(as_markdown(sections) if self._is_markdown else as_text(sections, self._width))
         self._stream.flush()
 
-    def _sections(self, unfollowed: int) -> list[Section]:
+    def _sections(self) -> list[Section]:
         """The report from its summary to the advice, and the evidence."""
-        data = self._data
+        data = self.state.data
         kept = data.incidents.heaviest()
         sections = [summary_section(data, kept)]
         if data.first_ns is None:
             return sections
         sections.append(diagnosis_section(data, kept))
+        both = two_ends_section(data.two_ends, data.utc_offset_s)
+        if both is not None:
+            sections.append(both)
         done = data.actions.section(data.utc_offset_s, has_hosts=len(data.hosts) > 1)
         if done is not None:
             sections.append(done)
@@ -117,20 +114,7 @@ class Report:
             sections.append(
                 incidents_section(shown, data.verdicts, has_hosts=has_hosts, utc_offset_s=data.utc_offset_s)
             )
-            sections.append(services_section(data, kept, unfollowed))
-            if self._evidence is not None:
-                sections.append(self._evidence.section(COMPACT_EVIDENCE if data.has_compact else ""))
+            sections.append(services_section(data, kept, self.state.unfollowed))
+            if self.state.evidence is not None:
+                sections.append(self.state.evidence.section(COMPACT_EVIDENCE if data.has_compact else ""))
         return sections
-
-    def _write_stalls(self, ends: Sequence[tuple[str, Event]]) -> None:
-        for host, stall in ends:
-            if self._as_json:
-                self._write_record({**to_json(stall), "host": host})
-            elif self._evidence is not None:
-                self._evidence.end(stall, host, self._data.verdict_of(stall))
-
-    def _write_missing(self, missing: Missing) -> None:
-        self._write_record({"report": "missing", **missing_record(missing)})
-
-    def _write_record(self, record: dict[str, Any]) -> None:
-        self._stream.write(json.dumps(record, separators=(",", ":")) + "\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from tracer.analysis.idle_timeouts import service_of
 from tracer.model.actions import Answer, Result
@@ -13,6 +14,8 @@ from tracer.output.report_blocks import Inline, Paragraph, Section, name_of
 
 MAX_GROUPS = 64
 """Groups of similar actions that are listed. Of more, only the number is."""
+MAX_TEXT = 64
+"""Characters of each name that is kept."""
 _VERBS = {
     ("end", Result.ENDED.value): ("tcpwatch end ended", ""),
     ("protect", "changed"): ("tcpwatch protect changed", ""),
@@ -20,22 +23,37 @@ _VERBS = {
     ("probe", Answer.NO_ANSWER.value): ("tcpwatch probe asked", ", without an answer"),
     ("probe", Answer.RESET.value): ("tcpwatch probe asked", ", answered by a reset"),
 }
-_Key = tuple[str, str, str, str, str, str]
+
+
+class ActionKey(NamedTuple):
+    """What similar actions have in common. service: empty where it is not known. by_user: likewise."""
+
+    host: str
+    action: str
+    result: str
+    program: str
+    service: str
+    by_user: str
 
 
 @dataclass(slots=True)
-class _Group:
+class ActionGroup:
+    """The number of similar actions, and when the first and the last of them were, wall-clock nanoseconds."""
+
     count: int
     first_ns: int
     last_ns: int
 
 
 class ReportActions:
-    """Counts actions by host, command, result, program, service and user, in bounded memory."""
+    """Counts actions by host, command, result, program, service and user, in bounded memory.
+
+    left_out: actions of further groups.
+    """
 
     def __init__(self) -> None:
-        self._groups: dict[_Key, _Group] = {}
-        self._others = 0
+        self.groups: dict[ActionKey, ActionGroup] = {}
+        self.left_out = 0
 
     def take(self, event: Event, host: str) -> None:
         """Count an `action` event."""
@@ -45,28 +63,38 @@ class ReportActions:
             where = f"port {service.port}"
         name = program(event)
         texts = (host, event.action or "?", event.result or "?", name, where, event.by_user or "")
-        key: _Key = tuple(safe(text)[:64] for text in texts)  # type: ignore[assignment]
-        group = self._groups.get(key)
+        self.add(ActionKey(*texts), ActionGroup(1, event.time_ns, event.time_ns))
+
+    def add(self, key: ActionKey, more: ActionGroup) -> None:
+        """Count actions with this key. Escapes and shortens its texts."""
+        key = ActionKey(*(safe(text)[:MAX_TEXT] for text in key))
+        group = self.groups.get(key)
         if group is not None:
-            group.count += 1
-            group.last_ns = max(group.last_ns, event.time_ns)
-        elif len(self._groups) < MAX_GROUPS:
-            self._groups[key] = _Group(1, event.time_ns, event.time_ns)
+            group.count += more.count
+            group.first_ns, group.last_ns = min(group.first_ns, more.first_ns), max(group.last_ns, more.last_ns)
+        elif len(self.groups) < MAX_GROUPS:
+            self.groups[key] = ActionGroup(more.count, more.first_ns, more.last_ns)
         else:
-            self._others += 1
+            self.left_out += more.count
+
+    def merge(self, other: ReportActions) -> None:
+        """Include the actions of another report."""
+        for key, group in other.groups.items():
+            self.add(key, group)
+        self.left_out += other.left_out
 
     def section(self, utc_offset_s: int, *, has_hosts: bool) -> Section | None:
         """The groups in the order of time; None where nothing was done."""
-        if not self._groups:
+        if not self.groups:
             return None
-        groups = sorted(self._groups.items(), key=lambda item: item[1].first_ns)
+        groups = sorted(self.groups.items(), key=lambda item: item[1].first_ns)
         blocks = [Paragraph(_sentence(*each, utc_offset_s, has_hosts=has_hosts)) for each in groups]
-        if self._others:
-            blocks.append(Paragraph(f"Not listed: {plural(self._others, 'other action')}."))
+        if self.left_out:
+            blocks.append(Paragraph(f"Not listed: {plural(self.left_out, 'other action')}."))
         return Section("Actions", blocks)
 
 
-def _sentence(key: _Key, group: _Group, utc_offset_s: int, *, has_hosts: bool) -> Inline:
+def _sentence(key: ActionKey, group: ActionGroup, utc_offset_s: int, *, has_hosts: bool) -> Inline:
     """`14:05:43: tcpwatch end ended 60 connections of gunicorn → 10.77.2.3:5432, by alice`."""
     host, action, result, name, where, user = key
     verb, rest = _VERBS.get((action, result), (f"tcpwatch {action}:", f": {result}"))
@@ -87,6 +115,6 @@ def _sentence(key: _Key, group: _Group, utc_offset_s: int, *, has_hosts: bool) -
     return tuple(pieces)
 
 
-def _times(group: _Group, utc_offset_s: int) -> Iterator[str]:
+def _times(group: ActionGroup, utc_offset_s: int) -> Iterator[str]:
     first, last = (local_time(ns, utc_offset_s)[1][:8] for ns in (group.first_ns, group.last_ns))
     yield first if first == last else f"{first} to {last}"

@@ -114,6 +114,15 @@ class Evidence:
         if later.first:
             self._open[key] = later
         self._entries.append(_Entry(host, _slim(stall, verdict), own))
+        self._limit()
+
+    def merge(self, other: Evidence) -> None:
+        """Include the stalls of another report, to which nothing is added any more."""
+        self._entries += other._entries
+        self._verdicts += other._verdicts
+        self._limit()
+
+    def _limit(self) -> None:
         if len(self._entries) > 2 * MAX_CONNECTIONS:
             self._entries = self._weightiest()
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TypeVar
 
-from tracer.analysis.incidents import GAP_NS, MAX_PIDS, MAX_PLACES, Incident, Incidents, Range
+from tracer.analysis.incidents import MAX_PIDS, Incident, Incidents, Range, merged
 from tracer.analysis.outcomes import Outcome
 from tracer.model.events import OWNERS_NAMES, Event
 from tracer.output.format import common_place, duration, endpoint, local_time, plural, process
@@ -40,8 +40,16 @@ class ReportIncidents:
         """Count the end of a stall. verdict: its verdict, or the word for those that are not counted apart."""
         incident = self._incidents.put(_slim(stall, verdict), host)
         self._kept[id(incident)] = incident
+        self._limit()
+
+    def _limit(self) -> None:
         if len(self._kept) > 2 * MAX_KEPT:
             self._kept = {id(each): each for each in heaviest(self._kept.values(), MAX_KEPT)}
+
+    def merge(self, other: ReportIncidents) -> None:
+        """Include the incidents of another report, to which nothing is added any more."""
+        self._kept |= {id(each): each for each in other._kept.values()}
+        self._limit()
 
     def heaviest(self) -> list[Incident]:
         """The weightiest incidents, once nothing comes any more."""
@@ -84,40 +92,6 @@ def weightiest(
         (others if kind(item) in kinds else first).append(item)
         kinds.add(kind(item))
     return sorted([*first, *others[: max(0, most - len(first))]], key=weight, reverse=True)
-
-
-def merged(incidents: Iterable[Incident]) -> Iterator[Incident]:
-    """Incidents of one key that overlap become one: their stalls ended out of the order in which they began."""
-    last: Incident | None = None
-    for incident in sorted(incidents, key=lambda each: (repr(each.key), each.began_ns.least or 0)):
-        if last is not None and last.key == incident.key and _begins_within(incident, last):
-            _absorb(last, incident)
-            continue
-        if last is not None:
-            yield last
-        last = incident
-    if last is not None:
-        yield last
-
-
-def _begins_within(incident: Incident, before: Incident) -> bool:
-    return (incident.began_ns.least or 0) <= (before.began_ns.greatest or 0) + GAP_NS
-
-
-def _absorb(incident: Incident, other: Incident) -> None:
-    incident.count += other.count
-    for pid in other.pids:
-        if len(incident.pids) < MAX_PIDS:
-            incident.pids[pid] = None
-    for place in other.places:
-        if len(incident.places) < MAX_PLACES:
-            incident.places[place] = None
-    for name in ("began_ns", "idle_ms", "lasted_ms", "gives_up_ns"):
-        into, more = getattr(incident, name), getattr(other, name)
-        into.add(more.least)
-        into.add(more.greatest)
-    incident.stuck_bytes += other.stuck_bytes
-    incident.outcomes += other.outcomes
 
 
 def incidents_section(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import field
+from functools import lru_cache
+from hashlib import blake2b
 from typing import NamedTuple
 
 from tracer.analysis.idle_timeouts import Service
 from tracer.model.dataclass import dataclass
+from tracer.model.events import Event
 from tracer.output.format import endpoint
 
 MAX_WORDS = 16
@@ -16,11 +19,28 @@ OTHER = "other"
 
 
 class Missing(NamedTuple):
-    """A file that could not be read completely. until_ns: its events up to then are there; None where none is."""
+    """A file that could not be read completely. until_ns: its events up to then are there; None where none is.
+
+    is_failure: it should have been.
+    """
 
     file: str
     reason: str
     until_ns: int | None
+    is_failure: bool = True
+
+
+class StallEnd(NamedTuple):
+    """The end of a stall that counts.
+
+    host: where it was recorded. hz: jiffies per second of its kernel. own_netns: inode of the host's own network
+    namespace; 0: unknown.
+    """
+
+    host: str
+    stall: Event
+    hz: int
+    own_netns: int
 
 
 @dataclass(slots=True)
@@ -30,7 +50,7 @@ class ServiceStalls:
     verdicts: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
     longest_ms: int = 0
-    hosts: set[int] = field(default_factory=set)  # their hashes
+    hosts: set[int] = field(default_factory=set)  # their keys
 
     def add(self, verdict: str, outcome: str, duration_ms: int | None) -> None:
         """Count a stall."""
@@ -46,6 +66,12 @@ class ServiceStalls:
         for outcome, number in other.outcomes.items():
             count(self.outcomes, outcome, number, MAX_WORDS)
         self.longest_ms = max(self.longest_ms, other.longest_ms)
+
+
+@lru_cache(maxsize=4096)
+def host_key(host: str) -> int:
+    """64 bits for a host's name, the same in every process."""
+    return int.from_bytes(blake2b(host.encode(errors="surrogatepass"), digest_size=8).digest(), "big")
 
 
 def count(counts: Counter[str], name: str, number: int, most: int, other: str = OTHER) -> None:

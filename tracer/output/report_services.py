@@ -87,14 +87,15 @@ def _advice(line: Line) -> Advice:
 
 
 def _suspects(data: ReportData, service: Service) -> Iterator[Inline]:
-    suspects = sorted(data.suspects.get(service, ()), key=_longest_silence_first)
+    suspects = sorted(data.suspects.get(service, ()), key=lambda each: _longest_silence_first(each[1]))
     if not suspects:
         return
     were = "connection was" if len(suspects) == 1 else "connections were"
     pieces: list[str] = [f"{len(suspects):,} other {were} open and silent for longer, and probably dead as well: "]
-    for number, each in enumerate(suspects[:MAX_SHOWN_SUSPECTS]):
+    for number, (host, each) in enumerate(suspects[:MAX_SHOWN_SUSPECTS]):
         pieces += [", "] if number else []
         pieces += [Name(endpoint(each.laddr, each.lport)), " ", name_of(process(each))]
+        pieces += [" on ", name_of(host)] if len(data.hosts) > 1 else []
         pieces.append(f" ({duration_or_dash(each.silent_ms)})")
     more = len(suspects) - MAX_SHOWN_SUSPECTS
     yield (*pieces, f", {more:,} more." if more > 0 else ".")

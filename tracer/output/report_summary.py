@@ -14,6 +14,7 @@ from tracer.model.window import Window
 from tracer.output.crosscheck import beside_the_kernel
 from tracer.output.format import duration, local_time, plural, safe
 from tracer.output.idle_timeouts import range_in_words
+from tracer.output.other_end_text import known_meaning
 from tracer.output.report_blocks import Advice, Block, Facts, Inline, Item, Name, Paragraph, Section, name_of
 from tracer.output.report_data import MAX_HOSTS, ReportData
 from tracer.output.report_incidents import connection_of, counted, weight_of
@@ -112,7 +113,7 @@ def _limits(window: Window, utc_offset_s: int) -> str:
 
 
 def _missing(data: ReportData) -> Iterator[Inline]:
-    for file, reason, until_ns in data.missing[:MAX_SHOWN_MISSING]:
+    for file, reason, until_ns, _ in data.missing[:MAX_SHOWN_MISSING]:
         until = "" if until_ns is None else f" (last event: {_when(until_ns, data.utc_offset_s)})"
         yield Name(safe(file)), f": {safe(reason)}{until}"
     more = data.missing_count - MAX_SHOWN_MISSING
@@ -136,8 +137,8 @@ def _stalls(data: ReportData, incidents: Sequence[Incident]) -> Inline:
 
 
 def _crosscheck(data: ReportData) -> str:
-    out_of_sight = data.seen.total(without=data.counted.namespaces())
-    sentence = beside_the_kernel(data.seen.total(), data.counted.total(), out_of_sight)
+    sums = data.comparison
+    sentence = beside_the_kernel(sums.seen, sums.counted, sums.out_of_sight)
     return f"{sentence[:1].upper()}{sentence[1:]}."
 
 
@@ -164,15 +165,17 @@ def _diagnosis(data: ReportData, verdict: str, incident: Incident, *, has_cure: 
     total = data.verdicts[verdict]
     outcomes = data.outcomes.get(verdict, Counter[str]())
     of = " of " if total == incident.count else ", the worst of "
-    title = (name_of(verdict), f": {plural(total, 'stall')}{of}", *connection_of(incident))
-    blocks: list[Paragraph | Advice] = [Paragraph(_meaning(incident, outcomes))]
+    host = (" on ", name_of(incident.key.host)) if len(data.hosts) > 1 else ()
+    title = (name_of(verdict), f": {plural(total, 'stall')}{of}", *connection_of(incident), *host)
+    known = known_meaning(verdict, total, data.two_ends)
+    blocks: list[Paragraph | Advice] = [Paragraph(known or _meaning(incident, outcomes))]
     if outcomes[Outcome.ONGOING]:
         blocks.append(Paragraph(_still_waiting(incident, outcomes[Outcome.ONGOING], data.utc_offset_s)))
-    known = Verdict.of(verdict)
+    declared = Verdict.of(verdict)
     service = incident.key.service
     if service is None:
         return Item(title, blocks), has_cure
-    if known is not None and known.blames_idleness:
+    if declared is not None and declared.blames_idleness:
         blocks += [Paragraph(text) for text in range_in_words(data.idle_timeouts.range_of(service))]
     if not has_cure:
         cure = next((line for line in data.advice_of(service, verdict) if line.step is Step.CURE), None)

@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 
 from tracer.model.events import Batch, Event
@@ -27,6 +28,23 @@ _BEGINNINGS = re.compile(b"(?=" + re.escape(HEADER_START) + rb'|\{"time":")')
 """The beginning of a header or an event. No text in a JSON line contains it, because quotation marks are escaped."""
 _UPGRADE = "upgrade tcpwatch to read it; tcpwatch --version"
 _MADE_BY = "a recording is made by: sudo tcpwatch record -o FILE"
+
+
+REPORT_START = b'{"report":"head",'
+"""The beginning of the output of `report --json`."""
+
+
+class ReportOutput(Unreadable):
+    """The file is not a recording, but the output of `report --json`.
+
+    source: the open file, which the receiver has to close. lines: from its first line on.
+    """
+
+    def __init__(self, source: SourceFile, lines: Iterator[bytes]) -> None:
+        reason = "the output of report --json, not a recording"
+        super().__init__(source.name, reason, hint=f"tcpwatch report {source.argument}")
+        self.source = source
+        self.lines = lines
 
 
 class RecordingReader:
@@ -59,6 +77,8 @@ class RecordingReader:
         try:
             self._lines = self._source.lines()
             self.header = self._read_header()
+        except ReportOutput:
+            raise
         except BaseException:
             self._source.close()
             raise
@@ -201,6 +221,8 @@ class RecordingReader:
             raise source.cannot_open(error) from error
         if not line:
             raise source.unreadable("empty, without a header", _MADE_BY)
+        if line.startswith(REPORT_START):
+            raise ReportOutput(source, chain([line], self._lines))
         source.require_known_compression(line)
         try:
             return header_from_line(line)

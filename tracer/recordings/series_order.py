@@ -28,7 +28,7 @@ def in_order(files: Sequence[Path]) -> list[Path]:
     places: dict[tuple[Path, str, str], list[int]] = {}
     numbers: dict[int, int] = {}
     for place, file in enumerate(files):
-        header = _header_of(file) if _STAMPED_NAME.search(file.name) else None
+        header = header_of(file) if _STAMPED_NAME.search(file.name) else None
         if header is not None and header.number:
             places.setdefault((file.parent, header.host, header.series), []).append(place)
             numbers[place] = header.number
@@ -39,7 +39,8 @@ def in_order(files: Sequence[Path]) -> list[Path]:
     return ordered
 
 
-def _header_of(file: Path) -> Header | None:
+def header_of(file: Path) -> Header | None:
+    """The header of a recording; None for anything else than a regular file with one."""
     try:
         if not stat.S_ISREG(file.stat().st_mode):
             return None

@@ -80,7 +80,7 @@ class SourceFile:
         """Raise Unreadable if the first line is compressed in a way that tcpwatch does not read."""
         for magic, (name, program) in _OTHER_COMPRESSION.items():
             if line.startswith(magic):
-                hint = f"{program} {self._argument} | tcpwatch {self._command} -"
+                hint = f"{program} {self.argument} | tcpwatch {self._command} -"
                 raise self.unreadable(f"compressed with {name}, which tcpwatch does not read", hint)
 
     def unreadable_rest(self, error: Exception, line: int) -> Unreadable:
@@ -95,9 +95,9 @@ class SourceFile:
     def test_hint(self) -> str:
         """A command that tests compressed data."""
         if not self._decompressor:
-            return f"ls -l {self._argument}"
+            return f"ls -l {self.argument}"
         program = {"zcat": "gzip", "zstdcat": "zstd"}[self._decompressor]
-        return f"copy the file again from the recorded host, and test it: {program} -t {self._argument}"
+        return f"copy the file again from the recorded host, and test it: {program} -t {self.argument}"
 
     def line_hint(self, number: int) -> str:
         """A command that shows a line; empty for standard input."""
@@ -105,9 +105,9 @@ class SourceFile:
             return ""
         shown = f"sed -n {number}p"
         if self._decompressor:
-            shown = f"{self._decompressor} {self._argument} | {shown}"
+            shown = f"{self._decompressor} {self.argument} | {shown}"
         else:
-            shown = f"{shown} {self._argument}"
+            shown = f"{shown} {self.argument}"
         return f"{shown} | cat -v | cut -c 1-300"
 
     def cannot_open(self, error: OSError | ValueError) -> Unreadable:
@@ -117,13 +117,13 @@ class SourceFile:
         if number in (errno.EACCES, errno.EPERM) and self._path != STDIN and not _is_root():
             return self.unreadable("permission denied", self._as_root(name))
         if number == errno.EISDIR:
-            return self.unreadable("a directory, not a recording", f"tcpwatch {self._command} {self._argument}/*.tw*")
+            return self.unreadable("a directory, not a recording", f"tcpwatch {self._command} {self.argument}/*.tw*")
         if number in (errno.ENOENT, errno.ENOTDIR):
             parent = next((each for each in self._path.parents if each.is_dir()), Path())
             what = "no file matches this pattern" if _PATTERN.search(name) else "no such file"
             return self.unreadable(what, f"ls -l {shlex.quote(str(parent))}")
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        return self.unreadable(f"cannot be read ({reason})", f"ls -l {self._argument}")
+        return self.unreadable(f"cannot be read ({reason})", f"ls -l {self.argument}")
 
     def _open(self, warn: Callable[[str], None]) -> io.FileIO:
         try:
@@ -131,7 +131,7 @@ class SourceFile:
                 return io.FileIO(0, closefd=False)
             mode = self._path.stat().st_mode
             if stat.S_ISSOCK(mode):
-                raise self.unreadable("a socket, not a recording", f"ls -l {self._argument}")
+                raise self.unreadable("a socket, not a recording", f"ls -l {self.argument}")
             if not stat.S_ISFIFO(mode):
                 return io.FileIO(self._path)
             # A blocking open would wait for the writer.
@@ -148,7 +148,7 @@ class SourceFile:
     def _as_root(self, name: str) -> str:
         """The command as root. A shell of the user expands no pattern in a directory that only root can read."""
         if not self._path.name.isprintable() or not _PATTERN.search(name):
-            return f"sudo tcpwatch {self._command} {self._argument}"
+            return f"sudo tcpwatch {self._command} {self.argument}"
         words = re.split(r"([*?]|\[[^]/]*\])", name)
         pattern = "".join(
             word if number % 2 else shlex.quote(word) if word else "" for number, word in enumerate(words)
@@ -156,7 +156,7 @@ class SourceFile:
         return f"sudo sh -c {shlex.quote(f'tcpwatch {self._command} {pattern}')}"
 
     @property
-    def _argument(self) -> str:
+    def argument(self) -> str:
         """The path, quoted for a shell."""
         return shlex.quote(str(self._path))
 

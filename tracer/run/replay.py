@@ -14,9 +14,9 @@ from tracer.model.filters import Filter
 from tracer.model.window import EVERYTHING, Window
 from tracer.output.sink import Sink
 from tracer.recordings.header import Header
-from tracer.recordings.reader import RecordingReader
+from tracer.recordings.reader import RecordingReader, ReportOutput
 from tracer.recordings.series_order import in_order
-from tracer.recordings.source_file import Unreadable
+from tracer.recordings.source_file import SourceFile, Unreadable
 from tracer.run.pipeline import Totals, finish, run
 
 HZ = 250
@@ -49,7 +49,8 @@ class Player:
     warn gets sentences about oddities. missing gets each file that cannot be read completely. idle_timeouts collects
     the silences that connections survived, and those that were fatal. ends_only: the sinks need only the ends of
     stalls. command: named in hints. window: the part of the recordings that reaches the sinks; silences before it do
-    not count.
+    not count. reports: takes the output of `report --json`; None: it is not a recording. later: files that others
+    read after these.
     """
 
     def __init__(
@@ -64,6 +65,8 @@ class Player:
         command: str = "replay",
         totals: Totals | None = None,
         window: Window = EVERYTHING,
+        reports: Callable[[ReportOutput], None] | None = None,
+        later: int = 0,
     ) -> None:
         self.totals = totals if totals is not None else Totals()
         self._wanted = wanted
@@ -74,6 +77,8 @@ class Player:
         self._ends_only = ends_only
         self._command = command
         self._window = window
+        self._reports = reports
+        self._later = later
         self._tracker: StallTracker | RecordedStalls | None = None
         self._host = ""
         self._filters: Mapping[str, Any] | None = None  # of the recording in tracker; None: it is complete
@@ -87,7 +92,7 @@ class Player:
         """
         try:
             for number, file in enumerate(in_order(files), 1):
-                self._play_file(file, others=len(files) - number)
+                self._play_file(file, others=len(files) - number + self._later)
         finally:
             self._finish()
             for sink in self._sinks:
@@ -105,6 +110,8 @@ class Player:
                 finally:
                     until_ns = source.last_ns
                     self._report_damage(source)
+        except ReportOutput as found:
+            self._play_report(found)
         except Unreadable as error:
             self._missing(Missing(error.file, error.reason, error.hint, until_ns, is_all))
             # Any time and any event may lie between this file and the next.
@@ -117,7 +124,19 @@ class Player:
                 self._missing(Missing(f"{file}{more}", "interrupted by ^C", "", until_ns))
             raise
 
-    def _is_known(self, source: RecordingReader) -> bool:
+    def _play_report(self, found: ReportOutput) -> None:
+        """Pass on the output of `report --json`, if this command takes it."""
+        source = found.source
+        try:
+            if self._reports is None:
+                self._missing(Missing(found.file, found.reason, found.hint, None, is_all=True))
+            elif not self._is_known(source):
+                self._finish()
+                self._reports(found)
+        finally:
+            source.close()
+
+    def _is_known(self, source: RecordingReader | SourceFile) -> bool:
         identity = source.identity
         if identity is None:
             return False

@@ -12,6 +12,7 @@ from tracer.model.dataclass import dataclass
 from tracer.model.durations import setting
 from tracer.output.format import local_time
 from tracer.output.idle_timeouts import range_in_words
+from tracer.output.other_end_text import two_ends_section
 from tracer.output.report_blocks import Advice, Section
 from tracer.output.report_data import ReportData
 from tracer.output.report_rows import service_name
@@ -50,6 +51,7 @@ class Contents:
     outcomes: Counter[str]
     summary: Section
     diagnosis: Section | None
+    both_ends: Section | None
     left_out: list[str]
     services: list[ServiceContents]
     more_services: int
@@ -88,6 +90,7 @@ def contents_of(data: ReportData, timeline: Timeline, marks: SilenceMarks, unfol
         outcomes=outcomes,
         summary=summary_section(data, incidents),
         diagnosis=None if data.first_ns is None else diagnosis_section(data, incidents),
+        both_ends=two_ends_section(data.two_ends, data.utc_offset_s),
         left_out=list(left_out(data, unfollowed)),
         services=[
             ServiceContents(

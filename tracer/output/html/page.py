@@ -17,7 +17,15 @@ MAX_ROWS = 60
 """Incidents with a bar and a row of the table. More are counted."""
 MAX_HARMLESS = 8
 """Of these, incidents that ended well, if others did not."""
-_SHARES = {"summary": 0.12, "strips": 0.1, "overview": 0.08, "timeline": 0.26, "advice": 0.2, "table": 0.18}
+_SHARES = {
+    "summary": 0.12,
+    "ends": 0.06,
+    "strips": 0.1,
+    "overview": 0.08,
+    "timeline": 0.24,
+    "advice": 0.18,
+    "table": 0.16,
+}
 """Of MAX_BYTES. The rest is for the style, the heading and what is missing."""
 
 _SHAPES = (
@@ -53,6 +61,7 @@ def page_of(contents: Contents) -> str:
         summary.header(contents),
         "<main>",
         _diagnosis(contents),
+        _both_ends(contents),
         _silences(contents),
         _incidents(contents, rows),
         _advice(contents),
@@ -96,6 +105,13 @@ def _diagnosis(contents: Contents) -> str:
         return ""
     cards = blocks.cards(contents.diagnosis)
     return _section("summary", "Diagnosis", cards, '<div class="cards">', "</div>", "other verdict")
+
+
+def _both_ends(contents: Contents) -> str:
+    if contents.both_ends is None:
+        return ""
+    cards = blocks.cards(contents.both_ends)
+    return _section("ends", contents.both_ends.heading, cards, '<div class="cards">', "</div>", "other group")
 
 
 def _silences(contents: Contents) -> str:

@@ -9,7 +9,8 @@ from tracer.output.format import duration, plural
 from tracer.output.html.contents import Contents
 from tracer.output.html.markup import text
 from tracer.output.html.timeline import ending_of, is_prediction_shown
-from tracer.output.report_timeline import MS, Bar, IncidentRow
+from tracer.output.report_timeline import Bar, IncidentRow
+from tracer.output.report_traces import MS
 
 COLUMNS = ("First unanswered (UTC)", "Connection", "Silence before", "Finding", "Retransmissions", "End (UTC)")
 MAX_OFFSETS = 18

@@ -16,7 +16,8 @@ from tracer.output.html.contents import Contents
 from tracer.output.html.markup import percent, text
 from tracer.output.html.scale import LogScale, log_scale
 from tracer.output.report_rows import service_name
-from tracer.output.report_timeline import MS, Bar, IncidentRow
+from tracer.output.report_timeline import Bar, IncidentRow
+from tracer.output.report_traces import MS
 
 ORIGIN = 34.0
 """Percent from the left: when the unanswered data was first sent."""

@@ -1,0 +1,98 @@
+"""What a report knows about both ends of stalled connections, where both hosts were recorded."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from functools import cached_property
+from typing import NamedTuple
+
+from tracer.analysis.connection_ends import ConnectionEnds
+from tracer.analysis.coverage import Coverages
+from tracer.analysis.two_ends import Join, OtherEnd, Stall, stall_of
+from tracer.model.dataclass import dataclass
+from tracer.model.events import Event
+from tracer.recordings.header import Header
+
+MAX_STALLS = 4096
+"""Stalls of one group of files that are joined with their other ends: the last."""
+MAX_ALL_STALLS = 4 * MAX_STALLS
+"""Stalls of all hosts that are joined."""
+
+
+class GroupKey(NamedTuple):
+    """What stalls with similar other ends have in common. how: of the closing; empty where it was not closed."""
+
+    verdict: str
+    host: str
+    other_host: str
+    finding: str
+    how: str
+
+
+@dataclass(slots=True)
+class Group:
+    """Stalls with similar other ends. stall, other: the longest of them, and its other end."""
+
+    count: int
+    stall: Stall
+    other: OtherEnd
+
+    def add(self, stall: Stall, other: OtherEnd) -> None:
+        """Count a stall."""
+        self.count += 1
+        if stall.ended_ns - stall.since_ns > self.stall.ended_ns - self.stall.since_ns:
+            self.stall, self.other = stall, other
+
+
+class TwoEnds:
+    """Takes all that is recorded. Its results count once nothing comes any more."""
+
+    def __init__(self) -> None:
+        self.ends = ConnectionEnds()
+        self.coverages = Coverages()
+        self._stalls: deque[Stall] = deque(maxlen=MAX_ALL_STALLS)
+
+    def opened(self, host: str, header: Header) -> None:
+        """A recording of that host begins."""
+        self.ends.begin()
+        began_ns = header.started_ns + header.clock_offset_ns
+        self.coverages.opened(host, header.run, began_ns, is_whole=header.is_whole and header.started_ns > 0)
+
+    def take(self, host: str, event: Event) -> None:
+        """Take an event of that host."""
+        self.coverages.take(event)
+        self.ends.take(host, event)
+
+    def add(self, host: str, end: Event) -> None:
+        """Take the end of a stall that no later event can revoke."""
+        stall = stall_of(host, end)
+        if stall is not None:
+            self._stalls.append(stall)
+            if len(self._stalls) > MAX_STALLS:
+                self._stalls.popleft()
+
+    def merge(self, other: TwoEnds) -> None:
+        """Include another report, to which nothing is added any more."""
+        self.ends.merge(other.ends)
+        self.coverages.merge(other.coverages)
+        self._stalls += other._stalls
+
+    @cached_property
+    def found(self) -> list[tuple[Stall, OtherEnd]]:
+        """The stalls about which their other ends show something."""
+        join = Join(self.ends, self.coverages)
+        return [(stall, other) for stall in self._stalls if (other := join.other_end(stall)) is not None]
+
+    def groups(self) -> Iterator[tuple[GroupKey, Group]]:
+        """Similar ones, those with the most stalls first."""
+        groups: dict[GroupKey, Group] = {}
+        for stall, other in self.found:
+            how = "" if other.closing is None else other.closing.how
+            key = GroupKey(stall.verdict, stall.host, other.host, other.finding.value, how)
+            group = groups.get(key)
+            if group is None:
+                groups[key] = Group(1, stall, other)
+            else:
+                group.add(stall, other)
+        yield from sorted(groups.items(), key=lambda item: -item[1].count)

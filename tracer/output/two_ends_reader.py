@@ -1,0 +1,70 @@
+"""The JSON of both ends → what the report had collected about them. Raises ValueError for an invalid value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tracer.analysis.connection_ends import (
+    MAX_SPANS,
+    MAX_TEXT,
+    MAX_WAITS,
+    Closing,
+    ConnectionEnd,
+    Ends,
+    Span,
+    Wait,
+)
+from tracer.analysis.coverage import Coverage
+from tracer.model.times import parse_time
+from tracer.output.json_values import is_number, list_of, number, object_of, text
+
+
+def coverage_of(record: Mapping[str, Any]) -> tuple[str, Coverage]:
+    """A host, and when it was recorded."""
+    began_ns, until_ns = number(record, "began_us") * 1000, number(record, "until_us") * 1000
+    coverage = Coverage(text(record, "run"), began_ns, until_ns)
+    coverage.is_whole = record.get("is_whole") is True
+    coverage.has_resumes = record.get("has_resumes") is True
+    return text(record, "host"), coverage
+
+
+def end_of(record: Mapping[str, Any]) -> tuple[str, Ends, ConnectionEnd]:
+    """A host, and one of its ends."""
+    ends = Ends(
+        text(record, "laddr")[:MAX_TEXT],
+        number(record, "lport"),
+        text(record, "raddr")[:MAX_TEXT],
+        number(record, "rport"),
+    )
+    end = ConnectionEnd(
+        comm=text(record, "comm")[:MAX_TEXT] if "comm" in record else "",
+        pid=number(record, "pid", 0),
+        began_ns=number(record, "began_us", 0) * 1000,
+        open_ns=number(record, "open_us", 0) * 1000,
+        spans=[Span(*each) for each in _pairs(record, "received_us")[-MAX_SPANS:]],
+        arrivals_ns=[each * 1000 for each in _numbers(list_of(record, "probes_us"))[-MAX_SPANS:]],
+        waits=[Wait(*each) for each in _pairs(record, "waited_us")[-MAX_WAITS:]],
+    )
+    closing = object_of(record, "closed")
+    if closing:
+        by = text(closing, "by")[:MAX_TEXT] if "by" in closing else ""
+        end.closing = Closing(parse_time(text(closing, "time")), text(closing, "how")[:MAX_TEXT], by)
+    return text(record, "host"), ends, end
+
+
+def _pairs(record: Mapping[str, Any], name: str) -> list[tuple[int, int]]:
+    """Pairs of microseconds as nanoseconds."""
+    pairs = []
+    for each in list_of(record, name):
+        if not isinstance(each, list) or len(each) != 2:
+            raise ValueError(f"{name} has something else than pairs of numbers")
+        first, second = _numbers(each)
+        pairs.append((first * 1000, second * 1000))
+    return pairs
+
+
+def _numbers(values: list[Any]) -> list[int]:
+    if not all(map(is_number, values)):
+        raise ValueError("a time is not a number")
+    return values
