@@ -59,6 +59,7 @@ class ReportData:
         self.idle_timeouts = idle_timeouts
         self.window = window
         self.has_compact = self.has_whole = False  # recordings of either form
+        self.has_events = False
         self.here = here
         self.missing: list[Missing] = []
         self.missing_count = 0
@@ -119,6 +120,7 @@ class ReportData:
 
     def take(self, event: Event) -> Sequence[tuple[str, Event]]:
         """Take an event. Returns the ends of stalls that count from now on, with their hosts."""
+        self.has_events = True
         self._extend_to(event.time_ns)
         kind = event.event
         if kind == "state":
