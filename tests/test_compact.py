@@ -214,7 +214,10 @@ def test_a_quiet_recording_shows_that_nothing_stalled(
     ]  # fmt: skip
     assert main.run(["report", str(pair.compact)]) == 0
     text = capsys.readouterr().out
-    assert "db1: no stall, from 2027-01-15 09:00:00 on." in text and "No connection stalled." in text
+    assert "db1: no stall, from 2027-01-15 09:00:00 on." in text and "2027-01-15T08:00:00Z on\n" in text
+    assert "No connection stalled, as far as was recorded." in text, "when it ended is not known"
+    assert main.run(["report", str(pair.compact), "--since", "2027-01-15T08:30:00Z"]) == 0
+    assert "db1: no stall was recorded." in capsys.readouterr().out
 
 
 def test_replay_warns_of_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,8 +37,8 @@ _compact_option = click.option(
     "--compact",
     "is_compact",
     is_flag=True,
-    help="Record stalls, waits, survived silences, actions and counters alone, and leave out the events that they "
-    "follow from: all that most of a report needs, in less than 1 % of the space.",
+    help="Record only what a report needs: stalls, waits, survived silences, actions, counters. Leave out the events "
+    "that they follow from, and healthy connections.",
 )
 
 
@@ -147,14 +147,14 @@ def record(
     file at an eighth of SIZE. When the disk is full, the oldest file of the series is removed. SIGHUP starts a new
     file; without rotation only if FILE was moved away.
 
-    With --compact a fleet can ship what it records: tcpwatch report says the same about stalls, services and idle
-    timeouts, and what it cannot know.
+    With --compact the recording is small enough to ship from a fleet. tcpwatch report says the same about stalls,
+    services and idle timeouts, and names what it cannot know.
 
     \b
     Examples:
       sudo tcpwatch record -o night.tw.gz --duration 12h
       sudo tcpwatch record -o /var/log/tcpwatch/x.tw.zst --keep-size 10G
-      sudo tcpwatch record --compact -o /var/log/tcpwatch/stalls.tw.gz --keep-size 200M
+      sudo tcpwatch record --compact -o stalls.tw.gz --keep-size 500M
       ssh db1 sudo tcpwatch record -o - | tcpwatch replay -
     """
     _require_all_kinds(filters, is_compact=is_compact)

@@ -69,6 +69,7 @@ class ReportData:
         self.idle_timeouts = idle_timeouts
         self.window = window
         self.has_compact = self.has_whole = False  # recordings of either form
+        self.has_events = False
         self.here = here
         self.missing: list[Missing] = []
         self.missing_count = 0

@@ -31,8 +31,7 @@ def summary_section(data: ReportData, incidents: Sequence[Incident]) -> Section:
     blocks: list[Block] = [Paragraph(_headline(data))]
     rows: list[tuple[str, Sequence[Inline]]] = []
     if data.first_ns is not None and data.last_ns is not None:
-        between = "on; last event at" if data.has_compact else "to"
-        rows.append(("UTC", [f"{_utc_second(data.first_ns)} {between} {_utc_second(data.last_ns)}"]))
+        rows.append(("UTC", [_between(data, data.first_ns, data.last_ns)]))
     if data.window:
         rows.append(("Limited", [_limits(data.window, data.utc_offset_s)]))
     if data.has_compact:
@@ -51,7 +50,7 @@ def summary_section(data: ReportData, incidents: Sequence[Incident]) -> Section:
 def _headline(data: ReportData) -> Inline:
     """`db1: 4 stalls, 29 events in 1m23s, from 2027-01-15 09:00:00 on. Times are in UTC+01:00.`"""
     if data.first_ns is None or data.last_ns is None:
-        return (*_hosts(data), ": nothing was recorded.")
+        return (*_hosts(data), f": {'no stall' if data.has_compact else 'nothing'} was recorded.")
     lasted = duration((data.last_ns - data.first_ns) / 1_000_000)
     stalls = plural(data.stalls, "stall") if data.stalls else "no stall"
     began = _when(data.first_ns, data.utc_offset_s)
@@ -63,6 +62,14 @@ def _headline(data: ReportData) -> Inline:
         f": {stalls}, from {began} on. ",
         f"Times are in {zone_name(data.utc_offset_s)}{why}.",
     )
+
+
+def _between(data: ReportData, first_ns: int, last_ns: int) -> str:
+    """The time of the recordings. A compact one begins before its first event, and does not show when it ended."""
+    if not data.has_compact:
+        return f"{_utc_second(first_ns)} to {_utc_second(last_ns)}"
+    last = f"; last event at {_utc_second(last_ns)}" if data.has_events else ""
+    return f"{_utc_second(first_ns)} on{last}"
 
 
 def _compact(data: ReportData) -> str:
@@ -148,7 +155,7 @@ def diagnosis_section(data: ReportData, incidents: Sequence[Incident]) -> Sectio
     for incident in sorted(incidents, key=weight_of, reverse=True):
         weightiest.setdefault(incident.key.verdict, incident)
     if not weightiest:
-        is_whole = not (data.missing or data.lost or data.missed())
+        is_whole = not (data.missing or data.lost or data.missed() or data.has_compact)
         return Section(
             "Diagnosis", [Paragraph(f"No connection stalled{'' if is_whole else ', as far as was recorded'}.")]
         )
