@@ -19,8 +19,22 @@ from tracer.recordings.writer import RecordingWriter
 from tracer.run.compact import Compact
 from tracer.run.pipeline import Totals, finish, run
 
-NOT_COMPARED = frozenset({"events", "compact", "first", "last"})
+NOT_COMPARED = frozenset(
+    {
+        "events",
+        "compact",
+        "first",
+        "last",
+        "sent_again_us",
+        "sent_again_left_out",
+        "predicted",
+        "survived",
+        "left_out",
+    }
+)
 """What a report cannot know from a compact recording, and what says that it is one."""
+NOT_HELD = frozenset({"recorded", "end", "other-end"})
+"""Lines about what was received, of which a compact recording holds less."""
 Report = Callable[..., list[dict[str, Any]]]
 
 
@@ -61,6 +75,10 @@ def raw_events(recording: Path) -> tuple[Header, list[Event]]:
 
 def comparable(records: Iterable[dict[str, Any]]) -> list[str]:
     """The lines of `report --json`, without what a compact recording does not hold."""
-    return sorted(
-        json.dumps({name: value for name, value in record.items() if name not in NOT_COMPARED}) for record in records
-    )
+    return sorted(json.dumps(_compared(record)) for record in records if record.get("report") not in NOT_HELD)
+
+
+def _compared(record: dict[str, Any]) -> dict[str, Any]:
+    # The range that was known when a stall ended: ends without evidence count later where they cannot be found again.
+    left_out = NOT_COMPARED | ({"survived_ms", "fatal_ms"} if record.get("event") == "stall" else set())
+    return {name: value for name, value in record.items() if name not in left_out}

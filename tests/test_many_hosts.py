@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from builders import event
+from compact_recordings import record_both
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from incident_recordings import at_width, bad_night, others, pool, shown
@@ -83,6 +84,25 @@ def test_a_report_of_reports_equals_that_of_the_recordings(
     if form != ("--html", "-"):
         assert "alice7" in of_recordings and "ended" in of_recordings
     assert shown(capsys, "report", *reports_of(fleet, capsys), *form) == of_recordings
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: " ".join(form) or "text")
+@pytest.mark.parametrize("beside", [0, 2], ids=["alone", "beside whole ones"])
+def test_compact_recordings(
+    form: tuple[str, ...], beside: int, fleet: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = replace(header(host="db-1"), run="compact")
+    files = [record_both(tmp_path, night_of(9), head=head).compact, *fleet[:beside]]
+    of_recordings = shown(capsys, "report", *files, *form)
+    assert "ompact" in of_recordings
+    assert shown(capsys, "report", *reports_of(files, capsys), *form) == of_recordings
+
+
+def test_a_compact_recording_without_a_stall(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = [record_both(tmp_path, []).compact]
+    of_recordings = shown(capsys, "report", *files)
+    assert "no stall" in of_recordings
+    assert shown(capsys, "report", *reports_of(files, capsys)) == of_recordings
 
 
 def test_reports_of_reports_merge_and_recordings_may_stand_beside_them(
