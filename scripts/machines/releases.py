@@ -20,10 +20,11 @@ TIMEOUT_S = 2400
 _PYTEST = (
     "python3", "-m", "pytest", "-p", "no:cacheprovider", "--numprocesses", str(os.cpu_count() or 1),
     "--ignore", "tests/kernel",
-    # A browser, shells, promtool, jq, groff and an index of PyPI are the host's, whatever Python runs there.
+    # A browser, shells, promtool, jq, groff, rpm and an index of PyPI are the host's, whatever Python runs there.
     "--ignore", "tests/test_html_browser.py",
     "--ignore", "tests/test_completion.py",
     "--ignore", "tests/test_fleet_files.py",
+    "--ignore", "tests/test_rpm.py",
     "--ignore", "tests/test_docs_examples.py",
     "--deselect", "tests/test_metrics.py::test_promtool_accepts_them",
     "--deselect", "tests/test_docs.py::test_the_manual_page_is_laid_out_without_a_warning",

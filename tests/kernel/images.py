@@ -1,14 +1,12 @@
-"""The image of scripts/packaging/Containerfile, which buildah builds."""
+"""An image that buildah builds, as podman does."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from debian_root import Mounts
-from watching import ROOT
-
-CONTAINERFILE = ROOT / "scripts/packaging/Containerfile"
 
 
 class Builder:
@@ -25,12 +23,9 @@ class Builder:
         self._run("copy", "--quiet", container, str(tree), "/")
         self._run("commit", "--quiet", "--rm", container, name)
 
-    def build(self, context: Path, name: str) -> None:
-        """Build the Containerfile with the network of this host."""
-        self._run(
-            "bud", "--isolation", "chroot", "--network", "host", "--pull-never", "--tag", name, "--file",
-            str(CONTAINERFILE), str(context),
-        )  # fmt: skip
+    def build(self, options: Sequence[str], context: Path) -> None:
+        """Do what `podman build` does with these options, with the network of this host."""
+        self._run("bud", "--isolation", "chroot", "--network", "host", "--pull-never", *options, str(context))
 
     def entrypoint(self, name: str) -> list[str]:
         """What the image starts."""

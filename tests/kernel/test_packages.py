@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import shlex
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,8 @@ import yaml
 from capabilities import kprobes_without_admin
 from containers import SENDS, container
 from debian_root import DebianRoot, Mounts
-from images import CONTAINERFILE, Builder
+from docs_examples import examples
+from images import Builder
 from machines import roots
 from pods import Json, Pod
 from watching import ROOT, Start, Watch
@@ -28,7 +30,6 @@ from tracer.lab.namespace import Namespace, wait_until
 PACKAGING = ROOT / "scripts/packaging"
 MANIFEST = ROOT / "docs/fleet/daemonset.yaml"
 CACHE = Path.home() / ".cache/tcpwatch/vm"
-IMAGE = "tcpwatch"
 UID = "12345678-9abc-def0-1234-56789abcdef0"
 ADDRESS = "10.66.3.1"
 """The pod's."""
@@ -67,7 +68,8 @@ def mounts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mounts]:
 @pytest.fixture(scope="module")
 def installed(package: Path, mounts: Mounts) -> Installed:
     """Debian 12 with the package from apt, Debian 13 with the package from the Containerfile."""
-    (base,) = re.findall(r"^FROM docker\.io/library/debian:(\w+)-slim$", CONTAINERFILE.read_text(), re.MULTILINE)
+    containerfile = (PACKAGING / "Containerfile").read_text()
+    (base,) = re.findall(r"^FROM docker\.io/library/debian:(\w+)-slim$", containerfile, re.MULTILINE)
 
     def by_apt() -> DebianRoot:
         root = DebianRoot(mounts, roots.minimal("bookworm", CACHE), "bookworm", package)
@@ -77,14 +79,23 @@ def installed(package: Path, mounts: Mounts) -> Installed:
     def by_containerfile() -> tuple[DebianRoot, Image]:
         builder = Builder(mounts)
         builder.add_base(roots.minimal(base, CACHE), f"docker.io/library/debian:{base}-slim")
-        builder.build(package, IMAGE)
-        image = Image(builder.mount(IMAGE), builder.entrypoint(IMAGE))
+        *words, _ = documented("sudo podman build")
+        options = [str(ROOT / each) if (ROOT / each).is_file() else each for each in words]
+        builder.build(options, package)
+        name = options[options.index("--tag") + 1]
+        image = Image(builder.mount(name), builder.entrypoint(name))
         return DebianRoot(mounts, image.files, base, package), image
 
     with ThreadPoolExecutor() as pool:
         first, second = pool.submit(by_apt), pool.submit(by_containerfile)
         root, image = second.result()
         return Installed({"bookworm": first.result(), base: root}, image)
+
+
+def documented(command: str) -> list[str]:
+    """The words behind this command in its example in docs/packages.md."""
+    (found,) = (each.command for each in examples() if each.command.startswith(f"{command} "))
+    return shlex.split(found.removeprefix(command))
 
 
 def deb(package: Path) -> Path:
@@ -161,7 +172,7 @@ def there_and_back(file: str, root: DebianRoot) -> None:
 def completes(root: DebianRoot) -> None:
     """The installed scripts ask the command, and bash completes with its answer."""
     share = "/usr/share"
-    typed = "COMP_WORDS=(tcpwatch rec); COMP_CWORD=1; _tcpwatch_completion; echo ${COMPREPLY[@]}"
+    typed = "COMP_WORDS=(tcpwatch rec); COMP_CWORD=1; _tcpwatch_completion tcpwatch; echo ${COMPREPLY[@]}"
     answer = root.run("bash", "-c", f". {share}/bash-completion/completions/tcpwatch; {typed}")
     assert answer.split() == ["record"]
     for shell, path in (("zsh", "zsh/site-functions/_tcpwatch"), ("fish", "fish/vendor_completions.d/tcpwatch.fish")):
@@ -187,19 +198,36 @@ def test_the_pod_has_what_the_documents_say() -> None:
     spec = template()
     (made,) = spec["containers"]
     assert spec["hostPID"] and not spec["automountServiceAccountToken"] and "hostNetwork" not in spec
-    assert (
-        made["securityContext"]["readOnlyRootFilesystem"] and not made["securityContext"]["allowPrivilegeEscalation"]
-    )
+    security = made["securityContext"]
+    assert security["readOnlyRootFilesystem"] and not security["allowPrivilegeEscalation"]
     for each in (made, *spec["initContainers"]):
-        assert each["image"].endswith(f":{tracer.__version__}")
-    documented = (ROOT / "docs/packages.md").read_text()
-    for capability in made["securityContext"]["capabilities"]["add"]:
-        assert f"CAP_{capability}" in documented
+        assert each["image"] == f"registry.example/tcpwatch:{tracer.__version__}"
+    page = (ROOT / "docs/packages.md").read_text()
+    for capability in security["capabilities"]["add"]:
+        assert f"CAP_{capability}" in page
     (port,) = made["ports"]
     listens = made["args"][made["args"].index("--metrics-listen") + 1]
     assert listens == f"0.0.0.0:{port['containerPort']}"
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert made[probe]["httpGet"] == {"path": "/metrics", "port": port["name"]}
+
+
+def test_podman_runs_the_image_as_the_pod_does() -> None:
+    words = documented("sudo podman run")
+    spec = template()
+    (made,) = spec["containers"]
+    for option in ("--pid=host", "--read-only", "--cap-drop=all", "--security-opt=no-new-privileges"):
+        assert option in words
+    (added,) = (each.partition("=")[2] for each in words if each.startswith("--cap-add="))
+    assert added.upper().split(",") == made["securityContext"]["capabilities"]["add"]
+    paths = {each["name"]: each["hostPath"]["path"] for each in spec["volumes"] if "hostPath" in each}
+    mounted = {
+        f"--volume={paths[each['name']]}:{each['mountPath']}{':ro' if each.get('readOnly') else ':rw'}"
+        for each in made["volumeMounts"]
+        if each["name"] in ("run", "cgroup")
+    }
+    assert mounted <= set(words) and "--tmpfs=/var/cache" in words
+    assert made["image"] in words
 
 
 class Node(NamedTuple):
