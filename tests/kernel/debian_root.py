@@ -74,8 +74,8 @@ class DebianRoot:
 
     def install(self, *packages: str) -> None:
         """Install Debian packages, named or as files."""
-        self.run("apt-get", "-qq", "update")
-        self.run("apt-get", "-qq", "install", *packages)
+        for words in (("update",), ("install", *packages)):
+            self.run("apt-get", "-qq", "-o", "Acquire::Retries=3", *words)
 
     def files_named(self, part: str) -> list[str]:
         """Paths with this part in their names, on the root's own file system."""
