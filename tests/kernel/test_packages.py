@@ -297,6 +297,8 @@ def test_the_pod_names_a_stall_in_another_pod(node: Node, watch: Start, namespac
             stall = watched.wait_for(event="stall", lport=port)[0]
             assert (stall["pod_namespace"], stall["pod"]) == ("prod", "web-7d9f"), stall
             assert (stall["container_name"], stall["container"]) == ("app", number)
+            assert stall["cgroup"] == f"/kubepods/besteffort/pod{UID}/{number}"
+            assert number in Path(f"/proc/{stall['pid']}/cgroup").read_text(), "not the pid that it has on the node"
             wait_until(lambda: "tcpwatch_stalls_open{" in node.metrics(), 60, "the stall is counted")
         # Commands that act on the node find it, and the next start loads the compiled program.
         assert node.mounts.run("find", "/run/tcpwatch", "-type", "s")
