@@ -19,6 +19,8 @@ lab_packages=(nftables conntrack iproute2)
 test_packages=(mariadb-server php-cli php-mysql beanstalkd strace shellcheck bpftool systemd
     netcat-openbsd jq zstd groff-base chromium bash-completion zsh fish crun
     python3-prometheus-client prometheus prometheus-node-exporter)
+# What scripts/packaging and tests/kernel/test_packages.py need.
+package_packages=(build-essential debhelper dh-python lintian rpm buildah debootstrap debian-archive-keyring python3-yaml)
 # The servers, proxies and programs of tests/kernel/test_knobs.py; test_acting_servers.py uses some of them.
 knob_packages=(postgresql php-pgsql redis-server memcached rabbitmq-server haproxy pgbouncer openssh-server curl
     bsh libpostgresql-jdbc-java libmariadb-java)
@@ -305,7 +307,8 @@ ensure_runtime() {
 ensure_tests() {
     ensure_runtime
     if [ "$(id -u)" = 0 ]; then
-        need_packages "for the tests" "${lab_packages[@]}" "${test_packages[@]}" "${knob_packages[@]}"
+        need_packages "for the tests" "${lab_packages[@]}" "${test_packages[@]}" "${knob_packages[@]}" \
+            "${package_packages[@]}"
         # Not by package: other sources of Node.js have both in one package.
         command -v node >/dev/null || need_packages "for the tests" nodejs
         command -v java >/dev/null || need_packages "for the tests" default-jre-headless

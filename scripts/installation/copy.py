@@ -33,7 +33,18 @@ main()
 
 
 def fill(fresh: Path, tree: Path, places: Places) -> None:
-    """Put everything into the directory `fresh`, which is going to be places.home.
+    """Put everything into the directory `fresh`, which is going to be places.home."""
+    command = lay_out(fresh, tree)
+    library = fresh / "library"
+    _copy(tree / "LICENSE", fresh / "LICENSE")
+    final = str(places.home / "library")
+    if not compileall.compile_dir(library, quiet=2, stripdir=str(library), prependdir=final):
+        raise InstallError(f"{_PYTHON} could not compile {tree / 'tracer'}", f"df -h {fresh}")
+    files.settle_tree(fresh, programs=(command,))
+
+
+def lay_out(fresh: Path, tree: Path) -> Path:
+    """Copy the modules and the programs of the kernel into the directory `fresh`. Returns the path of the command.
 
     Caches, backups of editors and whatever else lies about in the tree is left out.
     """
@@ -44,14 +55,10 @@ def fill(fresh: Path, tree: Path, places: Places) -> None:
         for source in sorted((tree / "bpf").glob(pattern)):
             if _is_ours(source):
                 _copy(source, library / "tracer" / source.relative_to(tree))
-    _copy(tree / "LICENSE", fresh / "LICENSE")
     command = fresh / "bin/tcpwatch"
     command.parent.mkdir()
     command.write_text(_COMMAND, encoding="ascii")
-    final = str(places.home / "library")
-    if not compileall.compile_dir(library, quiet=2, stripdir=str(library), prependdir=final):
-        raise InstallError(f"{_PYTHON} could not compile {tree / 'tracer'}", f"df -h {fresh}")
-    files.settle_tree(fresh, programs=(command,))
+    return command
 
 
 def try_out(fresh: Path) -> str:
@@ -70,7 +77,7 @@ def completion(fresh: Path, shell: str) -> bytes:
 
 def _answer(fresh: Path, *arguments: str) -> str:
     """What the copy prints on standard output."""
-    command = [_PYTHON, "-I", str(fresh / "bin/tcpwatch"), *arguments]
+    command = [_PYTHON, "-I", "-B", str(fresh / "bin/tcpwatch"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         print(done.stderr, file=sys.stderr)

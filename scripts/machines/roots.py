@@ -57,9 +57,16 @@ def get(name: str, cache: Path) -> Path:
         return Path("/")
     if name not in RELEASES:
         raise MachineError(f"unknown root {name!r} (expected one of {HOST}, {', '.join(RELEASES)})")
-    tree = cache / "roots" / name
-    done = cache / "roots" / f"{name}.packages"
-    packages, wheels = _PACKAGES_OF.get(name, PACKAGES), _WHEELS_OF.get(name, ())
+    return _tree(name, cache / "roots" / name, _PACKAGES_OF.get(name, PACKAGES), _WHEELS_OF.get(name, ()))
+
+
+def minimal(name: str, cache: Path) -> Path:
+    """A tree of a release as debootstrap makes it, with apt and nothing else. Raises MachineError."""
+    return _tree(name, cache / "roots" / f"{name}-minimal", (), ())
+
+
+def _tree(name: str, tree: Path, packages: Sequence[str], wheels: Sequence[str]) -> Path:
+    done = tree.with_name(f"{tree.name}.packages")
     if not (done.exists() and done.read_text(encoding="utf-8").split() == [*packages, *wheels]):
         done.unlink(missing_ok=True)
         _make(name, tree, packages)
@@ -74,10 +81,11 @@ def _make(name: str, tree: Path, packages: Sequence[str]) -> None:
     tree.parent.mkdir(parents=True, exist_ok=True)
     archive = archive_for(name)
     address, signatures = archive.address(), _signatures(archive)
+    included = [f"--include={','.join(packages)}"] if packages else []
     for attempt in range(1, _ATTEMPTS + 1):
         shutil.rmtree(tree, ignore_errors=True)
         made = subprocess.run(
-            ["debootstrap", "--variant=minbase", f"--include={','.join(packages)}", *signatures, name, tree, address],
+            ["debootstrap", "--variant=minbase", *included, *signatures, name, tree, address],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
         )  # fmt: skip
         if made.returncode == 0:

@@ -21,6 +21,18 @@ accepted, _ = server.accept()
 print(client.getsockname()[1], flush=True)
 sys.stdin.read()
 """
+SENDS = f"""
+import os, threading, time
+{_CONNECTS.replace("sys.stdin.read()", "")}
+def send():
+    while True:
+        client.sendall(b"x")
+        time.sleep(0.1)
+threading.Thread(target=send, daemon=True).start()
+sys.stdin.read()
+os._exit(0)
+"""
+"""The same, and sends a byte every 100 ms from the port that it prints."""
 
 
 def cgroup_mount() -> Path:
@@ -29,12 +41,21 @@ def cgroup_mount() -> Path:
 
 
 @contextmanager
-def container(directory: Path, network: Namespace, cgroup: str, *, name: str, hostname: str = "") -> Iterator[int]:
+def container(
+    directory: Path,
+    network: Namespace,
+    cgroup: str,
+    *,
+    name: str,
+    hostname: str = "",
+    program: str = _CONNECTS,
+    uid: int = 0,
+) -> Iterator[int]:
     """Run a container in this network namespace and cgroup. Yields the local port of its connection."""
     rootfs = directory / "rootfs"
     for each in (*_HOST, "proc", "dev", "sys"):
         (rootfs / each).mkdir(parents=True)
-    (directory / "config.json").write_text(json.dumps(_config(network, cgroup, hostname)))
+    (directory / "config.json").write_text(json.dumps(_config(network, cgroup, hostname, program, uid)))
     # With cgroup v2 alone, as on a current distribution, whatever this host has.
     command = (
         f"mount -t cgroup2 none /sys/fs/cgroup && exec crun --cgroup-manager=cgroupfs run --bundle {directory} {name}"
@@ -48,7 +69,7 @@ def container(directory: Path, network: Namespace, cgroup: str, *, name: str, ho
         _remove(cgroup_mount() / cgroup.strip("/"))
 
 
-def _config(network: Namespace, cgroup: str, hostname: str) -> dict[str, object]:
+def _config(network: Namespace, cgroup: str, hostname: str, program: str, uid: int) -> dict[str, object]:
     environ = ["PATH=/usr/bin:/bin", *([f"HOSTNAME={hostname}"] if hostname else [])]
     binds = [
         {"destination": f"/{each}", "type": "bind", "source": f"/{each}", "options": ["rbind", "ro"]}
@@ -58,8 +79,8 @@ def _config(network: Namespace, cgroup: str, hostname: str) -> dict[str, object]
     return {
         "ociVersion": "1.0.0",
         "process": {
-            "terminal": False, "user": {"uid": 0, "gid": 0}, "cwd": "/", "env": environ,
-            "args": ["/usr/bin/python3", "-c", _CONNECTS],
+            "terminal": False, "user": {"uid": uid, "gid": uid}, "cwd": "/", "env": environ,
+            "args": ["/usr/bin/python3", "-c", program],
         },
         "root": {"path": "rootfs"},
         "hostname": hostname or "container",

@@ -45,7 +45,7 @@ class Watch:
     """`tcpwatch ARGUMENTS --json`, from its ready line to its summary.
 
     before: a command that runs it. walk_every_s: instead of the time that it takes between two walks. prelude: Python
-    that is executed before it.
+    that is executed before it. command: the whole command, instead of tcpwatch from the tree.
     """
 
     def __init__(
@@ -55,13 +55,14 @@ class Watch:
         before: Sequence[str] = (),
         walk_every_s: float | None = None,
         prelude: str = "",
+        command: Sequence[str] = (),
     ) -> None:
         output = [] if text else ["--json"]
         if walk_every_s is not None:
             prelude += _WALKING.format(walk_every_s)
         program = ["-c", f"{prelude}from tracer.cli.main import main; main()"] if prelude else ["-m", "tracer"]
         self._process = subprocess.Popen(
-            [*before, sys.executable, *program, *map(str, arguments), *output],
+            command or [*before, sys.executable, *program, *map(str, arguments), *output],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
