@@ -16,7 +16,7 @@ from tracer.recordings.header import Header
 
 MAX_STALLS = 4096
 """Stalls of one group of files that are joined with their other ends: the last."""
-MAX_ALL_STALLS = 4 * MAX_STALLS
+MAX_ALL_STALLS = 2 * MAX_STALLS
 """Stalls of all hosts that are joined."""
 
 

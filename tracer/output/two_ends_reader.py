@@ -42,9 +42,9 @@ def end_of(record: Mapping[str, Any]) -> tuple[str, Ends, ConnectionEnd]:
         pid=number(record, "pid", 0),
         began_ns=number(record, "began_us", 0) * 1000,
         open_ns=number(record, "open_us", 0) * 1000,
-        spans=[Span(*each) for each in _pairs(record, "received_us")[-MAX_SPANS:]],
-        arrivals_ns=[each * 1000 for each in _numbers(list_of(record, "probes_us"))[-MAX_SPANS:]],
-        waits=[Wait(*each) for each in _pairs(record, "waited_us")[-MAX_WAITS:]],
+        spans=tuple(Span(*each) for each in _pairs(record, "received_us")[-MAX_SPANS:]),
+        arrivals_ns=tuple(each * 1000 for each in _numbers(list_of(record, "probes_us"))[-MAX_SPANS:]),
+        waits=tuple(Wait(*each) for each in _pairs(record, "waited_us")[-MAX_WAITS:]),
     )
     closing = object_of(record, "closed")
     if closing:
