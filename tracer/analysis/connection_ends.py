@@ -19,9 +19,7 @@ from tracer.model.events import Event
 from tracer.model.kinds import Kind
 
 MAX_ENDS = 4096
-"""Ends of one host that are kept: those with the newest events."""
-MAX_ALL_ENDS = 2 * MAX_ENDS
-"""Ends of all hosts that are kept: those of the last hosts."""
+"""Ends that are kept: those that were added last."""
 MAX_SPANS = 8
 """Instants of arrival of one end that are kept: the newest."""
 MAX_WAITS = 4
@@ -158,13 +156,13 @@ class ConnectionEnds:
         elif kind == _STALL and event.phase == "end" and event.outcome != Outcome.PRESUMED:
             self._wait(host, event)
 
-    def put(self, host: str, ends: Ends, end: ConnectionEnd, most: int = MAX_ALL_ENDS) -> None:
-        """Keep an end, in place of an earlier one with these addresses and ports. most: ends that are kept."""
+    def put(self, host: str, ends: Ends, end: ConnectionEnd) -> None:
+        """Keep an end, in place of an earlier one with these addresses and ports."""
         key = (intern(host[:MAX_TEXT]), ends._replace(laddr=intern(ends.laddr), raddr=intern(ends.raddr)))
         end.comm = intern(end.comm)
         self._ends[key] = end
         self._ends.move_to_end(key)
-        if len(self._ends) > most:
+        if len(self._ends) > MAX_ENDS:
             _, oldest = self._ends.popitem(last=False)
             self._by_sock.pop(oldest.sock, None)
 
@@ -242,7 +240,7 @@ class ConnectionEnds:
         end = ConnectionEnd(sock, began_ns=0 if before is None else before.seen_ns)
         if opened is not None:
             end = _end_of(sock, opened[1])
-        self.put(host, ends, end, MAX_ENDS)
+        self.put(host, ends, end)
         if sock:
             self._by_sock[sock] = end
         return end
