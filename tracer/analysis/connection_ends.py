@@ -27,6 +27,8 @@ MAX_WAITS = 4
 MAX_TEXT = 64
 """Characters of a name that are kept."""
 MS = 1_000_000
+MAX_NS = 253_402_300_799 * 1000 * MS
+"""The last second of the year 9999. A damaged recording may have a later time."""
 _SAME_NS = 50 * MS
 """Instants of arrival that are nearer than this are one: `silent_ms` has the resolution of a jiffy."""
 _CLOSING_NS = 2_000 * MS
@@ -217,7 +219,7 @@ class ConnectionEnds:
             return
         end, since_ns = self._end(host, event), began_ns(event)
         if end is not None:
-            end.add_wait(Wait(since_ns, since_ns + event.duration_ms * MS))
+            end.add_wait(Wait(since_ns, min(since_ns + event.duration_ms * MS, MAX_NS)))
 
     def _end(self, host: str, event: Event) -> ConnectionEnd | None:
         """The end of this event, known from now on; None without addresses and ports."""
