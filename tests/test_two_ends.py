@@ -13,6 +13,7 @@ from incident_recordings import at_width, shown
 from recording_files import header, record
 from stall_events import HOUR_MS, OWNED, close, freeze, heard, probe, reset, waiting, window
 
+from tracer.cli import main
 from tracer.model.events import Event
 from tracer.model.filters import Filter
 
@@ -237,6 +238,13 @@ def test_who_closed_the_other_end_before(events: list[Event], words: str, hosts:
     assert "Consistent with a firewall" in text
 
 
+def test_a_host_without_that_connection_answers_with_a_reset(hosts: Hosts) -> None:
+    stall = [reset(AT, **OWNED), *close(AT, "ECONNRESET", 104, **OWNED)]
+    answer = reset(AT, "sent", **{**SERVER, "reason": "NO_SOCKET", "sock": None, "state": None, "silent_ms": None})
+    assert what(hosts.findings([answer, elsewhere(AT + 100)], of=stall)) == "closed"
+    assert "db-1 had no such connection any more: it answered with a reset at 09:01:40." in hosts.report()
+
+
 def test_a_reset_that_the_other_end_did_not_send(hosts: Hosts) -> None:
     stall = [reset(AT, **OWNED), *close(AT, "ECONNRESET", 104, **OWNED)]
     still = [opened(), heard(AT + 50, **SERVER), elsewhere(AT + 100)]
@@ -285,3 +293,22 @@ def test_a_loopback_address_matches_no_other_host(hosts: Hosts) -> None:
     local: Fields = {"laddr": "127.0.0.1", "raddr": "127.0.0.1"}
     stall = [*freeze(start=AT, **{**OWNED, **local}), *close(AT + 13.4, **{**OWNED, **local})]
     assert hosts.findings([closed_later(), opened(**local)], of=stall) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"open_us": 2**62}, {"received_us": [[1]]}, {"received_us": [["x", 1]]}, {"probes_us": [-1]},
+     {"closed": {"how": "x"}}, {"laddr": 7}, {"rport": "x"}, {"began_us": 2**63 - 1}],
+    ids=str,
+)  # fmt: skip
+def test_an_invalid_end_is_named_as_damage(
+    change: Fields, tmp_path: Path, capsys: pytest.CaptureFixture[str], hosts: Hosts
+) -> None:
+    hosts.findings([closed_later(), elsewhere(AT + 100)])
+    output = tmp_path / "x.json"
+    lines = shown(capsys, "report", *hosts.files, "--json").splitlines()
+    records = [json.loads(line) for line in lines]
+    changed = [{**each, **change} if each.get("report") == "end" else each for each in records]
+    output.write_text("".join(json.dumps(each, separators=(",", ":")) + "\n" for each in changed))
+    assert main.run(["report", str(output)]) == 1
+    assert "is damaged" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import field
+from sys import intern
 from typing import NamedTuple
 
 from tracer.analysis.incidents import began_ns
@@ -19,9 +19,7 @@ from tracer.model.events import Event
 from tracer.model.kinds import Kind
 
 MAX_ENDS = 4096
-"""Ends of one host that are kept: those with the newest events."""
-MAX_ALL_ENDS = 4 * MAX_ENDS
-"""Ends of all hosts that are kept: those of the last hosts."""
+"""Ends that are kept: those that were added last."""
 MAX_SPANS = 8
 """Instants of arrival of one end that are kept: the newest."""
 MAX_WAITS = 4
@@ -29,6 +27,8 @@ MAX_WAITS = 4
 MAX_TEXT = 64
 """Characters of a name that are kept."""
 MS = 1_000_000
+MAX_NS = 253_402_300_799 * 1000 * MS
+"""The last second of the year 9999. A damaged recording may have a later time."""
 _SAME_NS = 50 * MS
 """Instants of arrival that are nearer than this are one: `silent_ms` has the resolution of a jiffy."""
 _CLOSING_NS = 2_000 * MS
@@ -91,10 +91,10 @@ class ConnectionEnd:
     pid: int = 0
     began_ns: int = 0
     open_ns: int = 0
-    spans: list[Span] = field(default_factory=list)
-    arrivals_ns: list[int] = field(default_factory=list)
+    spans: tuple[Span, ...] = ()
+    arrivals_ns: tuple[int, ...] = ()
     closing: Closing | None = None
-    waits: list[Wait] = field(default_factory=list)
+    waits: tuple[Wait, ...] = ()
 
     @property
     def seen_ns(self) -> int:
@@ -108,20 +108,18 @@ class ConnectionEnd:
             heard_ns, until_ns = self.spans[-1]
             if -_SAME_NS < span.heard_ns - heard_ns < _SAME_NS:
                 if span.until_ns > until_ns:
-                    self.spans[-1] = Span(heard_ns, span.until_ns)
+                    self.spans = (*self.spans[:-1], Span(heard_ns, span.until_ns))
                 return
-        self.spans.append(span)
-        if len(self.spans) > MAX_SPANS:
-            del self.spans[0]
+        self.spans = (*self.spans[1 - MAX_SPANS :], span)
 
     def add_wait(self, wait: Wait) -> None:
         """Note a stall, in place of an earlier account of it."""
         others = [each for each in self.waits if each.since_ns != wait.since_ns]
-        self.waits = [*others[1 - MAX_WAITS :], wait]
+        self.waits = (*others[1 - MAX_WAITS :], wait)
 
     def add_arrival(self, time_ns: int) -> None:
         """Note that a segment arrived that does not count for `silent_ms`: a probe, or a SYN."""
-        self.arrivals_ns = [*self.arrivals_ns[1 - MAX_SPANS :], time_ns]
+        self.arrivals_ns = (*self.arrivals_ns[1 - MAX_SPANS :], time_ns)
 
 
 class ConnectionEnds:
@@ -160,12 +158,13 @@ class ConnectionEnds:
         elif kind == _STALL and event.phase == "end" and event.outcome != Outcome.PRESUMED:
             self._wait(host, event)
 
-    def put(self, host: str, ends: Ends, end: ConnectionEnd, most: int = MAX_ALL_ENDS) -> None:
-        """Keep an end, in place of an earlier one with these addresses and ports. most: ends that are kept."""
-        key = (host[:MAX_TEXT], ends)
+    def put(self, host: str, ends: Ends, end: ConnectionEnd) -> None:
+        """Keep an end, in place of an earlier one with these addresses and ports."""
+        key = (intern(host[:MAX_TEXT]), ends._replace(laddr=intern(ends.laddr), raddr=intern(ends.raddr)))
+        end.comm = intern(end.comm)
         self._ends[key] = end
         self._ends.move_to_end(key)
-        if len(self._ends) > most:
+        if len(self._ends) > MAX_ENDS:
             _, oldest = self._ends.popitem(last=False)
             self._by_sock.pop(oldest.sock, None)
 
@@ -220,7 +219,7 @@ class ConnectionEnds:
             return
         end, since_ns = self._end(host, event), began_ns(event)
         if end is not None:
-            end.add_wait(Wait(since_ns, since_ns + event.duration_ms * MS))
+            end.add_wait(Wait(since_ns, min(since_ns + event.duration_ms * MS, MAX_NS)))
 
     def _end(self, host: str, event: Event) -> ConnectionEnd | None:
         """The end of this event, known from now on; None without addresses and ports."""
@@ -243,7 +242,7 @@ class ConnectionEnds:
         end = ConnectionEnd(sock, began_ns=0 if before is None else before.seen_ns)
         if opened is not None:
             end = _end_of(sock, opened[1])
-        self.put(host, ends, end, MAX_ENDS)
+        self.put(host, ends, end)
         if sock:
             self._by_sock[sock] = end
         return end

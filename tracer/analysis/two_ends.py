@@ -209,7 +209,7 @@ def _arrived(stall: Stall, end: ConnectionEnd) -> OtherEnd | None:
     # What arrived within the tolerance may have been sent before, unless nothing was sent for longer than that.
     is_idle = stall.idle_ms * MS > 2 * TOLERANCE_NS
     first_ns = stall.since_ns + (-TOLERANCE_NS if is_idle else TOLERANCE_NS)
-    heard = [span.heard_ns for span in end.spans] + end.arrivals_ns
+    heard = [*(span.heard_ns for span in end.spans), *end.arrivals_ns]
     during = [each for each in heard if first_ns <= each <= stall.ended_ns - TOLERANCE_NS]
     return _found(Finding.ARRIVED, heard_ns=min(during)) if during else None
 

@@ -18,7 +18,6 @@ _HOW = {
     "closed": "its process closed it",
     "aborted": "it was aborted with a reset",
     "reset": "a reset arrived",
-    "no-socket": "there was no such connection any more, and it answered with a reset",
     "": "it was closed",
 }
 
@@ -106,6 +105,9 @@ def _arrived(stall: Stall, other: OtherEnd, utc_offset_s: int) -> Inline:
 
 def _closed(stall: Stall, other: OtherEnd, utc_offset_s: int) -> Inline:
     closing = other.closing or Closing(0, "")
+    if closing.how == "no-socket":
+        when = _clock(closing.time_ns, utc_offset_s)
+        return name_of(other.host), f" had no such connection any more: it answered with a reset at {when}."
     how = _HOW.get(closing.how, f"its kernel gave it up with {safe(closing.how)}")
     if closing.how == "ended":
         how = "tcpwatch end ended it"

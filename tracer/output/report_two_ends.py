@@ -15,9 +15,7 @@ from tracer.model.events import Event
 from tracer.recordings.header import Header
 
 MAX_STALLS = 4096
-"""Stalls of one group of files that are joined with their other ends: the last."""
-MAX_ALL_STALLS = 4 * MAX_STALLS
-"""Stalls of all hosts that are joined."""
+"""Stalls that are joined with their other ends: the last."""
 
 
 class GroupKey(NamedTuple):
@@ -51,7 +49,7 @@ class TwoEnds:
     def __init__(self) -> None:
         self.ends = ConnectionEnds()
         self.coverages = Coverages()
-        self._stalls: deque[Stall] = deque(maxlen=MAX_ALL_STALLS)
+        self._stalls: deque[Stall] = deque(maxlen=MAX_STALLS)
 
     def opened(self, host: str, header: Header) -> None:
         """A recording of that host begins."""
@@ -69,8 +67,6 @@ class TwoEnds:
         stall = stall_of(host, end)
         if stall is not None:
             self._stalls.append(stall)
-            if len(self._stalls) > MAX_STALLS:
-                self._stalls.popleft()
 
     def merge(self, other: TwoEnds) -> None:
         """Include another report, to which nothing is added any more."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tracer.analysis.connection_ends import (
+    MAX_NS,
     MAX_SPANS,
     MAX_TEXT,
     MAX_WAITS,
@@ -22,8 +23,7 @@ from tracer.output.json_values import is_number, list_of, number, object_of, tex
 
 def coverage_of(record: Mapping[str, Any]) -> tuple[str, Coverage]:
     """A host, and when it was recorded."""
-    began_ns, until_ns = number(record, "began_us") * 1000, number(record, "until_us") * 1000
-    coverage = Coverage(text(record, "run"), began_ns, until_ns)
+    coverage = Coverage(text(record, "run"), _instant(record, "began_us"), _instant(record, "until_us"))
     coverage.is_whole = record.get("is_whole") is True
     coverage.has_resumes = record.get("has_resumes") is True
     return text(record, "host"), coverage
@@ -40,11 +40,11 @@ def end_of(record: Mapping[str, Any]) -> tuple[str, Ends, ConnectionEnd]:
     end = ConnectionEnd(
         comm=text(record, "comm")[:MAX_TEXT] if "comm" in record else "",
         pid=number(record, "pid", 0),
-        began_ns=number(record, "began_us", 0) * 1000,
-        open_ns=number(record, "open_us", 0) * 1000,
-        spans=[Span(*each) for each in _pairs(record, "received_us")[-MAX_SPANS:]],
-        arrivals_ns=[each * 1000 for each in _numbers(list_of(record, "probes_us"))[-MAX_SPANS:]],
-        waits=[Wait(*each) for each in _pairs(record, "waited_us")[-MAX_WAITS:]],
+        began_ns=_instant(record, "began_us"),
+        open_ns=_instant(record, "open_us"),
+        spans=tuple(Span(*each) for each in _pairs(record, "received_us")[-MAX_SPANS:]),
+        arrivals_ns=tuple(_instants(list_of(record, "probes_us"))[-MAX_SPANS:]),
+        waits=tuple(Wait(*each) for each in _pairs(record, "waited_us")[-MAX_WAITS:]),
     )
     closing = object_of(record, "closed")
     if closing:
@@ -59,12 +59,17 @@ def _pairs(record: Mapping[str, Any], name: str) -> list[tuple[int, int]]:
     for each in list_of(record, name):
         if not isinstance(each, list) or len(each) != 2:
             raise ValueError(f"{name} has something else than pairs of numbers")
-        first, second = _numbers(each)
-        pairs.append((first * 1000, second * 1000))
+        first, second = _instants(each)
+        pairs.append((first, second))
     return pairs
 
 
-def _numbers(values: list[Any]) -> list[int]:
-    if not all(map(is_number, values)):
-        raise ValueError("a time is not a number")
-    return values
+def _instant(record: Mapping[str, Any], name: str) -> int:
+    """Microseconds since 1970 as nanoseconds; 0 where it is absent."""
+    return _instants([number(record, name, 0)])[0]
+
+
+def _instants(values: list[Any]) -> list[int]:
+    if not all(is_number(each) and each * 1000 <= MAX_NS for each in values):
+        raise ValueError("a time is not a number of microseconds")
+    return [each * 1000 for each in values]
