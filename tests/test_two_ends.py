@@ -190,6 +190,21 @@ def test_a_segment_at_about_the_time_of_the_last_exchange_is_no_arrival(hosts: H
     assert hosts.findings([closed_later(silent_ms=30_200), elsewhere(AT + 100)], of=stall) is None
 
 
+def test_what_arrives_from_a_peer_that_is_received_here_does_not_show_a_broken_way_back(hosts: Hosts) -> None:
+    sending = heard(AT + 8, "no-progress", silent_ms=100, **OWNED)
+    stall = [*freeze(start=AT, **{**OWNED, "silent_ms": 100}), sending, *close(AT + 13.4, silent_ms=100, **OWNED)]
+    assert hosts.findings([heard(AT + 4, silent_ms=HOUR_MS, **SERVER), elsewhere(AT + 100)], of=stall) is None
+
+
+@pytest.mark.parametrize(("until", "expected"), [(AT + 300, "nothing-arrived"), (AT + 20, None)])
+def test_all_probes_have_to_be_lost(until: float, expected: str | None, hosts: Hosts) -> None:
+    stall = [
+        *(probe(AT + 75 * number, attempt=number + 1, **OWNED) for number in range(4)),
+        *close(AT + 240, **OWNED),
+    ]
+    assert what(hosts.findings([opened(), resumed(), elsewhere(until)], of=stall)) == expected
+
+
 def test_clocks_may_differ_by_a_second(hosts: Hosts) -> None:
     assert what(hosts.findings([heard(AT - 0.9, silent_ms=HOUR_MS, **SERVER), elsewhere(AT + 100)])) == "arrived"
 

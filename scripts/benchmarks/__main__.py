@@ -47,6 +47,7 @@ def main(rows: tuple[str, ...], quick: bool, output: Path | None, write: bool) -
       delay      from the kernel's stamp to the line
       crowd      the same on a host with thousands of processes, sockets and network namespaces
       replay     recordings: events a second, memory
+      hosts      one report of many hosts: two processors beside one, outputs of report --json
       sockets    `tcpwatch sockets` beside `ss -tinop`
       walk       the walks over all sockets, for `found` and `waiting`
       owners     who holds a socket

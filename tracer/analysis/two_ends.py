@@ -154,7 +154,8 @@ class Join:
 
 def _was_alive(end: ConnectionEnd, stall: Stall) -> bool:
     """Whether something arrived on that connection while the stall went on."""
-    instants = [end.began_ns, *(span.heard_ns for span in end.spans), *end.arrivals_ns]
+    opened = [end.began_ns] if end.began_ns == end.open_ns else []
+    instants = [*opened, *(span.heard_ns for span in end.spans), *end.arrivals_ns]
     return any(stall.since_ns + TOLERANCE_NS <= each <= stall.ended_ns - TOLERANCE_NS for each in instants)
 
 
@@ -168,7 +169,12 @@ def _of_subject(stall: Stall, end: ConnectionEnd, coverages: Sequence[Coverage])
         return _found(Finding.NOT_READ) if end.comm else None
     if verdict.subject is Subject.REPLY:
         return _reply(stall, end, coverages)
-    return _arrived(stall, end) or _silent(stall, end, verdict) or _not_an_event(stall, end, coverages)
+    arrivals_ns = _arrivals_ns(stall, end)
+    if arrivals_ns:
+        # Where the peer is received here as well, both ways work at least now and then.
+        is_received_here = stall.heard_ns > stall.since_ns + TOLERANCE_NS
+        return None if is_received_here else _found(Finding.ARRIVED, heard_ns=min(arrivals_ns))
+    return _silent(stall, end, verdict) or _not_an_event(stall, end, coverages)
 
 
 def _found(finding: Finding, heard_ns: int = 0, until_ns: int = 0) -> OtherEnd:
@@ -204,14 +210,13 @@ def _reply(stall: Stall, end: ConnectionEnd, coverages: Sequence[Coverage]) -> O
     return _found(Finding.NO_REPLY) if end.comm and end.closing is None and is_covered else None
 
 
-def _arrived(stall: Stall, end: ConnectionEnd) -> OtherEnd | None:
-    """Something of this end arrived while it waited."""
+def _arrivals_ns(stall: Stall, end: ConnectionEnd) -> list[int]:
+    """When something of this end arrived there while it waited here."""
     # What arrived within the tolerance may have been sent before, unless nothing was sent for longer than that.
     is_idle = stall.idle_ms * MS > 2 * TOLERANCE_NS
     first_ns = stall.since_ns + (-TOLERANCE_NS if is_idle else TOLERANCE_NS)
     heard = [*(span.heard_ns for span in end.spans), *end.arrivals_ns]
-    during = [each for each in heard if first_ns <= each <= stall.ended_ns - TOLERANCE_NS]
-    return _found(Finding.ARRIVED, heard_ns=min(during)) if during else None
+    return [each for each in heard if first_ns <= each <= stall.ended_ns - TOLERANCE_NS]
 
 
 def _silent(stall: Stall, end: ConnectionEnd, verdict: Verdict) -> OtherEnd | None:
@@ -228,6 +233,9 @@ def _silent(stall: Stall, end: ConnectionEnd, verdict: Verdict) -> OtherEnd | No
 
 def _not_an_event(stall: Stall, end: ConnectionEnd, coverages: Sequence[Coverage]) -> OtherEnd | None:
     """No arrival was recorded, though each would have been."""
+    verdict = Verdict.of(stall.verdict)
+    if verdict is not None and verdict.subject is Subject.CONNECTION:
+        return None
     was_open = bool(end.open_ns or end.spans)
     for each in coverages:
         until_ns = min(each.until_ns - TOLERANCE_NS, stall.ended_ns)
@@ -241,6 +249,9 @@ def _not_an_event(stall: Stall, end: ConnectionEnd, coverages: Sequence[Coverage
 
 
 def _needed_ns(stall: Stall) -> int:
+    """Up to when the silence of the other end has to be known, to be no chance."""
+    if stall.verdict == Verdict.KEEPALIVE_FAILED:  # a minute may lie between two probes
+        return stall.ended_ns
     return stall.since_ns + TOLERANCE_NS + _SENT_OFTEN_NS
 
 

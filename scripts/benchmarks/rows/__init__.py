@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from benchmarks.results import Result
-from benchmarks.rows import capacity, cpu, crowd, delay, growth, hooks, owners, replay, slowdown, sockets, start, walk
+from benchmarks.rows import (
+    capacity,
+    cpu,
+    crowd,
+    delay,
+    growth,
+    hooks,
+    hosts,
+    owners,
+    replay,
+    slowdown,
+    sockets,
+    start,
+    walk,
+)
 from benchmarks.scale import Scale
 
 ROWS: dict[str, Callable[[Scale], Result]] = {
@@ -20,6 +34,7 @@ ROWS: dict[str, Callable[[Scale], Result]] = {
     "delay": delay.delay,
     "crowd": crowd.crowd,
     "replay": replay.replay,
+    "hosts": hosts.hosts,
     "sockets": sockets.sockets,
     "walk": walk.walk,
     "owners": owners.owners,
