@@ -33,6 +33,13 @@ CACHE = Path.home() / ".cache/tcpwatch/vm"
 UID = "12345678-9abc-def0-1234-56789abcdef0"
 ADDRESS = "10.66.3.1"
 """The pod's."""
+SYSTEMD = r"""
+mkdir -p /run/systemd/system
+printf '#!/bin/sh\necho "$@" >>/run/asked\n' >/usr/bin/systemctl
+chmod +x /usr/bin/systemctl
+rm -f /run/asked
+"""
+"""A root in which systemd seems to run, with a record of what it is asked."""
 pytestmark = pytest.mark.timeout(900)
 
 
@@ -162,7 +169,12 @@ def there_and_back(file: str, root: DebianRoot) -> None:
         assert "ExecStart=/usr/bin/tcpwatch " in root.run("cat", f"/usr/lib/systemd/system/{unit}")
     root.run("mkdir", "-p", "/var/log/tcpwatch", "/etc/tcpwatch")
     root.run("touch", "/var/log/tcpwatch/record.tw.gz")
+    root.run("sh", "-c", SYSTEMD)
+    units = "tcpwatch.service tcpwatch-protect@*.service"
+    root.run("dpkg", "--install", file)
+    assert root.run("cat", "/run/asked").splitlines() == ["--system daemon-reload", f"try-restart {units}"]
     root.run("apt-get", "-qq", "remove", "tcpwatch-ebpf")
+    assert root.run("cat", "/run/asked").splitlines()[2:] == [f"stop {units}", "--system daemon-reload"]
     assert "/var/log/tcpwatch/record.tw.gz" in root.run("find", "/var/log/tcpwatch")
     assert not [each for each in root.files_named("tcpwatch") if each.startswith("/usr")]
     root.run("apt-get", "-qq", "purge", "tcpwatch-ebpf")
