@@ -64,6 +64,7 @@ def test_its_files_are_those_of_the_other_package(package: Path) -> None:
     assert {f"/usr/share/tcpwatch/library/{each}" for each in modules | programs} <= files
     for each in (
         "bin/tcpwatch", "lib/systemd/system/tcpwatch.service", "lib/systemd/system/tcpwatch-protect@.service",
+        "lib/systemd/system/tcpwatch-compact.service",
         "share/man/man8/tcpwatch.8", "share/bash-completion/completions/tcpwatch",
         "share/zsh/site-functions/_tcpwatch", "share/fish/vendor_completions.d/tcpwatch.fish",
     ):  # fmt: skip
@@ -75,11 +76,11 @@ def test_its_files_are_those_of_the_other_package(package: Path) -> None:
     assert not [each for each in files if "__pycache__" in each or "site-packages" in each or "/local/" in each]
 
 
-def test_systemd_gets_both_units(package: Path) -> None:
+def test_systemd_gets_the_units(package: Path) -> None:
     scripts = query(package, "--scripts")
-    assert "systemd-post tcpwatch.service\n" in scripts
+    assert "systemd-post tcpwatch.service tcpwatch-compact.service\n" in scripts
     for script in ("preun", "postun"):
-        assert f"systemd-{script} tcpwatch.service tcpwatch-protect@\\*.service\n" in scripts
+        assert f"systemd-{script} tcpwatch.service tcpwatch-compact.service tcpwatch-protect@\\*.service\n" in scripts
 
 
 def test_without_the_macros_of_systemd_nothing_is_built(tmp_path: Path) -> None:

@@ -165,12 +165,12 @@ def there_and_back(file: str, root: DebianRoot) -> None:
     assert "/usr/share/tcpwatch/library/tracer/__pycache__" in root.run("find", "/usr/share/tcpwatch", "-type", "d")
     # No unit is enabled.
     assert root.run("find", "/etc/systemd", "-iname", "*tcpwatch*") == ""
-    for unit in ("tcpwatch.service", "tcpwatch-protect@.service"):
+    for unit in ("tcpwatch.service", "tcpwatch-compact.service", "tcpwatch-protect@.service"):
         assert "ExecStart=/usr/bin/tcpwatch " in root.run("cat", f"/usr/lib/systemd/system/{unit}")
-    root.run("mkdir", "-p", "/var/log/tcpwatch", "/etc/tcpwatch")
+    root.run("mkdir", "-p", "/var/log/tcpwatch", "/var/log/tcpwatch-compact", "/etc/tcpwatch")
     root.run("touch", "/var/log/tcpwatch/record.tw.gz")
     root.run("sh", "-c", SYSTEMD)
-    units = "tcpwatch.service tcpwatch-protect@*.service"
+    units = "tcpwatch.service tcpwatch-compact.service tcpwatch-protect@*.service"
     root.run("dpkg", "--install", file)
     assert root.run("cat", "/run/asked").splitlines() == ["--system daemon-reload", f"try-restart {units}"]
     root.run("apt-get", "-qq", "remove", "tcpwatch-ebpf")

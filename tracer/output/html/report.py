@@ -34,9 +34,7 @@ class HtmlReport:
     ) -> None:
         self._finished = finished
         self._marks = idle_timeouts
-        self.state = ReportState(
-            idle_timeouts, here=here, is_filtered=is_filtered, window=window, has_timeline=True
-        )
+        self.state = ReportState(idle_timeouts, here=here, is_filtered=is_filtered, window=window, has_timeline=True)
         self._collector = Collector(self.state)
 
     def opened(self, header: Header) -> None:
