@@ -88,6 +88,7 @@ class ReportLines:
         if version > REPORT_VERSION:
             raise NewerReport(f"version {version} is newer than this tcpwatch reads ({REPORT_VERSION})")
         self._has_begun, self.is_complete = True, False
+        self._data.two_ends.is_active = True
         if self._collector.lines is not None:
             self._collector.lines.begin()
 

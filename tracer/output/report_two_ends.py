@@ -44,11 +44,15 @@ class Group:
 
 
 class TwoEnds:
-    """Takes all that is recorded. Its results count once nothing comes any more."""
+    """Takes all that is recorded. Its results count once nothing comes any more.
+
+    is_active: several hosts may come, or another report reads the output. Otherwise it keeps nothing.
+    """
 
     def __init__(self) -> None:
         self.ends = ConnectionEnds()
         self.coverages = Coverages()
+        self.is_active = True
         self._stalls: deque[Stall] = deque(maxlen=MAX_STALLS)
 
     def opened(self, host: str, header: Header) -> None:
@@ -59,12 +63,14 @@ class TwoEnds:
 
     def take(self, host: str, event: Event) -> None:
         """Take an event of that host."""
+        if not self.is_active:
+            return
         self.coverages.take(event)
         self.ends.take(host, event)
 
     def add(self, host: str, end: Event) -> None:
         """Take the end of a stall that no later event can revoke."""
-        stall = stall_of(host, end)
+        stall = stall_of(host, end) if self.is_active else None
         if stall is not None:
             self._stalls.append(stall)
 

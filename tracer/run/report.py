@@ -11,7 +11,7 @@ import os
 import stat
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from itertools import groupby
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -46,7 +46,8 @@ _AHEAD = 2
 class Reading:
     """How files become a state: what a process needs to know to read them.
 
-    has_evidence, has_timeline, has_lines: what the report shows. here: this host's name.
+    has_evidence, has_timeline, has_lines: what the report shows. here: this host's name. has_hosts: there may be
+    several hosts.
     """
 
     wanted: Filter
@@ -55,6 +56,7 @@ class Reading:
     has_evidence: bool = False
     has_timeline: bool = False
     has_lines: bool = False
+    has_hosts: bool = False
 
     def state(self) -> ReportState:
         """The state of nothing."""
@@ -68,6 +70,7 @@ class Reading:
             has_timeline=self.has_timeline,
         )
         state.data.two_ends.coverages.is_filtered = self.wanted.chooses_events or bool(self.window)
+        state.data.two_ends.is_active = self.has_hosts or self.has_lines
         return state
 
 
@@ -90,6 +93,7 @@ def read(
 ) -> None:
     """Read the files into the report, and close it, also if reading is interrupted."""
     groups = grouped(in_order(files))
+    reading = replace(reading, has_hosts=len(groups) > 1)
     workers = _workers_for(files, len(groups))
     try:
         if workers > 1:

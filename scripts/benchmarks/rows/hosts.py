@@ -15,7 +15,7 @@ from benchmarks.scale import Scale
 from benchmarks.spread import Spread
 
 SPEEDUP = 1.7
-"""Two processors are to read recordings so many times as fast as one."""
+"""The least ratio of the speed of two processors to that of one."""
 OUTPUTS, OUTPUTS_S, OUTPUTS_MIB = 200, 5.0, 64
 """Outputs of `report --json`, the seconds that their report may take, and its memory."""
 _NAME = "HOSTNAME"
