@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from machines import archive as archive_module
-from machines import kernels, matrix, table
+from machines import kernels, matrix, roots, table
 from machines.archive import Suite
 from machines.errors import MachineError, NotThere
 from machines.matrix import Outcome
@@ -207,3 +211,19 @@ def test_the_documents_table_is_one_that_was_written() -> None:
     for target, release, *_, passed in rows:
         assert target.startswith(kernels.NEWEST) or release.startswith(f"{target.partition('/')[0]}.")
         assert passed.endswith(" passed")
+
+
+def test_two_that_want_a_tree_make_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both_make = threading.Barrier(2)
+    made: list[Path] = []
+
+    def make(name: str, tree: Path, packages: Sequence[str]) -> None:
+        made.append(tree)
+        with suppress(threading.BrokenBarrierError):
+            both_make.wait(1)
+
+    monkeypatch.setattr(roots, "_make", make)
+    with ThreadPoolExecutor() as pool:
+        both = [pool.submit(roots.minimal, "trixie", tmp_path) for _ in range(2)]
+        assert {each.result() for each in both} == {tmp_path / "roots/trixie-minimal"}
+    assert made == [tmp_path / "roots/trixie-minimal"]

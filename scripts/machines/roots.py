@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 import subprocess
 import sys
@@ -66,19 +67,22 @@ def minimal(name: str, cache: Path) -> Path:
 
 
 def _tree(name: str, tree: Path, packages: Sequence[str], wheels: Sequence[str]) -> Path:
+    """Make the tree unless it is there with these packages. Another process that makes it is waited for."""
     done = tree.with_name(f"{tree.name}.packages")
-    if not (done.exists() and done.read_text(encoding="utf-8").split() == [*packages, *wheels]):
-        done.unlink(missing_ok=True)
-        _make(name, tree, packages)
-        if wheels:
-            _add_wheels(tree, wheels)
-        done.write_text("\n".join([*packages, *wheels]), encoding="utf-8")
+    tree.parent.mkdir(parents=True, exist_ok=True)
+    with tree.with_name(f"{tree.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (done.exists() and done.read_text(encoding="utf-8").split() == [*packages, *wheels]):
+            done.unlink(missing_ok=True)
+            _make(name, tree, packages)
+            if wheels:
+                _add_wheels(tree, wheels)
+            done.write_text("\n".join([*packages, *wheels]), encoding="utf-8")
     return tree
 
 
 def _make(name: str, tree: Path, packages: Sequence[str]) -> None:
     """Run debootstrap, up to _ATTEMPTS times: a mirror may be out of reach, or in the middle of an update."""
-    tree.parent.mkdir(parents=True, exist_ok=True)
     archive = archive_for(name)
     address, signatures = archive.address(), _signatures(archive)
     included = [f"--include={','.join(packages)}"] if packages else []
