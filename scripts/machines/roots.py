@@ -89,7 +89,8 @@ def _make(name: str, tree: Path, packages: Sequence[str]) -> None:
     for attempt in range(1, _ATTEMPTS + 1):
         shutil.rmtree(tree, ignore_errors=True)
         made = subprocess.run(
-            ["debootstrap", "--variant=minbase", *included, *signatures, name, tree, address],
+            # What it mounts in the tree goes with its mount namespace, also when it is killed.
+            ["unshare", "--mount", "debootstrap", "--variant=minbase", *included, *signatures, name, tree, address],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
         )  # fmt: skip
         if made.returncode == 0:
