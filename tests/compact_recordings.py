@@ -75,10 +75,11 @@ def raw_events(recording: Path) -> tuple[Header, list[Event]]:
 
 def comparable(records: Iterable[dict[str, Any]]) -> list[str]:
     """The lines of `report --json`, without what a compact recording does not hold."""
-    return sorted(json.dumps(_compared(record)) for record in records if record.get("report") not in NOT_HELD)
+    return sorted(json.dumps(compared(record)) for record in records if record.get("report") not in NOT_HELD)
 
 
-def _compared(record: dict[str, Any]) -> dict[str, Any]:
+def compared(record: dict[str, Any]) -> dict[str, Any]:
+    """The members that both reports have."""
     # The range that was known when a stall ended: ends without evidence count later where they cannot be found again.
     left_out = NOT_COMPARED | ({"survived_ms", "fatal_ms"} if record.get("event") == "stall" else set())
     return {name: value for name, value in record.items() if name not in left_out}

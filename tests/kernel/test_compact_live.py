@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from compact_recordings import compared
 from watching import PATIENCE_S, ROOT, Start, both_ends
 
 from tracer.cli import main
@@ -51,9 +52,9 @@ def _same_within_a_moment(one: Any, other: Any) -> bool:
 
 def _stalls_and_services(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     found = [
-        {name: value for name, value in record.items() if name not in _OF_ONE_PROCESS}
+        {name: value for name, value in compared(record).items() if name not in _OF_ONE_PROCESS}
         for record in records
-        if record.get("report") != "summary"
+        if record.get("report", "service") == "service"
     ]
     return sorted(found, key=lambda each: (each.get("report", ""), each.get("lport", 0)))
 
