@@ -12,6 +12,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tracer.kernel import host
+
 # How long an example takes says more about the machine than about the code.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
@@ -21,6 +23,7 @@ os.environ.pop("PYTHONUNBUFFERED", None)
 os.environ.pop("COLUMNS", None)  # sets the width of output in a file
 
 _KERNEL = Path(__file__).parent / "kernel"
+_PROC = Path("/proc")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,6 +34,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--write-golden", action="store_true", help="keep what is shown of tests/recordings as it is now"
     )
+
+
+@pytest.fixture(autouse=True)
+def _in_the_pid_namespace_of_the_host(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever the tests run, as in a container. Those on the kernel start processes, which see what there is."""
+    if _KERNEL not in request.path.parents:
+        real = host.is_in_pid_namespace
+        monkeypatch.setattr(host, "is_in_pid_namespace", lambda proc=_PROC: proc != _PROC and real(proc))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
