@@ -598,7 +598,8 @@ def test_with_the_least_capabilities_and_one_less(lab: Lab, lacking: str) -> Non
             lab.restore()
     exe = Path(sys.executable).resolve().name
     assert (first.get("pid"), first.get("comm"), first.get("exe")) == (client.pid, "worker", exe)
-    assert (connecting["comm"], connecting.get("exe")) == ("worker", exe if lacking != "sys_ptrace" else None)
+    # On a slow machine a walk may come before the event is read, and a walk has the program.
+    assert connecting["comm"] == "worker" and connecting.get("exe") in (exe, None if lacking == "sys_ptrace" else exe)
     if lacking == "dac_read_search":
         assert "cgroup" not in first
 
