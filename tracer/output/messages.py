@@ -29,17 +29,16 @@ def show(line: str) -> None:
 
 
 def complain(error: TcpwatchError) -> None:
-    """Print an error, then its hint."""
+    """Print an error, then its hint. Lines of other threads do not come between them."""
     message = f"tcpwatch: {safe(str(error))}"
     if sys.stderr is not None and sys.stderr.isatty():
         message = click.style(message, fg="red", bold=True)
-    _write(message)
-    if error.hint:
-        _write(f"Hint: {safe(error.hint)}")
+    _write(f"{message}\nHint: {safe(error.hint)}" if error.hint else message)
 
 
 def _write(line: str) -> None:
     if sys.stderr is None:  # closed; print would use stdout instead
         return
     with suppress(OSError, ValueError):
-        print(line, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
