@@ -177,6 +177,13 @@ def test_where_no_process_can_be_started_it_says_so(monkeypatch: pytest.MonkeyPa
         (
             0,
             '{"error": "Failed"}',
+            "could not open bpf map: events, error: Operation not permitted\n",
+            "the kernel refused a map: Operation not permitted",
+            "ulimit -l unlimited; tcpwatch check",
+        ),
+        (
+            0,
+            '{"error": "Failed"}',
             "x.c:1: error: no such member\n1 error generated.\n",
             "program: x.c:1: error: no such member",
             "",

@@ -20,6 +20,10 @@ from tracer.model.errors import TcpwatchError
 from tracer.model.packages import installing, upgrading
 
 _PROCESS = Path(__file__).resolve().with_name("bcc_process.py")
+LOCKED_MEMORY_HINT = "ulimit -l unlimited; tcpwatch check"
+"""Before Linux 5.11 all maps and programs of a user count against the limit of locked memory."""
+# bcc creates the maps when it compiles (BPFModule::create_maps(), src/cc/bpf_module.cc).
+_REFUSED_MAP = re.compile("could not open bpf map: .*Operation not permitted")
 OLDEST_BCC = (0, 18)
 """The oldest version that was tried: of Debian 11 and Ubuntu 22.04."""
 
@@ -121,6 +125,8 @@ def _failure(run: subprocess.CompletedProcess[str]) -> TcpwatchError:
         )
     if (old := _too_old(why.get("bcc", ""))) is not None:
         return old
+    if _REFUSED_MAP.search(run.stderr):
+        return TcpwatchError("the kernel refused a map: Operation not permitted", hint=LOCKED_MEMORY_HINT)
     detail = next((line.strip() for line in run.stderr.splitlines() if "error:" in line), why.get("error"))
     return ProgramError(f"bcc could not compile the program: {detail}", log=run.stderr)
 

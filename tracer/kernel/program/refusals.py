@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 
 from tracer.kernel.program import syscalls
-from tracer.kernel.program.compiler import MEMORY_HINT, ProgramError
+from tracer.kernel.program.compiler import LOCKED_MEMORY_HINT, MEMORY_HINT, ProgramError
 
 HINTS: dict[int | None, str] = {
-    errno.EPERM: "ulimit -l unlimited; tcpwatch check",
+    errno.EPERM: LOCKED_MEMORY_HINT,
     errno.EMFILE: f"ulimit -n {syscalls.MIN_FILES}",
     errno.ENFILE: "cat /proc/sys/fs/file-nr",
     errno.ENOMEM: f"use a smaller buffer (--buffer-size 1M); {MEMORY_HINT}",
