@@ -103,7 +103,7 @@ def test_each_event_is_in_the_recording_or_counted(
     _, said = traced.stop()
     kept = recorded(path)
     assert kept.states + kept.lost_states == witness.counted()
-    assert kept.states > 5 * connections / seconds, "at least a second's worth"
+    assert kept.states > min(5 * connections / seconds, 20_000), "it went on recording"
     assert counted_in(said) == (kept.events, kept.lost)
     assert re.search(r"used \d+\.\d s of CPU \(\d+\.\d% of one core\) and \d+ MB of memory", said)
     assert grown < 48 << 20, "whatever the number of connections"
