@@ -26,5 +26,5 @@ def tcpwatch_from(
         text=True,
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-        timeout=60,
+        timeout=240,
     )

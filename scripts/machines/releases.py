@@ -27,6 +27,9 @@ _PYTEST = (
     "--ignore", "tests/test_rpm.py",
     "--ignore", "tests/test_docs_examples.py",
     "--ignore", "tests/test_otlp_tls.py",
+    # How much memory a report takes depends little on the release, and to measure it takes long.
+    "--ignore", "tests/test_memory.py",
+    "--ignore", "tests/test_many_hosts_memory.py",
     # Debian has no package of opentelemetry-proto. What else there is of OTLP is tested.
     "--ignore", "tests/test_otlp_encoding.py",
     # Debian has no package of DuckDB.
