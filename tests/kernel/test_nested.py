@@ -19,6 +19,8 @@ from tracer.kernel.program.losses import recursion_misses
 from tracer.lab.namespace import Namespace
 from tracer.model.filters import Filter
 
+pytestmark = pytest.mark.alone
+
 LATE = Path(__file__).with_name("late.py")
 ENOUGH = 300
 """Times that the kernel did not run the program: of some dozen interrupts."""
