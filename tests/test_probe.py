@@ -31,7 +31,8 @@ from tracer.output.actions_probe import (
 
 
 def reading(**members: Any) -> Reading:
-    return Reading(**{"state": "ESTABLISHED", "acked_ms": 60_000, "segments_out": 7, "empty_in": 3, **members})
+    known = {"state": "ESTABLISHED", "acked_ms": 60_000, "bytes_acked": 500, "segments_out": 7, "empty_in": 3}
+    return Reading(**{**known, **members})
 
 
 @pytest.mark.parametrize(
@@ -42,10 +43,12 @@ def reading(**members: Any) -> Reading:
         ({"empty_in": 4, "acked_ms": 100 + SLACK_MS}, Answer.ALIVE),
         ({"empty_in": 4, "acked_ms": 60_100}, None),  # a keepalive probe of the peer
         ({"acked_ms": 0}, None),  # data of the peer
-        ({"empty_in": 4, "acked_ms": 0, "state": "CLOSE_WAIT"}, Answer.ALIVE),
+        ({"empty_in": 4, "acked_ms": 0, "state": "CLOSE_WAIT"}, None),  # a FIN, which may be no answer
+        ({"acked_ms": 0, "bytes_acked": 532}, Answer.ALIVE),  # data of the peer that acknowledges a later query
+        ({"acked_ms": 0, "bytes_acked": 532, "state": "CLOSE_WAIT"}, Answer.ALIVE),
         ({"empty_in": 4, "state": "CLOSE"}, Answer.RESET),
         ({"state": "CLOSE"}, None),  # the kernel gave up
-        ({"empty_in": 0, "acked_ms": 0, "state": "CLOSE"}, None),  # connect() to nowhere
+        ({"empty_in": 0, "acked_ms": 0, "bytes_acked": 0, "state": "CLOSE"}, None),  # connect() to nowhere
     ],
 )
 def test_what_an_answer_is(now: dict[str, Any], answer: Answer | None) -> None:
@@ -62,7 +65,9 @@ def test_counts_wrap() -> None:
         ({"state": "CLOSE_WAIT"}, "the kernel sends no probe in CLOSE_WAIT"),
         ({"state": "SYN_SENT"}, "the kernel sends no probe in SYN_SENT"),
         ({"mptcp": True}, "a subflow of Multipath TCP has no descriptor"),
-        ({"pids": None}, "no process holds it"),
+        ({"pids": None, "comm": "php"}, "its process is in another PID namespace than tcpwatch"),
+        ({"pids": None, "comm": None}, "no process that tcpwatch sees has it open"),
+        ({"pids": None, "inode": None}, "no process holds it"),
         ({}, None),
     ],
 )

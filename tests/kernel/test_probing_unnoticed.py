@@ -34,7 +34,7 @@ def test_data_in_flight_is_never_disturbed(lab: Lab) -> None:
         client.send("query")
         wait_until(lambda: next(iter(ss(lab.client).values()))["to be acknowledged"], PATIENCE_S, "it is in flight")
         before = lab.client.counter("TcpExtTCPWinProbe")
-        assert result(lab, "--wait", "1s") == "busy: 32 B in flight"
+        assert result(lab, "--wait", "1s") == "busy: 32 B unacknowledged or unsent"
         assert lab.client.counter("TcpExtTCPWinProbe") == before
         lab.restore()
         assert client.answer()["ok"]

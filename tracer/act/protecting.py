@@ -6,6 +6,7 @@ import errno
 from collections.abc import Iterable, Iterator
 
 from tracer.act.protection import is_armed_late, protected
+from tracer.act.selection import without_process
 from tracer.kernel import keepalive
 from tracer.kernel.descriptors import Descriptors, Gone, Unreachable
 from tracer.kernel.sock_diag import named_of
@@ -20,20 +21,18 @@ def protect(sockets: Iterable[Socket], wanted: Protection, *, dry_run: bool = Fa
 
     Raises OSError only if this process is out of descriptors or memory.
     """
-    with Descriptors(rests=True) as descriptors:
-        for socket in sockets:
-            outcome = _protect(descriptors, socket, wanted, dry_run=dry_run)
-            if outcome is not None:
-                yield outcome
+    descriptors = Descriptors(rests=True)
+    for socket in sockets:
+        outcome = _protect(descriptors, socket, wanted, dry_run=dry_run)
+        if outcome is not None:
+            yield outcome
 
 
 def _protect(descriptors: Descriptors, socket: Socket, wanted: Protection, *, dry_run: bool) -> Outcome | None:
     """None if it has been closed."""
-    named = named_of(socket)
-    if named is None or not named.inode:
-        return Outcome(socket, Result.UNREACHABLE, detail="no process holds it")
-    if not socket.pids and socket.comm:
-        return Outcome(socket, Result.UNREACHABLE, detail="its process is in another PID namespace than tcpwatch")
+    named, reason = named_of(socket), without_process(socket)
+    if named is None or reason is not None:
+        return Outcome(socket, Result.UNREACHABLE, detail=reason or "its ends are unknown")
     if socket.mptcp:
         return Outcome(socket, Result.UNREACHABLE, detail="a subflow of Multipath TCP")
     try:

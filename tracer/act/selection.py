@@ -59,6 +59,20 @@ def without_closed(found: Sequence[Socket], read_again: Callable[[], Iterable[So
     return [each for each in looked_at if each is not None]
 
 
+def without_process(socket: Socket) -> str | None:
+    """Why the socket cannot be reached through a process; None if one is known that has it open.
+
+    Only sockets of files are seen: not what io_uring has registered, nor what is on its way in a Unix socket.
+    """
+    if not socket.inode:
+        return "no process holds it"
+    if socket.pids:
+        return None
+    if socket.comm:
+        return "its process is in another PID namespace than tcpwatch"
+    return "no process that tcpwatch sees has it open"
+
+
 def _is_settled(socket: Socket) -> bool:
     """Whether its process is known; or none can have it: it is closed already, or not accepted yet."""
     return bool(socket.pids or socket.comm or socket.orphan) or not socket.inode
