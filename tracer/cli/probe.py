@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tracer.cli import types
+from tracer.cli.interrupts import SIGNALLED, handling
 from tracer.cli.options import connection_filter_options, make_filter
 from tracer.cli.screen import columns
 from tracer.model.errors import UsageError
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
     from tracer.model.actions import Connected, Probed
     from tracer.model.filters import Filter
     from tracer.model.sockets import Socket
-
-_SIGNALLED = 128
-"""The exit status of a shell command that a signal ended is this and the number of the signal."""
 
 
 class _Interrupted(Exception):
@@ -118,7 +114,7 @@ def _probe(found: Sequence[Socket], wait_s: float, *, connect: bool, as_json: bo
     results: list[Probed] = []
     width = columns(sys.stdout)
     try:
-        with _signals_interrupt(), _Probing(found, wait_s, connect=connect) as probing, Announcer() as announcer:
+        with handling(_interrupt), _Probing(found, wait_s, connect=connect) as probing, Announcer() as announcer:
             for probed in probing.results():
                 results.append(probed)
                 announcer.add(output.probed_as_json(probed))
@@ -127,7 +123,7 @@ def _probe(found: Sequence[Socket], wait_s: float, *, connect: bool, as_json: bo
             connected = probing.connected()
     except _Interrupted as interrupted:
         say(f"interrupted: {len(results):,} of {plural(len(found), 'result')} known")
-        return _SIGNALLED + interrupted.number
+        return SIGNALLED + interrupted.number
     try:
         if as_json:
             sys.stdout.writelines(map(output.connected_as_json, connected))
@@ -190,19 +186,6 @@ def _connect_each(found: Sequence[Socket], wait_s: float) -> list[Connected]:
     return connect_each({service_of(each): each.laddr or "" for each in reversed(clients)}, wait_s)
 
 
-@contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """Have ^C, SIGTERM and SIGHUP raise _Interrupted in the main thread, so that the probes end in order."""
-
-    def interrupt(number: int, _: object) -> None:
-        raise _Interrupted(number)
-
-    before: dict[int, Callable[..., Any] | int | None] = {}
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:
-            before[number] = signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for changed, handler in before.items():
-            signal.signal(changed, handler)
+def _interrupt(number: int, _: object) -> None:
+    """Have the probes end in order."""
+    raise _Interrupted(number)
