@@ -207,6 +207,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
         ([], "needs a filter that names connections, or --stuck"),
         (["-4"], "needs a filter that names connections"),
         (["--host", "0.0.0.0/0"], "needs a filter that names connections"),
+        (["--port", "1-65535", "--yes"], "needs a filter that names connections"),
         (["--host", "::/0", "-6", "--yes"], "needs a filter that names connections"),
         (["-e", "stall", "--stuck"], "--event cannot be used with end"),
         (["--stuck"], "asks on a terminal"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -157,6 +158,21 @@ def test_the_side_effects_are_printed_where_they_happened() -> None:
     assert "ECONNRESET" in ended
 
 
+def test_answers_to_later_probes_say_that_packets_may_be_lost() -> None:
+    """A connection that does not answer may then be one that lost three."""
+    late = replace(probed(Answer.ALIVE, detail="after 2 probes"), probes=2)
+    said = list(about_answers([late, DEAD]))
+    assert said[1] == (
+        "1 connection answered only a later probe, so packets may be lost: probe those that do not answer again"
+    )
+    assert len(list(about_answers([late]))) == 1
+    quick, slow = Connected(SERVICE, None, 0.4), Connected(SERVICE, None, 1040)
+    sentence = "but packets may be lost: the one that does not answer may be alive, probe it again\n"
+    assert connected_as_text(quick, [late, DEAD]).endswith(sentence)
+    assert connected_as_text(slow, [DEAD]).endswith(sentence)
+    assert connected_as_text(slow, [DEAD, DEAD]).endswith("the 2 that do not answer may be alive, probe them again\n")
+
+
 SERVICE = Service("10.66.2.2", 3306, service_of(idle()).netns, is_here=False)
 DEAD, ALIVE = probed(Answer.NO_ANSWER), probed(Answer.ALIVE)
 
@@ -216,6 +232,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Any:
         (["--host", "::/0", "--connect"], "probe needs a filter that names connections"),
         (["-e", "stall", "-p", "1"], "--event cannot be used with probe"),
         (["-p", "1", "--wait", "0s"], "--wait"),
+        (["-p", "1", "--wait", "900ms"], "--wait must be at least 1s"),
     ],
 )
 def test_refusals_before_anything_is_read(

@@ -11,6 +11,9 @@ from tracer.model.sockets import Socket
 
 PROBES = 3
 """Probes of a connection before it counts as one that does not answer."""
+MIN_WAIT_S = 1
+"""Then the last probe is answered, whatever was answered before the first: a Linux peer answers one such segment in
+net.ipv4.tcp_invalid_ratelimit (500 ms)."""
 SLACK_MS = 20
 """Two jiffies with HZ=100, the lowest: the error of `Reading.acked_ms`."""
 MIN_PAUSE_S, MAX_PAUSE_S = 0.0005, 0.1

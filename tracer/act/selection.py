@@ -16,6 +16,7 @@ HOPELESS = frozenset({Stuck.RETRANSMITTING, Stuck.PROBING, Stuck.UNSENT, Stuck.S
 """The reasons to hang that --stuck ends: no answer comes, or nothing leaves this host. With the others the peer may
 be slow."""
 
+_MAX_PORT = 65535
 _LEFT = {Stuck.REPLY: Left.REPLY, Stuck.WINDOW: Left.WINDOW}
 
 
@@ -30,12 +31,12 @@ class Selection:
 def names_connections(wanted: Filter) -> bool:
     """Whether the filters name something: a port, an address, an owner, a namespace, a silence.
 
-    An address family, every address, or the pattern `*` names nothing.
+    An address family, every address or port, or the pattern `*` names nothing.
     """
     patterns = any(pattern.strip("*?/") for pattern in wanted.containers | wanted.pods | wanted.units)
     hosts = any(host.prefixlen for host in wanted.hosts)
-    named = (wanted.ports, wanted.lports, wanted.rports, wanted.netns, wanted.pids, wanted.comms, wanted.min_idle_ms)
-    return hosts or patterns or any(named)
+    ports = any(0 < len(each) < _MAX_PORT for each in (wanted.ports, wanted.lports, wanted.rports))
+    return hosts or patterns or ports or any((wanted.netns, wanted.pids, wanted.comms, wanted.min_idle_ms))
 
 
 def require_names(wanted: Filter, *, only_stuck: bool) -> None:

@@ -41,7 +41,7 @@ class _Interrupted(Exception):
     type=types.DURATION,
     default="3s",
     show_default=True,
-    help="How long to wait for an answer, in which three probes are sent.",
+    help="How long to wait for an answer, in which three probes are sent; at least 1s.",
 )
 @click.option("--connect", is_flag=True, help="Also open and close a new connection to each service.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each connection (docs/events.md).")
@@ -69,7 +69,7 @@ def probe(wait_s: float, connect: bool, as_json: bool, **filters: Any) -> int:
       sudo tcpwatch probe --comm gunicorn --json       for a script
     """
     wanted = make_filter(filters)
-    _require_usable(wanted)
+    _require_usable(wanted, wait_s)
     from tracer.act.answers import split
     from tracer.act.selection import without_closed
     from tracer.kernel import host
@@ -94,13 +94,19 @@ def probe(wait_s: float, connect: bool, as_json: bool, **filters: Any) -> int:
     return _probe(found, wait_s, connect=connect, as_json=as_json)
 
 
-def _require_usable(wanted: Filter) -> None:
+def _require_usable(wanted: Filter, wait_s: float) -> None:
     """Raise UsageError for options that cannot be followed."""
+    from tracer.act.answers import MIN_WAIT_S
     from tracer.act.selection import names_connections
 
     if not names_connections(wanted):
         raise UsageError(
             "probe needs a filter that names connections", hint="tcpwatch probe --rport 3306 (or --min-idle 5m)"
+        )
+    if wait_s < MIN_WAIT_S:
+        raise UsageError(
+            f"--wait must be at least {MIN_WAIT_S}s: a peer answers a connection's probes at most twice a second",
+            hint=f"--wait {MIN_WAIT_S}s",
         )
 
 
