@@ -53,7 +53,8 @@ def probe(wait_s: float, connect: bool, as_json: bool, **filters: Any) -> int:
     wait get no answer, a query would get none: a firewall or NAT forgot the connection, or path or peer are down.
 
     Results are `alive` with the round trip; `no-answer`; `reset`: the peer does not know the connection, and its
-    answer ended it; `busy`: data is in flight, so no probe was sent; `unreachable`: it could not be probed.
+    answer ended it; `busy`: data is unacknowledged or unsent, so no probe was sent; `unreachable`: it could not
+    be probed.
 
     An answered probe also refreshes the session in every firewall on the path, as any segment does.
 
