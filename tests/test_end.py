@@ -383,3 +383,13 @@ def test_the_last_look_counts_and_not_the_timer_of_the_first() -> None:
     target = Target(found, Stuck.PROBING, Diag(), look(**members))  # type: ignore[arg-type]
     assert hangs(target, look(**members))
     assert not hangs(target, look(**{**members, "timer_ms": 9950}))
+
+
+def test_a_peer_that_answers_probes_of_its_window_by_now_is_left_alone() -> None:
+    """The kernel retransmits what a peer does not take any more, and does not count it."""
+    shrunk = socket(
+        timer="on", attempt=0, snd_wnd=0, unacked_bytes=500, stuck_ms=20_000, silent_ms=20_000, rto_ms=800
+    )
+    target = Target(shrunk, Stuck.PROBING, Diag(), look(attempt=0))  # type: ignore[arg-type]
+    assert hangs(target, look(attempt=0, snd_wnd=0, silent_ms=60_000))
+    assert not hangs(target, look(attempt=0, snd_wnd=0, silent_ms=300))
