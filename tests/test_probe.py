@@ -253,6 +253,11 @@ def test_the_exit_status(run: Any, capsys: pytest.CaptureFixture[str], answer: A
     assert shown.err.startswith("tcpwatch: probing 2 connections; answers may take 3.0s\n")
 
 
+def test_more_than_are_probed_at_once_take_longer(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("-p", "3306", results=[ALIVE] * 801) == 0
+    assert "probing 801 connections; answers may take 3.0s for each 800\n" in capsys.readouterr().err
+
+
 def test_one_connection_has_no_table(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("-p", "3306", results=[ALIVE]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1

@@ -72,6 +72,7 @@ def probe(wait_s: float, connect: bool, as_json: bool, **filters: Any) -> int:
     wanted = make_filter(filters)
     _require_usable(wanted, wait_s)
     from tracer.act.answers import split
+    from tracer.act.probing import MAX_AT_ONCE
     from tracer.act.selection import without_closed
     from tracer.kernel import host
     from tracer.kernel.presence import absent
@@ -91,7 +92,8 @@ def probe(wait_s: float, connect: bool, as_json: bool, **filters: Any) -> int:
     if not found:
         say("no connection matches")
         return 0
-    say(f"probing {plural(len(found), 'connection')}; answers may take {duration(wait_s * 1000)}")
+    each = f" for each {MAX_AT_ONCE:,}" if len(found) > MAX_AT_ONCE else ""
+    say(f"probing {plural(len(found), 'connection')}; answers may take {duration(wait_s * 1000)}{each}")
     return _probe(found, wait_s, connect=connect, as_json=as_json)
 
 
