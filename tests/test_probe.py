@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -278,3 +283,33 @@ def test_three_probes_fit_the_limit_of_answers() -> None:
     assert answers.PROBES == 3
     (wait,) = (option for option in command.probe.params if option.name == "wait_s")
     assert wait.default == "3s"
+
+
+def test_a_signal_that_comes_as_soon_as_the_probes_have_begun(
+    run: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must not leave them alone with the wait."""
+
+    class Waiting:
+        def __init__(self, wait_s: float, report: Any, is_stopped: Any) -> None:
+            self.is_stopped = is_stopped
+
+        def probe(self, _: Sequence[Socket]) -> None:
+            until_s = time.monotonic() + 60
+            while not self.is_stopped() and time.monotonic() < until_s:
+                threading.Event().wait(0.01)
+
+    class Pool(ThreadPoolExecutor):
+        def submit(self, *arguments: Any, **named: Any) -> Any:
+            future = super().submit(*arguments, **named)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return future
+
+    monkeypatch.setattr(command, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(probing, "Prober", Waiting)
+    monkeypatch.setattr(walk, "read_sockets", lambda wanted, say: [idle()])
+    monkeypatch.setattr(host, "require_for", lambda *_: None)
+    monkeypatch.setattr(host, "require_privilege", lambda: None)
+    assert main.run(["probe", "-p", "3306"]) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err.endswith("interrupted: 0 of 1 result known\n")
+    assert not [each for each in threading.enumerate() if each.name.startswith("ThreadPoolExecutor")]

@@ -152,7 +152,8 @@ def test_the_process_notices_nothing(lab: Lab, tmp_path: Path) -> None:
 def test_a_signal_ends_it_at_once(lab: Lab, number: signal.Signals) -> None:
     with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
         lab.drop_everything()
-        argv = [sys.executable, "-m", "tracer", "probe", "--netns", str(lab.client.netns), "--wait", "1h"]
+        filters = ("--netns", str(lab.client.netns))
+        argv = [sys.executable, "-m", "tracer", "probe", *filters, "--wait", "1h", "--connect"]
         with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as command:
             before = lab.client.counter("TcpExtTCPWinProbe")
             wait_until(lambda: lab.client.counter("TcpExtTCPWinProbe") > before, PATIENCE_S, "the first probe")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -123,7 +123,8 @@ def _probe(found: Sequence[Socket], wait_s: float, *, connect: bool, as_json: bo
     results: list[Probed] = []
     width = columns(sys.stdout)
     try:
-        with handling(_interrupt), _Probing(found, wait_s, connect=connect) as probing, Announcer() as announcer:
+        with handling(_interrupt), _Probing(found, wait_s) as probing, Announcer() as announcer:
+            probing.start(connect=connect)
             for probed in probing.results():
                 results.append(probed)
                 announcer.add(output.probed_as_json(probed))
@@ -149,24 +150,20 @@ def _probe(found: Sequence[Socket], wait_s: float, *, connect: bool, as_json: bo
 
 
 class _Probing:
-    """The probes, in a thread of their own. A context manager, which waits for its end.
+    """The probes, in a thread of their own. A context manager, which waits for its end. Start it inside.
 
     So a reader that is slow keeps no duplicate of a socket open, and no signal handler runs between two system calls
     that belong together.
     """
 
-    def __init__(self, found: Sequence[Socket], wait_s: float, *, connect: bool) -> None:
-        from tracer.act.probing import Prober
-        from tracer.kernel.program.syscalls import raise_limits
-
-        raise_limits()
+    def __init__(self, found: Sequence[Socket], wait_s: float) -> None:
+        self._found = found
+        self._wait_s = wait_s
         self._results: SimpleQueue[Probed | None] = SimpleQueue()
         self._stopped = threading.Event()
         self._pool = ThreadPoolExecutor(max_workers=2)
-        prober = Prober(wait_s, self._results.put, self._stopped.is_set)
-        self._probes: Future[None] = self._pool.submit(prober.probe, found)
-        self._probes.add_done_callback(lambda _: self._results.put(None))
-        self._connects = self._pool.submit(_connect_each, found, wait_s) if connect else None
+        self._probes: Future[None]
+        self._connects: Future[list[Connected]] | None = None
 
     def __enter__(self) -> _Probing:
         return self
@@ -174,6 +171,18 @@ class _Probing:
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
         self._pool.shutdown()
+
+    def start(self, *, connect: bool) -> None:
+        """Begin. A signal may come before this has returned."""
+        from tracer.act.probing import Prober
+        from tracer.kernel.program.syscalls import raise_limits
+
+        raise_limits()
+        prober = Prober(self._wait_s, self._results.put, self._stopped.is_set)
+        self._probes = self._pool.submit(prober.probe, self._found)
+        self._probes.add_done_callback(lambda _: self._results.put(None))
+        if connect:
+            self._connects = self._pool.submit(_connect_each, self._found, self._wait_s, self._stopped.is_set)
 
     def results(self) -> Iterator[Probed]:
         """Each result as it comes. Raises what went wrong."""
@@ -186,13 +195,13 @@ class _Probing:
         return [] if self._connects is None else self._connects.result()
 
 
-def _connect_each(found: Sequence[Socket], wait_s: float) -> list[Connected]:
+def _connect_each(found: Sequence[Socket], wait_s: float, is_stopped: Callable[[], bool]) -> list[Connected]:
     """Connect to each service that these are clients of."""
     from tracer.kernel.connecting import connect_each
     from tracer.model.actions import service_of
 
     clients = [each for each in found if not each.accepted and each.laddr and each.raddr and each.rport]
-    return connect_each({service_of(each): each.laddr or "" for each in reversed(clients)}, wait_s)
+    return connect_each({service_of(each): each.laddr or "" for each in reversed(clients)}, wait_s, is_stopped)
 
 
 def _interrupt(number: int, _: object) -> None:
