@@ -369,3 +369,18 @@ def test_a_signal_lets_it_say_what_it_has_done(
     assert len(shown.out.splitlines()) == 1 and shown.out.startswith("changed ")
     assert "interrupted: left 2 of 3 connections alone\n" in shown.err
     assert shown.err.endswith("changed 1 connection\n")
+
+
+def test_a_signal_ends_it_while_nobody_reads_what_it_prints(
+    run: list[Socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers: list[Any] = []
+
+    def shown(*_: object) -> list[str]:
+        handlers.append(signal.getsignal(signal.SIGTERM))
+        return []
+
+    monkeypatch.setattr("tracer.output.protections.as_text", shown)
+    run.append(socket())
+    assert main.run(["protect", "--rport", "3306", "--idle", "60s"]) == 0
+    assert handlers == [signal.SIG_DFL]

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -119,6 +120,7 @@ def _probe(found: Sequence[Socket], wait_s: float, *, connect: bool, as_json: bo
     from tracer.model.actions import Answer
     from tracer.output import actions_probe as output
     from tracer.output.format import plural
+    from tracer.run.stopping import discard
 
     results: list[Probed] = []
     width = columns(sys.stdout)
@@ -132,6 +134,8 @@ def _probe(found: Sequence[Socket], wait_s: float, *, connect: bool, as_json: bo
                 sys.stdout.flush()
             connected = probing.connected()
     except _Interrupted as interrupted:
+        with suppress(OSError):
+            discard(sys.stdout)  # a reader that stalls must not keep it
         say(f"interrupted: {len(results):,} of {plural(len(found), 'result')} known")
         return SIGNALLED + interrupted.number
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -178,22 +178,28 @@ class _Printed:
         self._announcer = announcer
         self._as_json = as_json
         self._counts: Counter[Result] = Counter()
+        self._done: list[Outcome] = []
 
     def __call__(self, outcomes: Iterable[Outcome]) -> None:
-        """Take all, then print. What was changed until ^C or an error is printed, too."""
+        """Take all, then print. What was changed until an error is printed, too."""
+        try:
+            self.take(outcomes)
+        finally:
+            self.show()
+
+    def take(self, outcomes: Iterable[Outcome]) -> None:
+        """Take them for `show`."""
         from tracer.output.protections import as_json as to_line
 
-        done: list[Outcome] = []
-        try:
-            for outcome in outcomes:
-                done.append(outcome)
-                self._announcer.add(to_line(outcome))
-        finally:
-            self._print(done)
+        for outcome in outcomes:
+            self._done.append(outcome)
+            self._announcer.add(to_line(outcome))
 
-    def _print(self, outcomes: Sequence[Outcome]) -> None:
+    def show(self) -> None:
+        """Print what was taken."""
         from tracer.output.protections import as_json, as_text
 
+        outcomes, self._done = self._done, []
         if outcomes:
             self._counts.update(outcome.result for outcome in outcomes)
             sys.stdout.writelines(map(as_json, outcomes) if self._as_json else as_text(outcomes, columns(sys.stdout)))
@@ -226,9 +232,12 @@ def _once(wanted: Filter, protection: Protection, printed: _Printed, *, dry_run:
     found = without_closed(list(filter(may_be_idle, read_sockets(wanted, say))), lambda: read_sockets(wanted))
     found = longest_silence_first(found)
     left = deque(found)
-    with noting() as signals:
-        until_signalled = (left.popleft() for _ in takewhile(lambda _: not signals, found))
-        printed(protect_each(until_signalled, protection, dry_run=dry_run))
+    try:
+        with noting() as signals:
+            until_signalled = (left.popleft() for _ in takewhile(lambda _: not signals, found))
+            printed.take(protect_each(until_signalled, protection, dry_run=dry_run))
+    finally:
+        printed.show()  # a signal ends it if nobody reads it
     if signals and left:
         say(f"interrupted: left {len(left):,} of {plural(len(found), 'connection')} alone")
         return SIGNALLED + signals[0]
