@@ -16,7 +16,7 @@ from tracer.kernel import window_probe
 from tracer.model.actions import Probed
 from tracer.model.sockets import Socket
 
-WAIT_S = 1.5
+WAIT_S = 3.0
 
 
 @pytest.fixture
@@ -65,12 +65,12 @@ def test_a_connection_that_is_idle_at_last_has_the_whole_wait_for_its_answer(pee
     conn.write(100)
     conn.expect_data(100)
     probing = Probing(conn)
-    peer.silence(WAIT_S * 0.9)
+    peer.silence(WAIT_S * 0.6)
     conn.ack()
     peer.until(lambda: is_probe(conn))
-    peer.silence(WAIT_S * 0.2)
+    peer.silence(WAIT_S * 0.7)
     conn.ack()
-    assert probing.result() == "alive: "
+    assert probing.result().startswith("alive: ")
 
 
 def test_what_the_peer_acknowledges_after_a_lost_probe_is_an_answer(peer: ScriptedPeer) -> None:
@@ -90,7 +90,7 @@ def test_data_of_a_peer_that_does_not_hear_us_is_no_answer(peer: ScriptedPeer) -
     peer.until(lambda: is_probe(conn))
     conn.send("PA", data=b"news", seq=conn.next)
     conn.send("PA", data=b"news", seq=conn.next)
-    assert probing.result() == "no-answer: 3 probes in 1.5s"
+    assert probing.result() == "no-answer: 3 probes in 3.0s"
 
 
 def test_a_fin_of_a_peer_that_does_not_hear_us_is_no_answer(peer: ScriptedPeer) -> None:
@@ -116,7 +116,7 @@ def test_a_connection_that_freezes_is_looked_at_now_and_then(peer: ScriptedPeer)
     probing = Probing(conn)
     peer.until(lambda: is_probe(conn))
     conn.write(100)
-    assert probing.result() == "no-answer: 1 probe in 1.5s"
+    assert probing.result() == "no-answer: 1 probe in 3.0s"
     assert probing.looks < 1000, "the first ones follow each other by half a millisecond, the last by 0.1 s"
 
 
