@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 from builders import socket
 
 from tracer.act import ending, selection
-from tracer.act.ending import MAX_PAUSE_S, MIN_PAUSE_S, Target, look_again, pause_s, plan
+from tracer.act.ending import MAX_PAUSE_S, MIN_PAUSE_S, Target, hangs, look_again, pause_s, plan
 from tracer.act.selection import HOPELESS, Selection, select
 from tracer.analysis.stuck import Stuck
 from tracer.cli import end as command
@@ -205,6 +207,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
         ([], "needs a filter that names connections, or --stuck"),
         (["-4"], "needs a filter that names connections"),
         (["--host", "0.0.0.0/0"], "needs a filter that names connections"),
+        (["--port", "1-65535", "--yes"], "needs a filter that names connections"),
         (["--host", "::/0", "-6", "--yes"], "needs a filter that names connections"),
         (["-e", "stall", "--stuck"], "--event cannot be used with end"),
         (["--stuck"], "asks on a terminal"),
@@ -346,3 +349,47 @@ def test_the_summary_has_every_result() -> None:
 
 def test_the_reasons_are_all_decided() -> None:
     assert {*HOPELESS, *selection._LEFT} == set(Stuck)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_lets_it_say_what_it_has_done(
+    run: Run, capsys: pytest.CaptureFixture[str], number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end_and_be_interrupted(target: Target) -> Outcome:
+        os.kill(os.getpid(), number)
+        return Outcome(target.socket, Result.ENDED)
+
+    monkeypatch.setattr(ending, "end", end_and_be_interrupted)
+    found = [socket(lport=lport, netns=NETNS, inode=4711) for lport in (33356, 33356, 33356)]
+    assert run("-p", "3306", "--yes", found=found) == 128 + number
+    shown = capsys.readouterr()
+    assert len(shown.out.splitlines()) == 1 and shown.out.startswith("ended ")
+    assert "ended 1 connection\n" in shown.err and "interrupted: left 2 of 3 connections alone\n" in shown.err
+
+
+def test_an_answer_that_is_no_text(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    diag = Diag(look())
+    typed = io.TextIOWrapper(io.BytesIO(b"y\xff\n"), encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", typed)
+    monkeypatch.setattr(command, "_is_terminal", lambda: True)
+    assert run("-p", "3306", found=[socket(netns=NETNS, inode=4711)], diag=diag) == 1
+    assert diag.destroyed == 0
+
+
+def test_the_last_look_counts_and_not_the_timer_of_the_first() -> None:
+    """It answered in between, and two more keepalive probes were sent. The answer to the second may be on its way."""
+    members: dict[str, Any] = {"timer": "keepalive", "timer_ms": 5000, "attempt": 2}
+    found = socket(keepalive=True, keepalive_interval_s=10, rto_ms=200, **members)
+    target = Target(found, Stuck.PROBING, Diag(), look(**members))  # type: ignore[arg-type]
+    assert hangs(target, look(**members))
+    assert not hangs(target, look(**{**members, "timer_ms": 9950}))
+
+
+def test_a_peer_that_answers_probes_of_its_window_by_now_is_left_alone() -> None:
+    """The kernel retransmits what a peer does not take any more, and does not count it."""
+    shrunk = socket(
+        timer="on", attempt=0, snd_wnd=0, unacked_bytes=500, stuck_ms=20_000, silent_ms=20_000, rto_ms=800
+    )
+    target = Target(shrunk, Stuck.PROBING, Diag(), look(attempt=0))  # type: ignore[arg-type]
+    assert hangs(target, look(attempt=0, snd_wnd=0, silent_ms=60_000))
+    assert not hangs(target, look(attempt=0, snd_wnd=0, silent_ms=300))

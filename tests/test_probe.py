@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -31,7 +37,8 @@ from tracer.output.actions_probe import (
 
 
 def reading(**members: Any) -> Reading:
-    return Reading(**{"state": "ESTABLISHED", "acked_ms": 60_000, "segments_out": 7, "empty_in": 3, **members})
+    known = {"state": "ESTABLISHED", "acked_ms": 60_000, "bytes_acked": 500, "segments_out": 7, "empty_in": 3}
+    return Reading(**{**known, **members})
 
 
 @pytest.mark.parametrize(
@@ -42,10 +49,12 @@ def reading(**members: Any) -> Reading:
         ({"empty_in": 4, "acked_ms": 100 + SLACK_MS}, Answer.ALIVE),
         ({"empty_in": 4, "acked_ms": 60_100}, None),  # a keepalive probe of the peer
         ({"acked_ms": 0}, None),  # data of the peer
-        ({"empty_in": 4, "acked_ms": 0, "state": "CLOSE_WAIT"}, Answer.ALIVE),
+        ({"empty_in": 4, "acked_ms": 0, "state": "CLOSE_WAIT"}, None),  # a FIN, which may be no answer
+        ({"acked_ms": 0, "bytes_acked": 532}, Answer.ALIVE),  # data of the peer that acknowledges a later query
+        ({"acked_ms": 0, "bytes_acked": 532, "state": "CLOSE_WAIT"}, Answer.ALIVE),
         ({"empty_in": 4, "state": "CLOSE"}, Answer.RESET),
         ({"state": "CLOSE"}, None),  # the kernel gave up
-        ({"empty_in": 0, "acked_ms": 0, "state": "CLOSE"}, None),  # connect() to nowhere
+        ({"empty_in": 0, "acked_ms": 0, "bytes_acked": 0, "state": "CLOSE"}, None),  # connect() to nowhere
     ],
 )
 def test_what_an_answer_is(now: dict[str, Any], answer: Answer | None) -> None:
@@ -62,7 +71,9 @@ def test_counts_wrap() -> None:
         ({"state": "CLOSE_WAIT"}, "the kernel sends no probe in CLOSE_WAIT"),
         ({"state": "SYN_SENT"}, "the kernel sends no probe in SYN_SENT"),
         ({"mptcp": True}, "a subflow of Multipath TCP has no descriptor"),
-        ({"pids": None}, "no process holds it"),
+        ({"pids": None, "comm": "php"}, "its process is in another PID namespace than tcpwatch"),
+        ({"pids": None, "comm": None}, "no process that tcpwatch sees has it open"),
+        ({"pids": None, "inode": None}, "no process holds it"),
         ({}, None),
     ],
 )
@@ -152,6 +163,21 @@ def test_the_side_effects_are_printed_where_they_happened() -> None:
     assert "ECONNRESET" in ended
 
 
+def test_answers_to_later_probes_say_that_packets_may_be_lost() -> None:
+    """A connection that does not answer may then be one that lost three."""
+    late = replace(probed(Answer.ALIVE, detail="after 2 probes"), probes=2)
+    said = list(about_answers([late, DEAD]))
+    assert said[1] == (
+        "1 connection answered only a later probe, so packets may be lost: probe those that do not answer again"
+    )
+    assert len(list(about_answers([late]))) == 1
+    quick, slow = Connected(SERVICE, None, 0.4), Connected(SERVICE, None, 1040)
+    sentence = "but packets may be lost: the one that does not answer may be alive, probe it again\n"
+    assert connected_as_text(quick, [late, DEAD]).endswith(sentence)
+    assert connected_as_text(slow, [DEAD]).endswith(sentence)
+    assert connected_as_text(slow, [DEAD, DEAD]).endswith("the 2 that do not answer may be alive, probe them again\n")
+
+
 SERVICE = Service("10.66.2.2", 3306, service_of(idle()).netns, is_here=False)
 DEAD, ALIVE = probed(Answer.NO_ANSWER), probed(Answer.ALIVE)
 
@@ -211,6 +237,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Any:
         (["--host", "::/0", "--connect"], "probe needs a filter that names connections"),
         (["-e", "stall", "-p", "1"], "--event cannot be used with probe"),
         (["-p", "1", "--wait", "0s"], "--wait"),
+        (["-p", "1", "--wait", "900ms"], "--wait must be at least 1s"),
     ],
 )
 def test_refusals_before_anything_is_read(
@@ -229,6 +256,11 @@ def test_the_exit_status(run: Any, capsys: pytest.CaptureFixture[str], answer: A
     assert [line.split()[0] for line in lines.splitlines()] == ["alive", answer.value]
     assert table.startswith("OWNER ")
     assert shown.err.startswith("tcpwatch: probing 2 connections; answers may take 3.0s\n")
+
+
+def test_more_than_are_probed_at_once_take_longer(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("-p", "3306", results=[ALIVE] * 801) == 0
+    assert "probing 801 connections; answers may take 3.0s for each 800\n" in capsys.readouterr().err
 
 
 def test_one_connection_has_no_table(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -251,3 +283,33 @@ def test_three_probes_fit_the_limit_of_answers() -> None:
     assert answers.PROBES == 3
     (wait,) = (option for option in command.probe.params if option.name == "wait_s")
     assert wait.default == "3s"
+
+
+def test_a_signal_that_comes_as_soon_as_the_probes_have_begun(
+    run: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must not leave them alone with the wait."""
+
+    class Waiting:
+        def __init__(self, wait_s: float, report: Any, is_stopped: Any) -> None:
+            self.is_stopped = is_stopped
+
+        def probe(self, _: Sequence[Socket]) -> None:
+            until_s = time.monotonic() + 60
+            while not self.is_stopped() and time.monotonic() < until_s:
+                threading.Event().wait(0.01)
+
+    class Pool(ThreadPoolExecutor):
+        def submit(self, *arguments: Any, **named: Any) -> Any:
+            future = super().submit(*arguments, **named)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return future
+
+    monkeypatch.setattr(command, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(probing, "Prober", Waiting)
+    monkeypatch.setattr(walk, "read_sockets", lambda wanted, say: [idle()])
+    monkeypatch.setattr(host, "require_for", lambda *_: None)
+    monkeypatch.setattr(host, "require_privilege", lambda: None)
+    assert main.run(["probe", "-p", "3306"]) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err.endswith("interrupted: 0 of 1 result known\n")
+    assert not [each for each in threading.enumerate() if each.name.startswith("ThreadPoolExecutor")]

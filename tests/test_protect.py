@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -348,3 +350,37 @@ def test_lost_events_lead_to_a_walk() -> None:
     walks.sockets = [socket(inode=1)]
     opened.add(event("lost"))
     assert len(opened.found()) == 1
+
+
+def test_a_signal_lets_it_say_what_it_has_done(
+    run: list[Socket], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run += [socket(lport=lport) for lport in (1, 2, 3)]
+    pretended = protecting.protect
+
+    def be_interrupted(chosen: Iterable[Socket], wanted: Protection, *, dry_run: bool = False) -> Iterator[Outcome]:
+        for outcome in pretended(chosen, wanted, dry_run=dry_run):
+            os.kill(os.getpid(), signal.SIGTERM)
+            yield outcome
+
+    monkeypatch.setattr(protecting, "protect", be_interrupted)
+    assert main.run(["protect", "--rport", "3306", "--idle", "60s"]) == 128 + signal.SIGTERM
+    shown = capsys.readouterr()
+    assert len(shown.out.splitlines()) == 1 and shown.out.startswith("changed ")
+    assert "interrupted: left 2 of 3 connections alone\n" in shown.err
+    assert shown.err.endswith("changed 1 connection\n")
+
+
+def test_a_signal_ends_it_while_nobody_reads_what_it_prints(
+    run: list[Socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handlers: list[Any] = []
+
+    def shown(*_: object) -> list[str]:
+        handlers.append(signal.getsignal(signal.SIGTERM))
+        return []
+
+    monkeypatch.setattr("tracer.output.protections.as_text", shown)
+    run.append(socket())
+    assert main.run(["protect", "--rport", "3306", "--idle", "60s"]) == 0
+    assert handlers == [signal.SIG_DFL]

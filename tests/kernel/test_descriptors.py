@@ -88,21 +88,20 @@ def open_files() -> set[str]:
 
 def test_it_is_the_socket_that_was_meant(holder: Holder) -> None:
     before = open_files()
-    with Descriptors() as descriptors:
-        with descriptors.duplicate([holder.process.pid], holder.named) as duplicate:
-            assert (duplicate.pid, duplicate.number, duplicate.is_held()) == (holder.process.pid, holder.number, True)
-            assert duplicate.socket.getpeername()[1] == holder.rport
-            assert not os.get_inheritable(duplicate.socket.fileno())
-            descriptors.duplicate([holder.process.pid], holder.named, duplicate.cookie).close()
-            with pytest.raises(Unreachable, match="closed it meanwhile"):
-                descriptors.duplicate([holder.process.pid], holder.named, duplicate.cookie + 1)
-        assert open_files() > before, "the pidfd is kept for the next one"
+    descriptors = Descriptors()
+    with descriptors.duplicate([holder.process.pid], holder.named) as duplicate:
+        assert (duplicate.pid, duplicate.number, duplicate.is_held()) == (holder.process.pid, holder.number, True)
+        assert duplicate.socket.getpeername()[1] == holder.rport
+        assert not os.get_inheritable(duplicate.socket.fileno())
+        descriptors.duplicate([holder.process.pid], holder.named, duplicate.cookie).close()
+        with pytest.raises(Unreachable, match="closed it meanwhile"):
+            descriptors.duplicate([holder.process.pid], holder.named, duplicate.cookie + 1)
     assert open_files() == before
 
 
 def test_it_stays_as_it_is(holder: Holder) -> None:
-    with Descriptors() as descriptors:
-        descriptors.duplicate([holder.process.pid], holder.named).close()
+    descriptors = Descriptors()
+    descriptors.duplicate([holder.process.pid], holder.named).close()
     holder.type("blocking")
     assert holder.answer() == "False"
 
@@ -116,21 +115,22 @@ def test_it_stays_as_it_is(holder: Holder) -> None:
 )
 def test_another_local_end_is_another_connection(holder: Holder, other: Callable[[Ends], Ends]) -> None:
     named = holder.named._replace(ends=other(holder.named.ends))
-    with Descriptors() as descriptors, pytest.raises(Unreachable):
+    descriptors = Descriptors()
+    with pytest.raises(Unreachable):
         descriptors.duplicate([holder.process.pid], named)
 
 
 def test_a_descriptor_that_is_closed_and_taken_again(holder: Holder) -> None:
-    with Descriptors() as descriptors:
-        with descriptors.duplicate([holder.process.pid], holder.named) as first:
-            number = holder.number
-            holder.type("again")
-            after = holder.accept()
-            assert holder.number == number
-            assert not first.is_held()
-        with pytest.raises(Unreachable, match=f"process {holder.process.pid} closed it meanwhile"):
-            descriptors.duplicate([holder.process.pid], holder.named)
-        descriptors.duplicate([holder.process.pid], after).close()
+    descriptors = Descriptors()
+    with descriptors.duplicate([holder.process.pid], holder.named) as first:
+        number = holder.number
+        holder.type("again")
+        after = holder.accept()
+        assert holder.number == number
+        assert not first.is_held()
+    with pytest.raises(Unreachable, match=f"process {holder.process.pid} closed it meanwhile"):
+        descriptors.duplicate([holder.process.pid], holder.named)
+    descriptors.duplicate([holder.process.pid], after).close()
 
 
 @pytest.mark.parametrize("typed", ["again", "file"])
@@ -145,7 +145,8 @@ def test_one_that_is_taken_again_between_the_look_and_the_copy(
         assert holder.answer() == "done"
     before = open_files()
     monkeypatch.setattr(Descriptors, "_number", lambda *_: holder.number)
-    with Descriptors() as descriptors, pytest.raises(Unreachable, match="closed"):
+    descriptors = Descriptors()
+    with pytest.raises(Unreachable, match="closed"):
         descriptors.duplicate([holder.process.pid], holder.named)
     assert open_files() == before
 
@@ -153,12 +154,12 @@ def test_one_that_is_taken_again_between_the_look_and_the_copy(
 def test_another_holder_is_asked_if_the_first_one_has_ended(holder: Holder) -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait(PATIENCE_S)
-    with Descriptors() as descriptors:
-        descriptors.duplicate([ended.pid, holder.process.pid], holder.named).close()
-        with pytest.raises(Unreachable, match=f"process {ended.pid} has ended"):
-            descriptors.duplicate([ended.pid], holder.named)
-        with pytest.raises(Unreachable, match="no process holds it"):
-            descriptors.duplicate([], holder.named)
+    descriptors = Descriptors()
+    descriptors.duplicate([ended.pid, holder.process.pid], holder.named).close()
+    with pytest.raises(Unreachable, match=f"process {ended.pid} has ended"):
+        descriptors.duplicate([ended.pid], holder.named)
+    with pytest.raises(Unreachable, match="no process that tcpwatch sees has it open"):
+        descriptors.duplicate([], holder.named)
 
 
 def test_out_of_descriptors_is_an_error_of_this_process(holder: Holder) -> None:
@@ -169,18 +170,38 @@ def test_out_of_descriptors_is_an_error_of_this_process(holder: Holder) -> None:
         "resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))\n"
         f"named = {holder.named!r}\n"
         "held = []\n"
-        "with Descriptors() as descriptors:\n"
-        "    try:\n"
-        f"        while True: held.append(descriptors.duplicate([{holder.process.pid}], named))\n"
-        "    except OSError as error: print(error.errno, len(held) > 20)\n"
+        "descriptors = Descriptors()\n"
+        "try:\n"
+        f"    while True: held.append(descriptors.duplicate([{holder.process.pid}], named))\n"
+        "except OSError as error: print(error.errno, len(held) > 20)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "24 True\n"
 
 
+def test_the_processes_may_be_more_than_the_descriptors() -> None:
+    """As those of a database server with a thousand backends."""
+    program = (
+        "import os, resource, signal, socket\n"
+        "from tracer.kernel.descriptors import Descriptors\n"
+        "from tracer.kernel.sock_diag import Ends, Named\n"
+        "listener = socket.create_server(('127.0.0.1', 0))\n"
+        "client = socket.create_connection(listener.getsockname())\n"
+        "named = Named(Ends(*client.getsockname(), *client.getpeername()), os.fstat(client.fileno()).st_ino)\n"
+        "pids = [os.fork() or signal.pause() for _ in range(40)]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))\n"
+        "descriptors = Descriptors()\n"
+        "try:\n"
+        "    for pid in pids: descriptors.duplicate([pid], named).close()\n"
+        "finally:\n"
+        "    for pid in pids: os.kill(pid, signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=PATIENCE_S)
+
+
 def test_closing_twice_is_harmless(holder: Holder) -> None:
-    with Descriptors() as descriptors:
-        duplicate = descriptors.duplicate([holder.process.pid], holder.named)
-        assert isinstance(duplicate, Duplicate)
-        duplicate.close()
-        duplicate.close()
+    descriptors = Descriptors()
+    duplicate = descriptors.duplicate([holder.process.pid], holder.named)
+    assert isinstance(duplicate, Duplicate)
+    duplicate.close()
+    duplicate.close()

@@ -76,13 +76,13 @@ def test_closing_never_waits_for_the_peer(holder: Holder) -> None:
     holder.do(f"import struct; connection.setsockopt(1, 13, struct.pack('ii', 1, {LINGER_S}))")
     holder.do("connection.setblocking(False)")
     holder.do("while connection.send(bytes(1 << 20)) == 1 << 20: pass")
-    with Descriptors() as descriptors:
-        duplicate = descriptors.duplicate([holder.process.pid], holder.named)
-        assert window_probe.in_flight_bytes(duplicate.socket), "nobody reads it"
-        holder.do("connection.close()")
-        began_s = time.monotonic()
-        duplicate.close()
-        assert time.monotonic() - began_s < LINGER_S / 2
+    descriptors = Descriptors()
+    duplicate = descriptors.duplicate([holder.process.pid], holder.named)
+    assert window_probe.queued_bytes(duplicate.socket), "nobody reads it"
+    holder.do("connection.close()")
+    began_s = time.monotonic()
+    duplicate.close()
+    assert time.monotonic() - began_s < LINGER_S / 2
     received = 0
     holder.accepted.settimeout(PATIENCE_S)
     while data := holder.accepted.recv(1 << 20):
@@ -92,7 +92,7 @@ def test_closing_never_waits_for_the_peer(holder: Holder) -> None:
 
 def test_a_close_that_resets_still_resets(holder: Holder) -> None:
     holder.do("import struct; connection.setsockopt(1, 13, struct.pack('ii', 1, 0))")
-    with Descriptors() as descriptors, descriptors.duplicate([holder.process.pid], holder.named):
+    with Descriptors().duplicate([holder.process.pid], holder.named):
         holder.do("connection.close()")
     with pytest.raises(ConnectionResetError):
         holder.accepted.settimeout(PATIENCE_S)
@@ -102,7 +102,7 @@ def test_a_close_that_resets_still_resets(holder: Holder) -> None:
 def test_an_epoll_set_reports_a_closed_socket_only_until_the_duplicate_is_closed(holder: Holder) -> None:
     """As docs/acting.md says: the last close removes it from the set."""
     holder.do("import select; epoll = select.epoll(); epoll.register(connection, select.EPOLLIN)")
-    with Descriptors() as descriptors, descriptors.duplicate([holder.process.pid], holder.named):
+    with Descriptors().duplicate([holder.process.pid], holder.named):
         holder.do("connection.close()")
         holder.accepted.send(b"x")
         holder.do(f"assert epoll.poll({PATIENCE_S})")
@@ -117,7 +117,7 @@ def test_a_peer_that_a_program_renames(tmp_path: Path) -> None:
         (made / "cgroup.procs").write_text(str(os.getpid()), encoding="ascii")
         holder = Holder()
         try:
-            with Descriptors() as descriptors, descriptors.duplicate([holder.process.pid], holder.named) as duplicate:
+            with Descriptors().duplicate([holder.process.pid], holder.named) as duplicate:
                 assert duplicate.socket.getpeername()[1] == 1
             (row,) = protected("--pid", holder.process.pid, "--lport", holder.named.ends.lport, "--idle", "60s")
             assert (row["result"], row["rport"]) == ("changed", holder.named.ends.rport)

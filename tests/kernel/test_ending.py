@@ -167,6 +167,7 @@ def test_the_request_itself_spares_a_listener() -> None:
         ends = Ends(*accepted.getsockname(), *accepted.getpeername())
         (found,) = diag.find([Named(ends, os.fstat(accepted.fileno()).st_ino)]).values()
         assert diag.find([Named(ends, 1)]) == {}, "another socket with the same ends"
+        assert found.snd_wnd and found.silent_ms is not None and found.silent_ms < 1000 * PATIENCE_S
         for end_of_it in (client, accepted):
             end_of_it.close()
         wait_until(lambda: diag.look(found.identity) is None, PATIENCE_S, "it is closed")

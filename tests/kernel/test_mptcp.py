@@ -53,9 +53,8 @@ def test_a_connection_that_fell_back_to_tcp_is_left_alone() -> None:
         named = named_of(found)
         assert named is not None
         with (
-            Descriptors() as descriptors,
-            descriptors.duplicate([client.pid], named) as duplicate,
+            Descriptors().duplicate([client.pid], named) as duplicate,
             pytest.raises(Unreachable, match="a socket of Multipath TCP"),
         ):
-            window_probe.send(duplicate.socket)
+            window_probe.send(duplicate.socket, reuses=False)
         assert client.ask("query")["ok"]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -18,6 +23,8 @@ from tracer.lab.namespace import wait_until
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Server, embedded_client
 from tracer.model.actions import Probed
+
+F_SETPIPE_SZ = 1031  # include/uapi/linux/fcntl.h; in Python from 3.10 on
 
 
 @pytest.fixture
@@ -34,7 +41,7 @@ def test_data_in_flight_is_never_disturbed(lab: Lab) -> None:
         client.send("query")
         wait_until(lambda: next(iter(ss(lab.client).values()))["to be acknowledged"], PATIENCE_S, "it is in flight")
         before = lab.client.counter("TcpExtTCPWinProbe")
-        assert result(lab, "--wait", "1s") == "busy: 32 B in flight"
+        assert result(lab, "--wait", "1s") == "busy: 32 B unacknowledged or unsent"
         assert lab.client.counter("TcpExtTCPWinProbe") == before
         lab.restore()
         assert client.answer()["ok"]
@@ -152,7 +159,8 @@ def test_the_process_notices_nothing(lab: Lab, tmp_path: Path) -> None:
 def test_a_signal_ends_it_at_once(lab: Lab, number: signal.Signals) -> None:
     with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
         lab.drop_everything()
-        argv = [sys.executable, "-m", "tracer", "probe", "--netns", str(lab.client.netns), "--wait", "1h"]
+        filters = ("--netns", str(lab.client.netns))
+        argv = [sys.executable, "-m", "tracer", "probe", *filters, "--wait", "1h", "--connect"]
         with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as command:
             before = lab.client.counter("TcpExtTCPWinProbe")
             wait_until(lambda: lab.client.counter("TcpExtTCPWinProbe") > before, PATIENCE_S, "the first probe")
@@ -162,3 +170,25 @@ def test_a_signal_ends_it_at_once(lab: Lab, number: signal.Signals) -> None:
         assert err.endswith("tcpwatch: interrupted: 0 of 1 result known\n")
         lab.restore()
         assert client.ask("query")["ok"]
+
+
+def test_a_signal_ends_it_while_nobody_reads_what_it_prints(lab: Lab) -> None:
+    argv = [sys.executable, "-m", "tracer", "probe", "--netns", str(lab.client.netns), "--json"]
+    page = 4096
+    with ExitStack() as stack:
+        stack.enter_context(Server(lab.server, SERVER, 3306))
+        for _ in range(12):  # with more than half a kilobyte each
+            stack.enter_context(embedded_client(lab.client, SERVER, 3306))
+        here, there = os.pipe()
+        fcntl.fcntl(there, F_SETPIPE_SZ, page)
+        command = stack.enter_context(subprocess.Popen(argv, stdout=there, stderr=subprocess.DEVNULL, cwd=ROOT))
+        os.close(there)
+        stack.callback(os.close, here)
+        stack.callback(command.kill)
+
+        def unread_bytes() -> int:
+            return int(struct.unpack("i", fcntl.ioctl(here, termios.FIONREAD, bytes(4)))[0])
+
+        wait_until(lambda: unread_bytes() > page - 1500, PATIENCE_S, "the pipe is full")
+        command.send_signal(signal.SIGTERM)
+        assert command.wait(PATIENCE_S) == 128 + signal.SIGTERM

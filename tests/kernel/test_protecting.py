@@ -262,3 +262,45 @@ def test_no_bystander_is_changed_however_fast_descriptors_and_ports_are_taken_ag
     # A socket that is closed while its duplicate is open keeps its ports until that is closed.
     assert {error.errno for error in churn.errors} <= {errno.EADDRNOTAVAIL}
     assert churn.kept_alive and churn.kept_alive <= changed <= chosen
+
+
+def test_a_user_timeout_of_the_application_makes_one_lost_probe_fatal(
+    pair: tuple[sockets.socket, sockets.socket],
+) -> None:
+    client, _ = pair
+    client.setsockopt(sockets.IPPROTO_TCP, sockets.TCP_USER_TIMEOUT, 30_000)
+    (row,) = protected("--lport", lport(client), "--host", LO, "--idle", "60s")
+    assert row["after"]["user_timeout_ms"] == 30_000
+    assert row["detail"] == "one lost probe ends it, because of its own user timeout of 30.0s"
+    (row,) = protected("--lport", lport(client), "--host", LO, "--idle", "10s", "--interval", "5s")
+    assert "detail" not in row
+
+
+def test_a_sysctl_of_zero(lab: Lab) -> None:
+    """As an option the kernel does not take it."""
+    lab.client.set_sysctl("net.ipv4.tcp_keepalive_time", 0)
+    with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306, "--no-keepalive"):
+        (row,) = protected("--netns", lab.client.netns, "--rport", "3306", "--idle", "60s")
+    assert (row["result"], row["after"]["keepalive_idle_s"], "detail" in row) == ("changed", 1, False)
+
+
+def test_what_is_changed_before_the_kernel_refuses_is_shown(
+    pair: tuple[sockets.socket, sockets.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a BPF program on the cgroup."""
+    client, accepted = pair
+
+    def refuse_idle(held: sockets.socket, *_: object, rearm: bool) -> None:
+        held.setsockopt(sockets.SOL_SOCKET, sockets.SO_KEEPALIVE, 1)
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr("tracer.kernel.keepalive.write", refuse_idle)
+    found = Socket(
+        time_ns=0, laddr=LO, lport=lport(client), raddr=LO, rport=lport(accepted),
+        inode=os.fstat(client.fileno()).st_ino, pids=[os.getpid()],
+    )  # fmt: skip
+    (outcome,) = protect_each([found], Protection(60))
+    assert (outcome.result.value, outcome.detail) == (
+        "changed", "the kernel refuses the rest: Operation not permitted",
+    )  # fmt: skip
+    assert outcome.after is not None and outcome.after.keepalive and outcome.after.keepalive_idle_s == 7200

@@ -106,7 +106,10 @@ def look_again(before: Plan) -> Plan:
 
 def hangs(target: Target, now: Look) -> bool:
     """Whether the peer of this socket still answers nothing."""
-    socket = replace(target.socket, state=now.state, timer=now.timer, attempt=now.attempt, waiting=False)
+    socket = replace(
+        target.socket, state=now.state, timer=now.timer, timer_ms=now.timer_ms, attempt=now.attempt, waiting=False,
+        silent_ms=now.silent_ms, snd_wnd=now.snd_wnd,
+    )  # fmt: skip
     return stuck(socket) in HOPELESS
 
 

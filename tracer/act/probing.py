@@ -36,12 +36,14 @@ _Report = Callable[[Probed], None]
 class _Attempt:
     """One connection that is being probed. Times of time.monotonic().
 
-    before: as it was just before the first probe. sent: probes so far. look_s: when to look again.
+    reuses: whether SO_REUSEADDR is on. before: as it was just before the first probe. sent: probes so far. look_s:
+    when to look again.
     """
 
     socket: Socket
     named: Named
     duplicate: Duplicate
+    reuses: bool
     began_s: float
     before: Reading | None = None
     first_s: float = 0.0
@@ -50,7 +52,7 @@ class _Attempt:
 
     def due_s(self, wait_s: float) -> float:
         """When the next probe is due, or the end of the wait after the last one."""
-        return self.began_s + wait_s * self.sent / PROBES
+        return (self.first_s if self.sent else self.began_s) + wait_s * self.sent / PROBES
 
 
 class Prober:
@@ -69,18 +71,17 @@ class Prober:
     def probe(self, sockets: Iterable[Socket]) -> None:
         """Probe them all at once, or as many at once as this process may have descriptors."""
         left = deque(sockets)
-        with self._descriptors:
-            try:
-                while (left or self._waiting) and not self._is_stopped():
-                    began = self._begin(left)
-                    self._look_closely(began)
-                    self._look()
-                    if self._waiting and (not left or len(self._waiting) >= MAX_AT_ONCE):
-                        self._sleep()
-            finally:
-                for attempt in self._waiting:
-                    attempt.duplicate.close()
-                self._waiting.clear()
+        try:
+            while (left or self._waiting) and not self._is_stopped():
+                began = self._begin(left)
+                self._look_closely(began)
+                self._look()
+                if self._waiting and (not left or len(self._waiting) >= MAX_AT_ONCE):
+                    self._sleep()
+        finally:
+            for attempt in self._waiting:
+                attempt.duplicate.close()
+            self._waiting.clear()
 
     def _begin(self, left: deque[Socket]) -> list[_Attempt]:
         """Send the first probe to the next batch. Returns those without a result yet."""
@@ -112,7 +113,12 @@ class Prober:
             duplicate = self._descriptors.duplicate(socket.pids or (), named)
         except Unreachable as error:
             return str(error)
-        return _Attempt(socket, named, duplicate, time.monotonic())
+        try:
+            reuses = window_probe.reuses_address(duplicate.socket)
+        except OSError:
+            duplicate.close()
+            raise
+        return _Attempt(socket, named, duplicate, reuses, time.monotonic())
 
     def _look_closely(self, batch: list[_Attempt]) -> None:
         """Look at these again and again for a moment: most answers come at once, and their round trip is measured."""
@@ -127,7 +133,8 @@ class Prober:
         for attempt in [each for each in self._waiting if each.look_s <= now_s]:
             self._advance(attempt)
             next_s = now_s + pause_s(now_s - attempt.first_s, is_busy=not attempt.sent)
-            attempt.look_s = min(next_s, max(now_s, attempt.due_s(self._wait_s))) if attempt.sent else next_s
+            due_s = attempt.due_s(self._wait_s)
+            attempt.look_s = min(next_s, due_s) if due_s > now_s else next_s  # due: data is in flight
 
     def _sleep(self) -> None:
         next_s = min(attempt.look_s for attempt in self._waiting)
@@ -154,15 +161,20 @@ class Prober:
         if attempt.before is not None:
             answer = judge(attempt.before, now, elapsed_ms)
             if answer is not None:
-                return _answered(attempt, answer, elapsed_ms)
+                return _answered(attempt, answer, now, elapsed_ms)
         if now.state == "CLOSE":
             raise Unreachable("it ended meanwhile, without an answer")
-        if now_s - attempt.began_s >= self._wait_s:
+        if attempt.sent and elapsed_ms >= self._wait_s * 1000:
             return self._unanswered(attempt)
         if not attempt.duplicate.is_held():
             self._take_from_another(attempt)
         if now_s >= attempt.due_s(self._wait_s):
-            _send(attempt, now)
+            # Data in flight is not disturbed: the peer acknowledges it anyway.
+            queued = window_probe.queued_bytes(attempt.duplicate.socket)
+            if not queued:
+                _send(attempt, now)
+            elif not attempt.sent and now_s - attempt.began_s >= self._wait_s:
+                return Probed(attempt.socket, Answer.BUSY, detail=f"{queued} B unacknowledged or unsent")
         return None
 
     def _take_from_another(self, attempt: _Attempt) -> None:
@@ -172,25 +184,24 @@ class Prober:
         attempt.duplicate = self._descriptors.duplicate(attempt.socket.pids or (), attempt.named, cookie)
 
     def _unanswered(self, attempt: _Attempt) -> Probed:
-        if attempt.sent:
-            detail = f"{attempt.sent} {'probe' if attempt.sent == 1 else 'probes'} in {duration(self._wait_s * 1000)}"
-            return Probed(attempt.socket, Answer.NO_ANSWER, detail=detail)
-        in_flight = window_probe.in_flight_bytes(attempt.duplicate.socket)
-        return Probed(attempt.socket, Answer.BUSY, detail=f"{in_flight} B in flight")
+        detail = f"{attempt.sent} {'probe' if attempt.sent == 1 else 'probes'} in {duration(self._wait_s * 1000)}"
+        return Probed(attempt.socket, Answer.NO_ANSWER, detail=detail, probes=attempt.sent)
 
 
 def _send(attempt: _Attempt, now: Reading) -> None:
-    """Send a probe, unless data is in flight, which the peer acknowledges anyway."""
-    if window_probe.in_flight_bytes(attempt.duplicate.socket):
-        return
     sent_s = time.monotonic()
-    window_probe.send(attempt.duplicate.socket)
+    window_probe.send(attempt.duplicate.socket, reuses=attempt.reuses)
     if attempt.before is None:
         attempt.before, attempt.first_s = now, sent_s
     attempt.sent += 1
 
 
-def _answered(attempt: _Attempt, answer: Answer, elapsed_ms: float) -> Probed:
-    if attempt.sent == 1:
-        return Probed(attempt.socket, answer, rtt_ms=elapsed_ms if answer is Answer.ALIVE else None)
-    return Probed(attempt.socket, answer, detail=f"after {attempt.sent} probes")
+def _answered(attempt: _Attempt, answer: Answer, now: Reading, elapsed_ms: float) -> Probed:
+    """The round trip is that of the only probe, unless data that was sent after it was acknowledged, too."""
+    rtt_ms, detail = None, "" if attempt.sent == 1 else f"after {attempt.sent} probes"
+    if answer is Answer.ALIVE and attempt.before is not None:
+        if now.has_delivered_since(attempt.before):
+            detail = "data was sent and acknowledged meanwhile"
+        elif attempt.sent == 1:
+            rtt_ms = elapsed_ms
+    return Probed(attempt.socket, answer, rtt_ms, detail, attempt.sent)

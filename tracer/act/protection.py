@@ -24,7 +24,7 @@ def protected(before: Settings, wanted: Protection) -> Settings:
     keepalive = replace(
         before,
         keepalive=True,
-        keepalive_idle_s=min(before.keepalive_idle_s, wanted.idle_s),
+        keepalive_idle_s=max(1, min(before.keepalive_idle_s, wanted.idle_s)),  # a sysctl may be 0, an option may not
         keepalive_interval_s=min(before.keepalive_interval_s, interval_s),
         keepalive_probes=min(before.keepalive_probes, probes),
     )

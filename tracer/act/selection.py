@@ -16,6 +16,7 @@ HOPELESS = frozenset({Stuck.RETRANSMITTING, Stuck.PROBING, Stuck.UNSENT, Stuck.S
 """The reasons to hang that --stuck ends: no answer comes, or nothing leaves this host. With the others the peer may
 be slow."""
 
+_MAX_PORT = 65535
 _LEFT = {Stuck.REPLY: Left.REPLY, Stuck.WINDOW: Left.WINDOW}
 
 
@@ -30,12 +31,12 @@ class Selection:
 def names_connections(wanted: Filter) -> bool:
     """Whether the filters name something: a port, an address, an owner, a namespace, a silence.
 
-    An address family, every address, or the pattern `*` names nothing.
+    An address family, every address or port, or the pattern `*` names nothing.
     """
     patterns = any(pattern.strip("*?/") for pattern in wanted.containers | wanted.pods | wanted.units)
     hosts = any(host.prefixlen for host in wanted.hosts)
-    named = (wanted.ports, wanted.lports, wanted.rports, wanted.netns, wanted.pids, wanted.comms, wanted.min_idle_ms)
-    return hosts or patterns or any(named)
+    ports = any(0 < len(each) < _MAX_PORT for each in (wanted.ports, wanted.lports, wanted.rports))
+    return hosts or patterns or ports or any((wanted.netns, wanted.pids, wanted.comms, wanted.min_idle_ms))
 
 
 def require_names(wanted: Filter, *, only_stuck: bool) -> None:
@@ -57,6 +58,20 @@ def without_closed(found: Sequence[Socket], read_again: Callable[[], Iterable[So
     now = {socket.inode: socket for socket in read_again()}
     looked_at = [each if _is_settled(each) else now.get(each.inode) for each in found]
     return [each for each in looked_at if each is not None]
+
+
+def without_process(socket: Socket) -> str | None:
+    """Why the socket cannot be reached through a process; None if one is known that has it open.
+
+    Only sockets of files are seen: not what io_uring has registered, nor what is on its way in a Unix socket.
+    """
+    if not socket.inode:
+        return "no process holds it"
+    if socket.pids:
+        return None
+    if socket.comm:
+        return "its process is in another PID namespace than tcpwatch"
+    return "no process that tcpwatch sees has it open"
 
 
 def _is_settled(socket: Socket) -> bool:

@@ -6,10 +6,12 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from tracer.cli.interrupts import SIGNALLED, noting
 from tracer.cli.options import connection_filter_options, make_filter
 from tracer.cli.screen import columns
 from tracer.model.errors import UsageError
@@ -54,6 +56,7 @@ def end(only_stuck: bool, dry_run: bool, yes: bool, as_json: bool, **filters: An
     from tracer.kernel.presence import absent
     from tracer.model.actions import Outcome, Result
     from tracer.output.actions import about_left, outcome_as_json, outcome_as_text, summary
+    from tracer.output.format import plural
 
     plan = _plan(wanted, only_stuck=only_stuck)
     for line in (*about_left(plan.left), *absent(wanted)):
@@ -67,9 +70,9 @@ def end(only_stuck: bool, dry_run: bool, yes: bool, as_json: bool, **filters: An
     if not (dry_run or yes) and (refused := _ask(len(plan.targets))):
         say("nothing was ended")
         return refused
-    with Announcer() as announcer:
+    with noting() as signals, Announcer() as announcer:
         outcomes = []
-        for target in plan.targets:
+        for target in takewhile(lambda _: not signals, plan.targets):
             outcomes.append(Outcome(target.socket, Result.WOULD_END) if dry_run else end_one(target))
             announcer.add(outcome_as_json(outcomes[-1]))
     try:
@@ -80,6 +83,9 @@ def end(only_stuck: bool, dry_run: bool, yes: bool, as_json: bool, **filters: An
         sys.stdout.flush()
     finally:
         say(summary(outcomes))
+    if signals and (left := len(plan.targets) - len(outcomes)):
+        say(f"interrupted: left {left:,} of {plural(len(plan.targets), 'connection')} alone")
+        return SIGNALLED + signals[0]
     return int(any(outcome.result is Result.UNREACHABLE for outcome in outcomes))
 
 
@@ -142,6 +148,8 @@ def _ask(count: int) -> int:
     print(question(count), end="", file=sys.stderr, flush=True)
     try:
         answer = sys.stdin.readline()
+    except UnicodeDecodeError:  # no yes
+        return 1
     except KeyboardInterrupt:
         print(file=sys.stderr)
         return _INTERRUPTED

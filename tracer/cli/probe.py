@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tracer.cli import types
+from tracer.cli.interrupts import SIGNALLED, handling
 from tracer.cli.options import connection_filter_options, make_filter
 from tracer.cli.screen import columns
 from tracer.model.errors import UsageError
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from tracer.model.actions import Connected, Probed
     from tracer.model.filters import Filter
     from tracer.model.sockets import Socket
-
-_SIGNALLED = 128
-"""The exit status of a shell command that a signal ended is this and the number of the signal."""
 
 
 class _Interrupted(Exception):
@@ -45,7 +42,7 @@ class _Interrupted(Exception):
     type=types.DURATION,
     default="3s",
     show_default=True,
-    help="How long to wait for an answer, in which three probes are sent.",
+    help="How long to wait for an answer, in which three probes are sent; at least 1s.",
 )
 @click.option("--connect", is_flag=True, help="Also open and close a new connection to each service.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object for each connection (docs/events.md).")
@@ -57,7 +54,8 @@ def probe(wait_s: float, connect: bool, as_json: bool, **filters: Any) -> int:
     wait get no answer, a query would get none: a firewall or NAT forgot the connection, or path or peer are down.
 
     Results are `alive` with the round trip; `no-answer`; `reset`: the peer does not know the connection, and its
-    answer ended it; `busy`: data is in flight, so no probe was sent; `unreachable`: it could not be probed.
+    answer ended it; `busy`: data is unacknowledged or unsent, so no probe was sent; `unreachable`: it could not
+    be probed.
 
     An answered probe also refreshes the session in every firewall on the path, as any segment does.
 
@@ -73,8 +71,9 @@ def probe(wait_s: float, connect: bool, as_json: bool, **filters: Any) -> int:
       sudo tcpwatch probe --comm gunicorn --json       for a script
     """
     wanted = make_filter(filters)
-    _require_usable(wanted)
+    _require_usable(wanted, wait_s)
     from tracer.act.answers import split
+    from tracer.act.probing import MAX_AT_ONCE
     from tracer.act.selection import without_closed
     from tracer.kernel import host
     from tracer.kernel.presence import absent
@@ -94,17 +93,24 @@ def probe(wait_s: float, connect: bool, as_json: bool, **filters: Any) -> int:
     if not found:
         say("no connection matches")
         return 0
-    say(f"probing {plural(len(found), 'connection')}; answers may take {duration(wait_s * 1000)}")
+    each = f" for each {MAX_AT_ONCE:,}" if len(found) > MAX_AT_ONCE else ""
+    say(f"probing {plural(len(found), 'connection')}; answers may take {duration(wait_s * 1000)}{each}")
     return _probe(found, wait_s, connect=connect, as_json=as_json)
 
 
-def _require_usable(wanted: Filter) -> None:
+def _require_usable(wanted: Filter, wait_s: float) -> None:
     """Raise UsageError for options that cannot be followed."""
+    from tracer.act.answers import MIN_WAIT_S
     from tracer.act.selection import names_connections
 
     if not names_connections(wanted):
         raise UsageError(
             "probe needs a filter that names connections", hint="tcpwatch probe --rport 3306 (or --min-idle 5m)"
+        )
+    if wait_s < MIN_WAIT_S:
+        raise UsageError(
+            f"--wait must be at least {MIN_WAIT_S}s: a peer answers a connection's probes at most twice a second",
+            hint=f"--wait {MIN_WAIT_S}s",
         )
 
 
@@ -114,11 +120,13 @@ def _probe(found: Sequence[Socket], wait_s: float, *, connect: bool, as_json: bo
     from tracer.model.actions import Answer
     from tracer.output import actions_probe as output
     from tracer.output.format import plural
+    from tracer.run.stopping import discard
 
     results: list[Probed] = []
     width = columns(sys.stdout)
     try:
-        with _signals_interrupt(), _Probing(found, wait_s, connect=connect) as probing, Announcer() as announcer:
+        with handling(_interrupt), _Probing(found, wait_s) as probing, Announcer() as announcer:
+            probing.start(connect=connect)
             for probed in probing.results():
                 results.append(probed)
                 announcer.add(output.probed_as_json(probed))
@@ -126,8 +134,10 @@ def _probe(found: Sequence[Socket], wait_s: float, *, connect: bool, as_json: bo
                 sys.stdout.flush()
             connected = probing.connected()
     except _Interrupted as interrupted:
+        with suppress(OSError):
+            discard(sys.stdout)  # a reader that stalls must not keep it
         say(f"interrupted: {len(results):,} of {plural(len(found), 'result')} known")
-        return _SIGNALLED + interrupted.number
+        return SIGNALLED + interrupted.number
     try:
         if as_json:
             sys.stdout.writelines(map(output.connected_as_json, connected))
@@ -144,24 +154,20 @@ def _probe(found: Sequence[Socket], wait_s: float, *, connect: bool, as_json: bo
 
 
 class _Probing:
-    """The probes, in a thread of their own. A context manager, which waits for its end.
+    """The probes, in a thread of their own. A context manager, which waits for its end. Start it inside.
 
     So a reader that is slow keeps no duplicate of a socket open, and no signal handler runs between two system calls
     that belong together.
     """
 
-    def __init__(self, found: Sequence[Socket], wait_s: float, *, connect: bool) -> None:
-        from tracer.act.probing import Prober
-        from tracer.kernel.program.syscalls import raise_limits
-
-        raise_limits()
+    def __init__(self, found: Sequence[Socket], wait_s: float) -> None:
+        self._found = found
+        self._wait_s = wait_s
         self._results: SimpleQueue[Probed | None] = SimpleQueue()
         self._stopped = threading.Event()
         self._pool = ThreadPoolExecutor(max_workers=2)
-        prober = Prober(wait_s, self._results.put, self._stopped.is_set)
-        self._probes: Future[None] = self._pool.submit(prober.probe, found)
-        self._probes.add_done_callback(lambda _: self._results.put(None))
-        self._connects = self._pool.submit(_connect_each, found, wait_s) if connect else None
+        self._probes: Future[None]
+        self._connects: Future[list[Connected]] | None = None
 
     def __enter__(self) -> _Probing:
         return self
@@ -169,6 +175,18 @@ class _Probing:
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
         self._pool.shutdown()
+
+    def start(self, *, connect: bool) -> None:
+        """Begin. A signal may come before this has returned."""
+        from tracer.act.probing import Prober
+        from tracer.kernel.program.syscalls import raise_limits
+
+        raise_limits()
+        prober = Prober(self._wait_s, self._results.put, self._stopped.is_set)
+        self._probes = self._pool.submit(prober.probe, self._found)
+        self._probes.add_done_callback(lambda _: self._results.put(None))
+        if connect:
+            self._connects = self._pool.submit(_connect_each, self._found, self._wait_s, self._stopped.is_set)
 
     def results(self) -> Iterator[Probed]:
         """Each result as it comes. Raises what went wrong."""
@@ -181,28 +199,15 @@ class _Probing:
         return [] if self._connects is None else self._connects.result()
 
 
-def _connect_each(found: Sequence[Socket], wait_s: float) -> list[Connected]:
+def _connect_each(found: Sequence[Socket], wait_s: float, is_stopped: Callable[[], bool]) -> list[Connected]:
     """Connect to each service that these are clients of."""
     from tracer.kernel.connecting import connect_each
     from tracer.model.actions import service_of
 
     clients = [each for each in found if not each.accepted and each.laddr and each.raddr and each.rport]
-    return connect_each({service_of(each): each.laddr or "" for each in reversed(clients)}, wait_s)
+    return connect_each({service_of(each): each.laddr or "" for each in reversed(clients)}, wait_s, is_stopped)
 
 
-@contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """Have ^C, SIGTERM and SIGHUP raise _Interrupted in the main thread, so that the probes end in order."""
-
-    def interrupt(number: int, _: object) -> None:
-        raise _Interrupted(number)
-
-    before: dict[int, Callable[..., Any] | int | None] = {}
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:
-            before[number] = signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for changed, handler in before.items():
-            signal.signal(changed, handler)
+def _interrupt(number: int, _: object) -> None:
+    """Have the probes end in order."""
+    raise _Interrupted(number)

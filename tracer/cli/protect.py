@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tracer.cli import types
+from tracer.cli.interrupts import SIGNALLED, noting
 from tracer.cli.options import connection_filter_options, duration_option, make_filter
 from tracer.cli.screen import columns
 from tracer.model.errors import UsageError
@@ -105,10 +107,11 @@ def protect(
             from tracer.run.stopping import Stop
 
             _follow(wanted, protection, Stop(duration, sys.stdout), printed)
+            status = 0
         else:
-            _once(wanted, protection, printed, dry_run=dry_run)
+            status = _once(wanted, protection, printed, dry_run=dry_run)
     printed.say_summary()
-    return 0 if follow else printed.exit_status
+    return status
 
 
 def _require_usable(wanted: Filter, *, follow: bool, dry_run: bool, duration: float | None) -> None:
@@ -175,22 +178,28 @@ class _Printed:
         self._announcer = announcer
         self._as_json = as_json
         self._counts: Counter[Result] = Counter()
+        self._done: list[Outcome] = []
 
     def __call__(self, outcomes: Iterable[Outcome]) -> None:
-        """Take all, then print. What was changed until ^C or an error is printed, too."""
+        """Take all, then print. What was changed until an error is printed, too."""
+        try:
+            self.take(outcomes)
+        finally:
+            self.show()
+
+    def take(self, outcomes: Iterable[Outcome]) -> None:
+        """Take them for `show`."""
         from tracer.output.protections import as_json as to_line
 
-        done: list[Outcome] = []
-        try:
-            for outcome in outcomes:
-                done.append(outcome)
-                self._announcer.add(to_line(outcome))
-        finally:
-            self._print(done)
+        for outcome in outcomes:
+            self._done.append(outcome)
+            self._announcer.add(to_line(outcome))
 
-    def _print(self, outcomes: Sequence[Outcome]) -> None:
+    def show(self) -> None:
+        """Print what was taken."""
         from tracer.output.protections import as_json, as_text
 
+        outcomes, self._done = self._done, []
         if outcomes:
             self._counts.update(outcome.result for outcome in outcomes)
             sys.stdout.writelines(map(as_json, outcomes) if self._as_json else as_text(outcomes, columns(sys.stdout)))
@@ -210,19 +219,31 @@ class _Printed:
         say(summary(self._counts) if self._counts else "no connection matches")
 
 
-def _once(wanted: Filter, protection: Protection, printed: _Printed, *, dry_run: bool) -> None:
+def _once(wanted: Filter, protection: Protection, printed: _Printed, *, dry_run: bool) -> int:
+    """Returns the exit status."""
     from tracer.act.protecting import protect as protect_each
     from tracer.act.protection import may_be_idle
     from tracer.act.selection import without_closed
     from tracer.kernel.presence import absent
     from tracer.kernel.sockets import read_sockets
     from tracer.model.sockets import longest_silence_first
+    from tracer.output.format import plural
 
     found = without_closed(list(filter(may_be_idle, read_sockets(wanted, say))), lambda: read_sockets(wanted))
     found = longest_silence_first(found)
-    printed(protect_each(found, protection, dry_run=dry_run))
+    left = deque(found)
+    try:
+        with noting() as signals:
+            until_signalled = (left.popleft() for _ in takewhile(lambda _: not signals, found))
+            printed.take(protect_each(until_signalled, protection, dry_run=dry_run))
+    finally:
+        printed.show()  # a signal ends it if nobody reads it
+    if signals and left:
+        say(f"interrupted: left {len(left):,} of {plural(len(found), 'connection')} alone")
+        return SIGNALLED + signals[0]
     for line in absent(wanted):
         say(line)
+    return printed.exit_status
 
 
 def _follow(wanted: Filter, protection: Protection, stop: Stop, printed: _Printed) -> None:

@@ -7,7 +7,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -16,20 +16,24 @@ from tracer.kernel.sockets import NotPermitted, enter, namespaces
 from tracer.model.actions import Connected, Service
 
 _IP_BIND_ADDRESS_NO_PORT = 24  # include/uapi/linux/in.h: choose the port in connect()
+_MAX_PAUSE_S = 0.1
 _IF_INET6 = Path("/proc/thread-self/net/if_inet6")
 
 
-def connect_each(services: Mapping[Service, str], wait_s: float) -> list[Connected]:
+def connect_each(
+    services: Mapping[Service, str], wait_s: float, is_stopped: Callable[[], bool] = lambda: False
+) -> list[Connected]:
     """Connect to all of them at once, from their network namespaces, and close what opens.
 
     services: each with the local address of its connections, which the new one is bound to, so that it takes the same
-    route. wait_s: seconds until a connection that is not open counts as failed with ETIMEDOUT.
+    route. wait_s: seconds until a connection that is not open counts as failed with ETIMEDOUT. is_stopped: ends the
+    wait.
     """
     with ThreadPoolExecutor(max_workers=1) as pool:  # a thread that enters namespaces is of no other use
-        return pool.submit(_connect_each, services, wait_s).result()
+        return pool.submit(_connect_each, services, wait_s, is_stopped).result()
 
 
-def _connect_each(services: Mapping[Service, str], wait_s: float) -> list[Connected]:
+def _connect_each(services: Mapping[Service, str], wait_s: float, is_stopped: Callable[[], bool]) -> list[Connected]:
     done: list[Connected] = []
     opening: dict[int, tuple[Service, socket.socket, float]] = {}
     paths = namespaces()
@@ -46,7 +50,7 @@ def _connect_each(services: Mapping[Service, str], wait_s: float) -> list[Connec
                     done.append(Connected(service, _name(error.errno)))
                 else:
                     opening[connection.fileno()] = service, connection, began_s
-        done += _wait(opening, wait_s)
+        done += _wait(opening, wait_s, is_stopped)
     finally:
         for _, connection, _ in opening.values():
             connection.close()
@@ -100,15 +104,17 @@ def _scope(address: str) -> int:
     return 0
 
 
-def _wait(opening: dict[int, tuple[Service, socket.socket, float]], wait_s: float) -> list[Connected]:
+def _wait(
+    opening: dict[int, tuple[Service, socket.socket, float]], wait_s: float, is_stopped: Callable[[], bool]
+) -> list[Connected]:
     done: list[Connected] = []
     poll = select.poll()
     for number in opening:
         poll.register(number, select.POLLOUT)
     until_s = time.monotonic() + wait_s
     waiting = set(opening)
-    while waiting and (left_s := until_s - time.monotonic()) > 0:
-        for number, _ in poll.poll(left_s * 1000):
+    while waiting and not is_stopped() and (left_s := until_s - time.monotonic()) > 0:
+        for number, _ in poll.poll(min(left_s, _MAX_PAUSE_S) * 1000):
             service, connection, began_s = opening[number]
             poll.unregister(number)
             waiting.discard(number)

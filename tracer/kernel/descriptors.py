@@ -1,8 +1,7 @@
 """Use a socket that another process has open: pidfd_open(2) (Linux 5.3) and pidfd_getfd(2) (Linux 5.6).
 
-    with Descriptors() as descriptors:
-        with descriptors.duplicate(pids, named_of(socket)) as duplicate:
-            duplicate.socket.getsockopt(…)
+    with Descriptors().duplicate(pids, named_of(socket)) as duplicate:
+        duplicate.socket.getsockopt(…)
 
 The process does not notice: nothing stops it, and none of its system calls returns. pidfd_getfd() needs what
 ptrace(2) needs to attach (PTRACE_MODE_ATTACH_REALCREDS, __pidfd_fget(), kernel/pid.c): CAP_SYS_PTRACE over the user
@@ -97,7 +96,7 @@ class Duplicate:
 
 
 class Descriptors:
-    """Finds and duplicates sockets of other processes. A context manager.
+    """Finds and duplicates sockets of other processes.
 
     Remembers the sockets of each process until one is missing, so that hundreds of one process cost one walk over
     /proc/PID/fd. rests: after a walk, take a missing socket for closed, for ten times as long as the walk took. For
@@ -107,19 +106,8 @@ class Descriptors:
     def __init__(self, *, rests: bool = False) -> None:
         self._rest_share = _REST_SHARE if rests else 0
         self._classes = TrafficClasses()
-        self._pidfds: dict[int, int] = {}
         self._numbers: dict[int, dict[int, int]] = {}
         self._next_walk_s: dict[int, float] = {}
-
-    def __enter__(self) -> Descriptors:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for pidfd in self._pidfds.values():
-            os.close(pidfd)
-        self._pidfds.clear()
 
     def duplicate(self, pids: Iterable[int], named: Named, cookie: int | None = None) -> Duplicate:
         """Duplicate this socket, and check that it is the one: its inode, its local end, and the cookie if known.
@@ -134,7 +122,7 @@ class Descriptors:
             except Unreachable as error:
                 reasons.append(error)
         refused = [each for each in reasons if not isinstance(each, Gone)]
-        raise (refused or reasons or [Unreachable("no process holds it")])[0]
+        raise (refused or reasons or [Unreachable("no process that tcpwatch sees has it open")])[0]
 
     def _duplicate(self, pid: int, named: Named, cookie: int | None) -> Duplicate:
         number = self._number(pid, named.inode)
@@ -174,17 +162,12 @@ class Descriptors:
 
     def _get(self, pid: int, number: int) -> int:
         """pidfd_getfd(2): its descriptor `number`, close-on-exec."""
-        if pid not in self._pidfds and (controller := self._classes.other(pid)):
+        if controller := self._classes.other(pid):
             raise Unreachable(f"its packets would get the {controller} class of tcpwatch: run it in the same cgroup")
         try:
-            if pid not in self._pidfds:
-                self._pidfds[pid] = os.pidfd_open(pid)
-            duplicate: int = _libc.syscall(_SYS_PIDFD_GETFD, self._pidfds[pid], number, 0)
-            if duplicate < 0:
-                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+            return _pidfd_getfd(pid, number)
         except OSError as error:
             raise self._refused(error, pid) from error
-        return duplicate
 
     def _refused(self, error: OSError, pid: int) -> Exception:
         """What to raise for an error of pidfd_open() or pidfd_getfd()."""
@@ -199,6 +182,18 @@ class Descriptors:
         if error.errno == errno.EBADF:
             return Gone(f"process {pid} closed it meanwhile")
         return Unreachable(f"pidfd_getfd() refuses process {pid}: {error.strerror}")
+
+
+def _pidfd_getfd(pid: int, number: int) -> int:
+    """Raises OSError. The pidfd is closed at once: those of a server's thousand processes would exceed the limit."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        duplicate: int = _libc.syscall(_SYS_PIDFD_GETFD, pidfd, number, 0)
+        if duplicate < 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    finally:
+        os.close(pidfd)
+    return duplicate
 
 
 def _socket_of(descriptor: int) -> socket.socket:

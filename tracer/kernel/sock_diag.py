@@ -34,6 +34,9 @@ _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, seque
 _REQUEST = struct.Struct("=BBBxI48s")  # struct inet_diag_req_v2: family, protocol, extensions, states, id
 _ANSWER = struct.Struct("=BBBB48sIIIII")  # struct inet_diag_msg
 _ID = struct.Struct("=2s2s16s16sIQ")  # struct inet_diag_sockid: ports, addresses, device, cookie
+_ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: length, type
+_INET_DIAG_INFO = 2  # struct tcp_info
+_TCP_INFO = struct.Struct("=52xII168xI")  # tcpi_last_data_recv, tcpi_last_ack_recv, tcpi_snd_wnd (5.4)
 _ERROR = struct.Struct("=i")  # struct nlmsgerr, its first member
 _ANY_COOKIE = 0xFFFFFFFFFFFFFFFF  # INET_DIAG_NOCOOKIE in both halves
 
@@ -78,7 +81,10 @@ def named_of(found: Socket) -> Named | None:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A socket at one moment. attempt: as `ss -o` counts. inode: 0 if no process holds the socket."""
+    """A socket at one moment. attempt: as `ss -o` counts. inode: 0 if no process holds the socket.
+
+    silent_ms: since a segment of the peer acknowledged or had data. snd_wnd: None, as silent_ms, where not asked for.
+    """
 
     identity: Identity
     ends: Ends
@@ -87,6 +93,8 @@ class Look:
     timer_ms: int | None
     attempt: int | None
     inode: int
+    silent_ms: int | None = None
+    snd_wnd: int | None = None
 
     def is_named(self, named: Named) -> bool:
         """Whether it is this connection, and not a listener or what is left of one."""
@@ -176,7 +184,8 @@ class SockDiag:
 
     def _ask(self, kind: int, flags: int, family: int, number: bytes) -> Iterator[Look]:
         self._sequence += 1
-        request = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, _CONNECTIONS, number)
+        extensions = 0 if flags else 1 << (_INET_DIAG_INFO - 1)  # for a single look
+        request = _REQUEST.pack(family, socket.IPPROTO_TCP, extensions, _CONNECTIONS, number)
         header = _HEADER.pack(_HEADER.size + len(request), kind, _NLM_F_REQUEST | flags, self._sequence, 0)
         self._netlink.send(header + request)
         while True:
@@ -209,6 +218,7 @@ def _look_of(payload: bytes) -> Look:
     family, state, timer, attempt, number, timer_ms, _, _, _, inode = _ANSWER.unpack_from(payload)
     lport, rport, laddr, raddr, _, _ = _ID.unpack(number)
     name = _TIMERS.get(timer)
+    data_ms, acked_ms, snd_wnd = _info_of(payload) or (None, None, None)
     return Look(
         Identity(family, number),
         Ends(_address(family, laddr), _port(lport), _address(family, raddr), _port(rport)),
@@ -217,7 +227,19 @@ def _look_of(payload: bytes) -> Look:
         None if name is None else timer_ms,
         None if name is None else attempt,
         inode,
+        None if data_ms is None or acked_ms is None else min(data_ms, acked_ms),
+        snd_wnd,
     )
+
+
+def _info_of(payload: bytes) -> tuple[int, ...] | None:
+    start = _ANSWER.size
+    while start + _ATTRIBUTE.size <= len(payload):
+        length, kind = _ATTRIBUTE.unpack_from(payload, start)
+        if kind == _INET_DIAG_INFO and length >= _ATTRIBUTE.size + _TCP_INFO.size:
+            return _TCP_INFO.unpack_from(payload, start + _ATTRIBUTE.size)
+        start += max(_ATTRIBUTE.size, length + 3 & ~3)
+    return None
 
 
 def _port(raw: bytes) -> int:

@@ -40,7 +40,7 @@ class Answer(str, Enum):
     RESET = "reset"
     """The peer, or something on the path, answered with a RST, which ended the connection."""
     BUSY = "busy"
-    """It had data in flight all the time, which the peer has to acknowledge anyway. Nothing was sent."""
+    """It had data that was unacknowledged or unsent all the time. No probe was sent."""
     UNREACHABLE = "unreachable"
     """It could not be probed. The detail says why."""
 
@@ -49,13 +49,15 @@ class Answer(str, Enum):
 class Probed:
     """The result for one connection, as it was when it was chosen.
 
-    rtt_ms: from the first probe to its answer; None if the answer may be that of a later one.
+    rtt_ms: from the first probe to its answer; None if the answer may be that of something sent later. probes: how
+    many were sent.
     """
 
     socket: Socket
     answer: Answer
     rtt_ms: float | None = None
     detail: str = ""
+    probes: int = 0
 
 
 @dataclass(frozen=True, slots=True, order=True)

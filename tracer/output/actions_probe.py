@@ -16,6 +16,8 @@ from tracer.output.format import duration, endpoint, owner_of_all, plural, progr
 from tracer.output.table import table
 
 _EXACT_MS = 10
+_SYN_TIMEOUT_MS = 1000
+"""When the kernel repeats a SYN (TCP_TIMEOUT_INIT, include/net/tcp.h). It lost one if connecting takes longer."""
 
 
 def probed_as_text(probed: Probed, width: float = math.inf) -> str:
@@ -117,8 +119,18 @@ def about_answers(results: Sequence[Probed]) -> Iterator[str]:
     counts = Counter(each.answer for each in results)
     if counts[Answer.ALIVE]:
         yield "an answered probe also refreshed the session in every firewall and NAT on the path"
+    if counts[Answer.NO_ANSWER] and (late := sum(map(_is_late, results))):
+        yield (
+            f"{plural(late, 'connection')} answered only a later probe, so packets may be lost: probe those that do "
+            "not answer again"
+        )
     if counts[Answer.RESET]:
         yield "a reset ended the connection: its process gets ECONNRESET, as it would have from its next query"
+
+
+def _is_late(probed: Probed) -> bool:
+    """Whether a probe before the one that was answered may have been lost."""
+    return probed.answer is Answer.ALIVE and probed.probes > 1
 
 
 def connected_as_text(connected: Connected, results: Sequence[Probed], width: float = math.inf) -> str:
@@ -132,16 +144,22 @@ def connected_as_text(connected: Connected, results: Sequence[Probed], width: fl
 
 
 def _about_new(connected: Connected, results: Sequence[Probed]) -> str:
-    counts = Counter(each.answer for each in results if service_of(each.socket) == connected.service)
+    of_service = [each for each in results if service_of(each.socket) == connected.service]
+    counts = Counter(each.answer for each in of_service)
     where = endpoint(connected.service.address, connected.service.port)
     dead = counts[Answer.NO_ANSWER]
     if connected.error is not None:
         return f"a new connection to {where} fails ({connected.error}){_failed(connected.error, counts)}"
-    opens = f"a new connection to {where} opens ({round_trip(connected.took_ms or 0)})"
+    took_ms = connected.took_ms or 0
+    opens = f"a new connection to {where} opens ({round_trip(took_ms)})"
     if not dead:
         return opens
-    which = "session of the one that does not answer" if dead == 1 else f"sessions of the {dead:,} that do not answer"
-    return f"{opens}, so host and path work: the path or the peer forgot the {which}"
+    which = "the one that does not answer" if dead == 1 else f"the {dead:,} that do not answer"
+    if took_ms >= _SYN_TIMEOUT_MS or any(map(_is_late, of_service)):
+        again = f"probe {'it' if dead == 1 else 'them'} again"
+        return f"{opens}, so host and path work, but packets may be lost: {which} may be alive, {again}"
+    sessions = "session" if dead == 1 else "sessions"
+    return f"{opens}, so host and path work: the path or the peer forgot the {sessions} of {which}"
 
 
 def _failed(error: str, counts: Mapping[Answer, int]) -> str:
