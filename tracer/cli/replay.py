@@ -13,7 +13,7 @@ import click
 
 from tracer.cli import types
 from tracer.cli.options import all_option, filter_options, format_options, html_option, make_filter, verbose_option
-from tracer.cli.screen import page
+from tracer.cli.screen import as_called, page
 from tracer.cli.time_option import Moment, make_window, window_options
 from tracer.model.errors import TcpwatchError, UsageError
 from tracer.model.filters import Filter
@@ -192,7 +192,7 @@ def _failures(command: str, files: tuple[Path, ...]) -> Iterator[Callable[[Missi
         has_failed = has_failed or what.is_failure
         if what.is_failure:
             skipped = "; skipped" if what.is_all and len(files) > 1 else ""
-            complain(TcpwatchError(f"{what.file}: {what.reason}{skipped}", hint=what.hint))
+            complain(TcpwatchError(f"{what.file}: {what.reason}{skipped}", hint=as_called(what.hint)))
 
     yield missing
     if has_failed:
