@@ -43,7 +43,7 @@ def end(only_stuck: bool, dry_run: bool, yes: bool, as_json: bool, **filters: An
 
     \b
     Examples:
-      sudo tcpwatch end --stuck                      whatever hangs, after a question
+      sudo tcpwatch end --stuck                      what hangs, after a question
       sudo tcpwatch end --stuck --rport 3306 --yes   for a script
       sudo tcpwatch end --lport 47720 --dry-run      which connection that is
     """
