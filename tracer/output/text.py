@@ -54,10 +54,12 @@ class TextSink:
 
     What hangs already when tracing starts comes first. On a terminal similar lines are counted, and what still waits
     is printed again before it scrolls off. A heading with the date precedes the first line of each day.
+    is_empty: no line was written so far.
     utc_offset_s: the time zone of the times, seconds east of UTC, until a header has another.
     """
 
     def __init__(self, stream: Stream, page: Page, *, utc_offset_s: int = 0) -> None:
+        self.is_empty = True
         self._stream = stream
         self._page = page
         self._utc_offset_s = utc_offset_s
@@ -235,6 +237,7 @@ class TextSink:
             if self._page.colour and event:
                 text = click.style(text, **_COLOURS.get(event, {}))  # type: ignore[arg-type]
             self._stream.write(text + "\n")
+            self.is_empty = False
         self._lines += len(lines)
 
 
