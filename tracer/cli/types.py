@@ -24,10 +24,12 @@ from tracer.model.dataclass import dataclass
 from tracer.model.errors import UsageError
 from tracer.model.kinds import EVENTS, Kind
 from tracer.model.patterns import unit_name
+from tracer.output.messages import say
 from tracer.recordings.targets import STANDARD_OUTPUT
 
 T = TypeVar("T")
 
+_OF_PACKETS = (".pcap", ".pcapng", ".cap")
 _MAX_PORT = 65535
 _MAX_PID = 4 * 1024 * 1024  # PID_MAX_LIMIT, include/linux/threads.h
 _RANGE = re.compile(r"(\d*)(?:[-:]|\.\.)(\d*)", re.ASCII)
@@ -244,6 +246,8 @@ class NewRecording(click.ParamType):
             name = option_name(param)
             raise UsageError(f"{name} needs the name of a file", hint=f"{name} now.tw")
         if value != "-":
+            if value.lower().endswith(_OF_PACKETS) and not (context is not None and context.resilient_parsing):
+                say(f"{value} will be a tcpwatch recording, which has no packets: Wireshark cannot read it")
             return Path(value)
         if self._beside_output:
             raise UsageError("standard output cannot have both events and a recording", hint="tcpwatch record -o -")
