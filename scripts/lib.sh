@@ -184,6 +184,7 @@ need_reading_modules() {
 reading_program='import signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 sys.path.insert(0, sys.argv.pop(1))
+sys.argv[0] = "tcpwatch.py"
 from tracer.__main__ import main
 main()'
 

@@ -15,6 +15,7 @@ from builders import event
 from recording_files import EVENTS, write
 from running import ROOT, tcpwatch
 
+from tracer.cli.commands import Commands
 from tracer.model.validation import to_json
 
 HERE = Path(__file__).parent
@@ -209,9 +210,16 @@ def test_what_cannot_be_imported(tmp_path: Path, error: str, complaint: str, hin
     assert "Traceback" in debugged.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["record", "--help"], ["replay", "-h"], ["completion", "--help"]])
-def test_help_has_room_on_eighty_columns(arguments: list[str]) -> None:
-    shown = tcpwatch(*arguments, COLUMNS="80")
+@pytest.mark.parametrize(("name", "has_note"), [("x.pcap", True), ("X.PCAPNG", True), ("x.tw.gz", False)])
+def test_a_recording_is_not_taken_for_packets(name: str, has_note: bool) -> None:
+    shown = tcpwatch("record", "-o", name, "--keep", "1")
+    assert shown.returncode == 2
+    assert (f"{name} will be a tcpwatch recording, which has no packets" in shown.stderr) == has_note
+
+
+@pytest.mark.parametrize("command", ["", *Commands()])
+def test_help_has_room_on_eighty_columns(command: str) -> None:
+    shown = tcpwatch(*filter(None, [command]), "--help", COLUMNS="80")
     assert shown.returncode == 0
     assert max(len(line) for line in shown.stdout.splitlines()) <= 80
 

@@ -227,7 +227,7 @@ def test_a_quiet_recording_shows_that_nothing_stalled(
     assert "db1: no stall, from 2027-01-15 09:00:00 on." in text and "2027-01-15T08:00:00Z on\n" in text
     assert "No connection stalled, as far as was recorded." in text, "when it ended is not known"
     assert main.run(["report", str(pair.compact), "--since", "2027-01-15T08:30:00Z"]) == 0
-    assert "db1: no stall was recorded." in capsys.readouterr().out
+    assert "db1: no stall to report." in capsys.readouterr().out
 
 
 def test_replay_warns_of_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

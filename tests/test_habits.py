@@ -69,6 +69,23 @@ ANSWERED = {
     "10.1.2.3": "tcpwatch --host 10.1.2.3",
     "10.1.2.3:3306": "tcpwatch --host 10.1.2.3 --port 3306",
     "3306": f"tcpwatch --port 3306, or {SUDO}tcpwatch --pid 3306",
+    "10.1.2.3 3306": "tcpwatch --host 10.1.2.3 --port 3306",
+    "probe 10.1.2.3 3306": "tcpwatch probe --host 10.1.2.3 --port 3306",
+    "sockets dst 10.1.2.3 3306": "tcpwatch sockets --host 10.1.2.3 --rport 3306",
+    "sockets 3306": f"tcpwatch sockets --port 3306, or {SUDO}tcpwatch sockets --pid 3306",
+    "end 3306": f"tcpwatch end --port 3306, or {SUDO}tcpwatch end --pid 3306",
+    "--port 3306 3307": "tcpwatch --port 3306,3307",
+    "--port 3306 3307 3308 --json": "tcpwatch --port 3306,3307,3308 --json",
+    "--pid 1 2": "tcpwatch --pid 1,2",
+    "--min-idle 10 m": "tcpwatch --min-idle 10m",
+    "--duration 10 min --port 3306": "tcpwatch --duration 10min --port 3306",
+    "--DURATION 10m": "tcpwatch --duration 10m",
+    "--stuck sockets": "tcpwatch sockets --stuck",
+    "--idle 4m protect --rport 3306": "tcpwatch protect --idle 4m --rport 3306",
+    "protect": "tcpwatch protect --rport 3306 --idle 4m",
+    "protect --rport 3306": "tcpwatch protect --rport 3306 --idle 4m",
+    "protect port 3306": "tcpwatch protect --idle 4m --port 3306",
+    "end -y --rport 3306": "tcpwatch end --yes --rport 3306",
     "-i eth0 port 80": "tcpwatch --port 80 (for fewer connections: --host or --netns)",
     "-i lo": "tcpwatch --host 127.0.0.0/8,::1",
 }
@@ -84,6 +101,18 @@ ANSWERED_FOR_ALL = {
     "version": "tcpwatch --version",
     "help recrod": "tcpwatch help record",
     "-w -": "tcpwatch record -o -",
+    "report now.tw -o now.html": "tcpwatch report now.tw --html now.html",
+    "--since -10m report now.tw": "tcpwatch report now.tw --since -10m",
+    "completion": "tcpwatch completion bash",
+    # options of other commands
+    "--since yesterday": "--since is an option of replay, report; see tcpwatch --help",
+    "report now.tw --stuck": "--stuck is an option of sockets, end; see tcpwatch report --help",
+    "sockets -w x.tw": "-w is an option of tcpwatch without a command; see tcpwatch sockets --help",
+    "protect --rport 3306 --idle 4m --yes": "--yes is an option of end; see tcpwatch protect --help",
+    # options without their value, or with one too many
+    "sockets --at-risk": "tcpwatch sockets --help",
+    "sockets --stuck=true": "tcpwatch sockets --help",
+    "--port": "tcpwatch --help",
     # not to be guessed
     "--nonsense": "tcpwatch --help",
     "nonsense": "tcpwatch --help",
@@ -112,12 +141,17 @@ def test_the_line_has_no_sudo_where_root_is_not_needed(typed: str) -> None:
 @pytest.mark.parametrize("line", [*ANSWERED.values(), *ANSWERED_FOR_ALL.values()])
 def test_the_line_to_type_is_accepted(line: str) -> None:
     """click parses it without an error, so that one mistake is not answered with another."""
-    words = shlex.split(line.partition(" | ")[0].partition(" (")[0].partition(", or")[0])
+    words = shlex.split(line.partition(" | ")[0].partition(" (")[0].partition(", or")[0].rpartition("; see ")[2])
     if words[0] != "tcpwatch" or "--help" in words or "db.example.com" in words or "--version" in words:
         return
     name, *rest = words[1:] if words[1:] and words[1] in cli.commands else ["", *words[1:]]
     command = cli.commands[name] if name else cli
     command.make_context("tcpwatch", rest)
+
+
+def test_the_choices_of_an_argument_are_one_line() -> None:
+    complaint, _ = tcpwatch("completion").stderr.splitlines()
+    assert complaint == "tcpwatch: Missing argument '{bash|zsh|fish}'. Choose from: bash, zsh, fish"
 
 
 @pytest.mark.parametrize("arguments", [["-V"], ["--version"]])

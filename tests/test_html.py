@@ -318,7 +318,7 @@ def test_several_hosts_are_named(tmp_path: Path) -> None:
 
 def test_nothing_recorded_and_nothing_stalled(tmp_path: Path) -> None:
     empty = Page(page_file(tmp_path / "empty.html", []))
-    assert words(next(empty.root.iter("header"))) == "No stall db1: nothing was recorded."
+    assert words(next(empty.root.iter("header"))) == "No stall db1: no event to report."
     quiet = Page(page_file(tmp_path / "quiet.html", [a_state()]))
     assert words(next(quiet.root.iter("header"))).startswith("No stall db1: no stall, 1 event in 0ms, ")
     assert not list(empty.root.iter("section"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -24,7 +25,7 @@ from tracer.model.events import Event
 from tracer.model.times import format_time
 from tracer.output.incident_text import MAX_BLOCK
 from tracer.output.page import Page
-from tracer.output.text import TextSink
+from tracer.output.text import TextSink, later_stall
 
 OWNED: dict[str, Any] = {"pid": 8506, "comm": "php", "pids": [8506]}
 TERMINAL = Page(columns=80, rows=24, folded=True)
@@ -529,6 +530,36 @@ def test_what_waits_is_printed_again_before_it_scrolls_off() -> None:
     gaps = [after - before for before, after in zip(blocks, blocks[1:])]
     assert max(gaps) <= 24 and len(lines) - blocks[-1] <= 24, "it is on every screen"
     assert len(lines) < 400, "ten minutes of noise"
+
+
+@pytest.mark.parametrize("connections", [1, 2])
+def test_what_is_printed_again_has_the_durations_of_that_time(connections: int) -> None:
+    """The kernel may have retransmitted since then, so the number of retransmissions is left out."""
+    since = format_time(event(at=-6).time_ns)
+    stalls = [
+        stall_of(Verdict.IDLE_DROP, id=str(each), sock=str(each), since=since, gives_up_in_ms=50_000,
+                 gives_up_window_ms=0)
+        for each in range(connections)
+    ]  # fmt: skip
+    noise = [event(at=1 + each / 4, kind="rto", sock=f"n{each}", raddr=f"10.9.{each}.1") for each in range(100)]
+    stream = io.StringIO()
+    sink = TextSink(stream, TERMINAL)
+    for each in [*stalls, *noise]:
+        sink.write([each])
+        sink.flush(each.ktime_ns)
+    again = stream.getvalue().rpartition(" WAIT  idle-drop  ")[2]
+    text = " ".join(again.split())
+    found = re.search(r"no answer since 07:59:54 \((.*?)s\)\..* Gives up at 08:00:50 \(in (.*?)s\)", text)
+    assert found is not None, text
+    assert float(found[1]) > 10 and float(found[1]) + float(found[2]) == pytest.approx(56)
+    assert "retransmission" not in text.partition("Gives up")[0]
+
+
+def test_no_time_is_left_where_the_kernel_should_have_given_up() -> None:
+    stall = stall_of(Verdict.IDLE_DROP, gives_up_in_ms=5_000, gives_up_window_ms=10_000)
+    later = [later_stall(stall, stall.time_ns + seconds * 1_000_000_000) for seconds in (2, 8, 20)]
+    assert [(each.gives_up_in_ms, each.gives_up_window_ms) for each in later[:2]] == [(3_000, 10_000), (0, 7_000)]
+    assert later[2].gives_up_in_ms is None
 
 
 def test_a_wait_in_words() -> None:

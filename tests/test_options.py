@@ -54,7 +54,12 @@ def test_bad_duration_says_how_to_write_it(text: str) -> None:
     assert "expected 90s, 10m, 1h30m or 2d" in str(caught.value) and caught.value.hint
 
 
-@pytest.mark.parametrize(("text", "hint"), [("10M", "10m"), ("5 m", "5m"), ("soon", "10m")])
+@pytest.mark.parametrize(("text", "hint"), [
+        ("10M", "10m"), ("5 m", "5m"), ("soon", "10m"), ("-5s", "5s"), (".5", "0.5"), ("1,5h", "1.5h"),
+        ("1h30", "1h30m"), ("1m30", "1m30s"), ("2d6", "2d6h"), ("1w", "7d"), ("2 weeks", "14d"), ("-", "10m"),
+        ("w", "10m"), ("1h30m30", "1h30m30s"),
+    ],
+)  # fmt: skip
 def test_the_hint_has_the_duration_that_was_meant(text: str, hint: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_duration(text)
@@ -97,6 +102,14 @@ def test_ports_of_a_range(text: str, first: int, last: int) -> None:
         ("0-80", "--port 3306,11300 or --port 3306-3310"),
         ("80-65536", "--port 3306,11300 or --port 3306-3310"),
         ("80-90-100", "--port 3306,11300 or --port 3306-3310"),
+        ("3306..3310", "--port 3306-3310"),
+        (":3306", "--port 3306"),
+        (":http", "--port http"),
+        ("3306/tcp", "--port 3306"),
+        ("3306/TCP", "--port 3306"),
+        ("HTTP", "--port http"),
+        ("No-Such", "--port 3306,11300 or --port 3306-3310"),
+        ("::", "--port 3306,11300 or --port 3306-3310"),
     ],
 )
 def test_bad_ranges_of_ports(text: str, hint: str) -> None:
@@ -130,6 +143,32 @@ def test_host(text: str, network: str) -> None:
 def test_bad_host(text: str) -> None:
     with pytest.raises(UsageError, match="invalid address"):
         parse_hosts(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("10.1.2.3:3306", "--host 10.1.2.3 --port 3306"),
+        ("db:3306", "--host db --port 3306"),
+        ("[2001:db8::1]", "--host 2001:db8::1"),
+        ("[2001:db8::1]:3306", "--host 2001:db8::1 --port 3306"),
+        ("fe80::1%eth0", "--host fe80::1"),
+        ("[fe80::1%eth0]:80", "--host fe80::1 --port 80"),
+        ("http://10.1.2.3/", "--host 10.1.2.3"),
+        ("https://db.example.com:8443/x?y=http://z", "--host db.example.com --port 8443"),
+        ("postgresql://user:secret@[2001:db8::1]:5432/shop", "--host 2001:db8::1 --port 5432"),
+        ("10.1.2", "--host 10.1.2.0/24"),
+        ("10.1.2.*", "--host 10.1.2.0/24"),
+        ("10.1.", "--host 10.1.0.0/16"),
+        ("10.*.*.*", "--host 10.0.0.0/8"),
+        *((text, "--host 10.1.2.3, --host 10.1.0.0/16 or --host 2001:db8::/32")
+          for text in ("", "*", "10.1.2.300", "300.1", "0x7f.1", "[]", "http://", "10.1.2.3/33")),
+    ],
+)  # fmt: skip
+def test_the_hint_has_the_host_that_was_meant(text: str, hint: str) -> None:
+    with pytest.raises(UsageError, match="invalid address") as caught:
+        parse_hosts(text)
+    assert caught.value.hint == hint
 
 
 def test_a_name_is_resolved_to_all_its_addresses(

@@ -89,7 +89,7 @@ def test_a_process_id_that_was_typed_as_a_port(proc: Path, option: str) -> None:
         return absent(Filter(**{option: frozenset(ports)}), proc)  # type: ignore[arg-type]
 
     assert warnings(17369) == [
-        "no socket uses port 17369 now, but process 17369 is php8.2 (to trace it: --pid 17369)"
+        "no socket uses port 17369 now, but process 17369 is php8.2 (for its connections: --pid 17369)"
     ]
     assert warnings(3306, 17370) == []  # no process has these ids
     assert warnings(40) == []  # a socket has this port

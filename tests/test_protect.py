@@ -198,7 +198,7 @@ def test_what_is_shown(run: list[Socket], capsys: pytest.CaptureFixture[str]) ->
     shown = capsys.readouterr()
     assert shown.out == (
         "changed       php[8506]  10.66.1.2:33356 → 10.66.2.2:3306  "
-        "keepalive off → 1m00s+9x1m00s, user timeout none → 3m00s\n"
+        "keepalive off → 60s+9x60s, user timeout none → 3m\n"
     )
     assert shown.err == "tcpwatch: changed 1 connection\n"
 
@@ -231,13 +231,20 @@ def test_one_that_no_process_holds() -> None:
     assert summary(Counter([Result.UNREACHABLE])) == "changed 0 connections, 1 could not be reached"
 
 
+@pytest.mark.parametrize(("milliseconds", "shown"), [(30_000, "30s"), (1500, "1500ms"), (180_000, "3m"), (1, "1ms")])
+def test_settings_are_shown_exactly(milliseconds: int, shown: str) -> None:
+    before = replace(OFF, keepalive=True, user_timeout_ms=milliseconds)
+    text = "".join(as_text([Outcome(socket(), Result.UNCHANGED, before, before)], 200))
+    assert text.endswith(f"keepalive 2h+9x75s, user timeout {shown}\n")
+
+
 def test_many_are_grouped() -> None:
     after = protected(OFF, MINUTE)
     outcomes = [Outcome(socket(lport=number), Result.CHANGED, OFF, after) for number in range(1, 21)]
     outcomes.append(Outcome(socket(lport=30), Result.UNCHANGED, after, after))
     assert list(as_text(outcomes, 200)) == [
-        "changed       20 × php[8506] → 10.66.2.2:3306  keepalive off → 1m00s+9x1m00s\n",
-        "unchanged     php[8506]  10.66.1.2:30 → 10.66.2.2:3306  keepalive 1m00s+9x1m00s\n",
+        "changed       20 × php[8506] → 10.66.2.2:3306  keepalive off → 60s+9x60s\n",
+        "unchanged     php[8506]  10.66.1.2:30 → 10.66.2.2:3306  keepalive 60s+9x60s\n",
     ]
 
 

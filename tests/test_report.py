@@ -140,8 +140,22 @@ def test_rotated_files_are_counted_together_and_a_killed_run_is_not_mixed_with_t
     assert (summary["counted"]["retrans_segs"], summary["seen"]["retrans_segs"]) == (4, 4)
 
 
+def test_where_nothing_is_shown_the_reason_is(tmp_path: Path) -> None:
+    """What filters leave out was recorded nevertheless."""
+    file = record(tmp_path / "a.tw", [event("state", old_state="SYN_SENT", new_state="ESTABLISHED")])
+    for arguments in (["--rport", "1"], ["--since", "2028-01-01"], ["--netns", "1"]):
+        assert tcpwatch("report", file, *arguments).stdout.splitlines()[0] == "db1: no event to report."
+        shown = tcpwatch("replay", file, *arguments)
+        assert (shown.stdout, shown.stderr) == ("", "tcpwatch: no event to show\n")
+        assert tcpwatch("replay", file, "--json", *arguments).stderr == ""
+    hidden = tcpwatch("replay", file)
+    assert (hidden.returncode, hidden.stdout) == (0, "")
+    assert "no line to show of 1 event: -a also shows healthy connections" in hidden.stderr
+    assert tcpwatch("replay", "-a", file).stderr == ""
+
+
 def test_nothing_recorded_and_nothing_stalled(tmp_path: Path) -> None:
-    assert tcpwatch("report", record(tmp_path / "a.tw", [])).stdout == "db1: nothing was recorded.\n"
+    assert tcpwatch("report", record(tmp_path / "a.tw", [])).stdout == "db1: no event to report.\n"
     quiet = tcpwatch("report", record(tmp_path / "b.tw", [event("state", new_state="CLOSE")])).stdout
     assert " ".join(quiet.split()) == (
         "db1: no stall, 1 event in 0ms, from 2027-01-15 09:00:00 on. Times are in UTC+01:00. "
@@ -172,7 +186,7 @@ def test_many_hosts_and_one_without_a_name(tmp_path: Path) -> None:
     ]
     shown = tcpwatch("report", *files).stdout
     assert shown.startswith("an unknown host and db1 and db2 and ")
-    assert "db7 and 3 other hosts: nothing" in " ".join(shown.split())
+    assert "db7 and 3 other hosts: no event" in " ".join(shown.split())
     assert len(json.loads(tcpwatch("report", "--json", *files).stdout.splitlines()[-1])["hosts"]) == 11
 
 

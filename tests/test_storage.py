@@ -60,10 +60,12 @@ def test_a_full_disk_is_an_error_for_people(tmp_path: Path) -> None:
     assert "df -h" in caught.value.hint
 
 
-@pytest.mark.parametrize("name", ["no/such/directory/x.tw", "x" * 300])
-def test_a_place_where_nothing_can_be_written(tmp_path: Path, name: str) -> None:
-    with pytest.raises(TcpwatchError, match="cannot create"):
-        RecordingWriter(tmp_path / name, HEADER)
+@pytest.mark.parametrize(("name", "hint"), [("no/such/directory/x.tw", "mkdir -p"), ("x" * 300, "ls -ld")])
+def test_a_place_where_nothing_can_be_written(tmp_path: Path, name: str, hint: str) -> None:
+    path = tmp_path / name
+    with pytest.raises(TcpwatchError, match="cannot create") as caught:
+        RecordingWriter(path, HEADER)
+    assert caught.value.hint == f"{hint} {path.parent}"
 
 
 def test_cut_off_anywhere_it_gives_what_was_whole(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ def totals(**segments_by_netns: int) -> Totals:
 
 def test_what_was_seen_lost_and_left_out() -> None:
     seen = Totals(events=9, lost=2, connections=3, stalls=Counter({"timed-out": 2}))
-    assert counts(seen, 61, 0) == "9 events, 2 lost, 3 connections in 1m01s; 2 stalls: 2 timed-out"
-    assert counts(Totals(events=9000), 1, 1234) == "9,000 events (1,234 not shown), 0 lost, 0 connections in 1.0s"
+    assert counts(seen, 61, 0) == "9 events, 2 lost, on 3 connections in 1m01s; 2 stalls: 2 timed-out"
+    assert counts(Totals(events=9000), 1, 1234) == "9,000 events (1,234 not shown), 0 lost, on 0 connections in 1.0s"
 
 
 def test_the_kernels_counts_stand_beside_ours() -> None:

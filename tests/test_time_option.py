@@ -88,6 +88,30 @@ def test_anything_else_is_wrong_usage(typed: str, capsys: pytest.CaptureFixture[
     shown(capsys, "report", "x.tw", "--since", typed, status=2)
 
 
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("10m", "--since -10m counts from the end of the recording"),
+        ("+10m", "--since -10m counts from the end of the recording"),
+        ("10 min ago", "--since -10min counts from the end of the recording"),
+        ("2 hours ago", "--since -2hours counts from the end of the recording"),
+        ("14.02", "--since 14:02"),
+        ("2pm", "--since 14:00"),
+        ("2:30 PM", "--since 14:30"),
+        ("12am", "--since 00:00"),
+        ("1800000000", "--since 2027-01-15T08:00:00Z"),
+        ("yesterday", "--since 14:02"),
+        ("25.99", "--since 14:02"),
+        ("10", "--since -10 counts from the end of the recording"),
+    ],
+)
+def test_the_hint_has_the_time_that_was_meant(typed: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_moment(typed)
+    assert caught.value.hint == hint
+    parse_moment(hint.split()[1])
+
+
 def test_of_several_time_zones_a_time_without_one_is_refused(tmp_path: Path) -> None:
     files = [record(tmp_path / "1.tw", [event()]), tmp_path / "2.tw"]
     record(files[1], [event(at=60)], replace(header(), utc_offset_s=0))

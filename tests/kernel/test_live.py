@@ -51,7 +51,7 @@ def test_the_end_is_a_summary(lab: Lab, watch: Start, number: signal.Signals) ->
     seen.wait_for(old_state="SYN_SENT")
     said = seen.stop(number).splitlines()
     assert said[0] == f"tcpwatch: tracing port 3306 and netns {both_ends(lab)}"
-    assert f"{len(seen.events)} events, 0 lost, 2 connections in " in said[1]
+    assert f"{len(seen.events)} events, 0 lost, on 2 connections in " in said[1]
     assert "of one core" in said[2], "nothing about what the kernel counted, which knows no ports"
     assert_nothing_left()
 

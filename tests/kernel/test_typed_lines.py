@@ -19,8 +19,9 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 TCPWATCH = (sys.executable, "-m", "tracer")
 # Of process 1, which is there everywhere, the id is a port that hardly anybody uses.
 NOBODY = ("-p", "1", "--comm", "no-such-comm", "--pid", "4194304")
+FIRST = Path("/proc/1/comm").read_text().strip()
 WARNINGS = (
-    f"no socket uses port 1 now, but process 1 is {Path('/proc/1/comm').read_text().strip()} (to trace it: --pid 1)",
+    f"no socket uses port 1 now, but process 1 is {FIRST} (for its connections: --pid 1)",
     "no process has the id 4194304 now (pgrep -l NAME shows ids)",
 )
 

@@ -13,7 +13,7 @@ import click
 
 from tracer.cli.interrupts import SIGNALLED, noting
 from tracer.cli.options import connection_filter_options, make_filter
-from tracer.cli.screen import columns
+from tracer.cli.screen import as_called, columns
 from tracer.model.errors import UsageError
 from tracer.output.messages import say, show
 
@@ -45,7 +45,7 @@ def end(only_stuck: bool, dry_run: bool, yes: bool, as_json: bool, **filters: An
 
     \b
     Examples:
-      sudo tcpwatch end --stuck                      whatever hangs, after a question
+      sudo tcpwatch end --stuck                      what hangs, after a question
       sudo tcpwatch end --stuck --rport 3306 --yes   for a script
       sudo tcpwatch end --lport 47720 --dry-run      which connection that is
     """
@@ -60,7 +60,7 @@ def end(only_stuck: bool, dry_run: bool, yes: bool, as_json: bool, **filters: An
 
     plan = _plan(wanted, only_stuck=only_stuck)
     for line in (*about_left(plan.left), *absent(wanted)):
-        say(line)
+        say(as_called(line))
     if not plan.targets:
         say("nothing to end" if plan.left else "no connection hangs" if only_stuck else "no connection matches")
         return 0

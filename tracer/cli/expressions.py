@@ -95,6 +95,8 @@ class _Expression:
             self._add(_PORTS_OF_SS.get(end, "--port"), match["port"])
         elif is_address(word) or (end and _NAME.fullmatch(word)):
             self._add("--host", word)
+            if self._words and _PORTS.fullmatch(self._words[0]):  # of nc and telnet: HOST PORT
+                self._add(_PORTS_OF_SS.get(end, "--port"), self._words.pop(0))
         else:
             raise NotTranslatable
 

@@ -27,6 +27,7 @@ _SYNONYMS = {
     "version": "--version",
 }
 """Other words for commands."""
+_UNITS = frozenset({"d", "h", "m", "min", "s", "sec", "ms", "days", "hours", "minutes", "seconds"})
 _RECORDINGS = (".tw", ".gz", ".zst")
 _FLAGS = frozenset("AbdDfHIJKlLNOqRSTtuUvxXymEsZ0123456789")
 """Options of tcpdump, ss and strace that have no value and nothing to stand for them here."""
@@ -39,10 +40,15 @@ _OF_ROTATION = {"G": ("--rotate-every", "{}s"), "C": ("--rotate-size", "{}M"), "
 
 def suggestion(group: click.Group, arguments: Sequence[str]) -> str | None:
     """The line to type instead. None if the arguments cannot be understood."""
-    try:
-        return _Line(group, without_secrets(arguments)).text()
-    except NotTranslatable:
-        return None
+    words = without_secrets(arguments)
+    # Options before the name of their command belong behind it.
+    named = next((place for place, word in enumerate(words) if word in group.commands), 0)
+    for line in ([words[named], *words[:named], *words[named + 1 :]], words) if named else [words]:
+        try:
+            return _Line(group, line).text()
+        except NotTranslatable:
+            pass
+    return None
 
 
 def nearest(word: str, words: Sequence[str]) -> str | None:
@@ -85,6 +91,8 @@ class _Line:
             self._options = ["-o", self._files.pop(), *self._options]
         if self._command == "record" and not {"-o", "--output"} & set(self._options):
             self._options = ["-o", "now.tw", *self._options]
+        if self._command == "protect" and "--idle" not in self._options:
+            self._options += ["--idle", "4m"] if self._options or filters else ["--rport", "3306", "--idle", "4m"]
         if self._command in ("replay", "report") and not self._files:
             raise NotTranslatable
         known = self._group.commands.keys() | {"", "--version"}
@@ -115,7 +123,7 @@ class _Line:
         name, equals, value = word.partition("=")
         own = self._own()
         if name not in own:
-            similar = nearest(name, [known for known, option in own.items() if not option.hidden])
+            similar = nearest(name.lower(), [known for known, option in own.items() if not option.hidden])
             if similar is None:
                 raise NotTranslatable
             name = similar
@@ -142,6 +150,9 @@ class _Line:
             if option is not None and option.is_flag:
                 self._keep(option, f"-{letter}", [])
                 continue
+            if letter == "y" and "--yes" in self._own():
+                self._options.append("--yes")
+                continue
             if letter in _FLAGS and not (letter in _WITH_VALUE and self._has_value(letter, letters)):
                 self._follows_forks |= letter == "f"
                 continue
@@ -167,6 +178,8 @@ class _Line:
         elif letter in "wo" and self._command in ("", "record"):
             self._command = "record"
             self._options = ["-o", value, *self._options]
+        elif letter == "o" and self._command == "report" and value.endswith(".html"):
+            self._options += ["--html", value]
         elif letter == "c":
             self._count = value
         elif letter == "P" and value.isdecimal():
@@ -179,13 +192,24 @@ class _Line:
             raise NotTranslatable
 
     def _take_word(self, word: str) -> None:
-        if not self._is_chosen and not self._words and (command := self._command_of(word)) is not None:
+        if not self._words and (joint := self._joint_to_value(word)) is not None:
+            self._options[-1] += joint + word
+        elif not self._is_chosen and not self._words and (command := self._command_of(word)) is not None:
             self._command, self._is_chosen = command, True
             self._follows_forks |= word == "strace"
         elif _is_recording(word):
             self._files.append(word)
         else:
             self._words.append(word)
+
+    def _joint_to_value(self, word: str) -> str | None:
+        """What joins a word to the value before it: the comma of `--port 3306 3307`, nothing in `--duration 10 m`."""
+        if len(self._options) < 2 or not self._options[-1][-1:].isdecimal():
+            return None
+        option = self._own().get(self._options[-2])
+        if option is None or option.is_flag or not (option.multiple or word in _UNITS):
+            return None
+        return "" if word in _UNITS and not option.multiple else "," if word.isdecimal() else None
 
     def _command_of(self, word: str) -> str | None:
         lowered = word.lower()

@@ -6,6 +6,7 @@ import ipaddress
 import re
 import socket
 
+from tracer.cli.expressions import is_address
 from tracer.cli.quantities import shortened
 from tracer.model.errors import UsageError
 from tracer.model.filters import Network
@@ -14,7 +15,9 @@ from tracer.output.messages import say
 _FORM = "expected an IPv4 or IPv6 address, a CIDR block, or the name of a host"
 _HINT = "--host 10.1.2.3, --host 10.1.0.0/16 or --host 2001:db8::/32"
 _NAME = re.compile(r"(?=.*[^\W\d_])[\w-][\w.-]*")
-_WITH_PORT = re.compile(r"\[?([\w.:-]+?)\]?:(\d+)")
+_WITH_PORT = re.compile(r"\[?([\w.:%-]+?)\]?:(\d+)")
+_URL = re.compile(r"[A-Za-z][\w+.-]*://(?:[^/@]*@)?([^/?#]*).*", re.ASCII | re.DOTALL)
+_OCTETS = re.compile(r"(\d{1,3}(?:\.\d{1,3}){0,2})\.?(?:\.[*x])*", re.ASCII)
 
 
 def parse_hosts(text: str) -> tuple[Network, ...]:
@@ -63,5 +66,15 @@ def _is_name(text: str) -> bool:
 
 
 def _hint_for(text: str) -> str:
-    match = _WITH_PORT.fullmatch(text)
-    return f"--host {shortened(match[1])} --port {shortened(match[2])}" if match is not None else _HINT
+    """What may have been meant: the host of a URL, of `HOST:PORT`, of `[IPV6%ZONE]`; the block of `10.1.2.*`."""
+    end = _URL.sub(r"\1", text)
+    match = _WITH_PORT.fullmatch(end)
+    host, port = match.groups() if match is not None else (end, "")
+    host = host.strip("[]").partition("%")[0]
+    octets = _OCTETS.fullmatch(host)
+    if octets is not None and "." in host:
+        known = octets[1].split(".")
+        host = f"{'.'.join([*known, *['0'] * (4 - len(known))])}/{8 * len(known)}"
+    if host == text or not (is_address(host) or _is_name(host)):
+        return _HINT
+    return f"--host {shortened(host)} --port {port}" if port else f"--host {shortened(host)}"

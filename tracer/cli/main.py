@@ -21,6 +21,7 @@ from tracer.cli.commands import Commands
 from tracer.cli.failures import explain, print_traceback, thread_failed
 from tracer.cli.habits import suggestion
 from tracer.cli.live import live_options, trace
+from tracer.cli.screen import as_called
 from tracer.cli.usage import usage_error
 from tracer.model.errors import TcpwatchError, UsageError
 from tracer.output.format import PLAIN
@@ -141,10 +142,10 @@ def run(arguments: list[str]) -> int:
         return status if isinstance(status, int) else 0
     except TcpwatchError as error:
         print_traceback(error)
-        complain(error)
+        _complain(error)
         return error.exit_status
     except click.ClickException as error:
-        complain(usage_error(error, cli, arguments))
+        _complain(usage_error(error, cli, arguments))
         return 2
     except (click.Abort, KeyboardInterrupt):
         return 0
@@ -152,13 +153,19 @@ def run(arguments: list[str]) -> int:
         discard(sys.stdout)
         return 0
     except OutputError as error:
-        complain(describe(error))
+        _complain(describe(error))
         discard(sys.stdout)
         return 1
     except Exception as error:
         print_traceback(error)
-        complain(explain(error, arguments))
+        _complain(explain(error, arguments))
         return 1
+
+
+def _complain(error: TcpwatchError) -> None:
+    """Print an error, with a hint that calls tcpwatch as it was called."""
+    error.hint = as_called(error.hint)
+    complain(error)
 
 
 def _forget_unwritten() -> None:
@@ -174,4 +181,4 @@ def _forget_unwritten() -> None:
 
 def _complain_of_thread(arguments: threading.ExceptHookArgs) -> None:
     if (error := thread_failed(arguments)) is not None:
-        complain(error)
+        _complain(error)

@@ -67,7 +67,7 @@ def probe(wait_s: float, connect: bool, as_json: bool, **filters: Any) -> int:
     \b
     Examples:
       sudo tcpwatch probe --rport 3306 --min-idle 5m   idle connections to MySQL
-      sudo tcpwatch probe --lport 47720 --connect      one connection, and its service
+      sudo tcpwatch probe --lport 47720 --connect      one, and its service
       sudo tcpwatch probe --comm gunicorn --json       for a script
     """
     wanted = make_filter(filters)

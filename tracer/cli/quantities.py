@@ -16,6 +16,9 @@ _DURATION = re.compile(
     ),
     re.ASCII,
 )
+_WEEKS = re.compile(r"(\d{1,4})w(?:eeks?)?", re.ASCII)
+_WITHOUT_LAST_UNIT = re.compile(r".*\d([dhm])\d+", re.ASCII)
+_NEXT_UNIT = {"d": "h", "h": "m", "m": "s"}
 _DURATION_UNITS_S = (86400, 3600, 60, 1, 0.001)
 _DURATION_FORM = "expected 90s, 10m, 1h30m or 2d"
 _MAX_DURATION_S = 100 * 365 * 86400
@@ -48,8 +51,14 @@ def parse_duration(text: str, *, needs_unit: bool = False) -> float:
 
 def _similar_duration(text: str) -> str:
     """A valid duration that may have been meant. Some programs read 10M as ten months, so it is not guessed."""
-    similar = text.replace(" ", "").lower()
-    return shortened(similar) if similar and _DURATION.fullmatch(similar) else "10m"
+    similar = text.replace(" ", "").replace(",", ".").lower().lstrip("+-")
+    similar = f"0{similar}" if similar.startswith(".") else similar
+    if weeks := _WEEKS.fullmatch(similar):
+        similar = f"{7 * int(weeks[1])}d"
+    elif without_last := _WITHOUT_LAST_UNIT.fullmatch(similar):
+        similar += _NEXT_UNIT[without_last[1]]
+    is_valid = _SECONDS.fullmatch(similar) or (similar and _DURATION.fullmatch(similar))
+    return shortened(similar) if is_valid else "10m"
 
 
 def parse_size(text: str) -> int:

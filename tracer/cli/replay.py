@@ -13,7 +13,7 @@ import click
 
 from tracer.cli import types
 from tracer.cli.options import all_option, filter_options, format_options, html_option, make_filter, verbose_option
-from tracer.cli.screen import page
+from tracer.cli.screen import as_called, page
 from tracer.cli.time_option import Moment, make_window, window_options
 from tracer.model.errors import TcpwatchError, UsageError
 from tracer.model.filters import Filter
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tracer.output.html.report import HtmlReport
     from tracer.output.report import Report
     from tracer.output.sink import Sink
+    from tracer.run.pipeline import Totals
     from tracer.run.replay import Missing
     from tracer.run.report import Reading
 
@@ -62,10 +63,20 @@ def replay(
       tcpwatch replay night.tw.gz --since 03:10 --until 03:25
       zstdcat night.tw.zst | tcpwatch replay -
     """
+    from tracer.output.format import plural
+    from tracer.output.text import TextSink
+    from tracer.run.pipeline import Totals
+
     wanted = make_filter(filters)
     window = make_window(since, until, files, command="replay")
     layout = page(shows_all=shows_all or bool(wanted.events - {"stall"}), is_verbose=is_verbose)
-    _play("replay", files, wanted, EVENT_FORMATS[output_format].open(sys.stdout, layout), window)
+    sink = EVENT_FORMATS[output_format].open(sys.stdout, layout)
+    totals = Totals()
+    _play("replay", files, wanted, sink, window, totals)
+    if isinstance(sink, TextSink) and sink.is_empty:
+        events = plural(totals.events, "event")
+        hidden = f"no line to show of {events}: -a also shows healthy connections opening and closing"
+        say(hidden if totals.events else "no event to show")
 
 
 @click.command()
@@ -164,12 +175,12 @@ def _report_as_page(files: tuple[Path, ...], wanted: Filter, path: Path, window:
     _read("report", files, Reading(wanted, window, platform.node(), has_timeline=True), sink)
 
 
-def _play(command: str, files: tuple[Path, ...], wanted: Filter, sink: Sink, window: Window) -> None:
+def _play(command: str, files: tuple[Path, ...], wanted: Filter, sink: Sink, window: Window, totals: Totals) -> None:
     """Play the files to the sink. Warn about each that cannot be read, and end with status 1 if there was one."""
     from tracer.run.replay import play
 
     with _failures(command, files) as missing:
-        play(files, wanted, [sink], warn=say, missing=missing, command=command, window=window)
+        play(files, wanted, [sink], warn=say, missing=missing, command=command, window=window, totals=totals)
 
 
 def _read(command: str, files: tuple[Path, ...], reading: Reading, report: Report | HtmlReport) -> None:
@@ -192,7 +203,7 @@ def _failures(command: str, files: tuple[Path, ...]) -> Iterator[Callable[[Missi
         has_failed = has_failed or what.is_failure
         if what.is_failure:
             skipped = "; skipped" if what.is_all and len(files) > 1 else ""
-            complain(TcpwatchError(f"{what.file}: {what.reason}{skipped}", hint=what.hint))
+            complain(TcpwatchError(f"{what.file}: {what.reason}{skipped}", hint=as_called(what.hint)))
 
     yield missing
     if has_failed:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import math
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
+from tracer.cli.commands import Commands
 from tracer.output.page import WIDTH, Page
 
 _MIN_WIDTH, _MAX_WIDTH = 60, 120
 """Columns of sentences: wider lines are hard to read."""
-_CLONE = Path(__file__).resolve().parents[2] / "scripts" / "tcpwatch"
+_SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "tcpwatch"
+_STARTED_BY_SCRIPT = "tcpwatch.py"
+"""The name of what scripts/tcpwatch runs."""
+_COMMAND = re.compile(rf"(?<![\w/.-])tcpwatch(?=$| -| (?:{'|'.join(Commands())})\b)")
 
 
 def page(
@@ -35,7 +40,7 @@ def page(
         folded=is_terminal,
         shows_all=shows_all,
         is_verbose=is_verbose,
-        program=_program(),
+        program=program(),
         here=platform.node(),
         command_line=command_line,
     )
@@ -46,15 +51,22 @@ def columns(stream: TextIO | None) -> float:
     return shutil.get_terminal_size().columns if stream is not None and stream.isatty() else math.inf
 
 
-def _program() -> str:
+def as_called(text: str) -> str:
+    """The text with its commands of tcpwatch as this tcpwatch was called."""
+    name = program()
+    return text if name == "tcpwatch" else _COMMAND.sub(lambda _: name, text)
+
+
+def program() -> str:
     """How to call this tcpwatch by sudo: its name, or the script of a clone that is not installed."""
-    if shutil.which("tcpwatch") is not None or not os.access(_CLONE, os.X_OK):
+    is_script = Path(sys.argv[0]).name == _STARTED_BY_SCRIPT and os.access(_SCRIPT, os.X_OK)
+    if not is_script or shutil.which("tcpwatch") is not None:
         return "tcpwatch"
     try:
         here = Path.cwd()
     except OSError:  # removed
-        return str(_CLONE)
-    return str(_CLONE.relative_to(here) if _CLONE.is_relative_to(here) else _CLONE)
+        return str(_SCRIPT)
+    return str(_SCRIPT.relative_to(here) if _SCRIPT.is_relative_to(here) else _SCRIPT)
 
 
 def wants_colour() -> bool:

@@ -11,6 +11,7 @@ import click
 
 from tracer.cli import types
 from tracer.cli.options import connection_filter_options, format_options, make_filter
+from tracer.cli.screen import as_called
 from tracer.model.errors import UsageError
 from tracer.output.formats import SOCKET_FORMATS
 from tracer.output.messages import say
@@ -85,7 +86,8 @@ def sockets(output_format: str, ttl: float | None, only_stuck: bool, each: bool,
         own_netns=own_namespace(),
     )
     shown = _chosen(found, wanted, view)
-    sys.stdout.writelines(SOCKET_FORMATS[output_format](shown, view))
+    lines = SOCKET_FORMATS[output_format](shown, view)
+    sys.stdout.writelines(map(as_called, lines) if output_format == "text" else lines)
     sys.stdout.flush()
     for line in (*about_sockets(found, shown, view), *absent(wanted)):
         say(line)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import calendar
 import re
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -25,6 +25,8 @@ from tracer.recordings.extent import Extent, can_be_read_twice, extent_of
 _DAY_S = 86_400
 _SECOND_NS = 1_000_000_000
 _CLOCK = re.compile(r"(\d{1,2}):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?", re.ASCII)
+_OTHER_CLOCK = re.compile(r"(\d{1,2})(?:[.:](\d\d))?(am|pm)?", re.ASCII)
+_EPOCH = re.compile(r"\d{10}", re.ASCII)
 _DATE = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)(?:[Tt ](\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?\s?([Zz]|[+-]\d\d:\d\d)?)?", re.ASCII
 )
@@ -138,11 +140,20 @@ def parse_moment(text: str) -> Moment:
 
 
 def _hint(text: str) -> str:
+    """A time that may have been meant: `10 min ago`, `14.02`, `2pm`, seconds since 1970."""
+    ago = re.sub(r"\s*ago$", "", text.strip().lower()).replace(" ", "").lstrip("+")
+    if match := _OTHER_CLOCK.fullmatch(ago):
+        hour, minute = int(match[1]) % 12 if match[3] else int(match[1]), int(match[2] or 0)
+        hour += 12 if match[3] == "pm" else 0
+        if match[2] or match[3]:
+            return f"--since {hour:02d}:{minute:02d}" if hour < 24 and minute < 60 else "--since 14:02"
+    if _EPOCH.fullmatch(ago):
+        return f"--since {datetime.fromtimestamp(int(ago), timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
     try:
-        parse_duration(text)
+        parse_duration(ago)
     except UsageError:
         return "--since 14:02"
-    return f"--since -{shortened(text)} counts from the end of the recording"
+    return f"--since -{shortened(ago)} counts from the end of the recording"
 
 
 def _utc_ns(moment: datetime, fraction: str | None) -> int:

@@ -24,13 +24,17 @@ from tracer.model.dataclass import dataclass
 from tracer.model.errors import UsageError
 from tracer.model.kinds import EVENTS, Kind
 from tracer.model.patterns import unit_name
+from tracer.output.messages import say
 from tracer.recordings.targets import STANDARD_OUTPUT
 
 T = TypeVar("T")
 
+_OF_PACKETS = (".pcap", ".pcapng", ".cap")
 _MAX_PORT = 65535
 _MAX_PID = 4 * 1024 * 1024  # PID_MAX_LIMIT, include/linux/threads.h
-_RANGE = re.compile(r"(\d*)[-:](\d*)", re.ASCII)
+_RANGE = re.compile(r"(\d*)(?:[-:]|\.\.)(\d*)", re.ASCII)
+_SPELLED_ELSEWHERE = re.compile(r":(.+)|(.+)/tcp", re.ASCII)
+"""A port as ss and Docker have it."""
 _EVENTS_OF_WORDS = {
     "retransmission": Kind.RETRANSMIT, "retrans": Kind.RETRANSMIT, "probe": Kind.KEEPALIVE, "rst": Kind.RESET,
     "resumed": Kind.RESUME, "window": Kind.WINDOW_PROBE, "wait": Kind.WAITING, "states": Kind.STATE,
@@ -67,16 +71,32 @@ def parse_ports(text: str) -> range:
         return range(port, port + 1)
     first, last = (parse_port(end) if end else 0 for end in match.groups())
     if not 0 < first <= last or "-" not in text:
+        if text.startswith(":") and last:
+            raise _invalid_port(text, f"--port {last}")
         low, high = (min(first, last), max(first, last)) if first and last else (first or 1, last or _MAX_PORT)
         raise _invalid_port(text, f"--port {low}-{high}")
     return range(first, last + 1)
 
 
-def _invalid_port(text: str, hint: str = "--port 3306,11300 or --port 3306-3310") -> UsageError:
+def _invalid_port(text: str, hint: str = "") -> UsageError:
     return UsageError(
         f"invalid port {shortened(text)!r} (expected 1 to {_MAX_PORT}, a range, or a name of /etc/services)",
-        hint=hint,
+        hint=hint or _similar_port(text),
     )
+
+
+def _similar_port(text: str) -> str:
+    """The port that may have been meant: `MySQL`, `:mysql`, `3306/tcp`."""
+    match = _SPELLED_ELSEWHERE.fullmatch(text.lower())
+    similar = (match[1] or match[2]) if match is not None else text.lower()
+    if similar != text:
+        try:
+            parse_port(similar)
+        except UsageError:
+            pass
+        else:
+            return f"--port {similar}"
+    return "--port 3306,11300 or --port 3306-3310"
 
 
 def parse_event(text: str) -> str:
@@ -226,6 +246,8 @@ class NewRecording(click.ParamType):
             name = option_name(param)
             raise UsageError(f"{name} needs the name of a file", hint=f"{name} now.tw")
         if value != "-":
+            if value.lower().endswith(_OF_PACKETS) and not (context is not None and context.resilient_parsing):
+                say(f"{value} will be a tcpwatch recording, which has no packets: Wireshark cannot read it")
             return Path(value)
         if self._beside_output:
             raise UsageError("standard output cannot have both events and a recording", hint="tcpwatch record -o -")

@@ -96,7 +96,7 @@ def _about_ports(wanted: Filter, proc: Path) -> Iterator[str]:
     used = ports_in_use(proc)
     for port in sorted(processes.keys() - used):
         name = processes[port].comm
-        yield f"no socket uses port {port} now, but process {port} is {name} (to trace it: --pid {port})"
+        yield f"no socket uses port {port} now, but process {port} is {name} (for its connections: --pid {port})"
 
 
 def _program(pid: int, proc: Path) -> Process | None:

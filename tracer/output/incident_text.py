@@ -85,7 +85,8 @@ class IncidentText:
         if len(account.open) < 2:
             return when_it_ends(stall, utc_offset_s, to_seconds=True)
         until, times = self._until(account, utc_offset_s), account.gives_up_ns
-        left = "" if times.least is None else f" (in {duration(max(0, times.least - stall.time_ns) / 1_000_000)})"
+        left_ns = 0 if times.least is None else times.least - stall.time_ns
+        left = f" (in {duration(left_ns / 1_000_000)})" if left_ns > 0 else ""
         return f"{until[:1].upper()}{until[1:]}{left}." if until else ""
 
     def _fitting(self, sentences: list[str], until: str, room: int) -> list[str]:
@@ -107,7 +108,8 @@ class IncidentText:
     def _happened(self, account: Account, stall: Event, utc_offset_s: int) -> str:
         """What happened to the stall, or to all open stalls of the account."""
         since_ns = account.since_ns.least
-        if len(account.open) < 2 or since_ns is None:
+        is_repeated = stall.time_ns > account.newest.time_ns  # there may be more retransmissions by now
+        if (len(account.open) < 2 and not is_repeated) or since_ns is None:
             return what_happened(stall, utc_offset_s)
         subject, idle = _subject(stall), _spread(account.incident.idle_ms)
         began, lasted = local_time(since_ns, utc_offset_s)[1][:8], duration((stall.time_ns - since_ns) / 1_000_000)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from tracer.model.durations import setting
 from tracer.model.protection import Outcome, Result, Settings
 from tracer.output.actions import MAX_SINGLE, action_as_json, connection, fitting, service
-from tracer.output.format import duration, plural, process, safe
+from tracer.output.format import plural, process, safe
+from tracer.output.sockets_words import keepalive_times
 
 _RESULT_WIDTH = max(len(result.value) for result in Result)
 
@@ -34,7 +36,7 @@ def _lines(outcome: Outcome, who: str, width: float) -> Iterator[str]:
 
 
 def _what(outcome: Outcome) -> str:
-    """`keepalive off → 1m00s+9x1m00s`, the settings that stay, or why it could not be reached."""
+    """`keepalive off → 60s+9x60s`, the settings that stay, or why it could not be reached."""
     if outcome.before is None or outcome.after is None:
         return safe(outcome.detail)
     words = _changes(outcome.before, outcome.after) or [_keepalive(outcome.before), *_timeout(outcome.before)]
@@ -46,21 +48,26 @@ def _changes(before: Settings, after: Settings) -> list[str]:
     if (old := _keepalive(before)) != (new := _keepalive(after)):
         words.append(f"{old} → {new.removeprefix('keepalive ')}")
     if before.user_timeout_ms != after.user_timeout_ms:
-        old = duration(before.user_timeout_ms) if before.user_timeout_ms else "none"
-        words.append(f"user timeout {old} → {duration(after.user_timeout_ms)}")
+        old = _time(before.user_timeout_ms) if before.user_timeout_ms else "none"
+        words.append(f"user timeout {old} → {_time(after.user_timeout_ms)}")
     return words
 
 
 def _keepalive(settings: Settings) -> str:
-    """`keepalive 2h00m+9x1m15s`: the first probe after 2h of silence, and the end after 9 probes every 75 s."""
+    """`keepalive 2h+9x75s`, as `tcpwatch sockets` has it."""
     if not settings.keepalive:
         return "keepalive off"
-    idle, interval = duration(1000 * settings.keepalive_idle_s), duration(1000 * settings.keepalive_interval_s)
-    return f"keepalive {idle}+{settings.keepalive_probes}x{interval}"
+    times = keepalive_times(settings.keepalive_idle_s, settings.keepalive_probes, settings.keepalive_interval_s)
+    return f"keepalive {times}"
 
 
 def _timeout(settings: Settings) -> list[str]:
-    return [f"user timeout {duration(settings.user_timeout_ms)}"] if settings.user_timeout_ms else []
+    return [f"user timeout {_time(settings.user_timeout_ms)}"] if settings.user_timeout_ms else []
+
+
+def _time(milliseconds: int) -> str:
+    """A user timeout exactly: `30s`, `1500ms`."""
+    return f"{milliseconds}ms" if milliseconds % 1000 else setting(milliseconds // 1000)
 
 
 def as_json(outcome: Outcome) -> str:

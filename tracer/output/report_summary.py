@@ -50,7 +50,7 @@ def summary_section(data: ReportData, incidents: Sequence[Incident]) -> Section:
 def _headline(data: ReportData) -> Inline:
     """`db1: 4 stalls, 29 events in 1m23s, from 2027-01-15 09:00:00 on. Times are in UTC+01:00.`"""
     if data.first_ns is None or data.last_ns is None:
-        return (*_hosts(data), f": {'no stall' if data.has_compact else 'nothing'} was recorded.")
+        return (*_hosts(data), f": no {'stall' if data.has_compact else 'event'} to report.")
     lasted = duration((data.last_ns - data.first_ns) / 1_000_000)
     stalls = plural(data.stalls, "stall") if data.stalls else "no stall"
     began = _when(data.first_ns, data.utc_offset_s)

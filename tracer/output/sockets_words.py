@@ -48,7 +48,12 @@ def keepalive(socket: Socket) -> str:
         return NOTHING
     if not socket.keepalive:
         return "off"
-    return f"{setting(socket.keepalive_idle_s)}+{socket.keepalive_probes}x{setting(socket.keepalive_interval_s)}"
+    return keepalive_times(socket.keepalive_idle_s, socket.keepalive_probes, socket.keepalive_interval_s)
+
+
+def keepalive_times(idle_s: int, probes: int | None, interval_s: int) -> str:
+    """`2h+9x75s`."""
+    return f"{setting(idle_s)}+{probes}x{setting(interval_s)}"
 
 
 def notes(socket: Socket) -> str:

@@ -54,10 +54,12 @@ class TextSink:
 
     What hangs already when tracing starts comes first. On a terminal similar lines are counted, and what still waits
     is printed again before it scrolls off. A heading with the date precedes the first line of each day.
+    is_empty: no line was written so far.
     utc_offset_s: the time zone of the times, seconds east of UTC, until a header has another.
     """
 
     def __init__(self, stream: Stream, page: Page, *, utc_offset_s: int = 0) -> None:
+        self.is_empty = True
         self._stream = stream
         self._page = page
         self._utc_offset_s = utc_offset_s
@@ -191,7 +193,7 @@ class TextSink:
         self._list(accounts, now_ns)
         for account in accounts if len(accounts) <= MAX_BLOCKS or self._page.is_verbose else accounts[:1]:
             account.unprinted = 0
-            self._block(account, now_ns, "WAIT")
+            self._block(account, account.newest, now_ns)
 
     def _list(self, accounts: Sequence[Account], now_ns: int) -> None:
         self._put(["Already waiting:"], "list")
@@ -204,9 +206,9 @@ class TextSink:
             connections = plural(sum(len(each.open) for each in left), "connection")
             self._put([f"  and {connections} more: sudo {self._page.program} sockets --stuck"])
 
-    def _block(self, account: Account, now_ns: int, word: str) -> None:
+    def _block(self, account: Account, stall: Event, now_ns: int) -> None:
         time = self._columns.time(now_ns, self._utc_offset_s)
-        first, *others = self._incidents.block(account, account.newest, time, self._utc_offset_s, word)
+        first, *others = self._incidents.block(account, stall, time, self._utc_offset_s, "WAIT")
         self._put([first], "stall")
         self._put(others)
         self._lines, self._reminded_ns, account.printed_ns = 0, now_ns, now_ns
@@ -219,7 +221,7 @@ class TextSink:
         if now_ns - self._reminded_ns < _REMIND_AFTER_NS:
             return
         if accounts := self._accounts.open():
-            self._block(accounts[0], now_ns, "WAIT")
+            self._block(accounts[0], later_stall(accounts[0].newest, now_ns), now_ns)
 
     def _head(self, time_ns: int) -> None:
         """The date, the time zone and the names of the columns, above the first line of a day."""
@@ -235,7 +237,22 @@ class TextSink:
             if self._page.colour and event:
                 text = click.style(text, **_COLOURS.get(event, {}))  # type: ignore[arg-type]
             self._stream.write(text + "\n")
+            self.is_empty = False
         self._lines += len(lines)
+
+
+def later_stall(stall: Event, now_ns: int) -> Event:
+    """The stall at a later time, if it goes on: less time is left until the kernel gives up."""
+    passed_ms = (now_ns - stall.time_ns) // 1_000_000
+    if passed_ms <= 0:
+        return stall
+    known = {**stall.known(), "time_ns": now_ns}
+    if stall.gives_up_in_ms is not None:
+        window_ms = 0 if stall.gives_up_window_ms is None else stall.gives_up_window_ms
+        left_ms = stall.gives_up_in_ms - passed_ms
+        known["gives_up_in_ms"] = max(0, left_ms) if left_ms + window_ms >= 0 else None
+        known["gives_up_window_ms"] = window_ms + min(0, left_ms)
+    return Event.of(known)
 
 
 def _zone(utc_offset_s: int) -> str:

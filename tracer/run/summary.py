@@ -48,10 +48,11 @@ def opening(wanted: Filter, established: Mapping[int, int]) -> str:
 
 
 def counts(totals: Totals, seconds: float, left_out: int) -> str:
-    """Events, losses, connections and stalls of a run of that length. left_out: events that were not printed."""
+    """Events, losses, connections with events, and stalls of a run of that length. left_out: events not printed."""
     shed = f" ({left_out:,} not shown)" if left_out else ""
+    connections = plural(totals.connections, "connection")
     return (
-        f"{plural(totals.events, 'event')}{shed}, {totals.lost:,} lost, {plural(totals.connections, 'connection')} "
+        f"{plural(totals.events, 'event')}{shed}, {totals.lost:,} lost, on {connections} "
         f"in {duration(seconds * 1000)}{_stalls(totals)}"
     )
 

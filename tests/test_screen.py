@@ -1,0 +1,62 @@
+"""Commands that tcpwatch prints are typed as printed, also from a clone that is not installed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from running import ROOT
+
+from tracer.cli.screen import as_called, program
+
+SCRIPT = ROOT / "scripts/tcpwatch"
+
+
+@pytest.fixture
+def clone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """Started by scripts/tcpwatch, elsewhere than in the clone, on a host without another tcpwatch."""
+    monkeypatch.setattr("sys.argv", ["/clone/.venv/bin/tcpwatch.py"])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return str(SCRIPT)
+
+
+def test_the_script_of_a_clone_is_named_from_where_the_user_is(clone: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert program() == clone
+    monkeypatch.chdir(ROOT)
+    assert program() == "scripts/tcpwatch"
+
+
+def test_an_installed_tcpwatch_has_its_name(clone: str, tmp_path: Path) -> None:
+    (tmp_path / "tcpwatch").touch(mode=0o755)
+    assert program() == "tcpwatch"
+
+
+@pytest.mark.parametrize(
+    ("text", "called"),
+    [
+        ("sudo tcpwatch end --stuck --rport 3306", "sudo {} end --stuck --rport 3306"),
+        ("tcpwatch --port 3306, or tcpwatch --pid 3306", "{} --port 3306, or {} --pid 3306"),
+        ("tcpwatch record -o - | tcpwatch replay -", "{} record -o - | {} replay -"),
+        ("sudo TCPWATCH_DEBUG=1 tcpwatch", "sudo TCPWATCH_DEBUG=1 {}"),
+        ("-w is an option of tcpwatch without a command; see tcpwatch replay --help",
+         "-w is an option of tcpwatch without a command; see {} replay --help"),
+        ("tcpwatch traces no system calls", "tcpwatch traces no system calls"),
+        ("systemctl enable --now tcpwatch-protect@port-3306", "systemctl enable --now tcpwatch-protect@port-3306"),
+        ("ls -l /var/log/tcpwatch", "ls -l /var/log/tcpwatch"),
+    ],
+)  # fmt: skip
+def test_only_commands_are_replaced(text: str, called: str, clone: str) -> None:
+    assert as_called(text) == called.format(*[clone] * 2)
+
+
+def test_an_error_has_a_hint_to_type_in_the_clone(tmp_path: Path) -> None:
+    lines = (ROOT / "scripts/lib.sh").read_text(encoding="utf-8")
+    reading = lines.partition("reading_program='")[2].partition("'")[0]
+    shown = subprocess.run(
+        [sys.executable, "-c", reading, ROOT, "report", "-r", "x.tw"],
+        capture_output=True, text=True, cwd=ROOT, env={"PATH": str(tmp_path)}, timeout=60, check=False,
+    )  # fmt: skip
+    assert shown.stderr.splitlines()[1] == "Hint: scripts/tcpwatch report x.tw"
