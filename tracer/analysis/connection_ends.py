@@ -29,6 +29,8 @@ MAX_TEXT = 64
 MS = 1_000_000
 MAX_NS = 253_402_300_799 * 1000 * MS
 """The last second of the year 9999. A damaged recording may have a later time."""
+STEP_NS = 500 * MS
+"""A wall clock that moves by more than this against CLOCK_BOOTTIME was set."""
 _SAME_NS = 50 * MS
 """Instants of arrival that are nearer than this are one: `silent_ms` has the resolution of a jiffy."""
 _CLOSING_NS = 2_000 * MS
@@ -84,7 +86,11 @@ class Wait(NamedTuple):
 
 @dataclass(slots=True)
 class ConnectionEnd:
-    """One end. began_ns: it is not older than this; 0: unknown. open_ns: it was last seen open then; 0: never."""
+    """One end.
+
+    began_ns: it is not older than this; 0: unknown. open_ns: it was last seen open then; 0: never. clock_ns: the wall
+    clock minus CLOCK_BOOTTIME; 0: unknown. was_set: the clock was set meanwhile.
+    """
 
     sock: str = ""
     comm: str = ""
@@ -95,12 +101,19 @@ class ConnectionEnd:
     arrivals_ns: tuple[int, ...] = ()
     closing: Closing | None = None
     waits: tuple[Wait, ...] = ()
+    clock_ns: int = 0
+    was_set: bool = False
 
     @property
     def seen_ns(self) -> int:
         """When an event of it was seen last."""
         closed_ns = 0 if self.closing is None else self.closing.time_ns
         return max(self.began_ns, self.open_ns, closed_ns, *(span.until_ns for span in self.spans), 0)
+
+    def add_clock(self, clock_ns: int) -> None:
+        """Note the clock that an event of this end was recorded with."""
+        self.clock_ns = self.clock_ns or clock_ns
+        self.was_set |= abs(clock_ns - self.clock_ns) > STEP_NS
 
     def add_span(self, span: Span) -> None:
         """Note an arrival and the silence after it."""
@@ -230,6 +243,7 @@ class ConnectionEnds:
             if ends is None:
                 return None
             end = self._new_end(host, ends, sock)
+        end.add_clock(event.time_ns - event.ktime_ns)
         if event.comm and event.pid:
             end.comm, end.pid = event.comm[:MAX_TEXT], event.pid
         return end
@@ -250,6 +264,7 @@ class ConnectionEnds:
 
 def _end_of(sock: str, opened: Event) -> ConnectionEnd:
     end = ConnectionEnd(sock, began_ns=opened.time_ns, open_ns=opened.time_ns)
+    end.add_clock(opened.time_ns - opened.ktime_ns)
     if opened.comm and opened.pid:
         end.comm, end.pid = opened.comm[:MAX_TEXT], opened.pid
     return end

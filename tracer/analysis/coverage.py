@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tracer.analysis.connection_ends import STEP_NS
 from tracer.model.dataclass import dataclass
 from tracer.model.events import Event
 from tracer.model.kinds import Kind
@@ -21,7 +22,8 @@ class Coverage:
     """One run of tcpwatch, wall clock of its host.
 
     is_whole: all events of its connections are there. has_resumes: one of them is a `resume`, so segments were looked
-    at (not --no-resume, and a kernel with tcp_probe).
+    at (not --no-resume, and a kernel with tcp_probe). clock_ns: the wall clock minus CLOCK_BOOTTIME; 0: unknown.
+    was_set: the clock was set meanwhile.
     """
 
     run: str
@@ -29,6 +31,8 @@ class Coverage:
     until_ns: int
     is_whole: bool = True
     has_resumes: bool = False
+    clock_ns: int = 0
+    was_set: bool = False
 
     def shows_arrivals_after(self, silent_ms: int) -> bool:
         """Whether a segment that comes after that silence is certainly an event."""
@@ -66,6 +70,9 @@ class Coverages:
         """Take an event of the recording."""
         current = self._current
         current.until_ns = event.time_ns
+        clock_ns = event.time_ns - event.ktime_ns
+        current.clock_ns = current.clock_ns or clock_ns
+        current.was_set |= abs(clock_ns - current.clock_ns) > STEP_NS
         kind = event.event
         if kind == _RESUME:
             current.has_resumes = True

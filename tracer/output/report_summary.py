@@ -14,7 +14,7 @@ from tracer.model.window import Window
 from tracer.output.crosscheck import beside_the_kernel
 from tracer.output.format import duration, local_time, plural, safe
 from tracer.output.idle_timeouts import range_in_words
-from tracer.output.other_end_text import known_meaning
+from tracer.output.other_end_text import clock_differences, known_meaning
 from tracer.output.report_blocks import Advice, Block, Facts, Inline, Item, Name, Paragraph, Section, name_of
 from tracer.output.report_data import MAX_HOSTS, ReportData
 from tracer.output.report_incidents import connection_of, counted, weight_of
@@ -40,6 +40,9 @@ def summary_section(data: ReportData, incidents: Sequence[Incident]) -> Section:
         rows.append(("Missing", list(_missing(data))))
     if data.lost:
         rows.append(("Lost", [_lost(data)]))
+    differences = clock_differences(data.two_ends)
+    if differences:
+        rows.append(("Clocks", differences))
     if data.stalls:
         rows.append(("Stalls", [_stalls(data, incidents)]))
     if data.is_counted:
