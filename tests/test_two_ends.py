@@ -432,6 +432,28 @@ def test_two_hosts_with_such_an_end_are_no_match(hosts: Hosts) -> None:
     assert hosts.findings(server, server) is None, "addresses of a private network may be used twice"
 
 
+SECOND_ONE: Fields = {"sock": "second"}
+
+
+@pytest.mark.parametrize(
+    "of_the_second",
+    [[opened(60, **SECOND_ONE)], [opened(60, **SECOND_ONE), replace(closed_later(2000, AT + 3), **SECOND_ONE)], []],
+    ids=["open", "closed in use", "not recorded"],
+)
+def test_an_earlier_connection_from_the_same_port_is_another_one(of_the_second: list[Event], hosts: Hosts) -> None:
+    began = event("state", 60, old_state="SYN_SENT", new_state="ESTABLISHED", **OWNED)
+    stall = [began, *freeze(start=AT, **{**OWNED, "silent_ms": 20_000}), *close(AT + 13.4, **OWNED)]
+    first = [opened(1), closed_later(45_000, 50)]
+    assert hosts.findings([*first, *of_the_second, elsewhere(AT + 100)], of=stall) is None
+
+
+def test_two_hosts_with_the_same_stalled_end_are_no_match(hosts: Hosts) -> None:
+    hosts.add("web-1", compared(client(), is_client=True))
+    hosts.add("web-2", compared(client(), is_client=True))
+    hosts.add("db-1", compared(SILENT, is_client=False))
+    assert hosts.finding() is None
+
+
 def test_a_loopback_address_matches_no_other_host(hosts: Hosts) -> None:
     local: Fields = {"laddr": "127.0.0.1", "raddr": "127.0.0.1"}
     stall = [*freeze(start=AT, **{**OWNED, **local}), *close(AT + 13.4, **{**OWNED, **local})]

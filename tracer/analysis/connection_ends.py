@@ -153,7 +153,8 @@ class ConnectionEnds:
         """Another recording begins: its sockets are other ones."""
         for sock, (host, event) in self._opened.items():
             ends = ends_of(event)
-            if ends is not None and (host[:MAX_TEXT], ends) not in self._ends:
+            if ends is not None:
+                # One that is known already was of an earlier connection, because this socket has no end yet.
                 self.put(host, ends, _end_of(sock, event))
         self._opened.clear()
         self._by_sock.clear()
@@ -175,11 +176,15 @@ class ConnectionEnds:
         """Keep an end, in place of an earlier one with these addresses and ports."""
         key = (intern(host[:MAX_TEXT]), ends._replace(laddr=intern(ends.laddr), raddr=intern(ends.raddr)))
         end.comm = intern(end.comm)
+        self._forget(key)
         self._ends[key] = end
-        self._ends.move_to_end(key)
         if len(self._ends) > MAX_ENDS:
-            _, oldest = self._ends.popitem(last=False)
-            self._by_sock.pop(oldest.sock, None)
+            self._forget(next(iter(self._ends)))
+
+    def _forget(self, key: tuple[str, Ends]) -> None:
+        earlier = self._ends.pop(key, None)
+        if earlier is not None:
+            self._by_sock.pop(earlier.sock, None)
 
     def merge(self, other: ConnectionEnds) -> None:
         """Include the ends of another report."""
@@ -197,6 +202,9 @@ class ConnectionEnds:
         sock, new_state = event.sock or "", event.new_state
         if new_state in _ORDERLY and sock not in self._by_sock and self._was_in_use(sock, event):
             self._opened.pop(sock, None)
+            ends = ends_of(event) if self._ends else None
+            if ends is not None:  # what is known of an earlier connection says nothing about later ones
+                self._forget((host[:MAX_TEXT], ends))
             return
         end = self._end(host, event)
         if end is not None:

@@ -135,8 +135,10 @@ class Join:
 
     def other_end(self, stall: Stall) -> OtherEnd | None:
         """What the other end of a stalled connection shows; None where it shows nothing or is not known."""
-        candidates = self._ends.get(stall.ends.swapped(), ())
+        candidates, own = self._ends.get(stall.ends.swapped(), ()), self._ends.get(stall.ends, ())
         if len(candidates) != 1 or candidates[0][0] == stall.host or _is_local(stall.ends.raddr):
+            return None
+        if any(host != stall.host for host, _ in own):
             return None
         host, end = candidates[0]
         clock = Clock(host, end.clock_ns)
@@ -150,6 +152,9 @@ class Join:
         stall = stall if offset is None else stall.on_clock(offset.ahead_ns)
         if end.began_ns > stall.since_ns + TOLERANCE_NS:
             return None  # a later connection with the same addresses and ports
+        began_ns = max((each.began_ns for _, each in own), default=0) + (0 if offset is None else offset.ahead_ns)
+        if end.seen_ns + TOLERANCE_NS < began_ns <= stall.since_ns:
+            return None  # an earlier one
         runs = self._coverages.of(host)
         coverages = [each for each in runs if not each.was_set and clock.has(each.clock_ns)]
         found = _closed(stall, end) or _of_subject(stall, end, coverages)
