@@ -14,6 +14,8 @@ MAX_COVERAGES = 64
 MAX_HOSTS = 4096
 RESUME_MS = 60_000
 """From this silence on the next segment is a `resume` event, unless --min-idle is less (docs/events.md)."""
+_OVERLAP_NS = 1_000_000_000
+"""Recordings that overlap by more than this are of the same time."""
 _RESUME, _LOST = Kind.RESUME.value, Kind.LOST.value
 
 
@@ -88,6 +90,20 @@ class Coverages:
         for host, coverage in other:
             self.add(host, coverage)
 
+    @property
+    def ambiguous(self) -> list[str]:
+        """The names of hosts with recordings of the same time by clocks that differ."""
+        return [host for host, coverages in self._hosts.items() if _have_two_clocks(coverages)]
+
     def of(self, host: str) -> list[Coverage]:
         """The runs on a host."""
         return self._hosts.get(host, [])
+
+
+def _have_two_clocks(coverages: list[Coverage]) -> bool:
+    in_order = sorted((each for each in coverages if each.clock_ns), key=lambda each: each.began_ns)
+    return any(
+        later.began_ns + _OVERLAP_NS < earlier.until_ns and abs(later.clock_ns - earlier.clock_ns) > STEP_NS
+        for number, earlier in enumerate(in_order)
+        for later in in_order[number + 1 :]
+    )

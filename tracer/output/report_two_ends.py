@@ -54,7 +54,8 @@ class Group:
 class TwoEnds:
     """Takes all that is recorded. Its results count once nothing comes any more.
 
-    is_active: several hosts may come, or another report reads the output. Otherwise it keeps nothing.
+    is_active: several hosts may come, or another report reads the output. Otherwise it keeps only when each was
+    recorded.
     """
 
     def __init__(self) -> None:
@@ -73,9 +74,9 @@ class TwoEnds:
 
     def take(self, host: str, event: Event) -> None:
         """Take an event of that host."""
+        self.coverages.take(event)
         if not self.is_active:
             return
-        self.coverages.take(event)
         self.ends.take(host, event)
         if event.event == _STATE:
             self.closes.take(host, event)
