@@ -505,7 +505,7 @@ def test_closes_take_bounded_memory_and_both_hosts_keep_the_same() -> None:
     assert kept[0] == {ends.swapped() for ends in kept[1]} and len(kept[0]) == MAX_CONNECTIONS
     for number in range(3 * MAX_PAIRS):
         ends = Ends(f"10.0.{number >> 8}.{number & 255}", 1, "10.9.9.9", 2)
-        near.put(f"host{number % 32}", ends, Close(1, True, number, number))
+        near.put(f"host{number}", ends, Close(1, True, number, number))
     assert len(list(near)) <= MAX_PAIRS
     for number in range(3 * MAX_PAIRS_OF_HOST):
         far.put("host", Ends(f"10.0.{number >> 8}.{number & 255}", 1, "10.9.9.9", 2), Close(1, True, number, number))

@@ -21,13 +21,16 @@ IDLE_S = 2.5
 HOSTS = ("web-1", "db-1")
 
 
-def as_if_on(host: str, recording: Path, ahead_s: int, of: Path) -> Path:
-    """A recording as it would be on a host of that name with a clock that is ahead."""
+def as_if_on(host: str, recording: Path, ahead_s: int, of: Path, from_ns: int = 0) -> Path:
+    """A recording as it would be on a host of that name with a clock that is ahead, or set to that at from_ns."""
     lines = [json.loads(line) for line in of.read_text().splitlines()]
     for line in lines:
+        if line.get("ktime_ns", 0) < from_ns:
+            continue
         for name in {"time", "started", "since", "gives_up_at"} & line.keys():
             line[name] = format_time(parse_time(line[name]) + ahead_s * 1_000_000_000)
-    lines[0].update(host=host, run=host, clock_offset_ns=lines[0]["clock_offset_ns"] + ahead_s * 1_000_000_000)
+    moved_ns = 0 if from_ns else ahead_s * 1_000_000_000
+    lines[0].update(host=host, run=host, clock_offset_ns=lines[0]["clock_offset_ns"] + moved_ns)
     recording.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
     return recording
 
@@ -81,3 +84,11 @@ def test_the_direction_of_a_drop(lost: str, watch: Start, tmp_path: Path) -> Non
         assert (stall["lport"], stall["outcome"]) == (lport, "timed-out")
         assert "Known from both ends:" in text and way in text
         assert ("The clock of db-1 is" in text) == bool(ahead_s)
+    for ahead_s in (7, -3600):
+        names = [tmp_path / f"{host}-set{ahead_s}.tw" for host in HOSTS]
+        frozen_ns = stall["ktime_ns"] - stall["duration_ms"] * 1_000_000 - 1_000_000_000
+        was_set = as_if_on("db-1", names[1], ahead_s, made[1], frozen_ns)
+        records, text = report([as_if_on("web-1", names[0], 0, made[0]), was_set])
+        found_of = [each["host"] for each in records if each.get("report") == "other-end"]
+        assert "web-1" not in found_of, "the clock of db-1 was set while its end was open"
+        assert "Known" not in text

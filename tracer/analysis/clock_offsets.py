@@ -27,6 +27,10 @@ class Clock(NamedTuple):
     host: str
     clock_ns: int
 
+    def rounded(self) -> Clock:
+        """The same for all events of the clock, up to its resolution."""
+        return Clock(self.host, round(self.clock_ns, -8))
+
     def has(self, clock_ns: int) -> bool:
         """Whether it is the clock of an event with that distance from CLOCK_BOOTTIME."""
         return abs(clock_ns - self.clock_ns) <= STEP_NS
@@ -74,9 +78,9 @@ class ClockOffsets:
 
     def between(self, here: Clock, there: Clock) -> ClockOffset | None:
         """The difference of two clocks; None where the closes do not show it."""
-        key = (here, there)
+        key = here.rounded(), there.rounded()
         if key not in self._known:
-            self._known[key] = _agreed(sorted(self._limits(here, there), key=lambda each: each.middle_ns))
+            self._known[key] = _agreed(sorted(self._limits(*key), key=lambda each: each.middle_ns))
         return self._known[key]
 
     def _limits(self, here: Clock, there: Clock) -> Iterator[_Limits]:

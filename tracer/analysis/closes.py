@@ -90,13 +90,15 @@ class Closes:
         if len(connections) > MAX_CONNECTIONS:
             del connections[max(connections, key=_hash)]
         if len(pairs) > MAX_PAIRS_OF_HOST:
-            self._forget(pairs)
+            self._forget_oldest(host[:MAX_TEXT])
         elif self._pairs > MAX_PAIRS:
-            self._forget(next(filter(None, self._hosts.values())))
+            self._forget_oldest(next(iter(self._hosts)))
 
-    def _forget(self, pairs: OrderedDict[tuple[str, str], _Connections]) -> None:
-        pairs.popitem(last=False)
+    def _forget_oldest(self, host: str) -> None:
+        self._hosts[host].popitem(last=False)
         self._pairs -= 1
+        if not self._hosts[host]:
+            del self._hosts[host]
 
     def merge(self, other: Closes) -> None:
         """Include the closes of another report."""

@@ -71,10 +71,11 @@ class Coverages:
     def take(self, event: Event) -> None:
         """Take an event of the recording."""
         current = self._current
-        current.until_ns = event.time_ns
-        clock_ns = event.time_ns - event.ktime_ns
-        current.clock_ns = current.clock_ns or clock_ns
-        current.was_set |= abs(clock_ns - current.clock_ns) > STEP_NS
+        current.until_ns = time_ns = event.time_ns
+        clock_ns = time_ns - event.ktime_ns
+        if not -STEP_NS <= clock_ns - current.clock_ns <= STEP_NS:
+            current.was_set = bool(current.clock_ns)
+            current.clock_ns = current.clock_ns or clock_ns
         kind = event.event
         if kind == _RESUME:
             current.has_resumes = True
