@@ -12,7 +12,7 @@ from builders import event
 from compact_recordings import record_both
 from incident_recordings import others
 from recording_files import header, record
-from stall_events import LOSS_PROBE_MS, OWNED, a_night, close, freeze, heard, waiting
+from stall_events import LOSS_PROBE_MS, OWNED, a_night, close, freeze, heard, orderly, waiting
 
 from tracer.cli import main
 from tracer.model.events import Event
@@ -79,4 +79,6 @@ def both_ends() -> tuple[list[Event], list[Event]]:
         "comm": "mariadbd", "pid": 812, "pids": [812],
     }  # fmt: skip
     closed = {"old_state": "ESTABLISHED", "new_state": "FIN_WAIT1", "silent_ms": 62 * 60_000}
-    return [*freeze(start=100, **owner), *close(113.4, **owner)], [event("state", 130, **{**server, **closed})]
+    near, far = ([e for n in (1, 2) for e in orderly(n, 90 + n, is_client=is_client)] for is_client in (True, False))
+    died = [*freeze(start=100, **owner), *close(113.4, **owner)]
+    return [*near, *died], [*far, event("state", 130, **{**server, **closed})]

@@ -62,6 +62,19 @@ def close(at: float, error: str | None = "ETIMEDOUT", number: int = 110, **field
     return [closed, event("error", at, error=error, errno=number, **{"state": "CLOSE", **fields})]
 
 
+def orderly(number: int, at: float, *, is_client: bool) -> list[Event]:
+    """A healthy connection that its client closes: what one of both ends sees of that."""
+    lport, sock = 50_000 + number, f"orderly{number}-{at}"
+    if not is_client:
+        ends = {"laddr": "10.66.2.2", "lport": 3306, "raddr": "10.66.1.2", "rport": lport, "sock": sock}
+        return [event("state", at + 0.001, old_state="ESTABLISHED", new_state="CLOSE_WAIT", silent_ms=4, **ends)]
+    ends = {"lport": lport, "sock": sock}
+    return [
+        event("state", at, old_state="ESTABLISHED", new_state="FIN_WAIT1", silent_ms=4, **ends),
+        event("state", at + 0.002, old_state="FIN_WAIT1", new_state="FIN_WAIT2", silent_ms=0, **ends),
+    ]
+
+
 def heard(at: float, cause: str = "data", **fields: Any) -> Event:
     """The peer sent something after a silence. cause: what it was."""
     return event("resume", at, cause=cause, **{"silent_ms": HOUR_MS, "unacked_bytes": 527, **fields})

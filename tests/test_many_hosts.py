@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import event
+from builders import SECOND, event
 from compact_recordings import record_both
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,6 +25,7 @@ from tracer.analysis.silence_marks import SilenceMarks
 from tracer.cli import main
 from tracer.model.counts import Counts
 from tracer.model.events import Event
+from tracer.model.times import format_time, parse_time
 from tracer.run import report as reading
 
 FORMS: tuple[tuple[str, ...], ...] = ((), ("--markdown",), ("--html", "-"), ("--json",))
@@ -131,6 +132,51 @@ def test_all_cores_read_the_same_as_one(
         status = main.run(["report", *map(str, fleet), *form])
         results.append((status, *capsys.readouterr()))
     assert results[0] == results[1] and results[0][0] == 1 and "no such file" in results[0][2]
+
+
+def test_a_stall_that_several_recordings_have_is_named_as_repeated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_width(monkeypatch, 400)
+    stall = [*freeze(**OWNED), *close(13.4, **OWNED)]
+    first = record(tmp_path / "first.tw", stall, replace(header(host="a"), run="1"))
+    (copy := tmp_path / "copy.tw").write_bytes(first.read_bytes())
+    shifted = [replace(each, time_ns=each.time_ns + 900_000, ktime_ns=each.ktime_ns + 900_000) for each in stall]
+    second = record(tmp_path / "second.tw", shifted, replace(header(host="a"), run="2"))
+    other = record(tmp_path / "other.tw", stall, replace(header(host="b"), run="3"))
+    of_first, of_second, of_other = reports_of([first, second, other], capsys)
+    for files in (
+        [first, copy],
+        [first, of_first],
+        [first, second],
+        [of_first, of_second],
+        [of_other, second, first],
+    ):
+        text = shown(capsys, "report", *files)
+        assert "Repeated  In several recordings, and counted each time: 1 stall of a.\n" in text
+        summary = json.loads(shown(capsys, "report", *files, "--json").splitlines()[-1])
+        assert summary["repeated"] == {"a": 1}
+    for files in ([first, other], [of_first, of_other], [first, first]):
+        assert "Repeated" not in shown(capsys, "report", *files)
+
+
+@pytest.mark.parametrize("started_later_s", [0, 30, 3600])
+def test_a_name_that_two_hosts_have_is_shown(
+    started_later_s: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two hosts that run at the same time started at different times. One host starts anew after a reboot."""
+    at_width(monkeypatch, 400)
+    stall = [*freeze(**OWNED), *close(50, **OWNED)]
+    first = record(tmp_path / "first.tw", stall, replace(header(host="localhost"), run="1"))
+    later_ns = started_later_s * SECOND
+    started = format_time(parse_time(header().started) + later_ns)
+    other = [replace(each, laddr="10.66.1.9", time_ns=each.time_ns + later_ns, sock="o") for each in stall]
+    second = record(tmp_path / "second.tw", other, replace(header(host="localhost"), run="2", started=started))
+    sentence = "Recordings of localhost are of the same time, but of different clocks."
+    for files in ([first, second], [second, first], reports_of([first, second], capsys)):
+        assert (sentence in shown(capsys, "report", *files)) == (started_later_s == 30)
+        summary = json.loads(shown(capsys, "report", *files, "--json").splitlines()[-1])
+        assert summary.get("ambiguous_hosts") == (["localhost"] if started_later_s == 30 else None)
 
 
 def test_the_advice_of_a_report_knows_the_silences_of_all_its_hosts(

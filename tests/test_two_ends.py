@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
-from builders import event
+from builders import SECOND, event
 from incident_recordings import at_width, shown
 from recording_files import header, record
-from stall_events import HOUR_MS, OWNED, close, freeze, heard, probe, reset, waiting, window
+from stall_events import HOUR_MS, OWNED, close, freeze, heard, orderly, probe, reset, waiting, window
 
+from tracer.analysis.closes import MAX_CONNECTIONS, MAX_PAIRS, MAX_PAIRS_OF_HOST, Close, Closes
+from tracer.analysis.connection_ends import Ends
 from tracer.cli import main
 from tracer.model.events import Event
 from tracer.model.filters import Filter
+from tracer.model.times import format_time, parse_time
 
 Fields = dict[str, Any]
 SERVER: Fields = {
@@ -45,6 +49,11 @@ def opened(at: float = 1, **fields: Any) -> Event:
     return event("state", at, old_state="SYN_RECV", new_state="ESTABLISHED", **{**SERVER, **fields})
 
 
+def compared(events: list[Event], *, is_client: bool, at: float = AT - 20) -> list[Event]:
+    """These events, and healthy connections between both hosts, by which the clocks can be compared."""
+    return [*events, *(each for number in (1, 2) for each in orderly(number, at + number, is_client=is_client))]
+
+
 class Hosts:
     """Recordings of both hosts, and reports of them."""
 
@@ -53,9 +62,17 @@ class Hosts:
         self._capsys = capsys
         self.files: list[Path] = []
 
-    def add(self, host: str, events: list[Event], wanted: Filter | None = None, run: str = "") -> None:
-        head = replace(header(wanted, host=host), run=run or host)
-        self.files.append(record(self.directory / f"{host}{len(self.files)}.tw", events, head))
+    def add(
+        self, host: str, events: list[Event], wanted: Filter | None = None, run: str = "", ahead_s: float = 0
+    ) -> None:
+        """Add a recording. ahead_s: how far the clock of its host is ahead."""
+        head, ahead_ns = replace(header(wanted, host=host), run=run or host), round(ahead_s * SECOND)
+        if ahead_ns:
+            started = format_time(parse_time(head.started) + ahead_ns)
+            head = replace(head, started=started, clock_offset_ns=head.clock_offset_ns + ahead_ns)
+            events = [replace(each, time_ns=each.time_ns + ahead_ns) for each in events]
+        number = len(list(self.directory.glob("*.tw")))
+        self.files.append(record(self.directory / f"{number}-{host}.tw", events, head))
 
     def report(self, *arguments: str) -> str:
         """The report, which has to equal that of the outputs of `report --json`."""
@@ -77,9 +94,9 @@ class Hosts:
 
     def findings(self, *others: list[Event], of: list[Event] | None = None) -> Fields | None:
         """The finding about the client's stall, beside recordings of other hosts."""
-        self.add("web-1", client() if of is None else of)
+        self.add("web-1", compared(client() if of is None else of, is_client=True))
         for number, events in enumerate(others, 1):
-            self.add(f"db-{number}", events)
+            self.add(f"db-{number}", compared(events, is_client=False))
         return self.finding()
 
 
@@ -168,6 +185,117 @@ def test_a_recording_that_began_later_is_named_so(hosts: Hosts) -> None:
     )
     assert what(hosts.finding()) == "not-recorded"
     assert "that recording began later." in hosts.report()
+
+
+# --- clocks
+
+
+SILENT = [closed_later(), elsewhere(AT + 100)]
+"""Of the server: nothing arrived."""
+
+
+def test_clocks_that_cannot_be_compared_make_a_condition(hosts: Hosts) -> None:
+    hosts.add("web-1", client())
+    hosts.add("db-1", SILENT)
+    found = hosts.finding()
+    assert found is not None and found["finding"] == "nothing-arrived" and "clock_ahead_ms" not in found
+    text = hosts.report()
+    assert "The clocks of web-1 and db-1 could not be compared. If they differ by less than a second:" in text
+    assert "Then packets of this connection are lost on the way to the peer." in text
+    assert "Known" not in text and "Consistent with a firewall" in text, "it is a guess still"
+
+
+@pytest.mark.parametrize("ahead_s", [-90_000, -3600, -5, 0.4, 5, 3600])
+@pytest.mark.parametrize("shifted", ["web-1", "db-1"])
+def test_a_known_difference_of_the_clocks_is_taken_into_account(ahead_s: float, shifted: str, hosts: Hosts) -> None:
+    hosts.add("web-1", compared(client(), is_client=True), ahead_s=ahead_s if shifted == "web-1" else 0)
+    hosts.add("db-1", compared(SILENT, is_client=False), ahead_s=ahead_s if shifted == "db-1" else 0)
+    found = hosts.finding()
+    assert found is not None and found["finding"] == "nothing-arrived"
+    db_ahead_s = ahead_s if shifted == "db-1" else -ahead_s
+    assert found["clock_ahead_ms"] == round(db_ahead_s * 1000)
+    text = hosts.report()
+    assert "Known from both ends: packets of this connection are lost on the way to the peer." in text
+    words = f"{'ahead of' if db_ahead_s > 0 else 'behind'} that of web-1."
+    assert text.count(words) == (2 if abs(ahead_s) > 1 else 0), "in the summary, and with the stall"
+
+
+@pytest.mark.parametrize("ahead_s", [-3, 3, -3600, 3600])
+def test_a_difference_of_the_clocks_makes_no_false_arrival(ahead_s: float, hosts: Hosts) -> None:
+    """The end of the silence before looks like an arrival, or an arrival like the end of the silence before."""
+    arrives = [heard(AT + 8, silent_ms=HOUR_MS, **SERVER), elsewhere(AT + 9000)]
+    hosts.add("web-1", compared([*client(), elsewhere(AT + 9000)], is_client=True))
+    hosts.add("db-1", compared(arrives, is_client=False), ahead_s=ahead_s)
+    assert what(hosts.finding()) == "arrived"
+
+
+def test_the_close_of_the_other_end_is_before_the_stall_by_the_same_clock(hosts: Hosts) -> None:
+    hosts.add("web-1", compared(client(), is_client=True))
+    hosts.add("db-1", compared([closed_later(HOUR_MS, 50), elsewhere(AT + 100)], is_client=False), ahead_s=3600)
+    assert what(hosts.finding()) == "closed"
+    assert "the connection ended at 10:00:50, before this stall began: its process closed it." in hosts.report()
+
+
+def test_one_connection_alone_may_be_another_one(hosts: Hosts) -> None:
+    hosts.add("web-1", [*client(), *orderly(1, AT - 20, is_client=True)])
+    hosts.add("db-1", [*SILENT, *orderly(1, AT + 40, is_client=False)])
+    found = hosts.finding()
+    assert found is not None and "clock_ahead_ms" not in found
+    hosts.files.pop()
+    hosts.add("db-1", [*SILENT, *orderly(1, AT - 20.1, is_client=False)])
+    found = hosts.finding()
+    assert found is not None and found["clock_ahead_ms"] == -100
+
+
+def test_connections_that_contradict_each_other_show_nothing(hosts: Hosts) -> None:
+    hosts.add("web-1", [*compared(client(), is_client=True), *orderly(3, AT, is_client=True)])
+    others = [*orderly(1, AT - 19, is_client=False), *orderly(2, AT + 18, is_client=False)]
+    hosts.add("db-1", [*SILENT, *others, *orderly(3, AT + 60, is_client=False)])
+    found = hosts.finding()
+    assert found is not None and "clock_ahead_ms" not in found
+
+
+@pytest.mark.parametrize("is_regular", [False, True])
+def test_ports_that_were_used_again_do_not_hide_the_difference(is_regular: bool, hosts: Hosts) -> None:
+    """Where each is used again after the same time, the difference may be that time."""
+    places = [*range(200)] * 6 if is_regular else Random(1).choices(range(200), k=1200)
+    for host, is_client, of in (("web-1", True, client()), ("db-1", False, SILENT)):
+        again = [each for n, port in enumerate(places) for each in orderly(port, n / 13, is_client=is_client)]
+        hosts.add(host, [*of, *again], ahead_s=0 if is_client else 3600)
+    found = hosts.finding()
+    assert (found or {}).get("clock_ahead_ms") == (None if is_regular else 3_600_000)
+
+
+def test_a_difference_that_was_seen_long_ago_is_not_known_any_more(hosts: Hosts) -> None:
+    """Clocks drift, and 1h00m is no difference of less than a second."""
+    hosts.add("web-1", compared([elsewhere(1), *later(client(), 4 * 3600)], is_client=True))
+    hosts.add("db-1", compared([elsewhere(1), *later(SILENT, 4 * 3600)], is_client=False), ahead_s=3600)
+    assert hosts.finding() is None
+
+
+def later(events: list[Event], by_s: int) -> list[Event]:
+    by_ns = by_s * SECOND
+    return [replace(each, time_ns=each.time_ns + by_ns, ktime_ns=each.ktime_ns + by_ns) for each in events]
+
+
+@pytest.mark.parametrize("step_s", [-3600, 2, 3600])
+def test_a_clock_that_is_set_meanwhile_shows_nothing(step_s: int, hosts: Hosts) -> None:
+    events = [opened(), resumed(), closed_later(), elsewhere(AT + 100)]
+    after = [
+        replace(each, time_ns=each.time_ns + step_s * SECOND) if each.ktime_ns > (AT + 2) * SECOND else each
+        for each in events
+    ]
+    hosts.add("web-1", compared(client(), is_client=True))
+    hosts.add("db-1", compared(after, is_client=False))
+    assert hosts.finding() is None
+
+
+def test_a_clock_that_was_set_between_two_runs_is_another_one(hosts: Hosts) -> None:
+    hosts.add("web-1", compared(client(), is_client=True))
+    hosts.add("db-1", compared([], is_client=False), run="before")
+    hosts.add("db-1", SILENT, run="after", ahead_s=0.7)
+    found = hosts.finding()
+    assert found is not None and "clock_ahead_ms" not in found
 
 
 # --- something arrived
@@ -304,6 +432,28 @@ def test_two_hosts_with_such_an_end_are_no_match(hosts: Hosts) -> None:
     assert hosts.findings(server, server) is None, "addresses of a private network may be used twice"
 
 
+SECOND_ONE: Fields = {"sock": "second"}
+
+
+@pytest.mark.parametrize(
+    "of_the_second",
+    [[opened(60, **SECOND_ONE)], [opened(60, **SECOND_ONE), replace(closed_later(2000, AT + 3), **SECOND_ONE)], []],
+    ids=["open", "closed in use", "not recorded"],
+)
+def test_an_earlier_connection_from_the_same_port_is_another_one(of_the_second: list[Event], hosts: Hosts) -> None:
+    began = event("state", 60, old_state="SYN_SENT", new_state="ESTABLISHED", **OWNED)
+    stall = [began, *freeze(start=AT, **{**OWNED, "silent_ms": 20_000}), *close(AT + 13.4, **OWNED)]
+    first = [opened(1), closed_later(45_000, 50)]
+    assert hosts.findings([*first, *of_the_second, elsewhere(AT + 100)], of=stall) is None
+
+
+def test_two_hosts_with_the_same_stalled_end_are_no_match(hosts: Hosts) -> None:
+    hosts.add("web-1", compared(client(), is_client=True))
+    hosts.add("web-2", compared(client(), is_client=True))
+    hosts.add("db-1", compared(SILENT, is_client=False))
+    assert hosts.finding() is None
+
+
 def test_a_loopback_address_matches_no_other_host(hosts: Hosts) -> None:
     local: Fields = {"laddr": "127.0.0.1", "raddr": "127.0.0.1"}
     stall = [*freeze(start=AT, **{**OWNED, **local}), *close(AT + 13.4, **{**OWNED, **local})]
@@ -327,3 +477,36 @@ def test_an_invalid_end_is_named_as_damage(
     output.write_text("".join(json.dumps(each, separators=(",", ":")) + "\n" for each in changed))
     assert main.run(["report", str(output)]) == 1
     assert "is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "closes", [1, [1], [[1, 0, 2]], [[1, 0, 2, -1]], [["x", 0, 1, 1]], [[1, 0, 2**62, 2**62]]], ids=str
+)
+def test_an_invalid_close_is_named_as_damage(
+    closes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], hosts: Hosts
+) -> None:
+    hosts.findings(SILENT)
+    lines = shown(capsys, "report", *hosts.files, "--json").splitlines()
+    records = [json.loads(line) for line in lines]
+    changed = [{**each, "closes": closes} if each.get("report") == "closes" else each for each in records]
+    output = tmp_path / "x.json"
+    output.write_text("".join(json.dumps(each, separators=(",", ":")) + "\n" for each in changed))
+    assert main.run(["report", str(output)]) == 1
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_closes_take_bounded_memory_and_both_hosts_keep_the_same() -> None:
+    near, far = Closes(), Closes()
+    for number in range(5000):
+        for closes, is_client in ((near, True), (far, False)):
+            for each in orderly(number, number, is_client=is_client):
+                closes.take("host", each)
+    kept = [{ends for _, ends, _ in closes} for closes in (near, far)]
+    assert kept[0] == {ends.swapped() for ends in kept[1]} and len(kept[0]) == MAX_CONNECTIONS
+    for number in range(3 * MAX_PAIRS):
+        ends = Ends(f"10.0.{number >> 8}.{number & 255}", 1, "10.9.9.9", 2)
+        near.put(f"host{number}", ends, Close(1, True, number, number))
+    assert len(list(near)) <= MAX_PAIRS
+    for number in range(3 * MAX_PAIRS_OF_HOST):
+        far.put("host", Ends(f"10.0.{number >> 8}.{number & 255}", 1, "10.9.9.9", 2), Close(1, True, number, number))
+    assert len(list(far)) == MAX_PAIRS_OF_HOST

@@ -29,6 +29,8 @@ MAX_TEXT = 64
 MS = 1_000_000
 MAX_NS = 253_402_300_799 * 1000 * MS
 """The last second of the year 9999. A damaged recording may have a later time."""
+STEP_NS = 500 * MS
+"""A wall clock that moves by more than this against CLOCK_BOOTTIME was set."""
 _SAME_NS = 50 * MS
 """Instants of arrival that are nearer than this are one: `silent_ms` has the resolution of a jiffy."""
 _CLOSING_NS = 2_000 * MS
@@ -84,7 +86,11 @@ class Wait(NamedTuple):
 
 @dataclass(slots=True)
 class ConnectionEnd:
-    """One end. began_ns: it is not older than this; 0: unknown. open_ns: it was last seen open then; 0: never."""
+    """One end.
+
+    began_ns: it is not older than this; 0: unknown. open_ns: it was last seen open then; 0: never. clock_ns: the wall
+    clock minus CLOCK_BOOTTIME; 0: unknown. was_set: the clock was set meanwhile.
+    """
 
     sock: str = ""
     comm: str = ""
@@ -95,12 +101,19 @@ class ConnectionEnd:
     arrivals_ns: tuple[int, ...] = ()
     closing: Closing | None = None
     waits: tuple[Wait, ...] = ()
+    clock_ns: int = 0
+    was_set: bool = False
 
     @property
     def seen_ns(self) -> int:
         """When an event of it was seen last."""
         closed_ns = 0 if self.closing is None else self.closing.time_ns
         return max(self.began_ns, self.open_ns, closed_ns, *(span.until_ns for span in self.spans), 0)
+
+    def add_clock(self, clock_ns: int) -> None:
+        """Note the clock that an event of this end was recorded with."""
+        self.clock_ns = self.clock_ns or clock_ns
+        self.was_set |= abs(clock_ns - self.clock_ns) > STEP_NS
 
     def add_span(self, span: Span) -> None:
         """Note an arrival and the silence after it."""
@@ -140,7 +153,8 @@ class ConnectionEnds:
         """Another recording begins: its sockets are other ones."""
         for sock, (host, event) in self._opened.items():
             ends = ends_of(event)
-            if ends is not None and (host[:MAX_TEXT], ends) not in self._ends:
+            if ends is not None:
+                # One that is known already was of an earlier connection, because this socket has no end yet.
                 self.put(host, ends, _end_of(sock, event))
         self._opened.clear()
         self._by_sock.clear()
@@ -162,11 +176,15 @@ class ConnectionEnds:
         """Keep an end, in place of an earlier one with these addresses and ports."""
         key = (intern(host[:MAX_TEXT]), ends._replace(laddr=intern(ends.laddr), raddr=intern(ends.raddr)))
         end.comm = intern(end.comm)
+        self._forget(key)
         self._ends[key] = end
-        self._ends.move_to_end(key)
         if len(self._ends) > MAX_ENDS:
-            _, oldest = self._ends.popitem(last=False)
-            self._by_sock.pop(oldest.sock, None)
+            self._forget(next(iter(self._ends)))
+
+    def _forget(self, key: tuple[str, Ends]) -> None:
+        earlier = self._ends.pop(key, None)
+        if earlier is not None:
+            self._by_sock.pop(earlier.sock, None)
 
     def merge(self, other: ConnectionEnds) -> None:
         """Include the ends of another report."""
@@ -184,6 +202,9 @@ class ConnectionEnds:
         sock, new_state = event.sock or "", event.new_state
         if new_state in _ORDERLY and sock not in self._by_sock and self._was_in_use(sock, event):
             self._opened.pop(sock, None)
+            ends = ends_of(event) if self._ends else None
+            if ends is not None:  # what is known of an earlier connection says nothing about later ones
+                self._forget((host[:MAX_TEXT], ends))
             return
         end = self._end(host, event)
         if end is not None:
@@ -230,6 +251,7 @@ class ConnectionEnds:
             if ends is None:
                 return None
             end = self._new_end(host, ends, sock)
+        end.add_clock(event.time_ns - event.ktime_ns)
         if event.comm and event.pid:
             end.comm, end.pid = event.comm[:MAX_TEXT], event.pid
         return end
@@ -250,6 +272,7 @@ class ConnectionEnds:
 
 def _end_of(sock: str, opened: Event) -> ConnectionEnd:
     end = ConnectionEnd(sock, began_ns=opened.time_ns, open_ns=opened.time_ns)
+    end.add_clock(opened.time_ns - opened.ktime_ns)
     if opened.comm and opened.pid:
         end.comm, end.pid = opened.comm[:MAX_TEXT], opened.pid
     return end

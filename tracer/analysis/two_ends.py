@@ -12,16 +12,14 @@ from enum import Enum
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from tracer.analysis.connection_ends import MAX_TEXT, Closing, ConnectionEnd, ConnectionEnds, Ends, ends_of
+from tracer.analysis.clock_offsets import TOLERANCE_NS, Clock, ClockOffsets
+from tracer.analysis.connection_ends import MAX_TEXT, MS, Closing, ConnectionEnd, ConnectionEnds, Ends, ends_of
 from tracer.analysis.coverage import Coverage, Coverages
 from tracer.analysis.incidents import began_ns
 from tracer.analysis.outcomes import Outcome
 from tracer.analysis.verdicts import Subject, Verdict
 from tracer.model.events import Event
 
-MS = 1_000_000
-TOLERANCE_NS = 1_000 * MS
-"""By this much the clocks of two hosts may differ. What is nearer in time counts as neither before nor after."""
 _SENT_OFTEN_NS = 3_000 * MS
 """Within this time data is sent at least four times: it is not by chance that none arrives."""
 
@@ -54,7 +52,8 @@ class OtherEnd(NamedTuple):
     last before the stall (NOTHING_ARRIVED), or first during it (ARRIVED). until_ns: up to when nothing arrived, when
     the end was still open, or when the recording ended. waited_ns: since when it waited for an answer, too.
     lost_back: what the other end sent did not arrive either. others_passed: another connection between the two
-    addresses was alive meanwhile.
+    addresses was alive meanwhile. ahead_ns: how far the clock of the other host is ahead; None: not known, and the
+    finding holds if the clocks differ by less than TOLERANCE_NS.
     """
 
     host: str
@@ -67,6 +66,7 @@ class OtherEnd(NamedTuple):
     closing: Closing | None = None
     lost_back: bool = False
     others_passed: bool = False
+    ahead_ns: int | None = None
 
 
 class Stall(NamedTuple):
@@ -84,11 +84,17 @@ class Stall(NamedTuple):
     sends_probes: bool
     comm: str
     pid: int
+    clock_ns: int
+    """The wall clock of its host minus CLOCK_BOOTTIME."""
 
     @property
     def heard_ns(self) -> int:
         """When this end received something last."""
         return self.ended_ns - self.silent_ms * MS
+
+    def on_clock(self, ahead_ns: int) -> Stall:
+        """The stall on a clock that is ahead by that much."""
+        return self._replace(since_ns=self.since_ns + ahead_ns, ended_ns=self.ended_ns + ahead_ns)
 
 
 def stall_of(host: str, end: Event) -> Stall | None:
@@ -111,14 +117,16 @@ def stall_of(host: str, end: Event) -> Stall | None:
         sends_probes=bool(end.probes_out),
         comm=(end.comm or "")[:MAX_TEXT],
         pid=end.pid or 0,
+        clock_ns=end.time_ns - end.ktime_ns,
     )
 
 
 class Join:
     """The ends of all recordings, to be looked up."""
 
-    def __init__(self, ends: ConnectionEnds, coverages: Coverages) -> None:
+    def __init__(self, ends: ConnectionEnds, coverages: Coverages, offsets: ClockOffsets) -> None:
         self._coverages = coverages
+        self._offsets = offsets
         self._ends: dict[Ends, list[tuple[str, ConnectionEnd]]] = {}
         self._between: dict[tuple[str, str, str], list[ConnectionEnd]] = {}  # by host and both addresses
         for host, each, end in ends:
@@ -127,14 +135,31 @@ class Join:
 
     def other_end(self, stall: Stall) -> OtherEnd | None:
         """What the other end of a stalled connection shows; None where it shows nothing or is not known."""
-        candidates = self._ends.get(stall.ends.swapped(), ())
+        candidates, own = self._ends.get(stall.ends.swapped(), ()), self._ends.get(stall.ends, ())
         if len(candidates) != 1 or candidates[0][0] == stall.host or _is_local(stall.ends.raddr):
             return None
+        if any(host != stall.host for host, _ in own):
+            return None
         host, end = candidates[0]
+        clock = Clock(host, end.clock_ns)
+        offset = self._offsets.between(Clock(stall.host, stall.clock_ns), clock)
+        if offset is not None and not offset.is_known(stall.since_ns, stall.ended_ns):
+            if abs(offset.ahead_ns) > TOLERANCE_NS:
+                return None
+            offset = None
+        if end.was_set:
+            return None
+        stall = stall if offset is None else stall.on_clock(offset.ahead_ns)
         if end.began_ns > stall.since_ns + TOLERANCE_NS:
             return None  # a later connection with the same addresses and ports
-        coverages = self._coverages.of(host)
-        found = _closed(stall, end) or _of_subject(stall, end, coverages) or _not_recorded(stall, coverages)
+        began_ns = max((each.began_ns for _, each in own), default=0) + (0 if offset is None else offset.ahead_ns)
+        if end.seen_ns + TOLERANCE_NS < began_ns <= stall.since_ns:
+            return None  # an earlier one
+        runs = self._coverages.of(host)
+        coverages = [each for each in runs if not each.was_set and clock.has(each.clock_ns)]
+        found = _closed(stall, end) or _of_subject(stall, end, coverages)
+        if found is None and len(coverages) == len(runs):
+            found = _not_recorded(stall, coverages)
         if found is None:
             return None
         waited_ns = _waited_ns(stall, end)
@@ -147,8 +172,9 @@ class Join:
             others_passed=any(
                 _was_alive(each, stall)
                 for each in self._between[host, stall.ends.raddr, stall.ends.laddr]
-                if each is not end
+                if each is not end and not each.was_set and clock.has(each.clock_ns)
             ),
+            ahead_ns=None if offset is None else offset.ahead_ns,
         )
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tracer.analysis.connection_ends import Closing
+from tracer.analysis.clock_offsets import TOLERANCE_NS
+from tracer.analysis.connection_ends import MS, Closing
 from tracer.analysis.two_ends import Finding, OtherEnd, Stall
 from tracer.analysis.verdicts import Verdict
-from tracer.output.format import endpoint, local_time, plural, safe
+from tracer.output.format import duration, endpoint, local_time, plural, safe
 from tracer.output.report_blocks import Inline, Item, Name, Paragraph, Section, name_of
 from tracer.output.report_two_ends import Group, GroupKey, TwoEnds
 
 MAX_GROUPS = 20
 """Groups of similar stalls that are listed."""
-_NOTE = "Times are those of each host. Their clocks are taken to differ by less than a second."
+_NOTE = "Times are those of each host."
 _HOW = {
     "closed": "its process closed it",
     "aborted": "it was aborted with a reset",
@@ -49,6 +50,7 @@ def _item(key: GroupKey, group: Group, utc_offset_s: int) -> Item:
         name_of(key.host),
     )
     sentences = [
+        *_clocks(stall, group.other),
         _SENTENCES[group.other.finding](stall, group.other, utc_offset_s),
         *_further(stall, group.other, utc_offset_s),
         *_conclusion(stall, group.other),
@@ -56,35 +58,70 @@ def _item(key: GroupKey, group: Group, utc_offset_s: int) -> Item:
     return Item(title, [Paragraph(sentence) for sentence in sentences])
 
 
+def _clocks(stall: Stall, other: OtherEnd) -> Sequence[Inline]:
+    """The difference of the clocks, unless it is small."""
+    if other.ahead_ns is None:
+        hosts = (name_of(stall.host), " and ", name_of(other.host))
+        return (("The clocks of ", *hosts, " could not be compared. If they differ by less than a second:"),)
+    if abs(other.ahead_ns) < TOLERANCE_NS:
+        return ()
+    return (clock_difference(stall.host, other.host, other.ahead_ns),)
+
+
+def clock_difference(host: str, other_host: str, ahead_ns: int) -> Inline:
+    """The sentence about two clocks that differ. ahead_ns: how far that of the other host is ahead."""
+    differs = f"{duration(abs(ahead_ns) / MS)} {'ahead of' if ahead_ns > 0 else 'behind'}"
+    return "The clock of ", name_of(other_host), f" is {differs} that of ", name_of(host), "."
+
+
+def clock_differences(two_ends: TwoEnds) -> list[Inline]:
+    """A sentence for each pair of hosts with a stall between them and clocks that differ."""
+    differences: dict[frozenset[str], Inline] = {}
+    for stall, other in two_ends.found:
+        ahead_ns = other.ahead_ns or 0
+        if abs(ahead_ns) >= TOLERANCE_NS and len(differences) < MAX_GROUPS:
+            hosts = frozenset((stall.host, other.host))
+            differences.setdefault(hosts, clock_difference(stall.host, other.host, ahead_ns))
+    return list(differences.values())
+
+
 def known_meaning(verdict: str, stalls: int, two_ends: TwoEnds) -> str | None:
-    """The meaning of a verdict, where both ends of all its stalls show the same; None otherwise."""
+    """The meaning of a verdict, where both ends of all its stalls are known to show the same; None otherwise."""
     groups = [(key, group) for key, group in two_ends.groups() if key.verdict == verdict]
-    if sum(group.count for _, group in groups) < stalls or not groups:
+    if sum(group.count for key, group in groups if key.has_clocks) < stalls or not groups:
         return None
     conclusions = {"".join(_conclusion(group.stall, group.other)) for _, group in groups}
     return conclusions.pop() or None if len(conclusions) == 1 else None
 
 
 def _conclusion(stall: Stall, other: OtherEnd) -> Sequence[str]:
-    """What is known with both ends, where one end can only guess."""
+    """What is known with both ends, where one end can only guess, or would be if the clocks could be compared."""
+    conclusion = _concluded(stall, other)
+    if not conclusion:
+        return ()
+    known = "Known from both ends: " if other.ahead_ns is not None else "Then "
+    return (f"{known}{conclusion}",)
+
+
+def _concluded(stall: Stall, other: OtherEnd) -> str:
     if other.finding is Finding.NOTHING_ARRIVED:
         if other.others_passed and stall.verdict in (Verdict.IDLE_DROP, Verdict.KEEPALIVE_FAILED):
             return (
-                "Known from both ends: a firewall or NAT on the path forgot this session. The peer is not dead, and "
-                "other connections between the two hosts worked meanwhile.",
+                "a firewall or NAT on the path forgot this session. The peer is not dead, and other connections "
+                "between the two hosts worked meanwhile."
             )
         ways = "both ways" if other.lost_back else "on the way to the peer"
-        return (f"Known from both ends: packets of this connection are lost {ways}. The peer is not dead.",)
+        return f"packets of this connection are lost {ways}. The peer is not dead."
     if other.finding is Finding.ARRIVED:
-        return ("Known from both ends: the peer is not dead, and its packets are lost on the way back.",)
+        return "the peer is not dead, and its packets are lost on the way back."
     if other.finding is Finding.OPEN:
-        return ("Known from both ends: the reset did not come from the peer. A device on the path sent it.",)
-    return ()
+        return "the reset did not come from the peer. A device on the path sent it."
+    return ""
 
 
 def _nothing_arrived(stall: Stall, other: OtherEnd, utc_offset_s: int) -> Inline:
     last = f" The last segment before came at {_clock(other.heard_ns, utc_offset_s)}." if other.heard_ns else ""
-    since = _clock(stall.since_ns, utc_offset_s)
+    since = _clock(stall.on_clock(other.ahead_ns or 0).since_ns, utc_offset_s)
     return (
         name_of(other.host),
         f" received nothing of what was sent from {since} on, up to {_clock(other.until_ns, utc_offset_s)}, and its "
@@ -113,7 +150,8 @@ def _closed(stall: Stall, other: OtherEnd, utc_offset_s: int) -> Inline:
         how = "tcpwatch end ended it"
     by = (", by ", name_of(closing.by)) if closing.by else ()
     when = _clock(closing.time_ns, utc_offset_s)
-    before = ", before this stall began" if closing.time_ns < stall.since_ns else ""
+    since_ns = stall.on_clock(other.ahead_ns or 0).since_ns
+    before = ", before this stall began" if closing.time_ns < since_ns else ""
     return "On ", name_of(other.host), *_held_by(other), f", the connection ended at {when}{before}: {how}", *by, "."
 
 

@@ -21,6 +21,7 @@ from tracer.output.crosscheck import what_was_missed
 from tracer.output.owners_advice import UNKNOWN_HOST, Line, OwnersAdvice
 from tracer.output.report_actions import ReportActions
 from tracer.output.report_incidents import ReportIncidents
+from tracer.output.report_repeats import Repeats
 from tracer.output.report_rows import OTHER, Missing, ServiceStalls, StallEnd, count, host_key
 from tracer.output.report_two_ends import TwoEnds
 from tracer.recordings.header import Header
@@ -78,6 +79,7 @@ class ReportData:
         self.incidents = ReportIncidents()
         self.actions = ReportActions()
         self.two_ends = TwoEnds()
+        self.repeats = Repeats()
         self.verdicts: Counter[str] = Counter()
         self.outcomes: dict[str, Counter[str]] = {}  # by verdict
         self.stalls = 0
@@ -204,6 +206,7 @@ class ReportData:
         self.incidents.merge(other.incidents)
         self.actions.merge(other.actions)
         self.two_ends.merge(other.two_ends)
+        self.repeats.merge(other.repeats)
         for verdict, number in other.verdicts.items():
             self.verdicts[self._word(verdict)] += number
         for verdict, outcomes in other.outcomes.items():
@@ -277,6 +280,7 @@ class ReportData:
         self.outcomes.setdefault(verdict, Counter())[outcome] += 1
         self.incidents.add(stall, host, verdict)
         self.two_ends.add(host, stall)
+        self.repeats.add(host, stall)
         service = service_of(stall)
         if service is None:
             return

@@ -127,6 +127,10 @@ def summary_record(data: ReportData, unfollowed: int) -> dict[str, Any]:
         record["missing"] = [missing_record(each) for each in data.missing]
         record["files_missing"] = data.missing_count
     record["stalls"] = data.stalls
+    if ambiguous := data.two_ends.coverages.ambiguous:
+        record["ambiguous_hosts"] = ambiguous
+    if data.repeats.hosts:
+        record["repeated"] = dict(data.repeats.hosts)
     record["lost"] = sum(data.lost.values())
     if data.lost:
         record["lost_by_hook"] = dict(data.lost)

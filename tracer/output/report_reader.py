@@ -34,7 +34,7 @@ from tracer.output.report_json import REPORT_VERSION, STALL_MEMBERS
 from tracer.output.report_rows import StallEnd
 from tracer.output.report_state import Collector
 from tracer.output.report_traces import MAX_TICKS, MS, Prediction, Trace
-from tracer.output.two_ends_reader import coverage_of, end_of
+from tracer.output.two_ends_reader import closes_of, coverage_of, end_of
 
 
 class NewerReport(ValueError):
@@ -78,6 +78,9 @@ class ReportLines:
             self._actions(record)
         elif kind == "end":
             self._data.two_ends.ends.put(*end_of(record))
+        elif kind == "closes":
+            for host, ends, close in closes_of(record):
+                self._data.two_ends.closes.put(host, ends, close)
         elif kind == "recorded":
             self._data.two_ends.coverages.add(*coverage_of(record))
 

@@ -14,7 +14,7 @@ from tracer.model.window import Window
 from tracer.output.crosscheck import beside_the_kernel
 from tracer.output.format import duration, local_time, plural, safe
 from tracer.output.idle_timeouts import range_in_words
-from tracer.output.other_end_text import known_meaning
+from tracer.output.other_end_text import clock_differences, known_meaning
 from tracer.output.report_blocks import Advice, Block, Facts, Inline, Item, Name, Paragraph, Section, name_of
 from tracer.output.report_data import MAX_HOSTS, ReportData
 from tracer.output.report_incidents import connection_of, counted, weight_of
@@ -34,12 +34,19 @@ def summary_section(data: ReportData, incidents: Sequence[Incident]) -> Section:
         rows.append(("UTC", [_between(data, data.first_ns, data.last_ns)]))
     if data.window:
         rows.append(("Limited", [_limits(data.window, data.utc_offset_s)]))
+    if ambiguous := data.two_ends.coverages.ambiguous:
+        rows.append(("Hosts", [_ambiguous(host) for host in ambiguous[:MAX_SHOWN_HOSTS]]))
     if data.has_compact:
         rows.append(("Compact", [_compact(data)]))
     if data.missing:
         rows.append(("Missing", list(_missing(data))))
     if data.lost:
         rows.append(("Lost", [_lost(data)]))
+    if data.repeats.hosts:
+        rows.append(("Repeated", [_repeated(data)]))
+    differences = clock_differences(data.two_ends)
+    if differences:
+        rows.append(("Clocks", differences))
     if data.stalls:
         rows.append(("Stalls", [_stalls(data, incidents)]))
     if data.is_counted:
@@ -134,6 +141,20 @@ def _lost(data: ReportData) -> Inline:
         pieces += [", "] if number else []
         pieces += [f"{count:,} at ", name_of(hook)]
     return (*pieces, "), so this report may be incomplete.")
+
+
+def _ambiguous(host: str) -> Inline:
+    why = "Either several hosts have this name, or its clock was set."
+    return "Recordings of ", name_of(host), f" are of the same time, but of different clocks. {why}"
+
+
+def _repeated(data: ReportData) -> Inline:
+    pieces: list[str] = ["In several recordings, and counted each time: "]
+    for number, (host, count) in enumerate(data.repeats.hosts.most_common(MAX_SHOWN_HOSTS)):
+        pieces += [", "] if number else []
+        pieces += [f"{plural(count, 'stall')} of ", name_of(host)]
+    more = len(data.repeats.hosts) - MAX_SHOWN_HOSTS
+    return (*pieces, f", and of {plural(more, 'other host')}." if more > 0 else ".")
 
 
 def _stalls(data: ReportData, incidents: Sequence[Incident]) -> Inline:

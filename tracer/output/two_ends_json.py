@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tracer.analysis.connection_ends import Closing, ConnectionEnd, Ends
+from tracer.analysis.closes import Close
+from tracer.analysis.connection_ends import MS, Closing, ConnectionEnd, Ends
 from tracer.model.times import format_time
 from tracer.output.report_two_ends import TwoEnds
 
 
 def two_ends_records(two_ends: TwoEnds) -> Iterator[dict[str, Any]]:
-    """When each host was recorded, each end, and for each stall what its other end shows."""
+    """When each host was recorded, what clocks are compared by, each end, and what the other end of a stall shows."""
     for host, each in two_ends.coverages:
         yield {
             "report": "recorded",
@@ -20,7 +21,10 @@ def two_ends_records(two_ends: TwoEnds) -> Iterator[dict[str, Any]]:
             "began_us": _us(each.began_ns),
             "until_us": _us(each.until_ns),
             **_present(is_whole=each.is_whole, has_resumes=each.has_resumes),
+            **_present(clock_us=_us(each.clock_ns), clock_was_set=each.was_set),
         }
+    for host, ends, closes in two_ends.closes:
+        yield {"report": "closes", "host": host, **ends._asdict(), "closes": [_close(each) for each in closes]}
     for host, ends, end in two_ends.ends:
         yield {"report": "end", "host": host, **end_record(ends, end)}
     for stall, other in two_ends.found:
@@ -34,6 +38,7 @@ def two_ends_records(two_ends: TwoEnds) -> Iterator[dict[str, Any]]:
             **({} if other.closing is None else {"closed": _closing(other.closing)}),
             **_present(waited_since=_time(other.waited_ns)),
             **_present(lost_back=other.lost_back, others_passed=other.others_passed),
+            **({} if other.ahead_ns is None else {"clock_ahead_ms": round(other.ahead_ns / MS)}),
         }
 
 
@@ -46,7 +51,12 @@ def end_record(ends: Ends, end: ConnectionEnd) -> dict[str, Any]:
         **_present(probes_us=[_us(each) for each in end.arrivals_ns]),
         **_present(waited_us=[[_us(wait.since_ns), _us(wait.ended_ns)] for wait in end.waits]),
         **({} if end.closing is None else {"closed": _closing(end.closing)}),
+        **_present(clock_us=_us(end.clock_ns), clock_was_set=end.was_set),
     }
+
+
+def _close(close: Close) -> list[int]:
+    return [_us(close.clock_ns), int(close.is_sender), _us(close.first_ns), _us(close.last_ns)]
 
 
 def _closing(closing: Closing) -> dict[str, str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tracer.analysis.closes import MAX_CLOSES, Close
 from tracer.analysis.connection_ends import (
     MAX_NS,
     MAX_SPANS,
@@ -26,17 +27,33 @@ def coverage_of(record: Mapping[str, Any]) -> tuple[str, Coverage]:
     coverage = Coverage(text(record, "run"), _instant(record, "began_us"), _instant(record, "until_us"))
     coverage.is_whole = record.get("is_whole") is True
     coverage.has_resumes = record.get("has_resumes") is True
+    coverage.clock_ns = _instant(record, "clock_us")
+    coverage.was_set = record.get("clock_was_set") is True
     return text(record, "host"), coverage
 
 
-def end_of(record: Mapping[str, Any]) -> tuple[str, Ends, ConnectionEnd]:
-    """A host, and one of its ends."""
-    ends = Ends(
+def closes_of(record: Mapping[str, Any]) -> Iterator[tuple[str, Ends, Close]]:
+    """A host, and closes of its connections with some addresses and ports."""
+    host, ends = text(record, "host")[:MAX_TEXT], _ends(record)
+    for each in list_of(record, "closes")[-MAX_CLOSES:]:
+        if not isinstance(each, list) or len(each) != 4:
+            raise ValueError("closes has something else than four numbers")
+        clock_ns, is_sender, first_ns, last_ns = _instants(each)
+        yield host, ends, Close(clock_ns, bool(is_sender), first_ns, last_ns)
+
+
+def _ends(record: Mapping[str, Any]) -> Ends:
+    return Ends(
         text(record, "laddr")[:MAX_TEXT],
         number(record, "lport"),
         text(record, "raddr")[:MAX_TEXT],
         number(record, "rport"),
     )
+
+
+def end_of(record: Mapping[str, Any]) -> tuple[str, Ends, ConnectionEnd]:
+    """A host, and one of its ends."""
+    ends = _ends(record)
     end = ConnectionEnd(
         comm=text(record, "comm")[:MAX_TEXT] if "comm" in record else "",
         pid=number(record, "pid", 0),
@@ -45,6 +62,8 @@ def end_of(record: Mapping[str, Any]) -> tuple[str, Ends, ConnectionEnd]:
         spans=tuple(Span(*each) for each in _pairs(record, "received_us")[-MAX_SPANS:]),
         arrivals_ns=tuple(_instants(list_of(record, "probes_us"))[-MAX_SPANS:]),
         waits=tuple(Wait(*each) for each in _pairs(record, "waited_us")[-MAX_WAITS:]),
+        clock_ns=_instant(record, "clock_us"),
+        was_set=record.get("clock_was_set") is True,
     )
     closing = object_of(record, "closed")
     if closing:
