@@ -13,7 +13,7 @@ import click
 from tracer.cli.options import connection_filter_options, make_filter
 from tracer.cli.screen import columns
 from tracer.model.errors import UsageError
-from tracer.output.messages import say, show
+from tracer.output.messages import complain, say, show
 
 if TYPE_CHECKING:
     from tracer.act.ending import Plan
@@ -67,7 +67,7 @@ def end(only_stuck: bool, dry_run: bool, yes: bool, as_json: bool, **filters: An
     if not (dry_run or yes) and (refused := _ask(len(plan.targets))):
         say("nothing was ended")
         return refused
-    with Announcer() as announcer:
+    with Announcer(complain=complain) as announcer:
         outcomes = []
         for target in plan.targets:
             outcomes.append(Outcome(target.socket, Result.WOULD_END) if dry_run else end_one(target))

@@ -17,7 +17,7 @@ from tracer.cli import types
 from tracer.cli.options import connection_filter_options, make_filter
 from tracer.cli.screen import columns
 from tracer.model.errors import UsageError
-from tracer.output.messages import say
+from tracer.output.messages import complain, say
 
 if TYPE_CHECKING:
     from tracer.model.actions import Connected, Probed
@@ -118,7 +118,11 @@ def _probe(found: Sequence[Socket], wait_s: float, *, connect: bool, as_json: bo
     results: list[Probed] = []
     width = columns(sys.stdout)
     try:
-        with _signals_interrupt(), _Probing(found, wait_s, connect=connect) as probing, Announcer() as announcer:
+        with (
+            _signals_interrupt(),
+            _Probing(found, wait_s, connect=connect) as probing,
+            Announcer(complain=complain) as announcer,
+        ):
             for probed in probing.results():
                 results.append(probed)
                 announcer.add(output.probed_as_json(probed))

@@ -13,7 +13,7 @@ from tracer.cli import types
 from tracer.cli.options import connection_filter_options, duration_option, make_filter
 from tracer.cli.screen import columns
 from tracer.model.errors import UsageError
-from tracer.output.messages import say
+from tracer.output.messages import complain, say
 
 if TYPE_CHECKING:
     from tracer.act.announcing import Announcer
@@ -99,7 +99,7 @@ def protect(
     _warn(protection)
     from tracer.act.announcing import Announcer
 
-    with Announcer() as announcer:
+    with Announcer(complain=complain) as announcer:
         printed = _Printed(announcer, as_json=as_json)
         if follow:
             from tracer.run.stopping import Stop
@@ -233,7 +233,10 @@ def _follow(wanted: Filter, protection: Protection, stop: Stop, printed: _Printe
     from tracer.kernel.sockets import HeldSockets
     from tracer.run import systemd
 
-    with LiveSource(wanted, stop, resume=False, say=say) as source, HeldSockets(wanted, say) as held:
+    with (
+        LiveSource(wanted, stop, resume=False, say=say, complain=complain) as source,
+        HeldSockets(wanted, say) as held,
+    ):
         try:
             privileges.keep_only((*source.capabilities, *privileges.TO_WALK))
         except OSError as error:  # forbidden in some sandboxes; it works all the same
