@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -229,6 +231,24 @@ def test_each_filter_that_names_something(run: Run, option: list[str]) -> None:
     diag = Diag(look())
     assert run(*option, "--yes", found=[socket()], diag=diag) == 0
     assert diag.destroyed == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_the_rest_alone_and_shows_what_was_ended(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    diag = Diag(look())
+    destroy = diag.destroy
+
+    def signalled(*arguments: Any) -> Any:
+        os.kill(os.getpid(), number)
+        return destroy(*arguments)
+
+    monkeypatch.setattr(diag, "destroy", signalled)
+    assert run("-p", "1", "--yes", found=[socket(), socket(lport=2), socket(lport=3)], diag=diag) == 130
+    shown = capsys.readouterr()
+    assert diag.destroyed == len(shown.out.splitlines()) == 1
+    assert "interrupted: 2 connections left alone" in shown.err
 
 
 @pytest.mark.parametrize(("typed", "status"), [("y\n", 0), ("YES\n", 0), ("n\n", 1), ("\n", 1), ("", 1), ("yn\n", 1)])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -325,7 +327,22 @@ def test_what_was_changed_before_an_interruption_is_shown(
 
     run.append(socket())
     monkeypatch.setattr(protecting, "protect", interrupted)
-    main.run(["protect", "-p", "1", "--idle", "60s"])
+    assert main.run(["protect", "-p", "1", "--idle", "60s"]) == 130
+    shown = capsys.readouterr()
+    assert shown.out.startswith("changed       php[8506]") and "no connection matches" not in shown.err
+
+
+def test_a_signal_waits_for_the_connection_at_hand(
+    run: list[Socket], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def signalled(*_: Any, **__: Any) -> Iterator[Outcome]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield Outcome(socket(), Result.CHANGED, OFF, protected(OFF, MINUTE))
+        raise AssertionError
+
+    run.append(socket())
+    monkeypatch.setattr(protecting, "protect", signalled)
+    assert main.run(["protect", "-p", "1", "--idle", "60s"]) == 130
     assert capsys.readouterr().out.startswith("changed       php[8506]")
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tracer.act.ending import Plan
     from tracer.model.filters import Filter
 
+
 _INTERRUPTED = 130
 """The exit status of a shell command that SIGINT ended."""
 
@@ -54,8 +55,14 @@ def end(only_stuck: bool, dry_run: bool, yes: bool, as_json: bool, **filters: An
     from tracer.kernel.presence import absent
     from tracer.model.actions import Outcome, Result
     from tracer.output.actions import about_left, outcome_as_json, outcome_as_text, summary
+    from tracer.output.format import plural
+    from tracer.run.stopping import Stop, exit_status_after
 
-    plan = _plan(wanted, only_stuck=only_stuck)
+    try:
+        plan = _plan(wanted, only_stuck=only_stuck)
+    except KeyboardInterrupt as error:
+        say("nothing was ended")
+        return exit_status_after(error)
     for line in (*about_left(plan.left), *absent(wanted)):
         say(line)
     if not plan.targets:
@@ -67,11 +74,15 @@ def end(only_stuck: bool, dry_run: bool, yes: bool, as_json: bool, **filters: An
     if not (dry_run or yes) and (refused := _ask(len(plan.targets))):
         say("nothing was ended")
         return refused
+    outcomes: list[Outcome] = []
+    stop = Stop()  # between two connections, so that each one that is ended is shown
     with Announcer(complain=complain) as announcer:
-        outcomes = []
         for target in plan.targets:
+            if stop():
+                break
             outcomes.append(Outcome(target.socket, Result.WOULD_END) if dry_run else end_one(target))
             announcer.add(outcome_as_json(outcomes[-1]))
+    left = len(plan.targets) - len(outcomes)
     try:
         if dry_run and not as_json:
             sys.stdout.writelines(f"{line}\n" for line in _lines(plan, columns(sys.stdout), grouped=False))
@@ -80,6 +91,10 @@ def end(only_stuck: bool, dry_run: bool, yes: bool, as_json: bool, **filters: An
         sys.stdout.flush()
     finally:
         say(summary(outcomes))
+        if left:
+            say(f"interrupted: {plural(left, 'connection')} left alone")
+    if left:
+        return _INTERRUPTED
     return int(any(outcome.result is Result.UNREACHABLE for outcome in outcomes))
 
 
@@ -138,13 +153,14 @@ def _lines(plan: Plan, width: float, *, grouped: bool) -> Iterator[str]:
 def _ask(count: int) -> int:
     """0 for yes, else the exit status."""
     from tracer.output.actions import question
+    from tracer.run.stopping import exit_status_after
 
     print(question(count), end="", file=sys.stderr, flush=True)
     try:
         answer = sys.stdin.readline()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print(file=sys.stderr)
-        return _INTERRUPTED
+        return exit_status_after(error)
     if not answer.endswith("\n"):
         print(file=sys.stderr)
     return 0 if answer.strip().lower() in ("y", "yes") else 1

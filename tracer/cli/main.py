@@ -26,7 +26,7 @@ from tracer.model.errors import TcpwatchError, UsageError
 from tracer.output.format import PLAIN
 from tracer.output.messages import complain
 from tracer.output.stdout import OutputError, describe, occupy_standard_descriptors, open_stdout
-from tracer.run.stopping import discard
+from tracer.run.stopping import discard, interrupt_on_signals
 
 _GC_THRESHOLD = 20_000
 """Allocations between two collections of cycles: events form none, and come by the hundred thousand."""
@@ -122,6 +122,7 @@ def cli(context: click.Context, /, **options: Any) -> None:
 
 def main() -> None:
     """Run a command and end with its exit status: 0 fine, 1 failed, 2 wrong usage."""
+    interrupt_on_signals()
     gc.set_threshold(_GC_THRESHOLD)
     occupy_standard_descriptors()
     sys.stdout = open_stdout(errors=PLAIN)

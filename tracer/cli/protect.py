@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -98,6 +98,7 @@ def protect(
     host.require_for("using sockets of other processes", "CAP_SYS_PTRACE")
     _warn(protection)
     from tracer.act.announcing import Announcer
+    from tracer.run.stopping import exit_status_after
 
     with Announcer(complain=complain) as announcer:
         printed = _Printed(announcer, as_json=as_json)
@@ -106,7 +107,11 @@ def protect(
 
             _follow(wanted, protection, Stop(duration, sys.stdout), printed)
         else:
-            _once(wanted, protection, printed, dry_run=dry_run)
+            try:
+                _once(wanted, protection, printed, dry_run=dry_run)
+            except KeyboardInterrupt as error:
+                say("interrupted: what was changed is listed")
+                return exit_status_after(error)
     printed.say_summary()
     return 0 if follow else printed.exit_status
 
@@ -217,12 +222,21 @@ def _once(wanted: Filter, protection: Protection, printed: _Printed, *, dry_run:
     from tracer.kernel.presence import absent
     from tracer.kernel.sockets import read_sockets
     from tracer.model.sockets import longest_silence_first
+    from tracer.run.stopping import Stop
 
     found = without_closed(list(filter(may_be_idle, read_sockets(wanted, say))), lambda: read_sockets(wanted))
     found = longest_silence_first(found)
-    printed(protect_each(found, protection, dry_run=dry_run))
+    printed(_until(Stop(), protect_each(found, protection, dry_run=dry_run)))
     for line in absent(wanted):
         say(line)
+
+
+def _until(stop: Stop, outcomes: Iterable[Outcome]) -> Iterator[Outcome]:
+    """The outcomes. A signal interrupts between two connections, so that each change is listed."""
+    for outcome in outcomes:
+        yield outcome
+        if stop():
+            raise KeyboardInterrupt
 
 
 def _follow(wanted: Filter, protection: Protection, stop: Stop, printed: _Printed) -> None:

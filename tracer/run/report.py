@@ -24,7 +24,7 @@ from tracer.analysis.silence_marks import SilenceMarks
 from tracer.model.dataclass import dataclass
 from tracer.model.errors import TcpwatchError
 from tracer.model.filters import Filter
-from tracer.model.threads import HINT
+from tracer.model.threads import HINT, can_start
 from tracer.model.window import Window
 from tracer.output.html.report import HtmlReport
 from tracer.output.report import Report
@@ -35,6 +35,7 @@ from tracer.recordings.reader import ReportOutput
 from tracer.recordings.series_order import header_of, in_order
 from tracer.run.pipeline import Totals
 from tracer.run.replay import Missing, Player
+from tracer.run.stopping import interrupted_by
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ProcessPoolExecutor
@@ -267,10 +268,10 @@ def _read_in_parallel(
                 else:
                     _take(done, report, warn, missing)
                 del rest[: len(group)]
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             more = f", and {len(rest) - 1:,} more FILE{'' if len(rest) == 2 else 's'}" if len(rest) > 1 else ""
             if report.state.data.hosts or report.lines is None:
-                note = Missing(f"{rest[0]}{more}", "interrupted by ^C", "", None)
+                note = Missing(f"{rest[0]}{more}", f"interrupted by {interrupted_by(error)}", "", None)
                 report.missing(note.file, note.reason, note.until_ns, is_failure=note.is_failure)
                 missing(note)
             raise
@@ -340,10 +341,23 @@ def _take(
 
 
 def _in_a_worker() -> None:
-    """^C ends the workers through the process that started them."""
+    """^C ends the workers through the process that started them, and they end with it, even after kill -9."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    can_start(threading.Thread(target=_end_with_parent, daemon=True))
+
+
+def _end_with_parent() -> None:
+    from multiprocessing import parent_process
+
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _read_elsewhere(group: Sequence[Path], reading: Reading, lines: Path | None) -> _Read:

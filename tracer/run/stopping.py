@@ -120,6 +120,36 @@ class _Terminal:
         return self._poll is not None and any(events & select.POLLHUP for _, events in self._poll.poll(0))
 
 
+class Interrupted(KeyboardInterrupt):
+    """As after ^C, but by another signal. `number`, and its name as the text."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+def interrupt_on_signals() -> None:
+    """Have SIGTERM, and SIGHUP unless it is ignored, end a command as ^C does: it cleans up. A Stop replaces that."""
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, interrupt)
+
+
+def interrupted_by(error: KeyboardInterrupt) -> str:
+    """`^C`, `SIGTERM`."""
+    return str(error) or "^C"
+
+
+def exit_status_after(error: KeyboardInterrupt) -> int:
+    """The exit status of a shell command that this signal ended, for commands that have not done what was asked."""
+    return 128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT)
+
+
 def _watch_reader(output: TextIO | None) -> Callable[[], bool] | None:
     if output is None:
         return None
