@@ -14,6 +14,7 @@ from running import ROOT
 
 _READING_FOR_EVER = """
 import os, signal
+signal.signal(signal.SIGINT, signal.SIG_DFL)  # as the installed command begins
 from tracer.run import report
 report.MIN_BYTES_OF_A_WORKER = 1
 os.sched_getaffinity = lambda _: {0, 1}

@@ -26,7 +26,7 @@ from tracer.model.errors import TcpwatchError, UsageError
 from tracer.output.format import PLAIN
 from tracer.output.messages import complain
 from tracer.output.stdout import OutputError, describe, occupy_standard_descriptors, open_stdout
-from tracer.run.stopping import discard, interrupt_on_signals
+from tracer.run.stopping import discard, end_at_once_on_signals, interrupt_on_signals
 
 _GC_THRESHOLD = 20_000
 """Allocations between two collections of cycles: events form none, and come by the hundred thousand."""
@@ -122,7 +122,6 @@ def cli(context: click.Context, /, **options: Any) -> None:
 
 def main() -> None:
     """Run a command and end with its exit status: 0 fine, 1 failed, 2 wrong usage."""
-    interrupt_on_signals()
     gc.set_threshold(_GC_THRESHOLD)
     occupy_standard_descriptors()
     sys.stdout = open_stdout(errors=PLAIN)
@@ -130,6 +129,7 @@ def main() -> None:
     if "_TCPWATCH_COMPLETE" in os.environ:
         import tracer.cli.completion  # noqa: F401 registers what answers bash
     status = run(sys.argv[1:])
+    end_at_once_on_signals()
     _forget_unwritten()
     sys.exit(status)
 
@@ -137,6 +137,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run a command and report its errors. Returns the exit status."""
     try:
+        interrupt_on_signals()
         status = cli.main(args=arguments, prog_name="tcpwatch", standalone_mode=False, obj=arguments)
         sys.stdout.flush()
         return status if isinstance(status, int) else 0

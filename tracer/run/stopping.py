@@ -129,15 +129,28 @@ class Interrupted(KeyboardInterrupt):
 
 
 def interrupt_on_signals() -> None:
-    """Have SIGTERM, and SIGHUP unless it is ignored, end a command as ^C does: it cleans up. A Stop replaces that."""
+    """Have SIGTERM and SIGHUP end a command as ^C does: it cleans up. A Stop replaces that. What is ignored stays so.
+
+    The installed command begins with the system's handling of ^C, which ends Python at once.
+    """
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
         raise Interrupted(number)
 
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, interrupt)
+
+
+def end_at_once_on_signals() -> None:
+    """The opposite, once nothing is left to clean up."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def interrupted_by(error: KeyboardInterrupt) -> str:
