@@ -100,6 +100,8 @@ static __always_inline void handle_state_change(struct bpf_raw_tracepoint_args *
     struct sock_copy *s;
 
     /* Skip listeners and their new child sockets, which begin in LISTEN and become ESTABLISHED at once. */
+    if (old_state == TCP_LISTEN && new_state == TCP_SYN_RECV)
+        forget_origin(sk);
     if (old_state == TCP_LISTEN || !tuple_of_sock(sk, &t, connecting) || t.rport == 0)
         return;
     s = get_sock_copy(sk, HOOK_STATE);

@@ -137,7 +137,7 @@ need_modules() {
     need_python
     for module in "$@"; do
         "$python" -I -c "import $module" 2>/dev/null ||
-            fail "$python has no module $module" "install it with the packages of your distribution; Debian's: sudo apt-get install python3-$module"
+            fail "$python has no module $module" "$(installing "python3-$module")"
     done
     need_versions "$@"
 }
@@ -169,12 +169,25 @@ uses_dnf() {
     command -v dnf >/dev/null && ! command -v apt-get >/dev/null
 }
 
+# installing PACKAGE...: print what installs these Debian packages here, in the words of tracer/model/packages.py.
+installing() {
+    if command -v apt-get >/dev/null; then
+        echo "sudo apt-get install $*"
+    elif uses_dnf; then
+        echo "sudo dnf install $(rpm_packages "$@" | paste --serial --delimiters ' ')"
+    elif [ $# = 1 ]; then
+        echo "install the package $1 (its name in Debian)"
+    else
+        echo "install the packages $* (their names in Debian)"
+    fi
+}
+
 # Fail unless python has what reading a recording needs.
 need_reading_modules() {
     need_python
     "$python" -I -c 'import click, tabulate' 2>/dev/null ||
         fail "$python has no module click or tabulate, which reading a recording needs" \
-            "sudo $(uses_dnf && echo dnf || echo apt) install python3-click python3-tabulate; or, in a virtual environment of yours: pip install $root"
+            "$(installing python3-click python3-tabulate); or, in a virtual environment of yours: pip install $root"
     need_versions click tabulate
 }
 
@@ -247,9 +260,10 @@ is_ready() {
 
 # make_venv DIRECTORY: an environment with the distribution's packages that imports tracer from the tree.
 make_venv() {
-    local directory=$1 site
+    local directory=$1 site hint="df -h $root"
+    uses_dnf || hint="$(installing python3-venv); $hint"
     "$python" -I -m venv --system-site-packages --without-pip "$directory" ||
-        fail "$python could not make a virtual environment" "sudo apt-get install python3-venv; df -h $root"
+        fail "$python could not make a virtual environment" "$hint"
     site=$(echo "$directory"/lib/python3*/site-packages)
     printf '%s\n' "$root" >"$site/tcpwatch.pth"
     # Until tcpwatch handles ^C itself, ^C ends it at once, without a traceback of Python. With a umask that lets others

@@ -63,6 +63,11 @@ def a_bad_week() -> list[Event]:
         reset(1400, sock="reset", lport=46000, raddr="10.66.2.8"),
         *close(1400, "ECONNRESET", 104, sock="reset"),
     ]
+    for number in range(40):
+        given = {"action": "end", "result": "ended", "by_user": HOSTILE, "sock": f"pool{number}", "rport": 5432}
+        events.append(event("action", 90_100 + number / 100, raddr="10.66.2.3", comm="gunicorn", **given))
+    asked: dict[str, Any] = {"action": "probe", "result": "no-answer", "raddr": "10.66.2.2", **OWNED}
+    events += [event("action", at, sock="frozen1", by_user="alice", **asked) for at in (89_000.0, 175_500.0)]
     still: dict[str, Any] = {"sock": "still", "lport": 47000, "raddr": "10.66.2.9", **OWNED}
     return [*events, *freeze(3, start=180_100, **still)]
 

@@ -82,7 +82,7 @@ def test_it_is_well_formed_and_loads_nothing(week: Page) -> None:
 
 def test_the_sections_are_in_order_and_the_summary_is_first(week: Page) -> None:
     assert [each.get("id") for each in week.root.iter("section") if each.get("id")] == [
-        "summary", "strips", "overview", "timeline", "advice", "table",
+        "summary", "actions", "strips", "overview", "timeline", "advice", "table",
     ]  # fmt: skip
     heading = words(next(week.root.iter("header")))
     assert heading.startswith(
@@ -93,6 +93,25 @@ def test_the_sections_are_in_order_and_the_summary_is_first(week: Page) -> None:
     diagnosis = words(week.section("summary"))
     assert diagnosis.startswith("Diagnosis idle-drop 44 stalls, the worst of gunicorn (4 processes) → 10.66.2.3:5432")
     assert "Consistent with a firewall or NAT that forgot the session" in diagnosis
+
+
+def test_actions_are_grouped_as_in_the_text(week: Page, tmp_path: Path) -> None:
+    assert [words(each) for each in week.section("actions").iter("li")] == [
+        "01-16 09:43:20 to 01-17 09:45:00: tcpwatch probe asked 2 connections of php → 10.66.2.2:3306, "
+        "without an answer, by alice",
+        f"01-16 10:01:40: tcpwatch end ended 40 connections of gunicorn → 10.66.2.3:5432, by {HOSTILE}",
+    ]
+    page_file(tmp_path / "page.html", a_bad_week())
+    reported = " ".join(tcpwatch("report", tmp_path / "page.tw").stdout.split())
+    for each in week.section("actions").iter("li"):
+        assert words(each) in reported
+
+
+def test_actions_without_a_stall_are_shown(tmp_path: Path) -> None:
+    done = event("action", 1, action="protect", result="changed", raddr="10.66.2.2")
+    page = Page(page_file(tmp_path / "page.html", [a_state(), done]))
+    (line,) = page.section("actions").iter("li")
+    assert words(line).startswith("09:00:01: tcpwatch protect changed 1 connection of ")
 
 
 def test_the_diagnosis_and_the_advice_are_those_of_the_text(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from tracer.output.html.markup import fitting, text
 from tracer.output.html.page import MAX_BYTES
 from tracer.output.html.report import HtmlReport
 from tracer.output.html.scale import LABELS, log_scale
+from tracer.output.report_actions import MAX_GROUPS
 from tracer.output.report_timeline import MAX_INCIDENTS, Timeline
 from tracer.output.report_traces import MAX_TICKS, MAX_TRACKED, Traces
 
@@ -44,6 +45,12 @@ def many_stalls(count: int) -> list[Event]:
     return events
 
 
+def many_actions(count: int) -> list[Event]:
+    """Actions of different users with long hostile names."""
+    done = {"action": "end", "result": "ended", "raddr": "10.66.2.2", "comm": "\"'&<" * 30}
+    return [event("action", number, sock=None, by_user=f"{number}" + "<&" * 99, **done) for number in range(count)]
+
+
 def test_ten_thousand_stalls_make_a_small_page_in_bounded_memory() -> None:
     pages: list[str] = []
     marks_of_silences = SilenceMarks()
@@ -55,12 +62,16 @@ def test_ten_thousand_stalls_make_a_small_page_in_bounded_memory() -> None:
     for each in events:
         marks_of_silences.fatal(Service(each.raddr or "", 3306, False), 70_000)
     report.write(events)
+    report.write(many_actions(10_000))
     assert report.state.timeline is not None and len(report.state.timeline._rows) <= MAX_INCIDENTS
     report.close()
     (page,) = pages
     assert len(page.encode()) < MAX_BYTES < MAX_PAGE_BYTES
     assert words(next(Page(page).root.iter("h1"))) == "10,000 stalls"
     assert len(Page(page).rows("timeline")) > 20
+    listed = len(list(Page(page).section("actions").iter("li")))
+    assert 5 <= listed < MAX_GROUPS
+    assert words(Page(page).section("actions")).endswith(f"Not listed: {10_000 - listed:,} other actions.")
 
 
 def test_ten_thousand_real_stalls_of_a_recording(tmp_path: Path) -> None:

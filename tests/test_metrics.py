@@ -186,6 +186,19 @@ def test_connections_at_risk() -> None:
     assert "connections_at_risk" not in Metered(sees_resumes=False).take([*freeze(), *idle]).text
 
 
+def test_nothing_is_at_risk_beside_a_connection_that_recovers() -> None:
+    """No silence was fatal then. Those of another service stay."""
+    mysql, redis = ("client", "10.66.2.2:3306"), ("client", "10.66.2.2:6379")
+    other: dict[str, Any] = {"rport": 6379, "sock": "other"}
+    idle = [
+        event("found", 1, sock=f"idle{port}", kind="idle", silent_ms=2 * HOUR_MS, rport=port) for port in (3306, 6379)
+    ]
+    metered = Metered().take([*freeze(4), *freeze(4, **other), *idle])
+    assert [metered.value("connections_at_risk", *each) for each in (mysql, redis)] == [1, 1]
+    metered.take([heard(4, silent_ms=HOUR_MS)])
+    assert [metered.value("connections_at_risk", *each) for each in (mysql, redis)] == [0, 1]
+
+
 def test_what_there_is_before_the_first_event() -> None:
     found = series_of(Metered().text)
     assert found["tcpwatch_hook_attached"] == {("tcp_retransmit_skb",): 1, ("tcp_probe",): 0}

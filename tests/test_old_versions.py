@@ -60,6 +60,30 @@ def test_packages_have_the_names_of_the_distribution(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/dnf" if name == "dnf" else None)
     assert installing("python3-bpfcc", "python3-click") == "sudo dnf install python3-bcc python3-click"
     assert upgrading("libbpf1") == "sudo dnf upgrade libbpf"
+    monkeypatch.setattr(shutil, "which", lambda name: None)  # pacman, apk, zypper
+    assert installing("nftables", "conntrack") == "install the packages nftables conntrack (their names in Debian)"
+    assert upgrading("libbpf1") == "upgrade the package libbpf1 (its name in Debian)"
+
+
+@pytest.mark.parametrize("has", [(), ("apt-get",), ("dnf",), ("apt-get", "dnf")])
+@pytest.mark.parametrize("packages", [("python3-click",), ("python3-bpfcc", "conntrack", "nftables")])
+def test_the_scripts_print_the_same_line(
+    has: tuple[str, ...], packages: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (*has, "paste"):
+        (tmp_path / name).symlink_to(shutil.which("paste") or "")
+    script = '. "$1"; shift; PATH=$0; installing "$@"'
+    command = ["bash", "-c", script, str(tmp_path), str(ROOT / "scripts/lib.sh"), *packages]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert shown.strip() == installing(*packages)
+
+
+def test_only_one_place_names_an_installer() -> None:
+    """A hint with apt-get is wrong on RHEL, Rocky and Amazon Linux."""
+    modules = [*(ROOT / "tracer").rglob("*.py"), *(ROOT / "scripts/installation").rglob("*.py")]
+    naming = {path.name for path in modules if re.search(r"apt-get|apt install|dnf install", path.read_text())}
+    assert naming == {"packages.py"}
 
 
 def test_rpm_names_are_those_of_the_scripts() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -334,8 +335,9 @@ def test_what_was_changed_before_an_interruption_is_shown(
 
     run.append(socket())
     monkeypatch.setattr(protecting, "protect", interrupted)
-    main.run(["protect", "-p", "1", "--idle", "60s"])
-    assert capsys.readouterr().out.startswith("changed       php[8506]")
+    assert main.run(["protect", "-p", "1", "--idle", "60s"]) == 130
+    shown = capsys.readouterr()
+    assert shown.out.startswith("changed       php[8506]") and "no connection matches" not in shown.err
 
 
 def test_walks_take_a_tenth_of_the_time_at_most() -> None:
@@ -379,15 +381,22 @@ def test_a_signal_lets_it_say_what_it_has_done(
 
 
 def test_a_signal_ends_it_while_nobody_reads_what_it_prints(
-    run: list[Socket], monkeypatch: pytest.MonkeyPatch
+    run: list[Socket], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    handlers: list[Any] = []
-
-    def shown(*_: object) -> list[str]:
-        handlers.append(signal.getsignal(signal.SIGTERM))
-        return []
-
-    monkeypatch.setattr("tracer.output.protections.as_text", shown)
+    discarded: list[object] = []
+    monkeypatch.setattr("tracer.output.protections.as_text", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("tracer.run.stopping.discard", discarded.append)
     run.append(socket())
-    assert main.run(["protect", "--rport", "3306", "--idle", "60s"]) == 0
-    assert handlers == [signal.SIG_DFL]
+    assert main.run(["protect", "--rport", "3306", "--idle", "60s"]) == 128 + signal.SIGTERM
+    assert discarded == [sys.stdout] and "interrupted: changed 1 connection\n" in capsys.readouterr().err
+
+
+def test_a_signal_before_anything_was_changed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], run: list[Socket]
+) -> None:
+    def interrupted(*_: object) -> list[Socket]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("tracer.kernel.sockets.read_sockets", interrupted)
+    assert main.run(["protect", "--rport", "3306", "--idle", "60s"]) == 130
+    assert capsys.readouterr().err == "tcpwatch: interrupted: nothing was changed\n"

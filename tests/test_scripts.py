@@ -136,7 +136,7 @@ def test_reading_from_a_clone_says_what_it_needs(public: Path, module: str) -> N
     tree = copy_tree(public / "tree")
     hidden = OWN.format("/usr/lib/python3/dist-packages", f"{module}* -r")
     shown = run(*AS_NOBODY, tree / "scripts/tcpwatch", "report", "x.tw", before=hidden)
-    assert_in_words(shown, "has no module click or tabulate", "sudo apt install python3-click python3-tabulate")
+    assert_in_words(shown, "has no module click or tabulate", "sudo apt-get install python3-click python3-tabulate")
 
 
 def test_a_user_with_a_clone_of_their_own(tree: Path) -> None:
@@ -189,7 +189,7 @@ def test_no_apt(tree: Path, tmp_path: Path) -> None:
         for name, options in (("tcpwatch", ["--port", "1"]), ("install", ["--prefix", tmp_path / "prefix"])):
             (tree / ".venv/stamp.runtime").unlink(missing_ok=True)
             shown = run(tree / "scripts" / name, *options, before=hidden)
-            assert_in_words(shown, "has no module click", "python3-click")
+            assert_in_words(shown, "has no module click", "install the package python3-click (its name in Debian)")
 
 
 def dnf_host(directory: Path, rpm: str, system: str = "rocky", dnf: str = "exit 1") -> tuple[str, Path]:

@@ -8,7 +8,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,12 +31,8 @@ def fifo(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def stop() -> Iterator[Stop]:
-    """Whatever it does to signals is undone."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    yield Stop(reopens=True)
-    for number, handler in before.items():
-        signal.signal(number, handler)
+def stop() -> Stop:
+    return Stop(reopens=True)
 
 
 def numbers(count: int, begin: int = 0) -> list[Event]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from installation import files
 from installation.errors import InstallError
 from installation.places import Places
+from tracer.model.packages import installing
 
 _PYTHON = "/usr/bin/python3"
 # As [tool.setuptools.package-data] of pyproject.toml has it.
@@ -83,7 +84,7 @@ def _answer(fresh: Path, *arguments: str) -> str:
         print(done.stderr, file=sys.stderr)
         raise InstallError(
             "the new copy does not run, so nothing was changed",
-            "sudo apt-get install python3-bpfcc python3-click python3-tabulate",
+            installing("python3-bpfcc", "python3-click", "python3-tabulate"),
         )
     return done.stdout
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from watching import PATIENCE_S, ROOT
 
+from tracer.lab import mariadb
 from tracer.lab.mariadb import MariaDB, mariadb_client
 from tracer.lab.namespace import Namespace, wait_until
 from tracer.lab.network import CLIENT, CLIENT6, SERVER, SERVER6, Lab
@@ -235,8 +237,14 @@ def test_missing_tools_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(TcpwatchError, match=r"not installed: .*nft, conntrack") as raised:
         Lab()
-    assert raised.value.hint.startswith("sudo apt-get install ")
+    assert raised.value.hint.startswith("install the packages ")
     assert {"conntrack", "iproute2", "nftables"} <= set(raised.value.hint.split())
+
+
+def test_mariadb_of_rhel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its server is in no directory of a PATH."""
+    monkeypatch.setattr(shutil, "which", lambda tool, path: path.split(":"))
+    assert "/usr/libexec" in mariadb._find("mariadbd")  # type: ignore[operator]
 
 
 def test_without_root_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,6 +93,29 @@ def test_what_is_not_needed(before: str) -> None:
     assert_nothing_left()
 
 
+def test_a_recording_without_any_other_thread(tmp_path: Path) -> None:
+    """What is not essential is left out, and each part is named once."""
+    recorded, textfile = tmp_path / "x.tw", tmp_path / "x.prom"
+    shown = tcpwatch(
+        "record", "-o", str(recorded), *QUICK, "--metrics", str(textfile),
+        "--metrics-listen", "127.0.0.1:0", "--otlp", "http://127.0.0.1:1",
+        before=without_calls(EAGAIN, "clone,clone3,fork,vfork"),
+    )  # fmt: skip
+    assert shown.returncode == 0 and "Traceback" not in shown.stderr
+    for lacking in (
+        "owners, or connections that wait while nothing happens, may be missing",
+        "actions of other tcpwatch commands are not shown",
+        f"{textfile} is written only at the end",
+        "nothing answers at http://127.0.0.1:",
+        "nothing is exported to http://127.0.0.1:1\n",
+    ):
+        assert shown.stderr.count(f"cannot start a thread, so {lacking}") == 1
+    assert shown.stderr.count("Hint: ulimit -u") == 5
+    assert tcpwatch("replay", str(recorded)).returncode == 0
+    assert "tcpwatch_build_info" in textfile.read_text()
+    assert_nothing_left()
+
+
 @pytest.mark.parametrize(
     ("before", "complaint", "hint"),
     [

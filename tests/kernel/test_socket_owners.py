@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from holding import CROWD
+from reused_memory import COUNT, ROUNDS
 from watching import PATIENCE_S, ROOT, WITHOUT_ITERATOR, Json, Start, Watch, both_ends
 
 from tracer.kernel.clocks import boottime_ns
@@ -20,7 +21,8 @@ from tracer.lab.namespace import wait_until
 from tracer.lab.network import SERVER, Lab
 from tracer.lab.peers import Client, Server, embedded_client
 
-HOLDING = Path(__file__).with_name("holding.py")
+HERE = Path(__file__).parent
+HOLDING = HERE / "holding.py"
 EXE = Path(sys.executable).resolve().name
 """The program of everything that is started here."""
 
@@ -94,6 +96,16 @@ def test_the_first_event_of_an_accepted_socket_has_its_holder(
     client.send("query")
     first = seen.wait_for(event="retransmit")[0]
     assert owner(first) == ([server.pid], server.pid, "server", EXE)
+
+
+def test_the_process_of_another_connection_in_the_same_memory_is_no_owner(lab: Lab, watch: Start) -> None:
+    """A connect() is recorded before its port is known, so that of an unwanted connection is, too."""
+    lab.client.run("ip", "link", "set", "lo", "up")
+    seen = watch("--netns", str(lab.client.netns), "--port", "7001", "-e", "state")
+    ours, *others = map(int, lab.client.run(sys.executable, HERE / "reused_memory.py", "7002", "7001").split())
+    accepted = seen.wait_for(COUNT * ROUNDS, lport=7001, old_state="SYN_RECV")
+    owners = {each.get("pid") for each in accepted}
+    assert not owners & set(others) and owners <= {ours, None}
 
 
 def test_holders_come_and_go(lab: Lab, stack: ExitStack, watch: Start, server: Server) -> None:

@@ -7,12 +7,15 @@ import os
 import pwd
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 from tracer.kernel.action_sockets import DIRECTORY, Outbox
+from tracer.model.errors import TcpwatchError
+from tracer.model.threads import can_start, cannot_start
 
 PATIENCE_S = 1.0
 """How long a tracer may take no message. After that it gets no more."""
@@ -22,22 +25,31 @@ _UNSENT = frozenset({"would-end", "would-change", "unchanged"})
 
 
 class Announcer:
-    """Sends what was done, in a thread of its own. A context manager, which waits for 2 × PATIENCE_S at most."""
+    """Sends what was done, in a thread of its own. A context manager, which waits for 2 × PATIENCE_S at most.
 
-    def __init__(self, directory: Path = DIRECTORY) -> None:
+    complain: called where the thread cannot be started; then nothing is sent.
+    """
+
+    def __init__(
+        self, directory: Path = DIRECTORY, complain: Callable[[TcpwatchError], None] = lambda _: None
+    ) -> None:
         self._outbox = Outbox(directory)
         self._queue: SimpleQueue[bytes | None] = SimpleQueue()
         self._skipped: set[Path] = set()
         self._user = _user()
         self._thread = threading.Thread(target=self._run, name="announcing", daemon=True)
-        self._thread.start()
+        self._is_sending = can_start(self._thread)
+        if not self._is_sending:
+            self._outbox.close()
+            complain(cannot_start("no tcpwatch that traces gets to know what this command does"))
 
     def __enter__(self) -> Announcer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._queue.put(None)
-        self._thread.join(2 * PATIENCE_S)
+        if self._is_sending:
+            self._queue.put(None)
+            self._thread.join(2 * PATIENCE_S)
 
     def add(self, line: str) -> None:
         """Send the object of a line of `--json`, if anything was done."""

@@ -15,14 +15,11 @@ from tracer.cli.interrupts import SIGNALLED, noting
 from tracer.cli.options import connection_filter_options, make_filter
 from tracer.cli.screen import as_called, columns
 from tracer.model.errors import UsageError
-from tracer.output.messages import say, show
+from tracer.output.messages import complain, say, show
 
 if TYPE_CHECKING:
     from tracer.act.ending import Plan
     from tracer.model.filters import Filter
-
-_INTERRUPTED = 130
-"""The exit status of a shell command that SIGINT ended."""
 
 
 @click.command()
@@ -57,8 +54,13 @@ def end(only_stuck: bool, dry_run: bool, yes: bool, as_json: bool, **filters: An
     from tracer.model.actions import Outcome, Result
     from tracer.output.actions import about_left, outcome_as_json, outcome_as_text, summary
     from tracer.output.format import plural
+    from tracer.run.stopping import exit_status_after
 
-    plan = _plan(wanted, only_stuck=only_stuck)
+    try:
+        plan = _plan(wanted, only_stuck=only_stuck)
+    except KeyboardInterrupt as error:
+        say("nothing was ended")
+        return exit_status_after(error)
     for line in (*about_left(plan.left), *absent(wanted)):
         say(as_called(line))
     if not plan.targets:
@@ -70,7 +72,7 @@ def end(only_stuck: bool, dry_run: bool, yes: bool, as_json: bool, **filters: An
     if not (dry_run or yes) and (refused := _ask(len(plan.targets))):
         say("nothing was ended")
         return refused
-    with noting() as signals, Announcer() as announcer:
+    with noting() as signals, Announcer(complain=complain) as announcer:
         outcomes = []
         for target in takewhile(lambda _: not signals, plan.targets):
             outcomes.append(Outcome(target.socket, Result.WOULD_END) if dry_run else end_one(target))
@@ -144,15 +146,16 @@ def _lines(plan: Plan, width: float, *, grouped: bool) -> Iterator[str]:
 def _ask(count: int) -> int:
     """0 for yes, else the exit status."""
     from tracer.output.actions import question
+    from tracer.run.stopping import exit_status_after
 
     print(question(count), end="", file=sys.stderr, flush=True)
     try:
         answer = sys.stdin.readline()
     except UnicodeDecodeError:  # no yes
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print(file=sys.stderr)
-        return _INTERRUPTED
+        return exit_status_after(error)
     if not answer.endswith("\n"):
         print(file=sys.stderr)
     return 0 if answer.strip().lower() in ("y", "yes") else 1

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 
+from tracer.model import threads
 from tracer.model.errors import TcpwatchError
 from tracer.model.packages import from_pypi, installing
 from tracer.model.secrets import without_secrets
@@ -57,7 +58,7 @@ def explain(error: BaseException, arguments: Sequence[str] = ()) -> TcpwatchErro
     if isinstance(error, RuntimeError) and _NO_THREAD in str(error):
         return TcpwatchError(
             f"cannot start a thread: the limit of threads or of memory is reached ({_place(error)})",
-            hint="ulimit -u; ulimit -v; cat /sys/fs/cgroup/pids.max",
+            hint=threads.HINT,
         )
     if isinstance(error, RuntimeError) and _ASCII in str(error):
         return TcpwatchError("the locale has no characters but ASCII", hint="LC_ALL=C.UTF-8 tcpwatch --help")

@@ -27,7 +27,7 @@ from tracer.model.errors import TcpwatchError, UsageError
 from tracer.output.format import PLAIN
 from tracer.output.messages import complain
 from tracer.output.stdout import OutputError, describe, occupy_standard_descriptors, open_stdout
-from tracer.run.stopping import discard
+from tracer.run.stopping import discard, end_at_once_on_signals, interrupt_on_signals
 
 _GC_THRESHOLD = 20_000
 """Allocations between two collections of cycles: events form none, and come by the hundred thousand."""
@@ -130,6 +130,7 @@ def main() -> None:
     if "_TCPWATCH_COMPLETE" in os.environ:
         import tracer.cli.completion  # noqa: F401 registers what answers bash
     status = run(sys.argv[1:])
+    end_at_once_on_signals()
     _forget_unwritten()
     sys.exit(status)
 
@@ -137,6 +138,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """Run a command and report its errors. Returns the exit status."""
     try:
+        interrupt_on_signals()
         status = cli.main(args=arguments, prog_name="tcpwatch", standalone_mode=False, obj=arguments)
         sys.stdout.flush()
         return status if isinstance(status, int) else 0

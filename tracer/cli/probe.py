@@ -17,7 +17,7 @@ from tracer.cli.interrupts import SIGNALLED, handling
 from tracer.cli.options import connection_filter_options, make_filter
 from tracer.cli.screen import columns
 from tracer.model.errors import UsageError
-from tracer.output.messages import say
+from tracer.output.messages import complain, say
 
 if TYPE_CHECKING:
     from tracer.model.actions import Connected, Probed
@@ -125,7 +125,11 @@ def _probe(found: Sequence[Socket], wait_s: float, *, connect: bool, as_json: bo
     results: list[Probed] = []
     width = columns(sys.stdout)
     try:
-        with handling(_interrupt), _Probing(found, wait_s) as probing, Announcer() as announcer:
+        with (
+            handling(_interrupt),
+            _Probing(found, wait_s) as probing,
+            Announcer(complain=complain) as announcer,
+        ):
             probing.start(connect=connect)
             for probed in probing.results():
                 results.append(probed)

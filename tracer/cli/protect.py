@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter, deque
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from tracer.cli.interrupts import SIGNALLED, noting
 from tracer.cli.options import connection_filter_options, duration_option, make_filter
 from tracer.cli.screen import columns
 from tracer.model.errors import UsageError
-from tracer.output.messages import say
+from tracer.output.messages import complain, say
 
 if TYPE_CHECKING:
     from tracer.act.announcing import Announcer
@@ -100,8 +101,9 @@ def protect(
     host.require_for("using sockets of other processes", "CAP_SYS_PTRACE")
     _warn(protection)
     from tracer.act.announcing import Announcer
+    from tracer.run.stopping import discard, exit_status_after
 
-    with Announcer() as announcer:
+    with Announcer(complain=complain) as announcer:
         printed = _Printed(announcer, as_json=as_json)
         if follow:
             from tracer.run.stopping import Stop
@@ -109,7 +111,13 @@ def protect(
             _follow(wanted, protection, Stop(duration, sys.stdout), printed)
             status = 0
         else:
-            status = _once(wanted, protection, printed, dry_run=dry_run)
+            try:
+                status = _once(wanted, protection, printed, dry_run=dry_run)
+            except KeyboardInterrupt as error:
+                with suppress(OSError):
+                    discard(sys.stdout)  # a reader that stalls must not keep it
+                printed.say_interrupted()
+                return exit_status_after(error)
     printed.say_summary()
     return status
 
@@ -218,6 +226,12 @@ class _Printed:
 
         say(summary(self._counts) if self._counts else "no connection matches")
 
+    def say_interrupted(self) -> None:
+        """Print what is certain when a signal came while sockets were read, or while this was printing."""
+        from tracer.output.protections import summary
+
+        say(f"interrupted: {summary(self._counts) if self._counts else 'nothing was changed'}")
+
 
 def _once(wanted: Filter, protection: Protection, printed: _Printed, *, dry_run: bool) -> int:
     """Returns the exit status."""
@@ -237,7 +251,7 @@ def _once(wanted: Filter, protection: Protection, printed: _Printed, *, dry_run:
             until_signalled = (left.popleft() for _ in takewhile(lambda _: not signals, found))
             printed.take(protect_each(until_signalled, protection, dry_run=dry_run))
     finally:
-        printed.show()  # a signal ends it if nobody reads it
+        printed.show()
     if signals and left:
         say(f"interrupted: left {len(left):,} of {plural(len(found), 'connection')} alone")
         return SIGNALLED + signals[0]
@@ -254,7 +268,10 @@ def _follow(wanted: Filter, protection: Protection, stop: Stop, printed: _Printe
     from tracer.kernel.sockets import HeldSockets
     from tracer.run import systemd
 
-    with LiveSource(wanted, stop, resume=False, say=say) as source, HeldSockets(wanted, say) as held:
+    with (
+        LiveSource(wanted, stop, resume=False, say=say, complain=complain) as source,
+        HeldSockets(wanted, say) as held,
+    ):
         try:
             privileges.keep_only((*source.capabilities, *privileges.TO_WALK))
         except OSError as error:  # forbidden in some sandboxes; it works all the same

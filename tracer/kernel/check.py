@@ -54,6 +54,13 @@ def _privilege() -> Finding:
 
 def _pids() -> Finding:
     if not host.is_in_pid_namespace():
+        if hides := host.hidden_processes():
+            return Finding(
+                "processes", "fallback",
+                f"/proc hides those of other users ({hides}, no CAP_SYS_PTRACE): they may look as if they had ended, "
+                "and end may not spare its own session",
+                hint="run it with CAP_SYS_PTRACE, or: mount -o remount,hidepid=0 /proc",
+            )  # fmt: skip
         return Finding("processes", "ok", "of the whole host")
     return Finding(
         "processes", "missing",

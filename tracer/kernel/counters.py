@@ -10,6 +10,7 @@ from typing import NamedTuple
 from tracer.kernel.namespaces import Members, NamespaceFinder, ProcNamespaceFinder
 from tracer.kernel.processes import PROC
 from tracer.model.counts import NOTHING, Counts
+from tracer.model.threads import can_start
 
 
 class _Namespace(NamedTuple):
@@ -72,12 +73,10 @@ class KernelCounters:
     def begin(self) -> None:
         """Read all namespaces in a background thread. Do not call it while `is_counting`."""
         thread = threading.Thread(target=self._count, name="counters", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # as many threads as this process may have
-            self._count()
-        else:
+        if can_start(thread):
             self._thread = thread
+        else:
+            self._count()
 
     @property
     def is_counting(self) -> bool:

@@ -190,6 +190,37 @@ def is_in_pid_namespace(proc: Path = _PROC) -> bool:
         return False
 
 
+def hidden_processes() -> str:
+    """The option of /proc that hides processes of other users from this one: `hidepid=ptraceable`. Empty without one.
+
+    CAP_SYS_PTRACE sees them all. Before that, hidepid 1 and 2 exempt a group, root's unless gid= names another
+    (has_pid_permissions(), fs/proc/base.c).
+    """
+    with suppress(OSError):  # a seccomp filter refuses capget(2)
+        if privileges.effective() >> _TO_ACT["CAP_SYS_PTRACE"] & 1:
+            return ""
+    options = _options_of_proc()
+    hides = options.get("hidepid", "0")
+    is_exempt = int(options.get("gid", "0")) in {os.getegid(), *os.getgroups()}
+    if hides in ("0", "off") or (is_exempt and hides not in ("4", "ptraceable")):
+        return ""
+    return f"hidepid={hides}"
+
+
+def _options_of_proc() -> dict[str, str]:
+    """The options of what is mounted last on /proc, from /proc/self/mountinfo. Empty if that is unknown."""
+    options = ""
+    try:
+        lines = os.fsdecode((_PROC / "self/mountinfo").read_bytes()).splitlines()
+    except OSError:
+        return {}
+    for line in lines:
+        of_mount, _, of_filesystem = line.partition(" - ")
+        if of_mount.split(" ")[4] == str(_PROC):
+            options = of_filesystem.split(" ", 2)[2]
+    return {name: value for name, _, value in (each.partition("=") for each in options.split(","))}
+
+
 def may_enter_namespaces() -> bool:
     """Whether this process may enter network namespaces, by entering its own again (netns_install() of Linux)."""
     with (_PROC / "thread-self/ns/net").open("rb") as namespace:

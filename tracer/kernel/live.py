@@ -26,8 +26,10 @@ from tracer.kernel.suspends import Suspend, Suspends
 from tracer.kernel.walks import Walks
 from tracer.kernel.wire import Decoder
 from tracer.model.counts import Counts
+from tracer.model.errors import TcpwatchError
 from tracer.model.events import SUSPEND, Batch, Event
 from tracer.model.filters import Filter
+from tracer.model.threads import cannot_start
 
 IDLE_MS, BUSY_MS = 250, 100
 """Timeouts of a poll. IDLE_MS: how late ^C or --duration may be noticed. BUSY_MS, after a poll with events: how late
@@ -56,8 +58,9 @@ class LiveSource:
 
     wanted: filters connections; the caller filters events by kind. stop: called between polls, at most IDLE_MS apart.
     resume: whether received segments are traced. resume_after_s: the silence after which a segment is an event.
-    waiting_after_s: the silence after which waiting for a response is an event. say: takes a line for the user. The
-    constructor raises TcpwatchError for whatever is missing on this host.
+    waiting_after_s: the silence after which waiting for a response is an event. say: takes a line for the user.
+    complain: takes what the run goes on without. The constructor raises TcpwatchError for whatever is missing on this
+    host.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class LiveSource:
         waiting_after_s: float = WAITING_AFTER_S,
         ring_bytes: int = RING_BYTES,
         say: Callable[[str], None] = lambda _: None,
+        complain: Callable[[TcpwatchError], None] = lambda _: None,
     ) -> None:
         host.require_privilege()
         hz = host.hz()
@@ -111,11 +115,15 @@ class LiveSource:
             self._lost_checked = self._counters_checked = time.monotonic()
             self._polled_ns = self._lost_checked_ns = clocks.boottime_ns()
             self._max_unread_ns, self._max_used = 0, 0.0  # since lost events were last checked
-            self._owners = Owners(holders)
+            self._complain = complain
+            self._lacks_thread: bool | None = None  # False once that has been reported
+            self._owners = Owners(holders, lacks_thread=self._without_thread)
             self._owners.search_all(OWNERS_WAIT_S)
             self._walks = None
             if self._program.iterator is not None:
-                self._walks = Walks(self._program, self._program.iterator, self._decoder, self._owners)
+                self._walks = Walks(
+                    self._program, self._program.iterator, self._decoder, self._owners, self._without_thread
+                )
             self.counters = KernelCounters(members)
         except BaseException:
             self._program.close()
@@ -158,9 +166,20 @@ class LiveSource:
         """Whether more than half of the ring buffer is in use."""
         return self._ring.used > 0.5
 
+    def _without_thread(self) -> None:
+        """Have the run say once that a part of it was left out. Later attempts may succeed."""
+        if self._lacks_thread is None:
+            self._lacks_thread = True
+
+    def _say_what_lacks(self) -> None:
+        if self._lacks_thread:
+            self._lacks_thread = False
+            self._complain(cannot_start("owners, or connections that wait while nothing happens, may be missing"))
+
     def __iter__(self) -> Iterator[Batch]:
         timeout_ms = 0  # the events of the first walk are there
         while not self._stop():
+            self._say_what_lacks()
             batch = self._poll(timeout_ms)
             timeout_ms = self._next_timeout_ms(batch)
             yield batch

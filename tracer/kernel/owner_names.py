@@ -11,7 +11,6 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +21,7 @@ from tracer.kernel.process_cgroups import has_cgroup_v1, hostname_in_pod, names_
 from tracer.kernel.processes import PROC, started_ns
 from tracer.kernel.searches import RENEW_NS
 from tracer.model.cgroup_names import NOTHING, CgroupNames, names_in
+from tracer.model.threads import can_start
 
 MAX_KNOWN = 8192
 """Owners with remembered names."""
@@ -75,7 +75,9 @@ class NameFinder:
         files: NodeFiles | None = None,
         proc: Path = PROC,
         clock_ns: Callable[[], int] = clocks.boottime_ns,
+        lacks_thread: Callable[[], None] = lambda: None,
     ) -> None:
+        self._lacks_thread = lacks_thread
         self._path_of = path_of
         self._files = NodeFiles() if files is None else files
         self._proc = proc
@@ -149,9 +151,10 @@ class NameFinder:
         self._asked[key] = question
         if self._thread is None:
             thread = threading.Thread(target=self._look, name="names", daemon=True)
-            with suppress(RuntimeError):  # as many threads as this process may have: the next question tries again
-                thread.start()
+            if can_start(thread):
                 self._thread = thread
+            else:  # the next question tries again
+                self._lacks_thread()
 
     def _look(self) -> None:
         """Answer the questions, until there is none."""

@@ -129,6 +129,7 @@ class Owners:
 
     find: finds holders; it is called in threads of their own, so that events wait no longer than UNKNOWN_WAIT_S. Use
     everything else in one thread. proc: where to see whether a process still runs. files: those that name containers.
+    lacks_thread: called where no thread can be started for a search.
     """
 
     def __init__(
@@ -139,17 +140,18 @@ class Owners:
         clock_ns: Callable[[], int] = clocks.boottime_ns,
         cgroup_path: Callable[[int], str | None] = cgroup_path,
         files: NodeFiles | None = None,
+        lacks_thread: Callable[[], None] = lambda: None,
     ) -> None:
         self._proc = proc
         self._clock_ns = clock_ns
-        self._names = NameFinder(cgroup_path, files=files, proc=proc, clock_ns=clock_ns)
+        self._names = NameFinder(cgroup_path, files=files, proc=proc, clock_ns=clock_ns, lacks_thread=lacks_thread)
         self._names_slow_until_ns = 0
         self._found: dict[int, _Found] = {}  # by inode
         self._max_found = MAX_SOCKETS
         self._last: OrderedDict[str | None, Holders] = OrderedDict()  # by Event.sock
         self._started: dict[int, tuple[int | None, int]] = {}  # by pid: start time, and when that was read
         self._openers: dict[tuple[int, bytes], _Opener] = {}  # by pid and name
-        self._searches = Searches(find, _found_by_inode, clock_ns)
+        self._searches = Searches(find, _found_by_inode, clock_ns, lacks_thread)
 
     def search_all(self, wait_s: float | None = None) -> None:
         """Search for the holders of all sockets. After wait_s it goes on in the background."""

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Generic, TypeVar
 
 from tracer.kernel.holders import Held, HolderFinder
+from tracer.model.threads import can_start
 
 MAX_CPU_SHARE, BURST_S = 0.05, 0.2
 """The share of one core that searches may use; and the CPU time that they may use at once after a pause."""
@@ -59,10 +60,17 @@ class Searches(Generic[Found]):
     """One search at a time, as often as the CPU share permits.
 
     find: called in the thread of a search, as is sort, with the holders and the time at which they were found
-    (clock_ns). Use everything else in one thread.
+    (clock_ns). lacks_thread: called where no thread can be started. Use everything else in one thread.
     """
 
-    def __init__(self, find: HolderFinder, sort: Callable[[Held, int], Found], clock_ns: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        find: HolderFinder,
+        sort: Callable[[Held, int], Found],
+        clock_ns: Callable[[], int],
+        lacks_thread: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._lacks_thread = lacks_thread
         self._find = find
         self._sort = sort
         self._clock_ns = clock_ns
@@ -87,9 +95,8 @@ class Searches(Generic[Found]):
     def begin(self, inodes: Collection[int] | None) -> None:
         """Begin a search for these sockets, or for all. Does nothing where no thread can be started."""
         search = Search(self._find, None if inodes is None else frozenset(inodes), self._sort, self._clock_ns)
-        try:
-            search.start()
-        except RuntimeError:  # as many threads as this process may have
+        if not can_start(search):
+            self._lacks_thread()
             return
         self.running = search
         self._began_ns = self._clock_ns()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from tracer.kernel.program.program import Program
 from tracer.kernel.program.requests import IdleService
 from tracer.kernel.wire import Decoder, Owner
 from tracer.model.events import Event
+from tracer.model.threads import can_start
 
 WALK_EVERY_S = 30.0
 """From the beginning of one walk to that of the next."""
@@ -44,15 +46,23 @@ class _Found(NamedTuple):
 class Walks:
     """The walks of one run. The first one has ended when the constructor returns.
 
-    program: with its iterator attached; link: that iterator. Use it in the thread that reads the ring buffer, and
-    close it before the program.
+    program: with its iterator attached; link: that iterator. lacks_thread: called where no thread can be started for
+    a walk. Use it in the thread that reads the ring buffer, and close it before the program.
     """
 
-    def __init__(self, program: Program, link: int, decoder: Decoder, owners: Owners) -> None:
+    def __init__(
+        self,
+        program: Program,
+        link: int,
+        decoder: Decoder,
+        owners: Owners,
+        lacks_thread: Callable[[], None] = lambda: None,
+    ) -> None:
         self._program = program
         self._link = link
         self._decoder = decoder
         self._owners = owners
+        self._lacks_thread = lacks_thread
         self._thread: threading.Thread | None = None
         self._found: deque[_Found] | None = None  # not handed over yet; None until the walk has succeeded
         self._handed_over: set[str | None] = set()  # sockets, since that walk began
@@ -128,12 +138,11 @@ class Walks:
 
     def _start_thread(self) -> None:
         thread = threading.Thread(target=self._run, name="walk", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # as many threads as this process may have: the next walk tries again
-            self._wants_trouble = self._wants_all = True
-        else:
+        if can_start(thread):
             self._thread = thread
+        else:  # the next walk tries again
+            self._wants_trouble = self._wants_all = True
+            self._lacks_thread()
 
     def _run(self) -> None:
         with suppress(OSError, MemoryError):  # out of memory: a later walk may succeed

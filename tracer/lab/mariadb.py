@@ -15,6 +15,7 @@ from pathlib import Path
 from tracer.lab.namespace import Namespace, wait_until
 from tracer.lab.peers import Client, Process
 from tracer.model.errors import TcpwatchError
+from tracer.model.packages import installing
 
 USER, PASSWORD, DATABASE = "app", "lab-only", "lab"
 _CLIENT = Path(__file__).with_name("mariadb_peer.py")
@@ -37,7 +38,7 @@ class MariaDB(Process):
     def __init__(self, namespace: Namespace, host: str, port: int = 3306) -> None:
         for tool in ("mariadbd", "mariadb-install-db", "mariadb", "setpriv"):
             if _find(tool) is None:
-                raise TcpwatchError(f"MariaDB is not installed ({tool})", hint="sudo apt-get install mariadb-server")
+                raise TcpwatchError(f"MariaDB is not installed ({tool})", hint=installing("mariadb-server"))
         self._namespace = namespace
         self._directory = Path(tempfile.mkdtemp(prefix="tcpwatch-mariadb-"))
         # Reads a pipe that only this process can write to: it removes the directory even when this process is killed.
@@ -145,12 +146,16 @@ def mariadb_client(namespace: Namespace, host: str, port: int = 3306) -> Client:
     """A PyMySQL client with the command `query` of the embedded one."""
     if importlib.util.find_spec("pymysql") is None:
         raise TcpwatchError(
-            "PyMySQL is not installed", hint="sudo apt-get install python3-pymysql, or pip install PyMySQL"
+            "PyMySQL is not installed", hint=f"{installing('python3-pymysql')}, or pip install PyMySQL"
         )
     return Client(namespace, [sys.executable, _CLIENT, json.dumps(
         {"host": host, "port": port, "user": USER, "password": PASSWORD, "database": DATABASE}
     )])  # fmt: skip
 
 
+_BESIDE_PATH = ":/usr/sbin:/usr/local/sbin:/usr/libexec"
+"""Where else mariadbd is: RHEL has it in /usr/libexec."""
+
+
 def _find(tool: str) -> str | None:
-    return shutil.which(tool, path=os.environ.get("PATH", os.defpath) + ":/usr/sbin:/usr/local/sbin")
+    return shutil.which(tool, path=os.environ.get("PATH", os.defpath) + _BESIDE_PATH)

@@ -11,6 +11,7 @@ from typing import Any
 
 from tracer.model.errors import TcpwatchError
 from tracer.model.events import STATES
+from tracer.model.packages import installing
 
 _PACKAGES = {
     "ip": "iproute2",
@@ -26,8 +27,8 @@ def require_tools(*tools: str) -> None:
     """Raise TcpwatchError unless all these commands are there."""
     missing = [tool for tool in tools if shutil.which(tool) is None]
     if missing:
-        packages = " ".join(sorted({_PACKAGES.get(tool, tool) for tool in missing}))
-        raise TcpwatchError(f"not installed: {', '.join(missing)}", hint=f"sudo apt-get install {packages}")
+        packages = sorted({_PACKAGES.get(tool, tool) for tool in missing})
+        raise TcpwatchError(f"not installed: {', '.join(missing)}", hint=installing(*packages))
 
 
 def wait_until(condition: Callable[[], Any], timeout_s: float, what: str) -> None:

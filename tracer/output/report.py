@@ -105,7 +105,7 @@ class Report:
         both = two_ends_section(data.two_ends, data.utc_offset_s)
         if both is not None:
             sections.append(both)
-        done = data.actions.section(data.utc_offset_s, has_hosts=len(data.hosts) > 1)
+        done = data.actions.section(data.utc_offset_s, has_hosts=len(data.hosts) > 1, has_day=data.spans_days)
         if done is not None:
             sections.append(done)
         if data.stalls:

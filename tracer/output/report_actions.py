@@ -12,6 +12,7 @@ from tracer.model.events import Event
 from tracer.output.format import endpoint, local_time, plural, program, safe
 from tracer.output.report_blocks import Inline, Paragraph, Section, name_of
 
+HEADING = "Actions"
 MAX_GROUPS = 64
 """Groups of similar actions that are listed. Of more, only the number is."""
 MAX_TEXT = 64
@@ -83,22 +84,35 @@ class ReportActions:
             self.add(key, group)
         self.left_out += other.left_out
 
-    def section(self, utc_offset_s: int, *, has_hosts: bool) -> Section | None:
-        """The groups in the order of time; None where nothing was done."""
+    def sentences(self, utc_offset_s: int, *, has_hosts: bool, has_day: bool) -> list[tuple[Inline, int]]:
+        """A sentence for each group, in the order of time, and the number of its actions."""
+        groups = sorted(self.groups.items(), key=lambda item: item[1].first_ns)
+        return [
+            (_sentence(key, group, utc_offset_s, has_hosts=has_hosts, has_day=has_day), group.count)
+            for key, group in groups
+        ]
+
+    def section(self, utc_offset_s: int, *, has_hosts: bool, has_day: bool) -> Section | None:
+        """The sentences; None where nothing was done."""
         if not self.groups:
             return None
-        groups = sorted(self.groups.items(), key=lambda item: item[1].first_ns)
-        blocks = [Paragraph(_sentence(*each, utc_offset_s, has_hosts=has_hosts)) for each in groups]
+        listed = self.sentences(utc_offset_s, has_hosts=has_hosts, has_day=has_day)
+        blocks = [Paragraph(sentence) for sentence, _ in listed]
         if self.left_out:
-            blocks.append(Paragraph(f"Not listed: {plural(self.left_out, 'other action')}."))
-        return Section("Actions", blocks)
+            blocks.append(Paragraph(not_listed(self.left_out)))
+        return Section(HEADING, blocks)
 
 
-def _sentence(key: ActionKey, group: ActionGroup, utc_offset_s: int, *, has_hosts: bool) -> Inline:
+def not_listed(count: int) -> str:
+    """The sentence about actions without one of their own."""
+    return f"Not listed: {plural(count, 'other action')}."
+
+
+def _sentence(key: ActionKey, group: ActionGroup, utc_offset_s: int, *, has_hosts: bool, has_day: bool) -> Inline:
     """`14:05:43: tcpwatch end ended 60 connections of gunicorn → 10.77.2.3:5432, by alice`."""
     host, action, result, name, where, user = key
     verb, rest = _VERBS.get((action, result), (f"tcpwatch {action}:", f": {result}"))
-    pieces: list[str] = list(_times(group, utc_offset_s))
+    pieces: list[str] = list(_times(group, utc_offset_s, has_day=has_day))
     if has_hosts:
         pieces += [" on ", name_of(host)]
     pieces += [
@@ -115,6 +129,7 @@ def _sentence(key: ActionKey, group: ActionGroup, utc_offset_s: int, *, has_host
     return tuple(pieces)
 
 
-def _times(group: ActionGroup, utc_offset_s: int) -> Iterator[str]:
-    first, last = (local_time(ns, utc_offset_s)[1][:8] for ns in (group.first_ns, group.last_ns))
+def _times(group: ActionGroup, utc_offset_s: int, *, has_day: bool) -> Iterator[str]:
+    instants = (local_time(max(0, ns), utc_offset_s) for ns in (group.first_ns, group.last_ns))
+    first, last = (f"{date[5:]} {clock[:8]}" if has_day else clock[:8] for date, clock in instants)
     yield first if first == last else f"{first} to {last}"

@@ -18,6 +18,7 @@ from tracer.model.recent import Recent
 from tracer.model.times import InvalidTime, parse_time
 from tracer.model.window import EVERYTHING, Window
 from tracer.output.crosscheck import what_was_missed
+from tracer.output.format import local_time
 from tracer.output.owners_advice import UNKNOWN_HOST, Line, OwnersAdvice
 from tracer.output.report_actions import ReportActions
 from tracer.output.report_incidents import ReportIncidents
@@ -104,6 +105,12 @@ class ReportData:
         self._elsewhere = Comparison()  # of merged reports
         self.host = UNKNOWN_HOST  # of the recording that is read
         self._hz = self._own_netns = 0
+
+    @property
+    def spans_days(self) -> bool:
+        """Whether a time of day needs its date, in the time zone of the report."""
+        instants = [each for each in (self.first_ns, self.last_ns) if each is not None]
+        return len({local_time(max(0, each), self.utc_offset_s)[0] for each in instants}) > 1
 
     def opened(self, header: Header) -> None:
         """A recording begins. It may lack events that are in the kernel's counts."""

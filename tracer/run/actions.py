@@ -13,6 +13,7 @@ from tracer.kernel import clocks, privileges
 from tracer.kernel.action_sockets import Inbox, Message
 from tracer.model.events import DECLARATIONS, Batch, Event
 from tracer.model.kinds import Kind
+from tracer.model.threads import can_start, cannot_start
 from tracer.model.validation import InvalidEvent, checked
 
 MAX_PENDING = 4096
@@ -50,7 +51,10 @@ def fields_of(message: Message) -> dict[str, Any] | None:
 
 
 class Actions:
-    """Receives messages in a thread without capabilities, and puts their events among those of a source."""
+    """Receives messages in a thread without capabilities, and puts their events among those of a source.
+
+    Raises TcpwatchError, and closes the inbox, where the thread cannot be started.
+    """
 
     def __init__(self, inbox: Inbox) -> None:
         self._inbox = inbox
@@ -58,7 +62,10 @@ class Actions:
         self._recent: deque[Event] = deque(maxlen=MAX_RECENT)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._receive, name="actions", daemon=True)
-        self._thread.start()
+        if not can_start(self._thread):
+            inbox.end()
+            inbox.close()
+            raise cannot_start("actions of other tcpwatch commands are not shown")
 
     def close(self) -> None:
         """Remove the socket, and wait for the thread."""

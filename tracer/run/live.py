@@ -114,6 +114,7 @@ def _trace(
             waiting_after_s=waiting_after_s(wanted),
             ring_bytes=tracing.ring_bytes,
             say=say,
+            complain=complain,
         ) as source,
     ):
         is_compact = recording is not None and recording.is_compact
@@ -126,11 +127,11 @@ def _trace(
             hooks = attached_hooks(source.attached)
             observers.append(metrics.count(hooks=hooks, min_idle_ms=min_idle_ms, sees_resumes=tracing.resume))
         _drop_privileges(source, recording, metrics)
+        shown = _shown(show, source.is_behind if sheds else None)  # before threads that the run can do without
         actions = _actions(stack, tracing)
         if metrics is not None:
             metrics.start()
         began, used = time.monotonic(), host.cpu_seconds()
-        shown = _shown(show, source.is_behind if sheds else None)
         output = _isolated_output(shown, stop) if shown is not None else None
         # Beside live output, a recording that fails ends alone. Without, its failure ends the run.
         isolated = _isolated_recording(writer) if writer is not None and output is not None else None
@@ -193,7 +194,11 @@ def _actions(stack: ExitStack, tracing: Tracing) -> Actions | None:
         if tracing.is_verbose:
             say(f"actions of other tcpwatch commands are not shown: {DIRECTORY}: {getattr(error, 'strerror', error)}")
         return None
-    return stack.enter_context(closing(Actions(inbox)))
+    try:
+        return stack.enter_context(closing(Actions(inbox)))
+    except TcpwatchError as error:
+        complain(error)
+        return None
 
 
 def _run(

@@ -14,6 +14,7 @@ from tracer.kernel import host, privileges
 from tracer.model.dataclass import dataclass
 from tracer.model.errors import TcpwatchError
 from tracer.model.packages import installing
+from tracer.model.threads import can_start, cannot_start
 from tracer.output.metrics.counting import MetricsSink
 from tracer.output.metrics.services import Places, Silences
 from tracer.output.metrics.snapshot import Snapshot
@@ -54,13 +55,14 @@ class Metrics:
         self.silences = Silences(Places(wanted.services))
         self.sink: MetricsSink | None = None
         self.error: TcpwatchError | None = None  # of the latest attempt to write the file
-        self._say = say
+        self._say, self._complain = say, complain
         self._stack = ExitStack()
         self._file = _textfile(wanted.file) if wanted.file is not None else None
         self._otlp = self._exported(wanted.otlp, complain) if wanted.otlp is not None else None
         self._socket: socket.socket | None = None
         self._ends = threading.Event()
         self._writer: threading.Thread | None = None
+        self._is_started = False  # to write the file
         self._rendered: tuple[Snapshot, bytes] | None = None
         if wanted.address is not None:
             from tracer.output.metrics import listener
@@ -102,16 +104,32 @@ class Metrics:
         return privileges.TO_BEGIN_FILES
 
     def start(self) -> None:
-        """Start the threads."""
-        if self._file is not None:
-            self._writer = threading.Thread(target=self._write_files, name="metrics-file", daemon=True)
-            self._writer.start()
-        if self._socket is not None:
-            from tracer.output.metrics.listener import Listener, url
+        """Start the threads. Where one cannot be started, the run goes on without it."""
+        for start in (self._start_writing, self._start_listening, self._start_exporting):
+            try:
+                start()
+            except TcpwatchError as error:
+                self._complain(error)
 
-            self._say(f"metrics at {url(self._socket)}")
-            self._stack.callback(Listener(self._socket, self._render, _without_capabilities).close)
+    def _start_writing(self) -> None:
+        if self._file is None:
+            return
+        self._is_started = True
+        writer = threading.Thread(target=self._write_files, name="metrics-file", daemon=True)
+        if not can_start(writer):
+            raise cannot_start(f"{self._file.path} is written only at the end")
+        self._writer = writer
 
+    def _start_listening(self) -> None:
+        if self._socket is None:
+            return
+        from tracer.output.metrics.listener import Listener, url
+
+        where = url(self._socket)
+        self._stack.callback(Listener(self._socket, self._render, _without_capabilities).close)
+        self._say(f"metrics at {where}")
+
+    def _start_exporting(self) -> None:
         if self._otlp is not None:
             self._otlp.start(self._say)
 
@@ -130,6 +148,8 @@ class Metrics:
         if self._writer is not None:
             self._writer.join()
             self._writer = None
+        if self._is_started:
+            self._is_started = False
             self._write_file()
         if self._file is not None:
             self._file.close()

@@ -52,9 +52,9 @@ class Otlp:
         return self._backlog.dropped
 
     def start(self, say: Callable[[str], None]) -> None:
-        """Start to export."""
-        say(f"exporting to {self._endpoint.url(LOGS)} and {self._endpoint.url(METRICS)}")
+        """Start to export. Raises TcpwatchError where that is not possible."""
         self._exporter.start()
+        say(f"exporting to {self._endpoint.url(LOGS)} and {self._endpoint.url(METRICS)}")
 
     def end(self) -> None:
         """No event follows. Does not wait until everything is sent."""

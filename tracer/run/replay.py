@@ -18,6 +18,7 @@ from tracer.recordings.reader import RecordingReader, ReportOutput
 from tracer.recordings.series_order import in_order
 from tracer.recordings.source_file import SourceFile, Unreadable
 from tracer.run.pipeline import Totals, finish, run
+from tracer.run.stopping import interrupted_by
 
 HZ = 250
 """Jiffies per second of Debian and most others, for a header without hz."""
@@ -118,10 +119,10 @@ class Player:
             if self._tracker is not None:
                 self._tracker.missed()
                 self._finish()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             if others or str(file) != "-":
                 more = f", and {others:,} more FILE{'' if others == 1 else 's'}" if others else ""
-                self._missing(Missing(f"{file}{more}", "interrupted by ^C", "", until_ns))
+                self._missing(Missing(f"{file}{more}", f"interrupted by {interrupted_by(error)}", "", until_ns))
             raise
 
     def _play_report(self, found: ReportOutput) -> None:

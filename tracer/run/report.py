@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import field, replace
 from itertools import groupby
 from pathlib import Path
@@ -22,6 +24,7 @@ from tracer.analysis.silence_marks import SilenceMarks
 from tracer.model.dataclass import dataclass
 from tracer.model.errors import TcpwatchError
 from tracer.model.filters import Filter
+from tracer.model.threads import HINT, can_start
 from tracer.model.window import Window
 from tracer.output.html.report import HtmlReport
 from tracer.output.report import Report
@@ -32,12 +35,15 @@ from tracer.recordings.reader import ReportOutput
 from tracer.recordings.series_order import header_of, in_order
 from tracer.run.pipeline import Totals
 from tracer.run.replay import Missing, Player
+from tracer.run.stopping import interrupted_by
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ProcessPoolExecutor
 
 MIN_BYTES_OF_A_WORKER = 2_000_000
 """Fewer bytes are read before another process would have started. Each process takes memory of its own."""
+_PATIENCE_S = 1.0
+"""How often a wait for a process looks whether it is in vain."""
 _AHEAD = 2
 """Groups that are read ahead for each process: their states wait in memory."""
 
@@ -249,21 +255,23 @@ def _read_in_parallel(
     from multiprocessing import active_children, get_context
 
     later = sum(map(len, groups))
+    threads = threading.active_count()
     with TemporaryDirectory(prefix="tcpwatch-") as directory:
         pool = ProcessPoolExecutor(workers, get_context("fork"), _in_a_worker)
         rest = [file for group in groups for file in group]
         try:
-            for group, future in _submitted(pool, groups, workers, reading, Path(directory)):
+            for group, future in _submitted(pool, groups, workers, reading, Path(directory), warn):
                 later -= len(group)
-                if future is None:
+                done = None if future is None else _result_of(future, threads)
+                if done is None:
                     _read_here(group, reading, report, warn, missing, later)
                 else:
-                    _take(future.result(), report, warn, missing)
+                    _take(done, report, warn, missing)
                 del rest[: len(group)]
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             more = f", and {len(rest) - 1:,} more FILE{'' if len(rest) == 2 else 's'}" if len(rest) > 1 else ""
             if report.state.data.hosts or report.lines is None:
-                note = Missing(f"{rest[0]}{more}", "interrupted by ^C", "", None)
+                note = Missing(f"{rest[0]}{more}", f"interrupted by {interrupted_by(error)}", "", None)
                 report.missing(note.file, note.reason, note.until_ns, is_failure=note.is_failure)
                 missing(note)
             raise
@@ -274,21 +282,47 @@ def _read_in_parallel(
         finally:
             for child in active_children():
                 child.kill()
-            pool.shutdown(wait=True, cancel_futures=True)
+            with suppress(RuntimeError):  # its own thread could not be started
+                pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _submitted(
-    pool: ProcessPoolExecutor, groups: Sequence[Sequence[Path]], workers: int, reading: Reading, directory: Path
+    pool: ProcessPoolExecutor,
+    groups: Sequence[Sequence[Path]],
+    workers: int,
+    reading: Reading,
+    directory: Path,
+    warn: Callable[[str], None],
 ) -> Iterator[tuple[Sequence[Path], Future[_Read] | None]]:
     """Each group with its result to come; None for one that only this process can read, such as a pipe."""
     ahead: deque[tuple[Sequence[Path], Future[_Read] | None]] = deque()
+    can_start = True
     for number, group in enumerate(groups):
-        is_here = any(_identity(file) is None for file in group)
+        future = None
         lines = directory / f"{number}" if reading.has_lines else None
-        ahead.append((group, None if is_here else pool.submit(_read_elsewhere, group, reading, lines)))
+        if can_start and all(_identity(file) is not None for file in group):
+            try:
+                future = pool.submit(_read_elsewhere, group, reading, lines)
+            except (OSError, RuntimeError):  # as many processes or threads as this user or container may have
+                can_start = False
+                warn(f"one process reads all files, because no other can be started ({HINT})")
+        ahead.append((group, future))
         if len(ahead) > _AHEAD * workers:
             yield ahead.popleft()
     yield from ahead
+
+
+def _result_of(future: Future[_Read], threads: int) -> _Read | None:
+    """Wait for it. None if it never comes, because a thread of the pool could not be started.
+
+    threads: how many there were before the pool.
+    """
+    from concurrent.futures import TimeoutError as FutureTimeout
+
+    while threading.active_count() > threads:
+        with suppress(FutureTimeout):
+            return future.result(_PATIENCE_S)
+    return future.result() if future.done() else None
 
 
 def _take(
@@ -307,10 +341,23 @@ def _take(
 
 
 def _in_a_worker() -> None:
-    """^C ends the workers through the process that started them."""
+    """^C ends the workers through the process that started them, and they end with it, even after kill -9."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    can_start(threading.Thread(target=_end_with_parent, daemon=True))
+
+
+def _end_with_parent() -> None:
+    from multiprocessing import parent_process
+
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _read_elsewhere(group: Sequence[Path], reading: Reading, lines: Path | None) -> _Read:

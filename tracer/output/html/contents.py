@@ -13,7 +13,7 @@ from tracer.model.durations import setting
 from tracer.output.format import local_time
 from tracer.output.idle_timeouts import range_in_words
 from tracer.output.other_end_text import two_ends_section
-from tracer.output.report_blocks import Advice, Section
+from tracer.output.report_blocks import Advice, Inline, Section
 from tracer.output.report_data import ReportData
 from tracer.output.report_rows import service_name
 from tracer.output.report_services import advice_blocks, left_out
@@ -52,6 +52,9 @@ class Contents:
     summary: Section
     diagnosis: Section | None
     both_ends: Section | None
+    actions: list[tuple[Inline, int]]
+    """Sentences, each with the number of its actions."""
+    more_actions: int
     left_out: list[str]
     services: list[ServiceContents]
     more_services: int
@@ -91,6 +94,8 @@ def contents_of(data: ReportData, timeline: Timeline, marks: SilenceMarks, unfol
         summary=summary_section(data, incidents),
         diagnosis=None if data.first_ns is None else diagnosis_section(data, incidents),
         both_ends=two_ends_section(data.two_ends, data.utc_offset_s),
+        actions=data.actions.sentences(data.utc_offset_s, has_hosts=len(data.hosts) > 1, has_day=data.spans_days),
+        more_actions=data.actions.left_out,
         left_out=list(left_out(data, unfollowed)),
         services=[
             ServiceContents(

@@ -10,6 +10,7 @@ from tracer.output.html import advice, blocks, overview, strip, summary, table, 
 from tracer.output.html.contents import Contents
 from tracer.output.html.markup import fitting, paragraph, text
 from tracer.output.html.style import CSS
+from tracer.output.report_actions import HEADING, not_listed
 from tracer.output.report_timeline import IncidentRow, weightiest_rows
 
 MAX_BYTES = 195_000
@@ -20,10 +21,11 @@ MAX_HARMLESS = 8
 _SHARES = {
     "summary": 0.12,
     "ends": 0.06,
+    "actions": 0.04,
     "strips": 0.1,
     "overview": 0.08,
-    "timeline": 0.24,
-    "advice": 0.18,
+    "timeline": 0.22,
+    "advice": 0.16,
     "table": 0.16,
 }
 """Of MAX_BYTES. The rest is for the style, the heading and what is missing."""
@@ -62,6 +64,7 @@ def page_of(contents: Contents) -> str:
         "<main>",
         _diagnosis(contents),
         _both_ends(contents),
+        _actions(contents),
         _silences(contents),
         _incidents(contents, rows),
         _advice(contents),
@@ -112,6 +115,16 @@ def _both_ends(contents: Contents) -> str:
         return ""
     cards = blocks.cards(contents.both_ends)
     return _section("ends", contents.both_ends.heading, cards, '<div class="cards">', "</div>", "other group")
+
+
+def _actions(contents: Contents) -> str:
+    lines = (f"<li>{blocks.inline(sentence)}</li>" for sentence, _ in contents.actions)
+    kept, _ = fitting(lines, int(MAX_BYTES * _SHARES["actions"]))
+    if not kept:
+        return ""
+    others = contents.more_actions + sum(count for _, count in contents.actions[len(kept) :])
+    note = paragraph([not_listed(others)] if others else [], "note")
+    return f'<section id="actions"><h2>{HEADING}</h2><ul>{"".join(kept)}</ul>{note}</section>\n'
 
 
 def _silences(contents: Contents) -> str:

@@ -11,7 +11,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 
 from tracer.analysis.idle_timeouts import service_of
-from tracer.analysis.outcomes import WITHOUT_EVIDENCE
+from tracer.analysis.outcomes import WITHOUT_EVIDENCE, Outcome
 from tracer.model.counts import counts_of
 from tracer.model.events import Event
 from tracer.model.kinds import Kind
@@ -68,6 +68,7 @@ class MetricsSink:
         self._sees_resumes = sees_resumes
         self._unexported = unexported
         self._at_risk: dict[str, Label] = {}  # by socket
+        self._recovered: set[Label] = set()  # services with a stall that recovered since the latest snapshot
         self._rules: dict[str, Callable[[Event], None]] = {
             Kind.STALL.value: self._stall,
             Kind.RETRANSMIT.value: self._retransmit,
@@ -119,6 +120,10 @@ class MetricsSink:
             self._open.take(stall, label)
             return
         self._open.end(stall.sock)
+        if (
+            stall.outcome == Outcome.RECOVERED.value and label.service != OTHER
+        ):  # of those, one says nothing of another
+            self._recovered.add(label)
         ended = Ended(label, stall.verdict or OTHER, stall.outcome or OTHER)
         if stall.outcome not in WITHOUT_EVIDENCE:
             self._count(ended, stall.duration_ms)
@@ -162,11 +167,19 @@ class MetricsSink:
             self._lost[hook if hook in self._lost or len(self._lost) < MAX_HOOKS else OTHER] += event.count
             self._at_risk.clear()  # their ends may be among what was lost; the next search finds them again
 
+    def _forget_withdrawn(self, fatal_ms: Mapping[Label, int]) -> None:
+        """Leave out connections beside one that recovered after all, if no silence to their service was fatal."""
+        withdrawn = self._recovered - fatal_ms.keys()
+        self._recovered.clear()
+        if withdrawn and self._at_risk:
+            self._at_risk = {sock: label for sock, label in self._at_risk.items() if label not in withdrawn}
+
     def _snapshot(self) -> Snapshot:
         survived_ms, fatal_ms = self._silences.longest_survived_ms, dict(self._silences.shortest_fatal_ms)
         for label, idle_ms in self._open.fatal_ms().items():
             fatal_ms[label] = min(idle_ms, fatal_ms.get(label, idle_ms))
         open_stalls = self._open.by_verdict()
+        self._forget_withdrawn(fatal_ms)
         at_risk = Counter({label: 0 for label, _ in open_stalls})
         at_risk.update(self._at_risk.values())
         return Snapshot(

@@ -94,7 +94,7 @@ def _of_services(now: Snapshot) -> Iterator[Family]:
     if now.at_risk is not None:
         yield _gauge(
             "tcpwatch_connections_at_risk",
-            "Connections that have been silent for longer than a silence that was fatal to another one.",
+            "Connections silent for longer than a silence that was fatal to another one, and not used since.",
             "{connection}",
             now.at_risk,
         )

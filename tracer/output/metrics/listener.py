@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from tracer.model.errors import TcpwatchError
+from tracer.model.threads import can_start, cannot_start
 from tracer.output.metrics.exposition import CONTENT_TYPE
 
 PATH = "/metrics"
@@ -81,7 +82,8 @@ def _cannot_listen(address: Address, error: OSError) -> TcpwatchError:
 class Listener:
     """Answers scrapes until `close`, in a thread of its own.
 
-    render: makes the text of the metrics; called in that thread. prepare: called first in that thread.
+    render: makes the text of the metrics; called in that thread. prepare: called first in that thread. Raises
+    TcpwatchError, and closes the socket, where the thread cannot be started.
     """
 
     def __init__(self, listening: socket.socket, render: Callable[[], bytes], prepare: Callable[[], None]) -> None:
@@ -93,7 +95,11 @@ class Listener:
         self._loop.set_exception_handler(lambda _loop, _context: None)
         self._open: OrderedDict[asyncio.Task[None], socket.socket] = OrderedDict()  # the oldest first
         self._thread = threading.Thread(target=self._run, name="metrics-listener", daemon=True)
-        self._thread.start()
+        if not can_start(self._thread):
+            where = url(listening)
+            self._loop.close()
+            listening.close()
+            raise cannot_start(f"nothing answers at {where}")
 
     def close(self) -> None:
         """Close every connection, and stop listening."""

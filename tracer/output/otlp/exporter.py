@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tracer.model.errors import TcpwatchError
+from tracer.model.threads import can_start, cannot_start
 from tracer.output.format import plural
 from tracer.output.otlp import log_records
 from tracer.output.otlp.backlog import QUEUE_FULL, Backlog
@@ -63,8 +64,9 @@ class Exporter:
         self._thread = threading.Thread(target=self._run, name="otlp", daemon=True)
 
     def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
+        """Start the thread. Raises TcpwatchError where that is not possible."""
+        if not can_start(self._thread):
+            raise cannot_start(f"nothing is exported to {self._endpoint.url()}")
 
     def end(self) -> None:
         """Send what waits and the last metrics, within FLUSH_S. Does not wait for that."""
