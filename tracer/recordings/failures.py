@@ -18,6 +18,8 @@ def cannot_create(path: Path, error: OSError) -> TcpwatchError:
         return TcpwatchError(
             f"{path} already exists and is not overwritten", hint="choose another name, or remove the file first"
         )
+    if error.errno == errno.ENAMETOOLONG:
+        return TcpwatchError(f"cannot create {path}: {error.strerror}", hint="choose a shorter name")
     look = "df -h" if error.errno in FULL else "mkdir -p" if error.errno == errno.ENOENT else "ls -ld"
     return TcpwatchError(f"cannot create {path}: {error.strerror}", hint=f"{look} {shlex.quote(str(path.parent))}")
 
