@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shlex
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -116,12 +117,16 @@ class Series:
         if not member.holds_events:
             self._remove(member)
 
+    def forget_absent(self) -> None:
+        """Forget files that somebody else has removed, moved or replaced."""
+        self._members = [member for member in self._members if self._is_there(member)]
+
     def remove_oldest(self, *, spare_last: bool) -> Path | None:
         """Remove the oldest file that can be removed. Returns its path, or None if there is none.
 
         spare_last: keep the newest one that holds events.
         """
-        self._members = [member for member in self._members if self._is_there(member)]
+        self.forget_absent()
         last = max((number for number, each in enumerate(self._members) if each.holds_events), default=-1)
         for number, member in enumerate(list(self._members)):
             if not (spare_last and number == last) and self._remove(member):
@@ -180,7 +185,7 @@ class Series:
             if found is None or is_busy:
                 raise TcpwatchError(
                     f"another tcpwatch is recording to {self.path}: it is writing {path}",
-                    hint=f"fuser -v {path}; or choose another name for -o",
+                    hint=f"fuser -v {shlex.quote(str(path))}; or choose another name for -o",
                 )
         finally:
             os.close(fd)
