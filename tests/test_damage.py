@@ -147,6 +147,20 @@ def test_a_cut_header_costs_only_its_own_recording(tmp_path: Path) -> None:
         assert "line 4 is truncated" in warnings[0]
 
 
+def test_what_is_no_line_at_all_at_the_end_is_damage(tmp_path: Path) -> None:
+    """A compressed recording behind a plain one has no newline, and is not a line that a crash truncated."""
+    whole, packed = write(tmp_path / "x.tw"), write(tmp_path / "x.tw.gz")
+    path = tmp_path / "joined.tw"
+    path.write_bytes(whole + packed.replace(b"\n", b""))
+    with RecordingReader(path, print) as reader:
+        assert [each for batch in reader for each in batch.events] == EVENTS
+        assert (reader.damaged, reader.is_truncated, reader.first_damage) == (1, False, "line 4")
+    path.write_bytes(whole + bytes(5000))  # of a file that had grown when the power failed
+    with RecordingReader(path, print) as reader:
+        assert [each for batch in reader for each in batch.events] == EVENTS
+        assert (reader.damaged, reader.is_truncated) == (0, True)
+
+
 def test_a_newer_one_in_the_middle_says_to_upgrade_after_what_stands_before(tmp_path: Path) -> None:
     path = tmp_path / "x.tw"
     path.write_bytes(write(path) + NEWER + b"whatever\n")
