@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tracer.model.errors import TcpwatchError
+from tracer.model.errors import TcpwatchError, as_argument
 from tracer.model.events import Event
 from tracer.recordings.failures import FULL, cannot_create, cannot_write
 from tracer.recordings.file import RecordingFile, create
@@ -130,7 +129,7 @@ class RotatingWriter:
         if self._missing.count:
             raise TcpwatchError(
                 f"the recording lacks its last {self._missing.count:,} events: {self._complaint[1]}",
-                hint=f"the files are intact up to this point; df -h {shlex.quote(str(self._path.parent))}",
+                hint=f"the files are intact up to this point; df -h {as_argument(self._path.parent)}",
             )
 
     @property
@@ -260,9 +259,10 @@ class RotatingWriter:
     def _make_room(self) -> bool:
         """Remove the oldest file because the disk is full. Returns whether there was one."""
         assert self._series is not None
+        what = "space" if _has_inodes(self._path.parent) else "inode"
         removed = self._series.remove_oldest(spare_last=not self._holds_events)
         if removed is not None:
-            self._say(f"removed {removed}, the oldest file of this recording: no space left on the disk")
+            self._say(f"removed {removed}, the oldest file of this recording: no {what} left on the disk")
         return removed is not None
 
     @property
@@ -337,3 +337,12 @@ def _space_left(directory: Path) -> float:
     except OSError:
         return float("inf")
     return status.f_bavail * status.f_frsize if status.f_blocks else float("inf")
+
+
+def _has_inodes(directory: Path) -> bool:
+    """Whether a file can be created in the directory, as far as the filesystem reports it."""
+    try:
+        status = os.statvfs(directory)
+    except OSError:
+        return True
+    return status.f_favail > 0 or not status.f_files

@@ -13,7 +13,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import shlex
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from tracer.model.dataclass import dataclass
-from tracer.model.errors import TcpwatchError
+from tracer.model.errors import TcpwatchError, as_argument
 from tracer.recordings.compression import is_compressed
 from tracer.recordings.file import RecordingFile, create
 from tracer.recordings.header import Header
@@ -185,7 +184,7 @@ class Series:
             if found is None or is_busy:
                 raise TcpwatchError(
                     f"another tcpwatch is recording to {self.path}: it is writing {path}",
-                    hint=f"fuser -v {shlex.quote(str(path))}; or choose another name for -o",
+                    hint=f"fuser -v {as_argument(path)}; or choose another name for -o",
                 )
         finally:
             os.close(fd)

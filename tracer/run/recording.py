@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import time
 from collections.abc import Callable
 from dataclasses import field
@@ -12,7 +11,7 @@ from typing import Protocol
 
 from tracer.model.dataclass import dataclass
 from tracer.model.durations import duration
-from tracer.model.errors import TcpwatchError, UsageError
+from tracer.model.errors import TcpwatchError, UsageError, as_argument
 from tracer.output.sink import Sink
 from tracer.recordings.failures import cannot_create
 from tracer.recordings.header import Header
@@ -63,7 +62,7 @@ class Destination:
         self._say = say
         self._fd: int | None = None
         self.is_ready = True
-        path, quoted = recording.path, shlex.quote(str(recording.path))
+        path, quoted = recording.path, as_argument(recording.path)
         if recording.rotation.is_wanted:
             _require_directory(path)
             if is_stream(path):
@@ -119,7 +118,7 @@ class Destination:
                     return None
                 raise TcpwatchError(
                     f"no reader opened {path} within {duration((time.monotonic() - began) * 1000)}",
-                    hint=f"start the reader first: cat {shlex.quote(str(path))}",
+                    hint=f"start the reader first: cat {as_argument(path)}",
                 )
             if not is_reported:
                 self._say(f"waiting for a reader of {path}")
