@@ -23,6 +23,7 @@ from stall_events import a_night, close, freeze
 from tracer.model.errors import TcpwatchError
 from tracer.model.events import Event
 from tracer.model.validation import to_json
+from tracer.recordings.failures import cannot_write
 from tracer.recordings.header import VERSION, Header
 from tracer.recordings.reader import RecordingReader
 
@@ -147,6 +148,20 @@ def test_a_cut_header_costs_only_its_own_recording(tmp_path: Path) -> None:
         assert "line 4 is truncated" in warnings[0]
 
 
+def test_what_is_no_line_at_all_at_the_end_is_damage(tmp_path: Path) -> None:
+    """A compressed recording behind a plain one has no newline, and is not a line that a crash truncated."""
+    whole, packed = write(tmp_path / "x.tw"), write(tmp_path / "x.tw.gz")
+    path = tmp_path / "joined.tw"
+    path.write_bytes(whole + packed.replace(b"\n", b""))
+    with RecordingReader(path, print) as reader:
+        assert [each for batch in reader for each in batch.events] == EVENTS
+        assert (reader.damaged, reader.is_truncated, reader.first_damage) == (1, False, "line 4")
+    path.write_bytes(whole + bytes(5000))  # of a file that had grown when the power failed
+    with RecordingReader(path, print) as reader:
+        assert [each for batch in reader for each in batch.events] == EVENTS
+        assert (reader.damaged, reader.is_truncated) == (0, True)
+
+
 def test_a_newer_one_in_the_middle_says_to_upgrade_after_what_stands_before(tmp_path: Path) -> None:
     path = tmp_path / "x.tw"
     path.write_bytes(write(path) + NEWER + b"whatever\n")
@@ -240,6 +255,7 @@ def test_standard_input_that_is_closed() -> None:
     )  # fmt: skip
     assert shown.returncode == 1
     assert "standard input: cannot be read (Bad file descriptor)" in shown.stderr
+    assert "Hint: tcpwatch replay FILE" in shown.stderr
 
 
 def test_the_hint_can_be_typed_whatever_the_file_is_called(tmp_path: Path) -> None:
@@ -251,6 +267,18 @@ def test_the_hint_can_be_typed_whatever_the_file_is_called(tmp_path: Path) -> No
     shown = subprocess.run(["bash", "-c", command], capture_output=True, cwd=tmp_path, check=True)
     assert shown.stdout == b"{}\n"
     assert not (tmp_path / "pwned").exists()
+
+
+def test_a_file_that_is_called_like_an_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = Path("-x.tw")
+    path.write_bytes(write(tmp_path / "x.tw") + b"{}\n")
+    with RecordingReader(path, pytest.fail) as reader:
+        list(reader)
+        command = reader.first_damage_hint
+    assert subprocess.run(["bash", "-c", command], capture_output=True, check=True).stdout == b"{}\n"
+    hint = cannot_write(path, OSError(5, "Input/output error")).hint
+    assert hint == "the file is intact up to this point: tcpwatch replay ./-x.tw; df -h ."
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])

@@ -363,3 +363,14 @@ def test_nothing_of_a_file_is_a_command(name: str, verdict: str, tmp_path: Path)
             assert not (is_command and EVIL in line)
     if name == "advice":
         assert EVIL not in tcpwatch("report", path).stdout + tcpwatch("replay", "--json", path).stdout
+
+
+@pytest.mark.parametrize("form", [[], ["--markdown"]])
+def test_an_action_of_a_file_is_no_command_of_ours(form: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "x.tw"
+    with RecordingWriter(path, HEADER) as writer:
+        done: dict[str, Any] = {"state": "ESTABLISHED", "result": "ended", "comm": "php", "pid": 7}
+        writer.write([event("action", action=EVIL, **done), event("action", 1, action="end", **done)])
+    shown = " ".join(tcpwatch("report", path, *form).stdout.replace("`", "").split())
+    assert "tcpwatch end ended 1 connection" in shown
+    assert f"tcpwatch {EVIL}" not in shown and f"an action that this tcpwatch does not know ({EVIL})" in shown

@@ -269,6 +269,34 @@ def test_a_full_disk_leaves_the_old_one(tree: Path, tmp_path: Path) -> None:
     )
 
 
+def test_a_file_in_the_way_is_not_opened_to_fewer_users(tree: Path, public: Path) -> None:
+    """`chmod o-w /dev/null` would break the host."""
+    path = public / "a file"
+    path.touch()
+    path.chmod(0o666)
+    refused = install(tree, path)
+    assert_in_words(refused, f"{path.resolve()} is not a directory", f"Hint: ls -ld '{path.resolve()}'")
+
+
+def test_the_printed_commands_run_and_remove_it(tree: Path, public: Path) -> None:
+    said = install(tree, public / "a prefix").stderr
+    command = said.partition(": sudo ")[2].partition(" (")[0]
+    removal = said.partition("to remove it: sudo ")[2].partition(")")[0]
+    assert run("bash", "-c", f"{command} --version").stdout == VERSION
+    assert run("bash", "-c", removal, cwd=tree).returncode == 0
+    assert not (public / "a prefix/opt/tcpwatch").exists()
+
+
+@needs_root
+def test_an_error_names_what_is_there(tree: Path, tmp_path: Path) -> None:
+    """Not the unfinished copy, which is gone when somebody reads it."""
+    opt = tmp_path / "opt"
+    opt.mkdir()
+    failed = install(tree, tmp_path, before=f"mount -t tmpfs -o ro none '{opt}'")
+    assert_in_words(failed, f"tcpwatch: {opt}: Read-only file system", f"ls -ld {opt}")
+    assert ".tcpwatch" not in failed.stderr
+
+
 @needs_root
 def test_an_upgrade_and_a_removal_in_a_container_whose_image_has_it(tree: Path, tmp_path: Path) -> None:
     """overlayfs refuses to rename a directory of a lower layer."""

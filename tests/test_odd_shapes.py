@@ -17,7 +17,7 @@ from recording_files import HEADER
 from tracer.model.events import Event
 from tracer.model.validation import InvalidEvent, from_json, to_json
 from tracer.recordings.encoding import to_line
-from tracer.recordings.header import FORMAT, VERSION, Header, InvalidHeader, header_from_line
+from tracer.recordings.header import FORMAT, VERSION, Header, InvalidHeader, NewerVersion, header_from_line
 from tracer.recordings.reader import RecordingReader
 
 NAMES = ["time", *(field.name for field in fields(Event) if field.name != "time_ns")]
@@ -60,6 +60,13 @@ def test_any_value_in_a_header(changes: dict[str, Any]) -> None:
         return
     assert header_from_line(header.to_line().encode()) == header
     assert isinstance(header.started_ns, int) and isinstance(header.is_whole, bool)
+
+
+def test_a_version_with_thousands_of_digits() -> None:
+    """More than a float has: only int() limits their number, to 4300 digits."""
+    line = f'{{"format":"tcpwatch","version":{"9" * 4000}}}'
+    with pytest.raises(NewerVersion, match="is newer than this tcpwatch reads"):
+        header_from_line(line.encode())
 
 
 LINES = {

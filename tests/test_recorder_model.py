@@ -247,7 +247,7 @@ class Recorder(RuleBasedStateMachine):
         self.gaps |= set(range(min(self.flushed, self.given - recorder.missing), self.given))
         self.flushed = self.given
 
-    @precondition(lambda self: self.recorder is not None)
+    @precondition(lambda self: self.recorder is not None and self.recorder.path.exists())  # it is the lock
     @rule()
     def another_recorder(self) -> None:
         names = sorted(self.directory.iterdir())
@@ -285,6 +285,15 @@ class Recorder(RuleBasedStateMachine):
     @rule()
     def mend(self) -> None:
         self.world.creating = self.world.writing = None
+
+    @precondition(lambda self: self.recorder is not None and not self.recorder._is_starved)
+    @rule()
+    def remove_the_file_in_use(self) -> None:
+        """Its events are counted."""
+        assert self.recorder is not None
+        os.unlink(self.recorder.path)  # noqa: PTH108  Path.unlink is the recorder's here
+        self.wait(11.0)
+        self.flush()
 
     @rule(kind=st.sampled_from(["empty", "host", "series", "link", "fifo", "directory", "text"]))
     def foreign_file(self, kind: str) -> None:

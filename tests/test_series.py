@@ -26,6 +26,7 @@ from tracer.recordings import file, rotating_writer, series
 from tracer.recordings.header import Header, header_from_line
 from tracer.recordings.rotating_writer import RotatingWriter
 from tracer.recordings.rotation import Rotation
+from tracer.recordings.series import Series
 from tracer.recordings.series_order import in_order
 from tracer.recordings.writer import RecordingWriter
 from tracer.run.replay import play
@@ -230,6 +231,52 @@ def test_keep_size_bounds_all_files_at_any_time(
         recorder.flush()
     recorder.close()
     assert 25_000 < most <= 50_000
+
+
+@pytest.mark.parametrize("suffix", ["tw", "tw.gz"])
+@pytest.mark.parametrize("rotation", [Rotation(keep_size=8192), Rotation(size=4096, keep_size=8192)])
+def test_the_smallest_keep_size_costs_only_the_oldest(tmp_path: Path, suffix: str, rotation: Rotation) -> None:
+    said: list[str] = []
+    recorder = RotatingWriter(tmp_path / f"r.{suffix}", lambda: HEADER, rotation, say=said.append)
+    for start in range(0, 1000, 100):
+        recorder.write([event(attempt=number, kind="rto") for number in range(start, start + 100)])
+        recorder.flush()
+        assert sum(each.stat().st_size for each in tmp_path.iterdir()) <= 8192
+    recorder.close()
+    kept = [each.attempt for path in sorted(tmp_path.iterdir()) for each in read(path)[0]]
+    assert kept == [*range(1000 - len(kept), 1000)] and len(kept) > 3
+    assert all(text.startswith("recording to ") for text in said)
+
+
+def test_an_event_that_is_larger_than_keep_size_is_counted(tmp_path: Path) -> None:
+    said: list[str] = []
+    recorder = RotatingWriter(tmp_path / "r.tw", lambda: HEADER, Rotation(keep_size=8192), say=said.append)
+    for number in range(3):
+        recorder.write([event(attempt=number, kind="rto", pids=[*range(5000 * (number == 1))])])
+        recorder.flush()
+    recorder.close()
+    assert "--keep-size has no room for the next events; events are only counted" in said[0]
+    assert [(each.event, each.count) for each in read(recorder.path)[0]] == [("lost", 2)]
+
+
+def test_a_disk_without_inodes_is_named_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`df -h` shows free space then."""
+    said: list[str] = []
+    recorder = RotatingWriter(tmp_path / "r.tw", lambda: HEADER, Rotation(size=4096), say=said.append)
+    create, refusals = Series.create, [OSError(28, "No space left on device")]
+
+    def refused(self: Series) -> tuple[Path, int]:
+        if len(list(tmp_path.iterdir())) > 1 and refusals:
+            raise refusals.pop()
+        return create(self)
+
+    monkeypatch.setattr(Series, "create", refused)
+    monkeypatch.setattr(rotating_writer, "_has_inodes", lambda _: False)
+    for number in range(60):
+        recorder.write([event(attempt=number, kind="rto")])
+        recorder.flush()
+    recorder.close()
+    assert any(text.endswith("the oldest file of this recording: no inode left on the disk") for text in said)
 
 
 def test_two_that_start_at_once(tmp_path: Path) -> None:

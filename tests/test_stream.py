@@ -17,6 +17,7 @@ from recording_files import HEADER
 from tracer.model.errors import TcpwatchError, UsageError
 from tracer.model.events import Event
 from tracer.recordings import stream, targets
+from tracer.recordings.rotation import Rotation
 from tracer.recordings.stream import StreamWriter
 from tracer.recordings.targets import is_stream, open_stream
 from tracer.run.recording import Destination, Recording
@@ -218,3 +219,21 @@ def test_nohup_is_respected(stop: Stop) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     Stop()
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+@pytest.mark.parametrize("name", ["a dir", "a fifo", "/dev/null", "/", ".."])
+def test_what_cannot_be_followed_by_another_file(stop: Stop, tmp_path: Path, name: str) -> None:
+    """Otherwise there would be a series beside it, and nothing in it."""
+    (tmp_path / "a dir").mkdir()
+    os.mkfifo(tmp_path / "a fifo")
+    before = set(tmp_path.parent.iterdir())
+    recording = Recording(tmp_path / name, Rotation(every_s=1))
+    with pytest.raises(TcpwatchError, match=r"is a directory|it is a FIFO or a device") as caught:
+        Destination(recording, stop, "db1", shows=False, say=print)
+    assert caught.value.hint and set(tmp_path.parent.iterdir()) == before
+
+
+def test_a_name_that_is_too_long_is_refused_before_the_start(stop: Stop, tmp_path: Path) -> None:
+    with pytest.raises(TcpwatchError, match=r"cannot create .*: File name too long") as caught:
+        Destination(Recording(tmp_path / ("x" * 256)), stop, "db1", shows=False, say=print)
+    assert caught.value.hint == "choose a shorter name"

@@ -20,6 +20,14 @@ STAGED = ".tcpwatch."
 """Prefix of the names of unfinished files and directories."""
 
 
+def without_staged(path: Path) -> Path:
+    """The path, or the directory of an unfinished file or directory in it."""
+    for each in (path, *path.parents):
+        if each.name.startswith(STAGED):
+            return each.parent
+    return path
+
+
 def settle(path: Path, mode: int) -> None:
     """Set root as the owner, if we are root, and exactly this mode, without set-group-ID bit and inherited ACL."""
     if os.geteuid() == 0:

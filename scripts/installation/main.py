@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -56,7 +57,9 @@ def install(tree: Path, places: Places) -> None:
         _say(f"kept {each.path(places)}, which was edited; the new one is {targets[each]}")
     for done in unit.renew(places):
         _say(done)
-    _say(f"installed {version}: sudo tcpwatch (to remove it: sudo scripts/install --remove)")
+    command = "tcpwatch" if places.is_system else shlex.quote(str(places.command))
+    where = "" if places.is_system else f" --prefix {shlex.quote(str(places.root))}"
+    _say(f"installed {version}: sudo {command} (to remove it: sudo scripts/install --remove{where})")
 
 
 def remove(tree: Path, places: Places) -> None:
@@ -131,8 +134,10 @@ def main() -> int:
         print(f"Hint: {error.hint}", file=sys.stderr)
         return 1
     except OSError as error:
-        _say(f"{error.filename or 'a file'}: {error.strerror}")
-        print(f"Hint: df -h {root}; ls -ld {error.filename or root}", file=sys.stderr)
+        place = files.without_staged(Path(error.filename or root))
+        directory = shlex.quote(str(place if place.is_dir() else place.parent))
+        _say(f"{place}: {error.strerror}")
+        print(f"Hint: df -h {directory}; df -i {directory}; ls -ld {directory}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         _say("interrupted")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -84,11 +85,11 @@ def refuse_foreign(places: Places) -> None:
     home, command = places.home, places.command
     wanted = str(home / "bin/tcpwatch")
     if os.path.lexists(command) and not (command.is_symlink() and str(command.readlink()) == wanted):
-        raise InstallError(f"{command} is not ours, and is left alone", f"ls -l {command}")
+        raise InstallError(f"{command} is not ours, and is left alone", f"ls -l {shlex.quote(str(command))}")
     if home.is_symlink():
-        raise InstallError(f"{home} is a symbolic link, and is left alone", f"ls -l {home}")
+        raise InstallError(f"{home} is a symbolic link, and is left alone", f"ls -l {shlex.quote(str(home))}")
     if os.path.lexists(home) and not (home / "bin/tcpwatch").is_file():
-        raise InstallError(f"{home} is not ours, and is left alone", f"ls -l {home}")
+        raise InstallError(f"{home} is not ours, and is left alone", f"ls -l {shlex.quote(str(home))}")
 
 
 def check_directories(places: Places) -> Iterator[str]:
@@ -98,18 +99,20 @@ def check_directories(places: Places) -> Iterator[str]:
     """
     is_reachable = True
     for directory in _existing(places.parents()):
-        status = directory.stat()
+        quoted, status = shlex.quote(str(directory)), directory.stat()
+        if not stat.S_ISDIR(status.st_mode):
+            raise InstallError(f"{directory} is not a directory", f"ls -ld {quoted}")
         mode, owner = stat.S_IMODE(status.st_mode), status.st_uid
         sticky = mode & stat.S_ISVTX
         if mode & stat.S_IWOTH and not sticky:
             raise InstallError(
                 f"every user can write to {directory} (mode {mode:04o}), and could replace tcpwatch there",
-                f"sudo chmod o-w {directory}",
+                f"sudo chmod o-w {quoted}",
             )
         if owner not in (0, os.geteuid()):
             what = f"{directory} belongs to {_user(owner)}, who can replace tcpwatch there"
             if places.is_system:
-                raise InstallError(what, f"sudo chown root: {directory}")
+                raise InstallError(what, f"sudo chown root: {quoted}")
             yield f"warning: {what}"
         if mode & stat.S_IWGRP and status.st_gid != 0 and not sticky:
             yield f"warning: the group of {directory} can write to it, and replace tcpwatch there"

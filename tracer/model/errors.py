@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 
 class TcpwatchError(Exception):
     """A failure that the user can act on.
@@ -21,3 +24,9 @@ class UsageError(TcpwatchError):
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message, hint=hint, exit_status=2)
+
+
+def as_argument(path: Path) -> str:
+    """The path in a command of a hint: quoted for a shell, and never taken for an option."""
+    text = str(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)

@@ -26,6 +26,10 @@ _VERBS = {
 }
 
 
+_KNOWN = frozenset(action for action, _ in _VERBS)
+"""Commands of tcpwatch. Another word may be any text of a recording, and is not shown as a command."""
+
+
 class ActionKey(NamedTuple):
     """What similar actions have in common. service: empty where it is not known. by_user: likewise."""
 
@@ -115,11 +119,11 @@ def _sentence(key: ActionKey, group: ActionGroup, utc_offset_s: int, *, has_host
     pieces: list[str] = list(_times(group, utc_offset_s, has_day=has_day))
     if has_hosts:
         pieces += [" on ", name_of(host)]
-    pieces += [
-        ": ",
-        name_of(verb) if (action, result) not in _VERBS else verb,
-        f" {plural(group.count, 'connection')}",
-    ]
+    if action in _KNOWN:
+        pieces += [": ", verb]
+    else:
+        pieces += [": an action that this tcpwatch does not know (", name_of(action), ")"]
+    pieces.append(f" {plural(group.count, 'connection')}")
     pieces += [" of ", name_of(name)]
     if where:
         pieces += [" → ", name_of(where)]

@@ -60,22 +60,25 @@ class RecordingFile:
         self.number = header.number
         self.last: Event | None = None  # the last one that was added
         self._fd = fd
-        self._compressor: Compressor = compressor_for(path)
         status = os.fstat(fd)
         self.identity = status.st_dev, status.st_ino
         self._before_write = before_write
         self._make_room = make_room
         self._flush_s = COMPRESSED_FLUSH_S if is_compressed(path) else 0.0
+        self._is_open = True
+        self._begin_at(0, header)
+
+    def _begin_at(self, size: int, header: Header) -> None:
+        """Start a recording behind this many bytes of the file."""
+        self._compressor: Compressor = compressor_for(self.path)
         self._flushed = time.monotonic()
         self.added = 0  # events
         self._lines: list[str] = []  # not compressed yet
-        self._out = b""  # not written yet
-        self._written = 0  # bytes
+        self._written = size  # bytes
         self._compressed = 0  # events
         self._marks: deque[_Mark] = deque()  # that are not written yet
-        self._whole = _Mark(0, 0, b"")
-        self._is_open = True
-        self._out += self._compressor.compress(header.to_line().encode())
+        self._whole = _Mark(size, 0, b"")
+        self._out = self._compressor.compress(header.to_line().encode())  # not written yet
 
     @property
     def kept(self) -> int:
@@ -85,7 +88,25 @@ class RecordingFile:
     @property
     def size(self) -> int:
         """Bytes on disk."""
-        return os.fstat(self._fd).st_size if self._is_open else self._size
+        if not self._is_open:
+            return self._size
+        try:
+            return os.fstat(self._fd).st_size
+        except OSError:  # ESTALE: a server of NFS does not know the file any more
+            return self._written
+
+    @property
+    def is_deleted(self) -> bool:
+        """Whether another program removed the file, so that nothing of it is left once it is closed."""
+        try:
+            return os.fstat(self._fd).st_nlink == 0 and not self.is_in_place
+        except OSError:
+            return False
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether another program truncated the file, as `logrotate` does with copytruncate."""
+        return self.size < self._written
 
     @property
     def is_in_place(self) -> bool:
@@ -113,7 +134,7 @@ class RecordingFile:
         """
         try:
             file = cls(path, fd, header, before_write=before_write, make_room=make_room)
-            if missing is not None:
+            if missing is not None and missing.count:
                 file.add_missing(missing)
             file._sync()
         except BaseException:
@@ -121,6 +142,19 @@ class RecordingFile:
             os.close(fd)
             raise
         return file
+
+    def start_again(self, header: Header) -> int:
+        """Start a recording behind what another program left of the file. Returns the number of unwritten events."""
+        unwritten = self.added - self.kept
+        self._begin_at(self.size, header)
+        return unwritten
+
+    def forget(self) -> int:
+        """Count no event as kept, because another program removed the file. Returns the number of lost events."""
+        lost, self.added = self.added, 0
+        self._lines, self._out, self._whole = [], b"", _Mark(0, 0, b"")
+        self._marks.clear()
+        return lost
 
     def add(self, events: Sequence[Event]) -> None:
         """Add events. They may wait until the next `flush`."""

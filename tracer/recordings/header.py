@@ -106,7 +106,8 @@ def header_from_line(line: bytes) -> Header:
     if type(version) is not int or version < 1:
         raise InvalidHeader("its header has no version")
     if version > VERSION:
-        raise NewerVersion(f"format version {version:.6g} is newer than this tcpwatch reads ({VERSION})")
+        shown = f"{min(version, MAX_NUMBER):.6g}"
+        raise NewerVersion(f"format version {shown} is newer than this tcpwatch reads ({VERSION})")
     hz = _number(record, "hz")
     number = max(0, min(MAX_NUMBER, _number(record, "number")))
     return Header(

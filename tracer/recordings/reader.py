@@ -162,7 +162,8 @@ class RecordingReader:
             return self._parsed(line)
         except (ValueError, RecursionError) as error:
             pieces = [piece for piece in _BEGINNINGS.split(line) if piece]
-            is_last = line[-1:] != b"\n" and len(line) <= MAX_LINE
+            begins = line.lstrip(b"\0")[:1]  # zeros are blocks of a file that never reached the disk
+            is_last = line[-1:] != b"\n" and len(line) <= MAX_LINE and begins in (b"{", b"")
             if len(pieces) == 1:
                 self._skip(error, is_truncated=is_last)
                 return []

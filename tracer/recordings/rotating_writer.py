@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tracer.model.errors import TcpwatchError
+from tracer.model.errors import TcpwatchError, as_argument
 from tracer.model.events import Event
 from tracer.recordings.failures import FULL, cannot_create, cannot_write
 from tracer.recordings.file import RecordingFile, create
@@ -27,10 +26,10 @@ RETRY_FULL_S, RETRY_FAILED_S = 1.0, 10.0
 """Seconds until a failed step is tried again: after a lack of space, after another error."""
 MIN_FREE = 1 << 16
 """Free bytes with which a recording that ran out of space continues."""
-MIN_SPLIT_SIZE = 1 << 20
+MIN_SPLIT_SIZE = 1 << 16
 """A file of this many bytes is followed by a new one when it is larger than the free space of the disk."""
-MAX_BATCH, SMALL_BATCH = 4096, 16
-"""Events between two checks of the file's size; the latter if files are smaller than MIN_SPLIT_SIZE."""
+MAX_BATCH, MIN_BYTES_OF_EVENT = 4096, 1024
+"""Events between two checks of the file's size: at most as many as such a file has room for."""
 
 
 class RotatingWriter:
@@ -92,7 +91,7 @@ class RotatingWriter:
     def write(self, events: Sequence[Event]) -> None:
         """Take events."""
         size = self._rotation.file_size
-        batch = SMALL_BATCH if size is not None and size < MIN_SPLIT_SIZE else MAX_BATCH
+        batch = MAX_BATCH if size is None else min(MAX_BATCH, size // MIN_BYTES_OF_EVENT)
         for start in range(0, len(events), batch):
             if start:
                 self.flush()
@@ -100,6 +99,7 @@ class RotatingWriter:
 
     def flush(self, until_ns: int = 0) -> None:
         """Hand everything to the kernel, and start a new file if it is due."""
+        self._check_file()
         if self._is_starved:
             self._try_to_continue()
             self._remove_old()
@@ -118,6 +118,7 @@ class RotatingWriter:
         if self._is_closed:
             return
         self._is_closed = True
+        self._check_file()
         if self._is_starved:
             self._not_before = float("-inf")
             self._try_to_continue()
@@ -128,7 +129,7 @@ class RotatingWriter:
         if self._missing.count:
             raise TcpwatchError(
                 f"the recording lacks its last {self._missing.count:,} events: {self._complaint[1]}",
-                hint=f"the files are intact up to this point; df -h {shlex.quote(str(self._path.parent))}",
+                hint=f"the files are intact up to this point; df -h {as_argument(self._path.parent)}",
             )
 
     @property
@@ -137,6 +138,7 @@ class RotatingWriter:
         return self._file
 
     def _add(self, events: Sequence[Event]) -> None:
+        self._check_file()
         if self._is_starved:
             self._missing.add(events[-1], len(events))
             return
@@ -144,6 +146,27 @@ class RotatingWriter:
             self._in_use.add(events)
         except OSError as error:
             self._starve(error)
+
+    def _check_file(self) -> None:
+        """See whether another program removed or truncated the file in use, and record what goes on from there."""
+        file = self._in_use
+        if self._is_starved:
+            return
+        if file.is_truncated:
+            try:
+                header = self._header()
+            except (OSError, TcpwatchError):
+                return
+            self._say(f"another program truncated {file.path}; the recording starts again in it")
+            self._missing.add(
+                file.last, file.start_again(header if self._series is None else self._series.next_header(header))
+            )
+            self._put_missing(file)
+        elif file.is_deleted and self._limit.allows(time.monotonic()):
+            lost = file.forget()
+            self._say(f"another program removed {file.path}, which had {lost:,} events")
+            self._missing.add(file.last, lost)
+            self._is_starved, self._not_before = True, float("-inf")
 
     def _starve(self, error: OSError) -> None:
         """The file in use cannot be written: keep what was flushed, and count further events."""
@@ -167,7 +190,8 @@ class RotatingWriter:
             return
         self._is_starved, self._missing = False, Missing()
         self._replace(file)
-        self._say(f"recording to {file.path}, which begins with a count of the {lost:,} missing events")
+        begins = f", which begins with a count of the {lost:,} missing events" if lost else ""
+        self._say(f"recording to {file.path}{begins}")
 
     def _start_next(self) -> None:
         """Start the next file, then close the one in use."""
@@ -177,10 +201,13 @@ class RotatingWriter:
         self._hung_up = False
         self._finish(self._in_use)
         self._replace(file)
+        self._put_missing(file)
+        self._say(f"recording to {file.path}")
+
+    def _put_missing(self, file: RecordingFile) -> None:
         if self._missing.count:
             file.add_missing(self._missing)
             self._missing = Missing()
-        self._say(f"recording to {file.path}")
 
     def _finish(self, file: RecordingFile) -> None:
         try:
@@ -232,9 +259,10 @@ class RotatingWriter:
     def _make_room(self) -> bool:
         """Remove the oldest file because the disk is full. Returns whether there was one."""
         assert self._series is not None
+        what = "space" if _has_inodes(self._path.parent) else "inode"
         removed = self._series.remove_oldest(spare_last=not self._holds_events)
         if removed is not None:
-            self._say(f"removed {removed}, the oldest file of this recording: no space left on the disk")
+            self._say(f"removed {removed}, the oldest file of this recording: no {what} left on the disk")
         return removed is not None
 
     @property
@@ -245,17 +273,20 @@ class RotatingWriter:
     def _keep_below(self, size: int, path: Path) -> None:
         """Remove old files for --keep-size, because the file is about to grow by size bytes.
 
-        Raises OSError if only the file in use is left, which happens when no other file could be started for long.
+        Raises OSError if only the file in use is left, which happens when no other file could be started for long,
+        and for events that are too large.
         """
         limit, series = self._rotation.keep_size, self._series
         if limit is None or series is None:
             return
-        in_use = self._file.size if self._file is not None else 0
-        while series.size + in_use + size > limit:
+        size += self._file.size if self._file is not None else 0
+        if series.size + size > limit:
+            series.forget_absent()
+        while series.size + size > limit:
             if series.remove_oldest(spare_last=not self._holds_events) is None:
                 is_in_use = self._file is not None and self._file.path == path
                 if is_in_use and self._holds_events:
-                    raise OSError(errno.EDQUOT, "--keep-size is reached and another file cannot be started")
+                    raise OSError(errno.EDQUOT, "--keep-size has no room for the next events")
                 return
 
     def _remove_old(self) -> None:
@@ -263,6 +294,8 @@ class RotatingWriter:
         keep, series = self._rotation.keep, self._series
         if keep is None or series is None:
             return
+        if series.with_events + self._holds_events > keep:
+            series.forget_absent()
         while series.with_events + self._holds_events > keep:
             if series.remove_oldest(spare_last=False) is None:
                 return
@@ -304,3 +337,12 @@ def _space_left(directory: Path) -> float:
     except OSError:
         return float("inf")
     return status.f_bavail * status.f_frsize if status.f_blocks else float("inf")
+
+
+def _has_inodes(directory: Path) -> bool:
+    """Whether a file can be created in the directory, as far as the filesystem reports it."""
+    try:
+        status = os.statvfs(directory)
+    except OSError:
+        return True
+    return status.f_favail > 0 or not status.f_files

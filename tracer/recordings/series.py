@@ -22,7 +22,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from tracer.model.dataclass import dataclass
-from tracer.model.errors import TcpwatchError
+from tracer.model.errors import TcpwatchError, as_argument
 from tracer.recordings.compression import is_compressed
 from tracer.recordings.file import RecordingFile, create
 from tracer.recordings.header import Header
@@ -116,12 +116,16 @@ class Series:
         if not member.holds_events:
             self._remove(member)
 
+    def forget_absent(self) -> None:
+        """Forget files that somebody else has removed, moved or replaced."""
+        self._members = [member for member in self._members if self._is_there(member)]
+
     def remove_oldest(self, *, spare_last: bool) -> Path | None:
         """Remove the oldest file that can be removed. Returns its path, or None if there is none.
 
         spare_last: keep the newest one that holds events.
         """
-        self._members = [member for member in self._members if self._is_there(member)]
+        self.forget_absent()
         last = max((number for number, each in enumerate(self._members) if each.holds_events), default=-1)
         for number, member in enumerate(list(self._members)):
             if not (spare_last and number == last) and self._remove(member):
@@ -180,7 +184,7 @@ class Series:
             if found is None or is_busy:
                 raise TcpwatchError(
                     f"another tcpwatch is recording to {self.path}: it is writing {path}",
-                    hint=f"fuser -v {path}; or choose another name for -o",
+                    hint=f"fuser -v {as_argument(path)}; or choose another name for -o",
                 )
         finally:
             os.close(fd)

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tracer.model.errors import TcpwatchError
+from tracer.model.errors import TcpwatchError, as_argument
 from tracer.recordings.compression import zstandard_library
 from tracer.recordings.input import GZIP, ZSTD, Damaged, beginning, chunks, gunzipped, lines, unzstd
 
@@ -121,9 +121,10 @@ class SourceFile:
         if number in (errno.ENOENT, errno.ENOTDIR):
             parent = next((each for each in self._path.parents if each.is_dir()), Path())
             what = "no file matches this pattern" if _PATTERN.search(name) else "no such file"
-            return self.unreadable(what, f"ls -l {shlex.quote(str(parent))}")
+            return self.unreadable(what, f"ls -l {as_argument(parent)}")
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        return self.unreadable(f"cannot be read ({reason})", f"ls -l {self.argument}")
+        hint = f"tcpwatch {self._command} FILE" if self._path == STDIN else f"ls -l {self.argument}"
+        return self.unreadable(f"cannot be read ({reason})", hint)
 
     def _open(self, warn: Callable[[str], None]) -> io.FileIO:
         try:
@@ -158,7 +159,7 @@ class SourceFile:
     @property
     def argument(self) -> str:
         """The path, quoted for a shell."""
-        return shlex.quote(str(self._path))
+        return "-" if self._path == STDIN else as_argument(self._path)
 
 
 def _is_root() -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import shlex
 import socket
 import stat
 import time
@@ -12,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tracer.model.errors import TcpwatchError
+from tracer.model.errors import TcpwatchError, as_argument
 from tracer.model.events import Event
 from tracer.recordings.compression import compressor_for, is_compressed
 from tracer.recordings.encoding import to_line
@@ -114,7 +113,7 @@ class StreamWriter:
             count = sum(events for _, events in self._waiting)
             raise TcpwatchError(
                 f"the reader of {self.path} did not take the last {count:,} events within {CLOSE_S:.0f}s",
-                hint=f"record to a file and read that: tail -n +1 -F {shlex.quote(str(self.path))}.tw",
+                hint=f"record to a file and read that: tail -n +1 -F {as_argument(self.path)}.tw",
             )
 
     def _put_missing(self) -> None:
@@ -153,7 +152,7 @@ class StreamWriter:
                 self._is_gone = True
                 raise TcpwatchError(
                     f"cannot write {self.path}: {error.strerror}",
-                    hint=f"df -h {shlex.quote(str(self.path.parent))}" if self.path != STANDARD_OUTPUT else "df -h",
+                    hint=f"df -h {as_argument(self.path.parent)}" if self.path != STANDARD_OUTPUT else "df -h",
                 ) from error
             self._size -= written
             if written < len(data):

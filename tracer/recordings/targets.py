@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
-import shlex
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from tracer.model.errors import TcpwatchError
+from tracer.model.errors import TcpwatchError, as_argument
 
 STANDARD_OUTPUT = Path("/dev/stdout")
 """What `-` names."""
@@ -36,7 +35,7 @@ def is_stream(path: Path) -> bool:
         return False
     for name, matches in _UNFIT.items():
         if matches(mode):
-            new = shlex.quote(str(path / "x.tw")) if stat.S_ISDIR(mode) else "x.tw"
+            new = as_argument(path / "x.tw") if stat.S_ISDIR(mode) else "x.tw"
             raise TcpwatchError(f"cannot write to {path}: it is a {name}", hint=f"name a new file: {new}")
     _require_trust(path, status)
     return True
@@ -53,13 +52,11 @@ def open_stream(path: Path) -> int | None:
     except OSError as error:
         if error.errno == errno.ENXIO:
             return None
-        raise TcpwatchError(
-            f"cannot open {path}: {error.strerror}", hint=f"ls -l {shlex.quote(str(path))}"
-        ) from error
+        raise TcpwatchError(f"cannot open {path}: {error.strerror}", hint=f"ls -l {as_argument(path)}") from error
     try:
         status = os.fstat(fd)
         if stat.S_ISREG(status.st_mode):
-            raise TcpwatchError(f"{path} was replaced by a file", hint=f"ls -l {shlex.quote(str(path))}")
+            raise TcpwatchError(f"{path} was replaced by a file", hint=f"ls -l {as_argument(path)}")
         _require_trust(path, status)
     except BaseException:
         os.close(fd)
@@ -81,7 +78,7 @@ def _open_standard_output() -> int:
 
 
 def _require_trust(path: Path, status: os.stat_result) -> None:
-    quoted = shlex.quote(str(path))
+    quoted = as_argument(path)
     if path.is_symlink() and _is_shared(path.parent):
         raise TcpwatchError(
             f"cannot create {path}: it is a symbolic link in a directory that others can write to",

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from tracer.model.dataclass import dataclass
 from tracer.model.durations import duration
-from tracer.model.errors import TcpwatchError, UsageError
+from tracer.model.errors import TcpwatchError, UsageError, as_argument
 from tracer.output.sink import Sink
 from tracer.recordings.failures import cannot_create
 from tracer.recordings.header import Header
@@ -62,22 +62,32 @@ class Destination:
         self._say = say
         self._fd: int | None = None
         self.is_ready = True
-        path = recording.path
+        path, quoted = recording.path, as_argument(recording.path)
         if recording.rotation.is_wanted:
             _require_directory(path)
+            if is_stream(path):
+                raise UsageError(
+                    f"a recording to {path} cannot continue in another file: it is a FIFO or a device",
+                    hint=f"tcpwatch record -o {quoted}",
+                )
             with Series(path, say).claimed(host):
                 pass
         elif is_stream(path):
             if shows and _is_standard_output(path):
                 raise UsageError(
-                    f"-w {path} is standard output, where events are printed", hint=f"tcpwatch record -o {path}"
+                    f"-w {path} is standard output, where events are printed", hint=f"tcpwatch record -o {quoted}"
                 )
             self._fd = self._opened()
             self.is_ready = self._fd is not None
         else:
             _require_directory(path)
-            if path.is_symlink() or path.exists():
-                raise cannot_create(path, FileExistsError())
+            try:
+                path.lstat()
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                raise cannot_create(path, error) from error
+            raise cannot_create(path, FileExistsError())
 
     def __enter__(self) -> Destination:
         return self
@@ -108,7 +118,7 @@ class Destination:
                     return None
                 raise TcpwatchError(
                     f"no reader opened {path} within {duration((time.monotonic() - began) * 1000)}",
-                    hint=f"start the reader first: cat {path}",
+                    hint=f"start the reader first: cat {as_argument(path)}",
                 )
             if not is_reported:
                 self._say(f"waiting for a reader of {path}")
