@@ -60,12 +60,16 @@ def test_a_full_disk_is_an_error_for_people(tmp_path: Path) -> None:
     assert "df -h" in caught.value.hint
 
 
-@pytest.mark.parametrize(("name", "hint"), [("no/such/directory/x.tw", "mkdir -p"), ("x" * 300, "ls -ld")])
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("no/such/directory/x.tw", "mkdir -p {directory}"), ("x" * 300, "choose a shorter name")],
+    ids=["no-directory", "long-name"],
+)
 def test_a_place_where_nothing_can_be_written(tmp_path: Path, name: str, hint: str) -> None:
     path = tmp_path / name
     with pytest.raises(TcpwatchError, match="cannot create") as caught:
         RecordingWriter(path, HEADER)
-    assert caught.value.hint == f"{hint} {path.parent}"
+    assert caught.value.hint == hint.format(directory=path.parent)
 
 
 def test_cut_off_anywhere_it_gives_what_was_whole(tmp_path: Path) -> None:
