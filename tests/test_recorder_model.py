@@ -117,7 +117,7 @@ class Recorder(RuleBasedStateMachine):
         self.patch.setattr(file, "_write", self.world.write)
         self.patch.setattr(series, "create", self.world.create)
         self.patch.setattr(rotating_writer, "create", self.world.create)
-        self.patch.setattr(rotating_writer, "_space_left", self.world.space_left)
+        self.patch.setattr(rotating_writer, "bytes_left", self.world.space_left)
         self.patch.setattr(series, "wall_ns", lambda: self.world.wall_ns)
         self.patch.setattr(Path, "unlink", lambda path: self.unlink(path))
         self.patch.setattr(time, "monotonic", lambda: self.world.monotonic)

@@ -271,7 +271,7 @@ def test_a_disk_without_inodes_is_named_so(tmp_path: Path, monkeypatch: pytest.M
         return create(self)
 
     monkeypatch.setattr(Series, "create", refused)
-    monkeypatch.setattr(rotating_writer, "_has_inodes", lambda _: False)
+    monkeypatch.setattr(rotating_writer, "has_inodes", lambda _: False)
     for number in range(60):
         recorder.write([event(attempt=number, kind="rto")])
         recorder.flush()
@@ -349,7 +349,7 @@ def test_a_file_that_would_fill_the_disk_alone_is_followed_by_another(
 ) -> None:
     """Else there is no older one that could go when it is full."""
     monkeypatch.setattr(rotating_writer, "MIN_SPLIT_SIZE", 10_000)
-    monkeypatch.setattr(rotating_writer, "_space_left", lambda _: 12_000)
+    monkeypatch.setattr(rotating_writer, "bytes_left", lambda _: 12_000)
     run(tmp_path, Rotation(every_s=3600), events=100)
     assert len(list(tmp_path.iterdir())) == 2
 

@@ -8,7 +8,6 @@ cannot be created, the old one stays in use.
 from __future__ import annotations
 
 import errno
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from tracer.model.errors import TcpwatchError, as_argument
 from tracer.model.events import Event
 from tracer.recordings.failures import FULL, cannot_create, cannot_write
 from tracer.recordings.file import RecordingFile, create
+from tracer.recordings.free_space import bytes_left, has_inodes
 from tracer.recordings.header import Header
 from tracer.recordings.missing import Missing
 from tracer.recordings.rotation import Rotation, StartLimit
@@ -182,7 +182,7 @@ class RotatingWriter:
 
     def _try_to_continue(self) -> None:
         """Start a file that begins with the count of missing events. One of the two files always holds the lock."""
-        if time.monotonic() < self._not_before or _space_left(self._path.parent) < MIN_FREE:
+        if time.monotonic() < self._not_before or bytes_left(self._path.parent) < MIN_FREE:
             return
         lost = self._missing.count
         file = self._begin_beside(self._missing)
@@ -259,7 +259,7 @@ class RotatingWriter:
     def _make_room(self) -> bool:
         """Remove the oldest file because the disk is full. Returns whether there was one."""
         assert self._series is not None
-        what = "space" if _has_inodes(self._path.parent) else "inode"
+        what = "space" if has_inodes(self._path.parent) else "inode"
         removed = self._series.remove_oldest(spare_last=not self._holds_events)
         if removed is not None:
             self._say(f"removed {removed}, the oldest file of this recording: no {what} left on the disk")
@@ -311,7 +311,7 @@ class RotatingWriter:
             return self._hung_up and self._limit.allows(now)
         if rotation.file_size is not None and file.size >= rotation.file_size:
             return True
-        if file.size >= MIN_SPLIT_SIZE and not self._others and file.size > _space_left(self._path.parent):
+        if file.size >= MIN_SPLIT_SIZE and not self._others and file.size > bytes_left(self._path.parent):
             return True  # otherwise this file fills the disk, and no older one could be removed
         is_old = rotation.every_s is not None and now - self._since >= rotation.every_s
         return (self._hung_up or is_old) and self._limit.allows(now)
@@ -328,21 +328,3 @@ class RotatingWriter:
         if (self._is_starved, why) != self._complaint:
             self._complaint = (self._is_starved, why)
             self._say(f"{what}: {why}" + (f"; {consequence}" if consequence else ""))
-
-
-def _space_left(directory: Path) -> float:
-    """Bytes that a file in the directory may grow by; infinite if the filesystem does not report it."""
-    try:
-        status = os.statvfs(directory)
-    except OSError:
-        return float("inf")
-    return status.f_bavail * status.f_frsize if status.f_blocks else float("inf")
-
-
-def _has_inodes(directory: Path) -> bool:
-    """Whether a file can be created in the directory, as far as the filesystem reports it."""
-    try:
-        status = os.statvfs(directory)
-    except OSError:
-        return True
-    return status.f_favail > 0 or not status.f_files
