@@ -37,8 +37,8 @@ static __always_inline void record_origin_if_unknown(u64 sk)
 }
 
 /*
- * A listener's child has taken this memory (inet_csk_clone_lock(), net/ipv4/inet_connection_sock.c). What is known may be
- * of another connection: one that the filters reject is recorded when it begins, because connect() has no local port
+ * A listener's child has taken this memory (inet_csk_clone_lock(), net/ipv4/inet_connection_sock.c). What is known may
+ * be of another connection: one that the filters reject is recorded when it begins, because connect() has no local port
  * yet, and its end is not seen.
  */
 static __always_inline void forget_origin(u64 sk)
