@@ -107,6 +107,10 @@ class _Stage:
         """Print what a host of the lab, or tcpwatch, reports."""
         print(f"    {who:<9} {what}", flush=True)
 
+    def suggest(self, what: str, arguments: str, more: str = "") -> None:
+        """Print a command of tcpwatch to type next."""
+        print(f"  {what}: sudo {self._page.program} {arguments} {more}".rstrip(), flush=True)
+
     def watch_until(self, condition: Callable[[], bool]) -> None:
         """Print events until the condition holds, and those that happened before it held."""
         while True:
@@ -243,7 +247,7 @@ def _incident(
     stage.step(
         f"Here tcp_retries2 is {RETRIES2}. With the default of 15 the worker would hang for a quarter of an hour."
     )
-    print("  Try the advice: tcpwatch demo --probe, or --fix protect, keepalive, ttl, reset, ping.")
+    stage.suggest("Try the advice", "demo --probe", "(or --fix protect, keepalive, ttl, reset, ping)")
 
 
 def _survival(stage: _Stage, lab: Lab, client: Client, fix: str) -> None:
@@ -306,7 +310,8 @@ def _probe(stage: _Stage, lab: Lab, client: Client, other: Client) -> None:
     if status != 1 or not all(found.values()):
         raise TcpwatchError(f"the probe found something else, with exit status {status}")
     stage.step(f"The connection from port {lport} is dead. Its next query would hang.")
-    print("  End it before it is used: tcpwatch end. Keep the others alive: tcpwatch demo --fix protect.")
+    stage.suggest("End such a connection before it is used", "end --help")
+    stage.suggest("Keep the others alive", "demo --fix protect")
 
 
 def _prediction(kept: _Kept, utc_offset_s: int) -> list[str]:
