@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tracer.cli.interrupts import SIGNALLED, noting
 from tracer.cli.options import connection_filter_options, make_filter
 from tracer.cli.screen import as_called, columns
 from tracer.model.errors import UsageError
@@ -54,7 +53,7 @@ def end(only_stuck: bool, dry_run: bool, yes: bool, as_json: bool, **filters: An
     from tracer.model.actions import Outcome, Result
     from tracer.output.actions import about_left, outcome_as_json, outcome_as_text, summary
     from tracer.output.format import plural
-    from tracer.run.stopping import exit_status_after
+    from tracer.run.interrupts import exit_status_after, noting
 
     try:
         plan = _plan(wanted, only_stuck=only_stuck)
@@ -87,7 +86,7 @@ def end(only_stuck: bool, dry_run: bool, yes: bool, as_json: bool, **filters: An
         say(summary(outcomes))
     if signals and (left := len(plan.targets) - len(outcomes)):
         say(f"interrupted: left {left:,} of {plural(len(plan.targets), 'connection')} alone")
-        return SIGNALLED + signals[0]
+        return exit_status_after(signals[0])
     return int(any(outcome.result is Result.UNREACHABLE for outcome in outcomes))
 
 
@@ -146,7 +145,7 @@ def _lines(plan: Plan, width: float, *, grouped: bool) -> Iterator[str]:
 def _ask(count: int) -> int:
     """0 for yes, else the exit status."""
     from tracer.output.actions import question
-    from tracer.run.stopping import exit_status_after
+    from tracer.run.interrupts import exit_status_after
 
     print(question(count), end="", file=sys.stderr, flush=True)
     try:

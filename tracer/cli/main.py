@@ -27,7 +27,8 @@ from tracer.model.errors import TcpwatchError, UsageError
 from tracer.output.format import PLAIN
 from tracer.output.messages import complain
 from tracer.output.stdout import OutputError, describe, occupy_standard_descriptors, open_stdout
-from tracer.run.stopping import discard, end_at_once_on_signals, interrupt_on_signals
+from tracer.run.interrupts import end_at_once_on_signals, interrupt_on_signals
+from tracer.run.stopping import discard
 
 _GC_THRESHOLD = 20_000
 """Allocations between two collections of cycles: events form none, and come by the hundred thousand."""

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tracer.cli import types
-from tracer.cli.interrupts import SIGNALLED, handling
 from tracer.cli.options import connection_filter_options, make_filter
 from tracer.cli.screen import columns
 from tracer.model.errors import UsageError
@@ -23,14 +22,6 @@ if TYPE_CHECKING:
     from tracer.model.actions import Connected, Probed
     from tracer.model.filters import Filter
     from tracer.model.sockets import Socket
-
-
-class _Interrupted(Exception):
-    """A signal asked for the end."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
 
 
 @click.command()
@@ -120,16 +111,13 @@ def _probe(found: Sequence[Socket], wait_s: float, *, connect: bool, as_json: bo
     from tracer.model.actions import Answer
     from tracer.output import actions_probe as output
     from tracer.output.format import plural
+    from tracer.run.interrupts import exit_status_after
     from tracer.run.stopping import discard
 
     results: list[Probed] = []
     width = columns(sys.stdout)
     try:
-        with (
-            handling(_interrupt),
-            _Probing(found, wait_s) as probing,
-            Announcer(complain=complain) as announcer,
-        ):
+        with _Probing(found, wait_s) as probing, Announcer(complain=complain) as announcer:
             probing.start(connect=connect)
             for probed in probing.results():
                 results.append(probed)
@@ -137,11 +125,11 @@ def _probe(found: Sequence[Socket], wait_s: float, *, connect: bool, as_json: bo
                 sys.stdout.write(output.probed_as_json(probed) if as_json else output.probed_as_text(probed, width))
                 sys.stdout.flush()
             connected = probing.connected()
-    except _Interrupted as interrupted:
+    except KeyboardInterrupt as error:
         with suppress(OSError):
             discard(sys.stdout)  # a reader that stalls must not keep it
         say(f"interrupted: {len(results):,} of {plural(len(found), 'result')} known")
-        return SIGNALLED + interrupted.number
+        return exit_status_after(error)
     try:
         if as_json:
             sys.stdout.writelines(map(output.connected_as_json, connected))
@@ -210,8 +198,3 @@ def _connect_each(found: Sequence[Socket], wait_s: float, is_stopped: Callable[[
 
     clients = [each for each in found if not each.accepted and each.laddr and each.raddr and each.rport]
     return connect_each({service_of(each): each.laddr or "" for each in reversed(clients)}, wait_s, is_stopped)
-
-
-def _interrupt(number: int, _: object) -> None:
-    """Have the probes end in order."""
-    raise _Interrupted(number)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tracer.cli import types
-from tracer.cli.interrupts import SIGNALLED, noting
 from tracer.cli.options import connection_filter_options, duration_option, make_filter
 from tracer.cli.screen import columns
 from tracer.model.errors import UsageError
@@ -101,7 +100,8 @@ def protect(
     host.require_for("using sockets of other processes", "CAP_SYS_PTRACE")
     _warn(protection)
     from tracer.act.announcing import Announcer
-    from tracer.run.stopping import discard, exit_status_after
+    from tracer.run.interrupts import exit_status_after
+    from tracer.run.stopping import discard
 
     with Announcer(complain=complain) as announcer:
         printed = _Printed(announcer, as_json=as_json)
@@ -242,6 +242,7 @@ def _once(wanted: Filter, protection: Protection, printed: _Printed, *, dry_run:
     from tracer.kernel.sockets import read_sockets
     from tracer.model.sockets import longest_silence_first
     from tracer.output.format import plural
+    from tracer.run.interrupts import exit_status_after, noting
 
     found = without_closed(list(filter(may_be_idle, read_sockets(wanted, say))), lambda: read_sockets(wanted))
     found = longest_silence_first(found)
@@ -254,7 +255,7 @@ def _once(wanted: Filter, protection: Protection, printed: _Printed, *, dry_run:
         printed.show()
     if signals and left:
         say(f"interrupted: left {len(left):,} of {plural(len(found), 'connection')} alone")
-        return SIGNALLED + signals[0]
+        return exit_status_after(signals[0])
     for line in absent(wanted):
         say(line)
     return printed.exit_status

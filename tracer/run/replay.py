@@ -17,8 +17,8 @@ from tracer.recordings.header import Header
 from tracer.recordings.reader import RecordingReader, ReportOutput
 from tracer.recordings.series_order import in_order
 from tracer.recordings.source_file import SourceFile, Unreadable
+from tracer.run.interrupts import interrupted_by
 from tracer.run.pipeline import Totals, finish, run
-from tracer.run.stopping import interrupted_by
 
 HZ = 250
 """Jiffies per second of Debian and most others, for a header without hz."""

@@ -33,9 +33,9 @@ from tracer.output.report_state import Collector, Lines, ReportState
 from tracer.recordings.input import Damaged, EndlessLine
 from tracer.recordings.reader import ReportOutput
 from tracer.recordings.series_order import header_of, in_order
+from tracer.run.interrupts import interrupted_by
 from tracer.run.pipeline import Totals
 from tracer.run.replay import Missing, Player
-from tracer.run.stopping import interrupted_by
 
 if TYPE_CHECKING:
     from concurrent.futures import Future, ProcessPoolExecutor

@@ -120,49 +120,6 @@ class _Terminal:
         return self._poll is not None and any(events & select.POLLHUP for _, events in self._poll.poll(0))
 
 
-class Interrupted(KeyboardInterrupt):
-    """As after ^C, but by another signal. `number`, and its name as the text."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
-        self.number = number
-
-
-def interrupt_on_signals() -> None:
-    """Have SIGTERM and SIGHUP end a command as ^C does: it cleans up. A Stop replaces that. What is ignored stays so.
-
-    The installed command begins with the system's handling of ^C, which ends Python at once.
-    """
-
-    def interrupt(number: int, _frame: FrameType | None) -> None:
-        raise Interrupted(number)
-
-    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-    for name in ("SIGTERM", "SIGHUP"):  # Windows has no SIGHUP
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
-            signal.signal(number, interrupt)
-
-
-def end_at_once_on_signals() -> None:
-    """The opposite, once nothing is left to clean up."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
-
-
-def interrupted_by(error: KeyboardInterrupt) -> str:
-    """`^C`, `SIGTERM`."""
-    return str(error) or "^C"
-
-
-def exit_status_after(error: KeyboardInterrupt) -> int:
-    """The exit status of a shell command that this signal ended, for commands that have not done what was asked."""
-    return 128 + (error.number if isinstance(error, Interrupted) else signal.SIGINT)
-
-
 def _watch_reader(output: TextIO | None) -> Callable[[], bool] | None:
     if output is None:
         return None
