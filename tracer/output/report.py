@@ -86,7 +86,7 @@ class Report:
         if self.lines is not None:
             for record in chain(actions_records(data), silences_records(data), two_ends_records(data.two_ends)):
                 self.lines.write(record)
-            for service, stalls in data.by_weight():
+            for service, stalls in data.services.by_weight():
                 self.lines.write(service_record(data, service, stalls))
             self.lines.write(summary_record(data, self.state.unfollowed))
         else:

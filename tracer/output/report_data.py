@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Sequence
-from functools import cached_property, partial
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple
 
-from tracer.analysis.advice.commands import on_host
-from tracer.analysis.advice.derived import advice_for
-from tracer.analysis.advice.steps import Step
 from tracer.analysis.comparison import Comparer, Comparison
 from tracer.analysis.idle_timeouts import IdleTimeouts, Service, service_of
-from tracer.analysis.outcomes import WITHOUT_EVIDENCE, Outcome
+from tracer.analysis.outcomes import WITHOUT_EVIDENCE
 from tracer.model.events import Event, size_of
 from tracer.model.recent import Recent
 from tracer.model.times import InvalidTime, parse_time
 from tracer.model.window import EVERYTHING, Window
 from tracer.output.crosscheck import what_was_missed
 from tracer.output.format import local_time
-from tracer.output.owners_advice import UNKNOWN_HOST, Line, OwnersAdvice
+from tracer.output.owners_advice import UNKNOWN_HOST, Line
 from tracer.output.report_actions import ReportActions
 from tracer.output.report_incidents import ReportIncidents
 from tracer.output.report_repeats import Repeats
-from tracer.output.report_rows import OTHER, Missing, ServiceStalls, StallEnd, count, host_key
+from tracer.output.report_rows import OTHER, Missing, StallEnd, count
 from tracer.output.report_two_ends import TwoEnds
+from tracer.output.stalled_services import StalledServices
 from tracer.recordings.header import Header
 
-MAX_SERVICES = 8192
-"""Services with a row of their own. Of more, those with the shortest stalls are counted together."""
-MAX_OWNERS = 4096
-"""Owners, of all services, with advice: those that stalled last."""
 MAX_ALL_WORDS = 64
 """Verdicts and outcomes of all services that are counted apart."""
-MAX_HOSTS_OF_SERVICES = 65536
-"""Hosts of all services together. Further ones are not counted as a service's."""
 MAX_SUSPECTS = 2048
 MAX_SUSPECTS_BYTES = 4 << 20
 MAX_REVOCABLE = 8192
@@ -72,11 +64,9 @@ class ReportData:
         self.window = window
         self.has_compact = self.has_whole = False  # recordings of either form
         self.has_events = False
-        self.here = here
         self.missing: list[Missing] = []
         self.missing_count = 0
-        self.services: dict[Service, ServiceStalls] = {}
-        self.others = ServiceStalls()  # of the services without a row of their own
+        self.services = StalledServices(idle_timeouts, here)
         self.incidents = ReportIncidents()
         self.actions = ReportActions()
         self.two_ends = TwoEnds()
@@ -85,16 +75,12 @@ class ReportData:
         self.outcomes: dict[str, Counter[str]] = {}  # by verdict
         self.stalls = 0
         self.events = 0
-        self.without_advice = 0  # pairs of service and verdict
         self.suspects_left_out = 0
         self.lost: Counter[str] = Counter()
         self.first_ns: int | None = None
         self.last_ns: int | None = None
         self.hosts: dict[str, None] = {}  # as a set that keeps its order
         self.utc_offsets_s: set[int] = set()
-        self._hosts_of_services = 0
-        self._advice: OrderedDict[tuple[Service, str], OwnersAdvice] = OrderedDict()  # by service and verdict
-        self._owners = 0
         self._words: dict[str, str] = {}  # verdicts and outcomes
         # Ends without evidence, by host and id.
         self._revocable: Recent[tuple[str, str], StallEnd] = Recent(MAX_REVOCABLE, MAX_REVOCABLE_BYTES, _size_of_end)
@@ -209,7 +195,7 @@ class ReportData:
         self.idle_timeouts.merge(other.idle_timeouts)
         self.missing += other.missing[: MAX_MISSING - len(self.missing)]
         self.missing_count += other.missing_count
-        self._merge_services(other)
+        self.services.merge(other.services)
         self.incidents.merge(other.incidents)
         self.actions.merge(other.actions)
         self.two_ends.merge(other.two_ends)
@@ -222,7 +208,6 @@ class ReportData:
                 mine[self._word(outcome)] += number
         self.stalls += other.stalls
         self.events += other.events
-        self.without_advice += other.without_advice
         for hook, number in other.lost.items():
             self.add_lost(hook, number)
         for time_ns in (other.first_ns, other.last_ns):
@@ -240,17 +225,6 @@ class ReportData:
         self.has_compact |= other.has_compact
         self.has_whole |= other.has_whole
         self.has_events |= other.has_events
-
-    def _merge_services(self, other: ReportData) -> None:
-        self.others.take(other.others)
-        for service, stalls in other.services.items():
-            mine = self.services.setdefault(service, ServiceStalls())
-            mine.take(stalls)
-            self._add_hosts(mine, stalls.hosts)
-        for key, owners in other._advice.items():
-            self._keep_advice(key, partial(_merge_owners, later=owners))
-        while len(self.services) > MAX_SERVICES:
-            self._fold_services()
 
     def _take_stall(self, stall: Event) -> Sequence[StallEnd]:
         """An end counts at once; one without evidence counts when no later event can revoke it."""
@@ -289,21 +263,8 @@ class ReportData:
         self.two_ends.add(host, stall)
         self.repeats.add(host, stall)
         service = service_of(stall)
-        if service is None:
-            return
-        stalls = self.services.setdefault(service, ServiceStalls())
-        stalls.add(verdict, outcome, stall.duration_ms)
-        self._add_hosts(stalls, (host_key(host),))
-        if stall.outcome != Outcome.RECOVERED:
-            self._keep_advice((service, verdict), lambda owners: owners.add(end))
-        if len(self.services) > MAX_SERVICES:
-            self._fold_services()
-
-    def _add_hosts(self, stalls: ServiceStalls, hosts: Iterable[int]) -> None:
-        for host in hosts:
-            if self._hosts_of_services < MAX_HOSTS_OF_SERVICES or not stalls.hosts:
-                self._hosts_of_services += host not in stalls.hosts
-                stalls.hosts.add(host)
+        if service is not None:
+            self.services.add(end, service, verdict, outcome)
 
     def verdict_of(self, stall: Event) -> str:
         """The verdict of a stall; OTHER for one that is not counted apart."""
@@ -315,45 +276,9 @@ class ReportData:
             return OTHER
         return self._words.setdefault(word, word)
 
-    def _keep_advice(self, key: tuple[Service, str], change: Callable[[OwnersAdvice], None]) -> None:
-        """Change what is kept for the advice about a service and verdict, which is the newest then."""
-        owners = self._advice.setdefault(key, OwnersAdvice())
-        self._advice.move_to_end(key)
-        self._owners -= len(owners)
-        change(owners)
-        self._owners += len(owners)
-        while self._owners > MAX_OWNERS:
-            self._owners -= len(self._advice.popitem(last=False)[1])
-            self.without_advice += 1
-
-    def _advice_for(self, end: StallEnd) -> list[str]:
-        """The advice for a stall, by all that is known about its service, with its host unless that is this one."""
-        known = self.idle_timeouts.range_of(service_of(end.stall))
-        lines = advice_for(end.stall, hz=end.hz, own_netns=end.own_netns, idle_timeout=known)
-        if end.stall.outcome != Outcome.ONGOING:  # a stall that has ended needs no release
-            lines = [line for line in lines if Step.of(line) is not Step.RELEASE]
-        return lines if end.host in (self.here, UNKNOWN_HOST) else [on_host(line, end.host) for line in lines]
-
-    def _fold_services(self) -> None:
-        """Count the half with the shortest stalls together."""
-        for service, stalls in self.by_weight()[MAX_SERVICES // 2 :]:
-            self.others.take(stalls)
-            self._hosts_of_services -= len(stalls.hosts)
-            del self.services[service]
-
-    def by_weight(self) -> list[tuple[Service, ServiceStalls]]:
-        """Services, that with the longest stall first."""
-        return sorted(self.services.items(), key=lambda item: (-item[1].longest_ms, item[0]))
-
     def advice_of(self, service: Service, verdict: str | None = None) -> list[Line]:
-        """Each line once, those for the most frequent verdict first; verdict: only the lines for that one."""
-        verdicts = self.services[service].verdicts if service in self.services else Counter[str]()
-        wanted = [each for each, _ in verdicts.most_common() if verdict in (None, each)]
-        owners = (self._advice[service, each] for each in wanted if (service, each) in self._advice)
-        has_hosts = len(self.hosts) > 1
-        return list(
-            dict.fromkeys(line for each in owners for line in each.lines(self._advice_for, has_hosts=has_hosts))
-        )
+        """What to do about the stalls of a service; verdict: only about those with that one."""
+        return self.services.advice_of(service, verdict, has_hosts=len(self.hosts) > 1)
 
     @property
     def utc_offset_s(self) -> int:
@@ -381,17 +306,13 @@ class ReportData:
     @property
     def has_hosts_left_out(self) -> bool:
         """Whether there were more hosts than are listed or counted."""
-        return self._hosts_of_services >= MAX_HOSTS_OF_SERVICES or len(self.hosts) >= MAX_HOSTS
+        return self.services.has_hosts_left_out or len(self.hosts) >= MAX_HOSTS
 
     def missed(self) -> str:
         """A sentence where the kernel retransmitted more than the events show; empty where it did not."""
         sums = self.comparison
         sentence = what_was_missed(sums.sure_seen, sums.sure_counted)
         return f"{sentence}." if sentence else ""
-
-
-def _merge_owners(owners: OwnersAdvice, later: OwnersAdvice) -> None:
-    owners.merge(later)
 
 
 def _size_of_end(end: StallEnd) -> int:

@@ -143,19 +143,19 @@ def summary_record(data: ReportData, unfollowed: int) -> dict[str, Any]:
         record["is_incomplete"] = bool(data.missed())
         record["out_of_sight"] = _named_counts(sums.out_of_sight)
         record["compared"] = {"counted": _named_counts(sums.sure_counted), "seen": _named_counts(sums.sure_seen)}
-    if data.others.verdicts:
+    if data.services.others.verdicts:
         record["other_services"] = {
-            "stalls": sum(data.others.verdicts.values()),
-            "verdicts": dict(data.others.verdicts.most_common()),
-            "outcomes": dict(data.others.outcomes.most_common()),
-            "longest_ms": data.others.longest_ms,
+            "stalls": sum(data.services.others.verdicts.values()),
+            "verdicts": dict(data.services.others.verdicts.most_common()),
+            "outcomes": dict(data.services.others.outcomes.most_common()),
+            "longest_ms": data.services.others.longest_ms,
         }
     if data.actions.left_out:
         record["actions_left_out"] = data.actions.left_out
     if unfollowed:
         record["not_followed"] = unfollowed
-    if data.without_advice:
-        record["advice_left_out"] = data.without_advice
+    if data.services.without_advice:
+        record["advice_left_out"] = data.services.without_advice
     if data.suspects_left_out:
         record["probably_dead_left_out"] = data.suspects_left_out
     if data.has_hosts_left_out:

@@ -24,7 +24,7 @@ def services_section(data: ReportData, incidents: Iterable[Incident], unfollowed
     places: dict[Service | None, int] = {}
     for number, incident in enumerate(incidents):
         places.setdefault(incident.key.service, number)
-    services = sorted(data.by_weight(), key=lambda each: places.get(each[0], len(data.services)))
+    services = sorted(data.services.by_weight(), key=lambda each: places.get(each[0], len(data.services)))
     shown = services[:MAX_SHOWN_SERVICES]
     has_hosts = len(data.hosts) > 1
     headings = ["STALLS", *(["HOSTS"] if has_hosts else []), "SURVIVED", "FATAL", "LONGEST", "SERVICE"]
@@ -107,8 +107,8 @@ def _longest_silence_first(event: Event) -> int:
 
 def left_out(data: ReportData, unfollowed: int) -> Iterator[str]:
     """Sentences about what would have taken too much memory."""
-    if data.others.verdicts:
-        stalls, longest = sum(data.others.verdicts.values()), duration(data.others.longest_ms)
+    if data.services.others.verdicts:
+        stalls, longest = sum(data.services.others.verdicts.values()), duration(data.services.others.longest_ms)
         yield (
             f"{plural(stalls, 'stall')} of at most {longest} had services that are not listed, "
             "because there are too many."
@@ -118,8 +118,8 @@ def left_out(data: ReportData, unfollowed: int) -> Iterator[str]:
             f"{plural(unfollowed, 'stall')} of those counted as ongoing ended unseen, "
             "because too many connections stalled at once."
         )
-    if data.without_advice:
-        services = plural(data.without_advice, "other service")
+    if data.services.without_advice:
+        services = plural(data.services.without_advice, "other service")
         yield f"The advice for {services} is left out, because too many owners stalled."
     if data.suspects_left_out:
         yield f"Of the connections that were probably dead as well, {data.suspects_left_out:,} are not listed."

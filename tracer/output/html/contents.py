@@ -80,7 +80,7 @@ class Contents:
 def contents_of(data: ReportData, timeline: Timeline, marks: SilenceMarks, unfollowed: int) -> Contents:
     """The contents of the page. unfollowed: stalls that could not be followed."""
     incidents = data.incidents.heaviest()
-    services = [service for service, _ in data.by_weight()]
+    services = [service for service, _ in data.services.by_weight()]
     outcomes: Counter[str] = Counter()
     for each in data.outcomes.values():
         outcomes += each
