@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 PLUGIN = "hidden-process"
-RERUN = pytest.mark.flaky(reruns=2, condition=f"config.pluginmanager.get_plugin('{PLUGIN}').was_at_work()")
+RERUN = pytest.mark.flaky(reruns=4, condition=f"config.pluginmanager.get_plugin('{PLUGIN}').was_at_work()")
 """pytest-rerunfailures evaluates the condition after each failed attempt."""
 
 

@@ -89,7 +89,7 @@ def test_tracefs_is_not_needed() -> None:
 
 def test_the_recording_cannot_be_made(tmp_path: Path) -> None:
     shown = tcpwatch("-w", str(tmp_path / "no/such/x.tw"))
-    assert_refused(shown, "cannot create", "ls -ld")
+    assert_refused(shown, "cannot create", "mkdir -p")
 
 
 def test_the_disk_of_the_recording_is_full() -> None:

@@ -150,7 +150,7 @@ def test_closed_descriptors_are_nobodys(outputs: str, tmp_path: Path) -> None:
     assert (shown.returncode, shown.stdout) == (0, ""), shown.stderr
     assert "Traceback" not in shown.stderr
     replayed = tcpwatch("replay", str(tmp_path / "x.tw"))
-    assert (replayed.returncode, replayed.stderr) == (0, "")
+    assert (replayed.returncode, replayed.stdout, replayed.stderr) == (0, "", "tcpwatch: no event to show\n")
 
 
 def test_a_full_disk_behind_check() -> None:
