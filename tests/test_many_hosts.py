@@ -213,7 +213,8 @@ def test_one_process_reads_all_where_no_other_can_be_started(
     assert main.run(["report", *map(str, fleet), *form]) == 0
     report, said = capsys.readouterr()
     assert report == expected
-    assert said.count("ulimit -u") == (lacks != "QueueFeederThread") and "Traceback" not in said
+    # A pool without that thread takes work until somebody looks at it, and since Python 3.12 may refuse some.
+    assert said.count("ulimit -u") in ((0, 1) if lacks == "QueueFeederThread" else (1,)) and "Traceback" not in said
 
 
 def test_the_advice_of_a_report_knows_the_silences_of_all_its_hosts(

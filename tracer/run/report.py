@@ -8,11 +8,12 @@ which process read a group: the report is the same, byte for byte.
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import field, replace
 from itertools import groupby
 from pathlib import Path
@@ -44,6 +45,8 @@ MIN_BYTES_OF_A_WORKER = 2_000_000
 """Fewer bytes are read before another process would have started. Each process takes memory of its own."""
 _PATIENCE_S = 1.0
 """How often a wait for a process looks whether it is in vain."""
+_HELD = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Signals that do not come while a process starts."""
 _AHEAD = 2
 """Groups that are read ahead for each process: their states wait in memory."""
 
@@ -302,7 +305,8 @@ def _submitted(
         lines = directory / f"{number}" if reading.has_lines else None
         if can_start and all(_identity(file) is not None for file in group):
             try:
-                future = pool.submit(_read_elsewhere, group, reading, lines)
+                with _signals_held():
+                    future = pool.submit(_read_elsewhere, group, reading, lines)
             except (OSError, RuntimeError):  # as many processes or threads as this user or container may have
                 can_start = False
                 warn(f"one process reads all files, because no other can be started ({HINT})")
@@ -315,14 +319,20 @@ def _submitted(
 def _result_of(future: Future[_Read], threads: int) -> _Read | None:
     """Wait for it. None if it never comes, because a thread of the pool could not be started.
 
-    threads: how many there were before the pool.
+    threads: how many there were before the pool. Raises BrokenProcessPool if a process was killed.
     """
     from concurrent.futures import TimeoutError as FutureTimeout
+    from concurrent.futures.process import BrokenProcessPool
 
-    while threading.active_count() > threads:
-        with suppress(FutureTimeout):
-            return future.result(_PATIENCE_S)
-    return future.result() if future.done() else None
+    try:
+        while threading.active_count() > threads:
+            with suppress(FutureTimeout):
+                return future.result(_PATIENCE_S)
+        return future.result() if future.done() else None
+    except BrokenProcessPool as error:
+        if error.__cause__ is None:
+            raise
+        return None  # since Python 3.12, a thread that cannot be started breaks the pool, and is the cause
 
 
 def _take(
@@ -340,14 +350,23 @@ def _take(
     report.state.merge(done.state)
 
 
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold signals back while processes start. One that comes before a handler is replaced would be lost."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _in_a_worker() -> None:
     """^C ends the workers through the process that started them, and they end with it, even after kill -9."""
-    import signal
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
     can_start(threading.Thread(target=_end_with_parent, daemon=True))
 
 
