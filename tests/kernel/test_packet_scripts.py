@@ -256,6 +256,11 @@ def disagreements(script: Script, outcome: Outcome) -> list[str]:
     return found
 
 
+def is_about_probes(script: Script, outcome: Outcome) -> bool:
+    """Whether only the number of loss probes does not fit."""
+    return all(each.startswith(f"{PROBES}:") for each in disagreements(script, outcome))
+
+
 def sockets_that_change(events: list[Event]) -> list[str]:
     """Connections with more or fewer `sock` than sockets. A request, which a SYN/ACK is sent for, is none yet."""
     socks: dict[tuple[Any, ...], set[str]] = {}
@@ -279,6 +284,8 @@ def outcomes() -> dict[Variant, Outcome]:
         # The kernel leaves a program out that was interrupted at work on the same CPU, and counts that.
         if unlike and (hidden_process() or not all(done[each].is_complete for each in unlike)):
             again += unlike
+        # Where this process acknowledges late, a loss probe comes that may send new data ("new_data").
+        again += [each for each in unlike if each not in again and is_about_probes(SCRIPTS[each[0]], done[each])]
         if not again:
             break
         done |= run_all(again)
