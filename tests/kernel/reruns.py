@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import pytest
+
+T = TypeVar("T")
 
 PLUGIN = "hidden-process"
 RERUN = pytest.mark.flaky(reruns=4, condition=f"config.pluginmanager.get_plugin('{PLUGIN}').was_at_work()")
@@ -24,20 +27,42 @@ def init_cpu_ns() -> int:
 
 
 class HiddenProcess:
-    """A pytest plugin that measures the CPU time of the hidden process during each attempt of a test.
+    """A pytest plugin that measures the CPU time of the hidden process while the tests of a module run.
+
+    Not of one test alone: what a test looks at may have happened before it, in a fixture for all tests of its module.
 
     cpu_ns: the CPU time so far.
     """
 
     def __init__(self, cpu_ns: Callable[[], int] = init_cpu_ns) -> None:
         self._cpu_ns = cpu_ns
+        self._module: Path | None = None
         self._used_ns = 0
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_setup(self) -> None:
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """Called before each attempt, the second and third included."""
-        self._used_ns = self._cpu_ns()
+        if item.path != self._module:
+            self._module = item.path
+            self._used_ns = self._cpu_ns()
 
     def was_at_work(self) -> bool:
-        """Whether it used CPU time since the attempt began. A moment suffices to miss an event."""
+        """Whether it used CPU time since the module's first test began. A moment suffices to miss an event."""
         return self._cpu_ns() > self._used_ns
+
+
+class Gathered(Generic[T]):
+    """What all tests of a module look at: gathered once, and anew for a test that is tried again.
+
+    Its reruns see other events than its first attempt (see HiddenProcess).
+    """
+
+    def __init__(self, gather: Callable[[], T]) -> None:
+        self._gather = gather
+        self._all: list[T] = []
+
+    def of(self, request: pytest.FixtureRequest) -> T:
+        """For the test of this function fixture."""
+        while len(self._all) < getattr(request.node, "execution_count", 1):
+            self._all.append(self._gather())
+        return self._all[-1]

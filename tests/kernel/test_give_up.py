@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
+from reruns import Gathered
 from watching import PATIENCE_S, Json, Watch
 
 from tracer.analysis.timeouts import gives_up, next_expiry_ns
@@ -102,17 +103,6 @@ def freeze(stack: ExitStack, case: Case, lab: Lab, clients: list[Client], watch:
         stack.enter_context(embedded_client(lab.client, SERVER, 3306, *case.options, wait=False))
 
 
-_runs: list[dict[str, list[Connection]]] = []
-
-
-@pytest.fixture
-def ended(request: pytest.FixtureRequest) -> dict[str, list[Connection]]:
-    """One run for all tests; a test that is tried again (conftest.py) has every case happen again."""
-    while len(_runs) < getattr(request.node, "execution_count", 1):
-        _runs.append(run_all())
-    return _runs[-1]
-
-
 def run_all() -> dict[str, list[Connection]]:
     """Of each case its connections: their events from the black hole on, the last of which is the end."""
     with ExitStack() as stack:
@@ -126,6 +116,14 @@ def run_all() -> dict[str, list[Connection]]:
             watch.wait_for(CASES[name].clients, PATIENCE_S, **end)
         watch.stop()
         return {name: connections(watch.of(netns=lab.client.netns)) for name, (lab, _) in made.items()}
+
+
+_gathered = Gathered(run_all)
+
+
+@pytest.fixture
+def ended(request: pytest.FixtureRequest) -> dict[str, list[Connection]]:
+    return _gathered.of(request)
 
 
 def connections(records: list[Json]) -> list[Connection]:

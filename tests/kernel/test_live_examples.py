@@ -135,9 +135,19 @@ def looking(desk: Desk) -> Iterator[Results]:
         yield {each: pool.submit(desk.type, each) for each in commands}
 
 
+def result_of(
+    example: Example, looking: Results, desk: Desk, request: pytest.FixtureRequest
+) -> subprocess.CompletedProcess[str]:
+    """For a test that is tried again it is typed again: tcpwatch may have missed an event (see blindness.py)."""
+    again = getattr(request.node, "execution_count", 1) > 1
+    return desk.type(example.command) if again else looking[example.command].result()
+
+
 @pytest.mark.parametrize("example", LOOKING, ids=name_of)
-def test_an_example_that_looks(looking: Results, example: Example) -> None:
-    done = looking[example.command].result()
+def test_an_example_that_looks(
+    looking: Results, desk: Desk, example: Example, request: pytest.FixtureRequest
+) -> None:
+    done = result_of(example, looking, desk, request)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout or done.stderr, "it prints nothing"
@@ -157,9 +167,9 @@ def test_an_example_that_ends_something(looking: Results, desk: Desk, example: E
 
 
 def test_the_block_of_the_readme_is_that_of_the_demo(
-    looking: Results,
+    looking: Results, desk: Desk, request: pytest.FixtureRequest
 ) -> None:
     block = (ROOT / "README.md").read_text().partition("```text\n")[2].partition("```")[0]
     (demo,) = [each for each in LOOKING if each.page == "README.md" and each.command.endswith(" demo")]
     assert "STALL idle-drop" in block
-    assert_printed(demo._replace(output=block), looking[demo.command].result().stdout)
+    assert_printed(demo._replace(output=block), result_of(demo, looking, desk, request).stdout)

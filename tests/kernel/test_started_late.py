@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from reruns import Gathered
 from watching import ROOT, Json, Watch, both_ends
 
 from tracer.lab.network import SERVER, Lab
@@ -120,10 +121,9 @@ def clients_of(lab: Lab, stack: ExitStack) -> dict[int, Client]:
     }
 
 
-@pytest.fixture(scope="module")
-def late(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Late]:
-    recording = tmp_path_factory.mktemp("late") / "x.tw"
+def die_and_watch() -> Late:
     with ExitStack() as stack:
+        recording = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "x.tw"
         lab = stack.enter_context(Lab(ttl_s=900, ports=list(PORTS), retries2=15))
         lab.server.set_sysctl("net.ipv4.tcp_rmem", "4096 65536 262144")
         lab.client.set_sysctl("net.ipv4.tcp_rmem", "4096 65536 262144")
@@ -166,7 +166,15 @@ def late(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Late]:
             told.said[started_s] = watch.events
         replay = [sys.executable, "-m", "tracer", "replay", str(recording), "--verbose"]
         told.text = subprocess.run(replay, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        yield told
+        return told
+
+
+_gathered = Gathered(die_and_watch)
+
+
+@pytest.fixture
+def late(request: pytest.FixtureRequest) -> Late:
+    return _gathered.of(request)
 
 
 def start(stack: ExitStack, lab: Lab, *options: str | Path) -> Watch:
