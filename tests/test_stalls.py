@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -104,13 +104,43 @@ def test_a_retransmission_that_does_not_come_lets_an_answer_be_presumed() -> Non
     tracker = StallTracker(hz=250)
     tracker.feed(rtx("tlp"))
     tracker.feed(rtx("rto", 0.2))
-    assert tracker.advance(SECOND + 700_000_000) == [], "the next is due 0.6 s after the first, and may be late"
-    (end,) = tracker.advance(SECOND + 3 * SECOND)
+    assert tracker.advance(SECOND + 700_000_000) == [] and not tracker.take_overdue(), "it may be late"
+    assert tracker.advance(SECOND + 3 * SECOND) == [], "a hook may have missed it"
+    assert tracker.take_overdue() and not tracker.take_overdue()
+    (end,) = tracker.advance(SECOND + 6 * SECOND)
     assert (end.phase, end.outcome, end.verdict) == ("end", "presumed", "no-answer")
     assert end.duration_ms == 200 + LOSS_PROBE_MS, "to the last sign of it"
     assert tracker.idle_timeouts.range_of(service_of(rtx())) == IdleTimeoutRange(None, None), (
         "nothing is known to have survived"
     )
+
+
+def test_a_run_that_ends_while_a_retransmission_is_overdue_shows_no_fatal_silence() -> None:
+    for after_s, fatal_ms in ((4, HOUR_MS), (7, None)):
+        tracker = StallTracker(hz=250)
+        *_, last = tracker.feed(*freeze(4))
+        (end,) = tracker.finish(last.ktime_ns + after_s * SECOND)
+        assert end.outcome == "ongoing"
+        assert tracker.idle_timeouts.range_of(service_of(last)) == IdleTimeoutRange(None, fatal_ms)
+
+
+def test_a_missed_retransmission_that_a_walk_found_lets_nothing_be_presumed() -> None:
+    tracker = StallTracker(hz=250)
+    *first, third, fourth, fifth = freeze(5)
+    seen = tracker.feed(*first)
+    seen += tracker.advance(fourth.ktime_ns - 200_000_000)
+    assert tracker.take_overdue()
+    # A walk, just before the next one.
+    late_ns = fourth.ktime_ns - third.ktime_ns - 100_000_000
+    seen += tracker.feed(
+        replace(
+            third, event="found", ktime_ns=third.ktime_ns + late_ns, time_ns=third.time_ns + late_ns, timer_ms=100
+        )
+    )
+    seen += tracker.feed(fourth, fifth, *close(13.4))
+    stalls = [each for each in seen if each.event == "stall"]
+    assert [each.outcome for each in stalls if each.phase == "end"] == ["timed-out"]
+    assert not any(each.revoked for each in stalls)
 
 
 def test_what_was_presumed_is_revoked_by_the_next_retransmission() -> None:

@@ -163,6 +163,22 @@ def test_a_service_is_asked_about_at_once_and_not_again_and_again(
     assert [each and each.port for each in kernel.services] == [None, 3306, 5432]
 
 
+def test_a_connection_whose_sign_did_not_come_is_looked_for_soon(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walks, "WALK_EVERY_S", 1e9)
+    monkeypatch.setattr(walks, "AGAIN_EVERY_S", 0.0)
+    kernel.finds = [b"", record(**WAITING), b""]
+    look = begin(kernel)
+    made: Walks = look.walks  # type: ignore[attr-defined]
+    assert look() == [] and look() == [] and len(kernel.prepared) == 1
+    made.look_again()
+    assert look() == []
+    assert len(look()) == 1
+    assert look() == []
+    assert kernel.prepared == [(True, True), (True, False)], "and once"
+
+
 def test_what_a_walk_found_is_handed_over_in_slices(kernel: Kernel) -> None:
     """And of a socket that had an event between two slices nothing older is told."""
     kernel.finds = [b"", b"".join(record(**WAITING, sk=number) for number in range(1, 301))]

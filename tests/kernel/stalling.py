@@ -21,7 +21,7 @@ from tracer.model.validation import to_json
 from tracer.recordings.header import Header
 from tracer.recordings.reader import RecordingReader
 from tracer.recordings.writer import RecordingWriter
-from tracer.run.live import make_header
+from tracer.run.live import make_header, with_lookups
 from tracer.run.pipeline import Totals, finish, run
 
 IDLE_S = 2.0
@@ -80,7 +80,7 @@ class Stalls:
         namespaces = {lab.client.netns, lab.server.netns} if isinstance(lab, Lab) else lab
         wanted = Filter(netns=frozenset(namespaces))
         self._writer = RecordingWriter(self._recording, make_header(wanted, "0"))
-        self._source = LiveSource(wanted, lambda: self._over, resume=resume, resume_after_s=min_idle_s)
+        self.source = LiveSource(wanted, lambda: self._over, resume=resume, resume_after_s=min_idle_s)
         self.tracker = self._tracker()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -91,7 +91,7 @@ class Stalls:
     def __exit__(self, *_: object) -> None:
         self._over = True
         self._thread.join(PATIENCE_S)
-        self._source.close()
+        self.source.close()
         self._writer.close()
 
     def _tracker(self) -> StallTracker:
@@ -99,7 +99,7 @@ class Stalls:
 
     def _run(self) -> None:
         totals = Totals()
-        run(self._source, Filter(), self.tracker, [self._writer, self._sink], totals)
+        run(with_lookups(self.source, self.tracker), Filter(), self.tracker, [self._writer, self._sink], totals)
         finish(self.tracker, Filter(), [self._writer, self._sink], totals)
 
     def of(self, event: str = "stall", **fields: Any) -> list[Event]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -315,6 +317,36 @@ def test_without_looking_at_segments_recovery_is_presumed(lab: Lab, trace: Trace
         seen.wait_for(phase="end", raddr=SERVER)
     assert ended(at_client(seen.stop())) == ["no-answer presumed"]
     assert seen.of("resume") == []
+
+
+def test_a_stall_goes_on_where_its_retransmissions_are_missed(lab: Lab, trace: Trace) -> None:
+    """A walk over all sockets finds it before anything is presumed."""
+    lab.client.set_sysctl("net.ipv4.tcp_retries2", 5)  # 25 s
+    seen = trace()
+    with Server(lab.server, SERVER, 3306), embedded_client(lab.client, SERVER, 3306) as client:
+        be_idle(client)
+        lab.drop_everything()
+        client.send("query")
+        seen.wait_for(phase="begin", raddr=SERVER)
+        detach("tcp_retransmit_skb")
+        found = seen.wait_for("found", raddr=SERVER)
+        answer = client.answer(PATIENCE_S)
+        end = seen.wait_for(phase="end", raddr=SERVER)
+    stalls = at_client(seen.stop())
+    assert ended(stalls) == ["idle-drop timed-out"] and not any(each.revoked for each in stalls)
+    assert end.retransmits is not None and end.retransmits >= (found.attempt or 0) >= 2
+    assert answer["error"] == "ETIMEDOUT"
+
+
+def detach(tracepoint: str) -> None:
+    """Detach this process' programs from a raw tracepoint: what happens from now on is missed."""
+    links = []
+    for each in Path("/proc/self/fdinfo").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            links += [int(each.name)] if f"tp_name:\t{tracepoint}\n" in each.read_text() else []
+    with Path(os.devnull).open("rb") as nothing:
+        (link,) = links
+        os.dup2(nothing.fileno(), link)
 
 
 def test_a_syn_into_a_black_hole(lab: Lab, trace: Trace) -> None:

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from tracer.analysis.evidence import CHANCE, Evidence, conclude
 from tracer.analysis.idle_timeouts import IdleTimeouts, Service, service_of
 from tracer.analysis.outcomes import Outcome
-from tracer.analysis.outstanding import Outstanding
+from tracer.analysis.outstanding import WAITING, Outstanding
 from tracer.analysis.progress import OF_DATA, is_same_kind, progressed
 from tracer.analysis.stall_event import is_news, stall_event
 from tracer.analysis.stall_state import ConnectionHistory, StallState
@@ -22,6 +22,8 @@ LASTING_NS = 10 * SECOND
 """The end of a stall that lasted this long is reported at once. After a shorter one, see SETTLE_NS."""
 SETTLE_NS = 2 * SECOND
 """If a connection in use loses data again within this time after an answer, that is the same stall."""
+OVERDUE_NS = 3 * SECOND
+"""How long a walk over all sockets may take to find a connection with an overdue sign."""
 MAX_CONFIRMED = 1024
 
 
@@ -42,6 +44,7 @@ class StallLifecycle:
         self.ends_only = ends_only
         self.own_netns = own_netns
         self.store = StallStore()
+        self.has_overdue = False  # a stall that a walk may find
         self._confirmed: OrderedDict[Service, int] = OrderedDict()  # the silence before it was found dead, ms
 
     # Begin.
@@ -178,8 +181,8 @@ class StallLifecycle:
         evidence.duration_ns = max(0, ended_ns - stall.since_ns)
         stall.verdict = conclude(evidence, self.min_idle_ms)
         idle_ms = evidence.idle_ms
-        # Where events were lost, an answer may have been among them.
-        is_unknown = outcome is Outcome.ONGOING and stall.uncertain
+        # Where events were lost, an answer may have been among them; where a sign is overdue, it was one perhaps.
+        is_unknown = outcome is Outcome.ONGOING and (stall.uncertain or stall.is_overdue)
         if not is_unknown and is_fatal(stall.verdict, outcome, idle_ms, evidence.retransmits):
             assert idle_ms is not None
             if idle_ms >= self.min_idle_ms:
@@ -194,6 +197,11 @@ class StallLifecycle:
             return ended
         if stall.evidence.reset:
             return self.end(sock, stall, now_ns, Outcome.RESET, now_ns)
+        # A hook may have missed the sign, or the kernel's timer is late. A recording has what the walk found then.
+        if not stall.is_overdue and stall.evidence.sign != WAITING:
+            stall.is_overdue = self.has_overdue = True
+            self.store.open.set_due(sock, stall, now_ns + OVERDUE_NS)
+            return []
         # No answer was seen. Without one the kernel would have retransmitted; but events may be missing.
         outcome = Outcome.ONGOING if stall.uncertain else Outcome.PRESUMED
         self.store.revocable.add(sock, stall)

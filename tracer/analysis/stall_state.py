@@ -52,6 +52,7 @@ class StallState:
     uncertain: bool = False  # events were lost meanwhile
     errno: int | None = None  # what the application got at its end
     error: str | None = None
+    is_overdue: bool = False  # its next sign did not come in time, and a walk may find it
     due_ns: int = 0  # of its valid entry in the schedule
     size: int = ORDINARY_BYTES  # its memory, bytes
 
@@ -71,7 +72,7 @@ class StallState:
         self.learn_owner(event)
         self.evidence.retransmits = now.count
         self.evidence.attempt = 0 if event.attempt is None else event.attempt
-        self.uncertain = False
+        self.uncertain = self.is_overdue = False
         self.evidence.one_way = self.evidence.one_way or now.one_way
 
     def restart(self, now: Outstanding, idle_ms: int | None) -> None:

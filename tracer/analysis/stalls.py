@@ -131,3 +131,11 @@ class StallTracker:
         Connections that have been silent for longer are probably dead as well.
         """
         return self._lifecycle.take_confirmed()
+
+    def take_overdue(self) -> bool:
+        """Whether the next sign of a stall did not come in time, since the last call.
+
+        The stall ends as `presumed` unless something shows within OVERDUE_NS that it goes on.
+        """
+        was, self._lifecycle.has_overdue = self._lifecycle.has_overdue, False
+        return was

@@ -119,6 +119,7 @@ class LiveSource:
             self._lacks_thread: bool | None = None  # False once that has been reported
             self._owners = Owners(holders, lacks_thread=self._without_thread)
             self._owners.search_all(OWNERS_WAIT_S)
+            self._sees_answers = resume
             self._walks = None
             if self._program.iterator is not None:
                 self._walks = Walks(
@@ -161,6 +162,14 @@ class LiveSource:
         if self._walks is not None:
             silent_jiffies = silent_ms * self._decoder.hz // 1000
             self._walks.search_service(IdleService(silent_jiffies, mapped_address(raddr), port, is_local))
+
+    def look_again(self) -> None:
+        """Find connections in trouble soon: `found` events.
+
+        Does nothing where received segments are not traced: each answer would need a walk.
+        """
+        if self._walks is not None and self._sees_answers:
+            self._walks.look_again()
 
     def is_behind(self) -> bool:
         """Whether more than half of the ring buffer is in use."""

@@ -27,6 +27,8 @@ from tracer.model.threads import can_start
 
 WALK_EVERY_S = 30.0
 """From the beginning of one walk to that of the next."""
+AGAIN_EVERY_S = 2.0
+"""From the beginning of one walk to that of the next, where that is urgent."""
 SERVICE_EVERY_S = 300.0
 """From one search for the idle connections of a service to the next."""
 MAX_SLICE = 128
@@ -69,6 +71,7 @@ class Walks:
         self._is_outdated = False  # its result no longer holds
         self._wants_trouble = True
         self._wants_all = True
+        self._is_urgent = False
         self._services: deque[IdleService] = deque()  # to be searched
         self._searched: OrderedDict[tuple[bytes, int, bool], float] = OrderedDict()  # time.monotonic(), by service
         self._begin()
@@ -84,6 +87,10 @@ class Walks:
     def search_trouble(self) -> None:
         """Have the next walk report all connections in trouble, because events were lost."""
         self._wants_trouble = True
+
+    def look_again(self) -> None:
+        """Have a walk report all connections in trouble, within AGAIN_EVERY_S: the next sign of one did not come."""
+        self._wants_trouble = self._is_urgent = True
 
     def search_service(self, service: IdleService) -> None:
         """Have a walk report the idle connections of a service at once, unless one did within SERVICE_EVERY_S."""
@@ -115,7 +122,7 @@ class Walks:
             self._handed_over.update(event.sock for event in events)
             if not self._thread.is_alive() and is_drained:
                 found = self._take_later(now_ns, clock_offset_ns)
-        elif self._services or time.monotonic() - self._began >= WALK_EVERY_S:
+        elif self._services or time.monotonic() - self._began >= (AGAIN_EVERY_S if self._is_urgent else WALK_EVERY_S):
             self._begin()
             self._start_thread()
         if found:
@@ -134,7 +141,7 @@ class Walks:
         self._found = None
         service = self._services.popleft() if self._services else None
         self._program.request_walk(trouble=self._wants_trouble, all_waiting=self._wants_all, service=service)
-        self._wants_trouble = self._wants_all = False
+        self._wants_trouble = self._wants_all = self._is_urgent = False
 
     def _start_thread(self) -> None:
         thread = threading.Thread(target=self._run, name="walk", daemon=True)

@@ -411,9 +411,9 @@ class Event:
         tables={
             "stall": "of an `end`: `recovered` (a segment acknowledged it, or a change of state or the kernel's "
             "count proves that) `timed-out` `reset` `closed` (by this end) `unreachable` `ongoing` (when the run "
-            "ended, or events were lost), `presumed` (the next retransmission was not seen: it was probably "
-            "answered), `alive` (of `unanswered`: the peer answered a probe, or acknowledged more data), `ended` (by "
-            "`tcpwatch end`: an `action` of this connection says so)"
+            "ended, or events were lost), `presumed` (the next retransmission was not seen, nor the connection found "
+            "in trouble: it was probably answered), `alive` (of `unanswered`: the peer answered a probe, or "
+            "acknowledged more data), `ended` (by `tcpwatch end`: an `action` of this connection says so)"
         },
         kinds=_STALL,
     )

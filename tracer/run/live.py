@@ -215,7 +215,7 @@ def _run(
     for sink in sinks:
         sink.opened(header)
     of_traced = wanted.of_any_connection()  # the kernel has filtered the connections
-    batches = _with_lookups(source, tracker)
+    batches = with_lookups(source, tracker)
     seen = batches if actions is None else _wanted(actions.among(batches), wanted)
     run(seen, of_traced, tracker, sinks, totals, observers=observers)
     finish(tracker, of_traced, sinks, totals, observers=observers)
@@ -230,12 +230,17 @@ def _wanted(batches: Iterable[Batch], wanted: Filter) -> Iterator[Batch]:
         yield batch
 
 
-def _with_lookups(source: LiveSource, tracker: StallTracker) -> Iterator[Batch]:
-    """The source's batches. After each one, look for connections as silent as one that was just found dead."""
+def with_lookups(source: LiveSource, tracker: StallTracker) -> Iterator[Batch]:
+    """The source's batches. After each one, look for what its events do not show.
+
+    That is: connections as silent as one that was just found dead, and a stalled one without its next sign.
+    """
     for batch in source:
         yield batch
         for service, idle_ms in tracker.confirmed():
             source.look_for_others(service.host, service.port, is_local=service.is_local, silent_ms=idle_ms)
+        if tracker.take_overdue():
+            source.look_again()
 
 
 def _say_summary(
