@@ -22,6 +22,7 @@ CONTAINERS = {
     f"/libpod_parent/libpod-{A}": A,
     f"/machine.slice/libpod-{A}.scope/container": A,
     f"/machine.slice/machine-libpod_pod_{B}.slice/libpod-{A}.scope": A,
+    f"/libpod_parent/{B}/libpod-{A}/container": A,  # the outer one is podman's pod
     f"/docker/{A} (deleted)": A,
     f"/../../system.slice/docker-{A}.scope": A,
     "/docker/buildkit/n4eu0udvbz9vfzjy71jkvgkwh": "n4eu0udvbz9vfzjy71jkvgkwh",
@@ -32,6 +33,9 @@ CONTAINERS = {
     "/garden/good/6f265890-5165-7fab-6b52-18d1aabbccdd": "6f265890-5165-7fab-6b52-18d1aabbccdd",
     f"/nomad.slice/share.slice/{ALLOCATION}.web.scope": f"{ALLOCATION}.web",
     f"/nomad/{ALLOCATION}.web": f"{ALLOCATION}.web",
+    f"/nomad.slice/{ALLOCATION}.web.scope": f"{ALLOCATION}.web",  # Nomad 1.3 to 1.6
+    f"/nomad.slice/reserve.slice/{ALLOCATION}.web.1.scope": f"{ALLOCATION}.web.1",
+    f"/nomad.slice/docker-{A}.scope": A,
     # Docker in Docker, kind, and systemd in a container: all below the first container is its own choice.
     f"/docker/{A}/docker/{B}": A,
     f"/docker/{A}/system.slice/nginx.service": A,
@@ -52,6 +56,8 @@ PODS = {
     f"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod{STATIC}.slice/crio-{A}.scope": (A, STATIC),
     f"/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{UID_}.slice/cri-containerd-{A}.scope": (A, UID),
     f"/../../kubepods-besteffort.slice/kubepods-besteffort-pod{UID_}.slice/cri-containerd-{A}.scope": (A, UID),
+    f"/kubepods-besteffort-pod{UID_}.slice:cri-containerd:{A}": (A, UID),
+    f"/kubepods-burstable-pod{UID_}.slice:crio:{A}": (A, UID),
     f"/kubepods/besteffort/pod{UID}": (None, UID),
     f"/kubepods.slice/kubepods-pod{UID_}.slice": (None, UID),
 }
@@ -79,6 +85,7 @@ UNITS = {
     f"{USER}/app.slice/app-worker.service": "user@1000.service/app-worker.service",
     f"{USER}/app.slice/app-gnome-firefox-1234.scope": "user@1000.service/app-gnome-firefox-1234.scope",
     r"/machine.slice/machine-qemu\x2d1\x2ddb.scope/libvirt/emulator": r"machine-qemu\x2d1\x2ddb.scope",
+    r"/machine.slice/machine-web\x1b.scope/payload": r"machine-web\x1b.scope",  # no name of a machine
     "/../../../system.slice/nginx.service": "nginx.service",
 }
 
@@ -101,6 +108,10 @@ SILENT = (
     f"/pod{UID}",
     "/nginx.service\n",
     "/lxc/\x1b[2J",
+    f"/libpod_parent/{A}",
+    f"/libpod_parent/{A}/libpod-conmon-{B}",
+    f"/{UID}:cri-containerd:{A}",
+    f"/system.slice:docker:{A[:63]}",
     "/lxc.payload.",
     "/system.slice/" + "n" * 248 + ".service",
     f"/nomad.slice/share.slice/{ALLOCATION}.\x1b.scope",
@@ -145,6 +156,10 @@ def test_another_shape_names_nothing(path: str) -> None:
         (
             f"{USER}/app.slice/shop.service/libpod-payload-{A}",
             CgroupNames(A, unit="user@1000.service/shop.service"),
+        ),
+        (
+            f"/system.slice/containerd.service/kubepods-burstable-pod{UID_}.slice:cri-containerd:{A}",
+            CgroupNames(A, UID, "containerd.service", is_of_node=True),
         ),
     ],
 )

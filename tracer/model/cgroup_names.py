@@ -26,12 +26,16 @@ _UUID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _OCI = re.compile(rf"(?:(?P<prefix>[A-Za-z][\w.-]*)-)?(?P<id>{_HEX64})(?:\.scope)?", re.ASCII)
 _MONITORS = frozenset({"libpod-conmon", "crio-conmon"})
 """Prefixes of conmon's own cgroup, outside the container that it watches."""
+_PODMAN_PARENT = "libpod_parent"
+"""Without systemd a pod of podman is /libpod_parent/ID, with /libpod-ID below it for a container."""
+# containerd that does not use systemd, below a kubelet that does: `SLICE:cri-containerd:ID` is one component.
+_UNSPLIT = re.compile(rf"(?P<slice>[^:]+\.slice):(?P<prefix>[\w.-]+):(?P<id>{_HEX64})", re.ASCII)
 
 # lxc: src/lxc/cgroups/cgfsng.c (CGROUP_CREATE "lxc.payload."); lxc.payload/NAME in LXC 3.2; lxc/NAME before that, and
 # with Proxmox VE.
 _LXC = "lxc.payload."
 _LXC_PARENTS = frozenset({"lxc", "lxc.payload"})
-_LXC_NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
+_MACHINE_NAME = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
 _PAYLOAD = "payload"
 """systemd-nspawn's cgroup for the container (systemd: src/nspawn/nspawn-cgroup.c, create_subcgroup())."""
 _MACHINE = re.compile(r"machine-(?P<name>.+)\.scope")  # machined: src/machine/machine.c, machine_start_scope()
@@ -43,9 +47,9 @@ _BUILDKIT = re.compile(
 )  # /docker/buildkit/ID (moby: builder/builder-next; buildkit: identity/randomid.go)
 _GARDEN = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){4}(?:[0-9a-f]{8})?")  # Cloud Foundry: /garden/HANDLE
 _NOMAD = re.compile(
-    rf"(?P<id>{_UUID}\.[\w-]+?)(?:\.scope)?", re.ASCII
-)  # /nomad.slice/share.slice/ALLOCATION.TASK.scope
-_NOMAD_PARENTS = frozenset({"nomad", "share.slice", "reserve.slice"})
+    rf"(?P<id>{_UUID}\.[\w.-]+?)(?:\.scope)?", re.ASCII
+)  # /nomad.slice/share.slice/ALLOCATION.TASK.scope; without share.slice before Nomad 1.7
+_NOMAD_PARENTS = frozenset({"nomad", "nomad.slice", "share.slice", "reserve.slice"})
 
 # kubernetes: pkg/kubelet/cm/cgroup_manager_linux.go, ToCgroupfs() and ToSystemd(), which makes `_` of a UID's `-`;
 # pkg/kubelet/cm/types.go, podCgroupNamePrefix. The UID of a static pod is the MD5 of its file.
@@ -83,7 +87,8 @@ NOTHING = CgroupNames()
 @lru_cache(maxsize=4096)
 def names_in(path: str) -> CgroupNames:
     """What the path of a cgroup names. Leading `..` are those of a cgroup namespace's view."""
-    parts = [part for part in path.removesuffix(_DELETED).split("/")[:MAX_PARTS] if part not in ("", "..")]
+    components = path.removesuffix(_DELETED).split("/")[:MAX_PARTS]
+    parts = [part for each in components if each not in ("", "..") for part in _split(each)]
     container = pod_uid = None
     end = len(parts)
     for place in range(len(parts)):
@@ -114,19 +119,29 @@ def _weight(names: CgroupNames) -> tuple[bool, bool, bool]:
     return names.container is not None, names.pod_uid is not None, names.unit is not None
 
 
+def _split(part: str) -> Iterator[str]:
+    """The component, or the two that systemd would have made of it: `SLICE` and `PREFIX-ID.scope`."""
+    unsplit = _UNSPLIT.fullmatch(part)
+    if unsplit is None:
+        yield part
+    else:
+        yield unsplit["slice"]
+        yield f"{unsplit['prefix']}-{unsplit['id']}.scope"
+
+
 def _container(parts: list[str], place: int) -> str | None:
     """The container that has this component as its cgroup."""
     part, parent = parts[place], parts[place - 1] if place else ""
     following = parts[place + 1] if place + 1 < len(parts) else ""
     oci = _OCI.fullmatch(part)
     if oci is not None:
-        return None if oci["prefix"] in _MONITORS else oci["id"]
+        is_pod = parent == _PODMAN_PARENT and oci["prefix"] is None
+        return None if is_pod or oci["prefix"] in _MONITORS else oci["id"]
     if part.startswith(_LXC) or (parent in _LXC_PARENTS and place == 1):
-        name = part.removeprefix(_LXC)
-        return name if _LXC_NAME.fullmatch(name) else None
+        return _machine_name(part.removeprefix(_LXC))
     machine = _MACHINE.fullmatch(part) or _NSPAWN.fullmatch(part)
     if machine is not None:
-        return unescaped(machine["name"]) if following == _PAYLOAD else None
+        return _machine_name(unescaped(machine["name"])) if following == _PAYLOAD else None
     if parent in _NOMAD_PARENTS and (nomad := _NOMAD.fullmatch(part)):
         return nomad["id"]
     if parent == "buildkit" and _BUILDKIT.fullmatch(part):
@@ -134,6 +149,10 @@ def _container(parts: list[str], place: int) -> str | None:
     if "garden" in parts[:place] and _GARDEN.fullmatch(part):
         return part
     return part if "ecs" in parts[:place] and _FARGATE.fullmatch(part) else None
+
+
+def _machine_name(name: str) -> str | None:
+    return name if _MACHINE_NAME.fullmatch(name) else None
 
 
 def _pod_uid(parts: list[str], place: int) -> str | None:
