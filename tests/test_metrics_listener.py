@@ -66,6 +66,7 @@ def test_everything_else_is_refused(port: int) -> None:
     assert ask(port, "POST", body=b"x" * 200_000)[0] == 405
     for path in ("/", "/metric", "/metrics/", "/../metrics", "/debug/pprof"):
         assert ask(port, path=path)[0] == 404, path
+    assert raw(port, b"HEAD /metrics HTTP/1.1\r\n\r\n").endswith(b"\r\n\r\n")  # no body
     assert raw(port, b"GET /metrics\r\n\r\n").startswith(b"HTTP/1.1 400 ")
     assert raw(port, b"\x16\x03\x01\x02\x00\x01" + b"\0" * 90 + b"\r\n\r\n").startswith(b"HTTP/1.1 400 ")
 
@@ -144,9 +145,24 @@ def test_addresses(host: str, shown: str) -> None:
             socket.create_connection(("127.0.0.1", both.getsockname()[1]), 1).close()
 
 
-def test_an_address_of_another_host() -> None:
+@pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1", "fe80::1%lo", "fe80::1%nosuch"])
+def test_an_address_of_another_host(host: str) -> None:
     with pytest.raises(TcpwatchError, match="this host lacks the address"):
-        bind(Address("192.0.2.1", 0))
+        bind(Address(host, 0))
+
+
+def test_an_address_that_cannot_be_bound() -> None:
+    with pytest.raises(TcpwatchError) as failed:
+        bind(Address("::ffff:127.0.0.1", 0))
+    assert str(failed.value) == "cannot listen on [::ffff:127.0.0.1]:0: Invalid argument"
+
+
+def test_the_url_of_a_link_local_address_has_its_interface() -> None:
+    class Bound:
+        def getsockname(self) -> tuple[str, int, int, int]:
+            return "fe80::1", 9718, 0, socket.if_nametoindex("lo")
+
+    assert url(Bound()) == "http://[fe80::1%lo]:9718/metrics"  # type: ignore[arg-type]
 
 
 def test_the_file_is_replaced(tmp_path: Path) -> None:

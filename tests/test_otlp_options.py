@@ -25,6 +25,7 @@ KEY = "s3cr3t"
         ("https://otlp.example", "https://otlp.example/v1/logs"),
         ("https://otlp.example:443/base/", "https://otlp.example/base/v1/logs"),
         ("http://[::1]:4318/a/b", "http://[::1]:4318/a/b/v1/logs"),
+        ("http://[fe80::1%25eth0]:4318", "http://[fe80::1%eth0]:4318/v1/logs"),  # RFC 6874
         # As the specification has it for a base URL.
         ("http://collector:4318/v1/logs", "http://collector:4318/v1/logs/v1/logs"),
     ],

@@ -43,6 +43,8 @@ def parse_address(text: str) -> tuple[str, int]:
         raise _invalid(text, f"--metrics-listen 127.0.0.1:{port}") from None
     if is_bracketed != (address.version == 6):
         raise _invalid(text, f"--metrics-listen {f'[{address}]' if address.version == 6 else address}:{port}")
+    if address.version == 6 and address.is_link_local and address.scope_id is None:
+        raise _invalid(text, f"a link-local address needs its interface: --metrics-listen [{address}%eth0]:{port}")
     return str(address), int(port)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
+import os
 import socket
 import threading
 from collections import OrderedDict
@@ -42,10 +42,11 @@ class Address(NamedTuple):
 
 def bind(address: Address) -> socket.socket:
     """A socket that listens there. Raises TcpwatchError."""
-    family = socket.AF_INET6 if ipaddress.ip_address(address.host).version == 6 else socket.AF_INET
     try:
+        # The address with the number of its zone, which `fe80::1%eth0` names.
+        family, _, _, _, full = socket.getaddrinfo(*address, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)[0]
         listening = socket.create_server(
-            tuple(address),
+            full,
             family=family,
             backlog=BACKLOG,
             dualstack_ipv6=address.host == "::" and socket.has_dualstack_ipv6(),
@@ -58,7 +59,8 @@ def bind(address: Address) -> socket.socket:
 
 def url(listening: socket.socket) -> str:
     """`http://127.0.0.1:9718/metrics`."""
-    host, port = listening.getsockname()[:2]
+    # With the zone of a link-local address, which getsockname() has as a number.
+    host, port = socket.getnameinfo(listening.getsockname(), socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
     return f"http://{f'[{host}]' if ':' in host else host}:{port}{PATH}"
 
 
@@ -69,14 +71,17 @@ def _cannot_listen(address: Address, error: OSError) -> TcpwatchError:
             f"cannot listen on {where}: another program uses this port",
             hint=f"sudo ss -ltnp 'sport = :{address.port}'; or another port for --metrics-listen",
         )
-    if error.errno == errno.EADDRNOTAVAIL:
+    if error.errno in (errno.EADDRNOTAVAIL, socket.EAI_NONAME):
         return TcpwatchError(f"cannot listen on {where}: this host lacks the address", hint="ip -brief address")
     if error.errno == errno.EAFNOSUPPORT:
         return TcpwatchError(
             f"cannot listen on {where}: this process may not open such a socket",
             hint="in the systemd unit, use --metrics FILE.prom instead",
         )
-    return TcpwatchError(f"cannot listen on {where}: {error.strerror}", hint="--metrics-listen 127.0.0.1:9718")
+    # Not strerror, to which create_server() adds the address as a tuple.
+    return TcpwatchError(
+        f"cannot listen on {where}: {os.strerror(error.errno or 0)}", hint="--metrics-listen 127.0.0.1:9718"
+    )
 
 
 class Listener:
@@ -150,6 +155,8 @@ class Listener:
             response = _response("431 Request Header Fields Too Large", b"the request is too long\n")
         else:
             response = self._response_to(request)
+            if request.startswith(b"HEAD "):  # its answer has no body (RFC 9110, 9.3.2)
+                response = response.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
         writer.write(response)
         await writer.drain()
         writer.write_eof()

@@ -69,7 +69,8 @@ def parse_url(text: str) -> Endpoint:
     if not parts.hostname or port == 0:
         raise _invalid(text, EXAMPLE)
     is_tls = parts.scheme == "https"
-    return Endpoint(is_tls, parts.hostname, port or (443 if is_tls else 80), parts.path.rstrip("/"), {})
+    host = parts.hostname.replace("%25", "%")  # of the zone of a link-local address (RFC 6874)
+    return Endpoint(is_tls, host, port or (443 if is_tls else 80), parts.path.rstrip("/"), {})
 
 
 def _invalid(text: str, hint: str) -> UsageError:
