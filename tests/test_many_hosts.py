@@ -121,6 +121,18 @@ def test_reports_of_reports_merge_and_recordings_may_stand_beside_them(
     assert shown(capsys, "report", both, *fleet[6:]) == one
 
 
+def test_hosts_keep_their_order_where_one_has_no_stall(
+    fleet: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    healthy = record(tmp_path / "healthy.tw", [heard(30)], replace(header(host="cache-1"), run="healthy"))
+    files = [fleet[0], healthy, fleet[1]]
+    both = tmp_path / "both.json"
+    both.write_text(shown(capsys, "report", *files[1:], "--json"))
+    of_recordings = shown(capsys, "report", *files)
+    assert "web-0 and cache-1 and web-1" in of_recordings
+    assert shown(capsys, "report", files[0], both) == of_recordings
+
+
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: " ".join(form) or "text")
 def test_all_cores_read_the_same_as_one(
     form: tuple[str, ...], fleet: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -51,6 +51,7 @@ class ReportLines:
         self._collector = collector
         self._data = collector.state.data
         self._has_begun = False
+        self._hosts_before = 0  # hosts of the reports before this one
         self.is_complete = True
 
     def take(self, line: bytes) -> None:
@@ -91,6 +92,7 @@ class ReportLines:
         if version > REPORT_VERSION:
             raise NewerReport(f"version {version} is newer than this tcpwatch reads ({REPORT_VERSION})")
         self._has_begun, self.is_complete = True, False
+        self._hosts_before = len(self._data.hosts)
         self._data.two_ends.is_active = True
         if self._collector.lines is not None:
             self._collector.lines.begin()
@@ -129,8 +131,13 @@ class ReportLines:
 
     def _summary(self, record: Mapping[str, Any]) -> None:
         data = self._data
-        for host in list_of(record, "hosts")[:MAX_LISTED]:
-            data.add_host(checked_text(host, "hosts"))
+        # In the order of the recordings, which is not that of the stalls before this record.
+        hosts = [checked_text(host, "hosts") for host in list_of(record, "hosts")[:MAX_LISTED]]
+        of_stalls = list(data.hosts)[self._hosts_before :]
+        for host in of_stalls:
+            del data.hosts[host]
+        for host in (*hosts, *of_stalls):
+            data.add_host(host)
         for utc_offset_s in list_of(record, "utc_offsets_s")[:MAX_LISTED]:
             if type(utc_offset_s) is not int or abs(utc_offset_s) >= 86400:
                 raise ValueError("utc_offsets_s has something else than seconds")
