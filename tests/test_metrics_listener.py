@@ -267,6 +267,10 @@ def test_files_that_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"does not end in \.prom") as failed:
         Textfile(tmp_path / "metrics.txt")
     assert failed.value.hint.endswith("metrics.prom")
+    for name in ("", "/"):
+        with pytest.raises(UsageError, match=r"does not end in \.prom") as failed:
+            Textfile(Path(name))
+        assert failed.value.hint.endswith("x.prom")
     with pytest.raises(TcpwatchError, match="there is no directory"):
         Textfile(tmp_path / "none" / "x.prom")
     for name, content in (("other.prom", "# HELP node_load1 x\n"), ("note.prom", "dear diary")):

@@ -28,7 +28,6 @@ class Textfile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._fresh = path.with_name(f".{path.name}.tmp")
         if path.suffix != SUFFIX:
             raise UsageError(
                 f"--metrics {path} does not end in {SUFFIX}, and node_exporter reads no other file",
@@ -44,6 +43,7 @@ class Textfile:
                 f"{path} exists and does not have the metrics of tcpwatch, so it is not overwritten",
                 hint="choose another name, or remove the file first",
             )
+        self._fresh = path.with_name(f".{path.name}.tmp")
         self._locked: BinaryIO | None = None  # the file at the path
         try:
             self._lock()
