@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tracer.kernel import host
+from tracer.kernel import host, privileges
 from tracer.kernel.program import syscalls
 from tracer.model.errors import TcpwatchError
 
@@ -92,3 +92,18 @@ def test_what_to_type_where_no_program_is_loaded(
     with pytest.raises(TcpwatchError) as raised:
         host.require_bpf()
     assert raised.value.hint == hint
+
+
+@pytest.mark.parametrize(
+    ("uid", "hint"),
+    [
+        (1000, "run it again with sudo"),
+        (0, "root lacks capabilities here, as in a container; start that with --cap-add=BPF --cap-add=PERFMON"),
+    ],
+)
+def test_sudo_is_no_hint_for_root(uid: int, hint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    monkeypatch.setattr(privileges, "effective", lambda: 0)
+    with pytest.raises(TcpwatchError, match="CAP_BPF and CAP_PERFMON") as refused:
+        host.require_privilege()
+    assert refused.value.hint == hint

@@ -48,7 +48,8 @@ def _lockdown() -> Finding:
 def _privilege() -> Finding:
     if missing := host.missing_capabilities():
         detail = f"uid {os.geteuid()} without {' and '.join(missing)}"
-        return Finding("privilege", "missing", detail, hint="sudo tcpwatch check", needed=True)
+        hint = host.how_to_get(missing, "sudo tcpwatch check")
+        return Finding("privilege", "missing", detail, hint=hint, needed=True)
     return Finding("privilege", "ok", f"uid {os.geteuid()}", needed=True)
 
 

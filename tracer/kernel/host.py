@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -134,13 +135,21 @@ def missing_capabilities() -> list[str]:
     return [name for name, bit in _NEEDED.items() if not effective >> bit & 1]
 
 
+def how_to_get(capabilities: Sequence[str], command: str = "run it again with sudo") -> str:
+    """What helps where these are missing. command: with sudo, which gives root nothing more."""
+    if os.geteuid() != 0:
+        return command
+    options = " ".join(f"--cap-add={each.removeprefix('CAP_')}" for each in capabilities)
+    return f"root lacks capabilities here, as in a container; start that with {options}"
+
+
 def require_privilege() -> None:
     """Raise TcpwatchError unless this process may load BPF programs and read /proc."""
     if missing := missing_capabilities():
         what = f"tracing the kernel needs root, or {' and '.join(_NEEDED)}"
         if len(missing) < len(_NEEDED):
             what += f"; {missing[0]} is missing"
-        raise TcpwatchError(what, hint="run it again with sudo")
+        raise TcpwatchError(what, hint=how_to_get(missing))
     if lockdown() == "confidentiality":
         raise TcpwatchError(
             "the kernel is locked down (lockdown=confidentiality): no BPF program may read its memory",
@@ -163,7 +172,7 @@ def require_for(what: str, *capabilities: str) -> None:
             if not effective >> _TO_ACT[name] & 1:
                 missing = ", which is missing" if len(capabilities) == 1 else f"; {name} is missing"
                 raise TcpwatchError(
-                    f"{what} needs root, or {' and '.join(capabilities)}{missing}", hint="run it again with sudo"
+                    f"{what} needs root, or {' and '.join(capabilities)}{missing}", hint=how_to_get([name])
                 )
 
 
