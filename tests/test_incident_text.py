@@ -213,6 +213,8 @@ def test_the_pod_stands_before_the_process() -> None:
     assert "    Owner    pod prod/web-7d9f, container app (0f3a0f3a0f3a)\n" in verbose
     unit = written([stall_of(Verdict.IDLE_DROP, unit="worker@3.service")], replace(TERMINAL, is_verbose=True))
     assert "    Owner    unit worker@3.service\n" in unit
+    machine = written([stall_of(Verdict.IDLE_DROP, container="postgresql-main")], replace(TERMINAL, is_verbose=True))
+    assert "    Owner    container postgresql-main\n" in machine, "a name is no id"
 
 
 def test_a_pool_has_a_pod_only_if_all_of_it_is_there() -> None:

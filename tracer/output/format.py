@@ -49,8 +49,14 @@ def process(of: Event | Socket) -> str:
     return f"{safe(name) or '?'}[{of.pid}]"
 
 
-MAX_ID = 12
+_MAX_ID = 12
 """Characters of a container's id, as `docker ps` shows them."""
+_ID = re.compile("[0-9a-f]{64}")
+
+
+def short_id(container: str) -> str:
+    """The first characters of a container's id. The name of an LXC container stays as it is."""
+    return container[:_MAX_ID] if _ID.fullmatch(container) else container
 
 
 def place(of: Event | Socket) -> str:
@@ -61,13 +67,9 @@ def place(of: Event | Socket) -> str:
     if of.pod is not None:
         return f"pod/{safe(of.pod)}"
     if of.container is not None:
-        name = of.container[:MAX_ID] if _ID.fullmatch(of.container) else of.container
-        return f"container/{safe(of.container_name or name)}"
+        return f"container/{safe(of.container_name or short_id(of.container))}"
     unit = of.unit or ""
     return safe(unit) if unit.endswith(".service") and not _says_no_more(unit, of) else ""
-
-
-_ID = re.compile("[0-9a-f]{64}")
 
 
 def _says_no_more(unit: str, of: Event | Socket) -> bool:

@@ -16,7 +16,7 @@ from tracer.analysis.outcomes import Outcome
 from tracer.analysis.verdicts import Subject, Verdict
 from tracer.model.events import Event
 from tracer.output.accounts import Account, News, Notice
-from tracer.output.format import MAX_ID, common_place, duration, endpoint, local_time, owner, plural, process, safe
+from tracer.output.format import common_place, duration, endpoint, local_time, owner, plural, process, safe, short_id
 from tracer.output.page import Page
 from tracer.output.stall_sentences import how_it_ended, what_happened, what_it_means, when_it_ends
 from tracer.output.stall_text import wrapped
@@ -288,7 +288,7 @@ class IncidentText:
 def _names(stall: Event) -> str:
     """`pod prod/web-7d9f, container nginx (0f3a0f3a0f3a)`, `unit nginx.service`."""
     pod = f"{stall.pod_namespace}/{stall.pod}" if stall.pod and stall.pod_namespace else stall.pod
-    number = (stall.container or "")[:MAX_ID]
+    number = short_id(stall.container or "")
     container = f"{stall.container_name} ({number})" if stall.container_name else stall.container and number
     known = {"pod": pod, "container": container, "unit": stall.unit}
     return ", ".join(f"{name} {safe(value)}" for name, value in known.items() if value)
