@@ -368,6 +368,13 @@ def test_names_of_owners() -> None:
     )
 
 
+@pytest.mark.parametrize("unit", ["system.slice", "*.slice", "backup.timer", "a,multi-user.target"])
+def test_a_unit_without_processes_is_refused(unit: str) -> None:
+    with pytest.raises(UsageError, match="expected a unit that has processes of its own") as refused:
+        cli_filter(["--unit", unit])
+    assert unit.split(",")[-1] in str(refused.value) and "worker@*" in refused.value.hint
+
+
 @pytest.mark.parametrize("option", ["--container", "--pod", "--unit"])
 @pytest.mark.parametrize("value", ["", "web,", ","])
 def test_a_name_is_not_empty(option: str, value: str) -> None:

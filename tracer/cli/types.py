@@ -156,10 +156,18 @@ def parse_name(text: str) -> str:
     return os.fsencode(text).decode("utf-8", "backslashreplace")
 
 
+_UNITS_WITHOUT_PROCESSES = (".slice", ".timer", ".path", ".target", ".device", ".automount")
+
+
 def parse_unit(text: str) -> str:
     """The name of a systemd unit. A name without its type is that of a service."""
     if not text:
         raise UsageError("invalid unit '' (expected the name of a systemd unit)", hint="--unit nginx")
+    if text.endswith(_UNITS_WITHOUT_PROCESSES):
+        raise UsageError(
+            f"invalid unit {shortened(text)!r} (expected a unit that has processes of its own)",
+            hint="--unit nginx, or --unit 'worker@*'",
+        )
     return unit_name(os.fsencode(text).decode("utf-8", "backslashreplace"))
 
 
