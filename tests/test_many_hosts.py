@@ -121,6 +121,15 @@ def test_reports_of_reports_merge_and_recordings_may_stand_beside_them(
     assert shown(capsys, "report", both, *fleet[6:]) == one
 
 
+def test_an_output_that_another_program_has_written_anew(
+    fleet: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (report,) = reports_of(fleet[:1], capsys)
+    records = map(json.loads, report.read_text().splitlines())
+    report.write_text("".join(f"{json.dumps(each, sort_keys=True)}\n" for each in records))
+    assert shown(capsys, "report", report) == shown(capsys, "report", fleet[0])
+
+
 def test_hosts_keep_their_order_where_one_has_no_stall(
     fleet: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -30,8 +30,8 @@ _UPGRADE = "upgrade tcpwatch to read it; tcpwatch --version"
 _MADE_BY = "a recording is made by: sudo tcpwatch record -o FILE"
 
 
-REPORT_START = b'{"report":"head",'
-"""The beginning of the output of `report --json`."""
+REPORT_START = re.compile(rb'\{\s*"report"\s*:\s*"head"')
+"""The beginning of the output of `report --json`, which another program may have written anew with blanks."""
 
 
 class ReportOutput(Unreadable):
@@ -222,7 +222,7 @@ class RecordingReader:
             raise source.cannot_open(error) from error
         if not line:
             raise source.unreadable("empty, without a header", _MADE_BY)
-        if line.startswith(REPORT_START):
+        if REPORT_START.match(line):
             raise ReportOutput(source, chain([line], self._lines))
         source.require_known_compression(line)
         try:
