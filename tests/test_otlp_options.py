@@ -40,6 +40,8 @@ def test_urls(text: str, logs: str) -> None:
         ("", "http://127.0.0.1:4318"),
         ("collector:4318", "--otlp http://collector:4318"),
         ("127.0.0.1", "--otlp http://127.0.0.1"),
+        ("//collector:4318", "--otlp http://collector:4318"),
+        ("http:/collector:4318", "--otlp http://127.0.0.1:4318"),
         ("grpc://collector:4317", "http://127.0.0.1:4318"),
         ("http://", "http://127.0.0.1:4318"),
         ("http://:4318", "http://127.0.0.1:4318"),

@@ -47,8 +47,9 @@ def parse_url(text: str) -> Endpoint:
     """
     scheme, separator, rest = text.partition("://")
     if not separator:
-        similar = f"http://{text}" if _VISIBLE.fullmatch(text) and "@" not in text and len(text) < _MAX_SHOWN else ""
-        raise _invalid(text, f"--otlp {similar}" if similar else EXAMPLE)
+        host = text.lstrip("/")
+        is_host = _VISIBLE.fullmatch(host) and "@" not in host and ":/" not in host and len(host) < _MAX_SHOWN
+        raise _invalid(text, f"--otlp http://{host}" if is_host else EXAMPLE)
     if scheme.lower() not in ("http", "https") or not _VISIBLE.fullmatch(rest):
         raise _invalid(text, EXAMPLE)
     try:
