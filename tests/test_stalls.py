@@ -115,6 +115,17 @@ def test_a_retransmission_that_does_not_come_lets_an_answer_be_presumed() -> Non
     )
 
 
+def test_where_the_kernel_would_have_given_up_by_then_no_answer_is_presumed() -> None:
+    """A hook may have missed that, too."""
+    for idle_ms, verdict in ((HOUR_MS, "idle-drop"), (210, "path-loss")):
+        for ends_only in (False, True):
+            tracker = StallTracker(hz=250, ends_only=ends_only)
+            *_, last = tracker.feed(*freeze(5, silent_ms=idle_ms + 200))
+            (end,) = [each for each in tracker.advance(last.ktime_ns + 60 * SECOND) if each.phase == "end"]
+            assert (end.outcome, end.verdict) == ("unseen", verdict)
+            assert tracker.idle_timeouts.range_of(service_of(last)) == IdleTimeoutRange(None, None)
+
+
 def test_a_run_that_ends_while_a_retransmission_is_overdue_shows_no_fatal_silence() -> None:
     for after_s, fatal_ms in ((4, HOUR_MS), (7, None)):
         tracker = StallTracker(hz=250)

@@ -75,5 +75,6 @@ def conclude(evidence: Evidence, min_idle_ms: int) -> Verdict:
     # What the peer sends meanwhile gets through, so the path knows the session in that direction.
     if was_idle and not evidence.one_way:
         return Verdict.IDLE_DROP
-    is_undecided = evidence.outcome is None or evidence.outcome.is_undecided
+    outcome = evidence.outcome
+    is_undecided = outcome is None or outcome.is_undecided or not outcome.has_evidence
     return Verdict.NO_ANSWER if is_undecided and evidence.attempt < CHANCE else Verdict.PATH_LOSS
