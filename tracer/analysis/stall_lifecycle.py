@@ -54,7 +54,9 @@ class StallLifecycle:
         """Open a stall; None where no process waits any more, or where the connection is not followed."""
         assert event.sock is not None
         history = self.store.histories.get(event.sock) or ConnectionHistory()
-        if history.given_up or event.sock in self.store.unfollowed:
+        # After shutdown() a process may still wait. Recordings of older versions do not show which of them have none.
+        is_held = not event.orphan and event.retries is not None
+        if (history.given_up and not is_held) or event.sock in self.store.unfollowed:
             return None
         stall = StallState(
             id=f"{event.sock}-{event.ktime_ns:x}",
