@@ -126,6 +126,33 @@ def test_where_the_kernel_would_have_given_up_by_then_no_answer_is_presumed() ->
             assert tracker.idle_timeouts.range_of(service_of(last)) == IdleTimeoutRange(None, None)
 
 
+@pytest.mark.parametrize(
+    ("errors", "dropped"),
+    [
+        ("D", True),
+        ("DDD", True),
+        ("-D", False),  # by chance: a queue was full for a moment
+        ("--DD", False),
+        ("--DDD", True),
+        ("DDD-", False),
+        ("bDD", True),  # EBUSY: the first copy has not left yet
+    ],
+)
+def test_one_packet_that_a_full_queue_drops_does_not_mean_that_nothing_leaves_this_host(
+    errors: str, dropped: bool
+) -> None:
+    names = {"D": "NET_XMIT_DROP", "b": "EBUSY", "-": None}
+    signs = freeze(len(errors))[1:]
+    for each, error in zip(signs, errors):
+        each.send_error = names[error]
+    verdicts = [each.verdict for each in StallTracker(hz=250).feed(*signs) if each.event == "stall"]
+    assert (verdicts[-1] == "local-drop") is dropped
+    tracker = StallTracker(hz=250)
+    tracker.feed(*signs)
+    (end,) = tracker.finish(signs[-1].ktime_ns)
+    assert (end.verdict == "local-drop") is dropped
+
+
 def test_a_run_that_ends_while_a_retransmission_is_overdue_shows_no_fatal_silence() -> None:
     for after_s, fatal_ms in ((4, HOUR_MS), (7, None)):
         tracker = StallTracker(hz=250)

@@ -30,6 +30,8 @@ class Evidence:
     icmp: bool = False  # an ICMP error came back
     unrouted: bool = False  # this host has no route to the peer
     dropped_here: bool = False  # this host itself drops what the connection sends
+    has_left: bool = False  # a retransmission was sent without an error
+    dropped: int = 0  # retransmissions in a row that this host dropped, to the newest
     window_closed: bool = False
     unanswered_probes: int = 0  # probes of a closed window since the peer last sent anything
     one_way: bool = False  # the peer sends, but acknowledges nothing
