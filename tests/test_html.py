@@ -245,6 +245,15 @@ def test_a_revoked_end_is_one_stall_with_all_its_retransmissions(tmp_path: Path)
     assert len([each for each in row.iter("line") if each.get("class") == "tick"]) == 3
 
 
+def test_an_end_that_nobody_saw_is_no_answer(tmp_path: Path) -> None:
+    later = event("state", 60, sock="another", old_state="SYN_SENT", new_state="ESTABLISHED")
+    page = Page(page_file(tmp_path / "page.html", [*freeze(5), later]))
+    assert words(next(page.root.iter("header"))).startswith("1 stall 1 answered or given up unseen ")
+    (row,) = page.rows("timeline")[1:]
+    assert {each.get("href") for each in row.iter("use")} == {"#waits", "#predicted", "#ongoing"}
+    assert "The kernel would have given up after 13.5s." in words(page.root)
+
+
 def test_a_pool_is_one_incident(week: Page) -> None:
     rows = [each for each in week.rows("timeline") if "gunicorn" in words(each)]
     assert len(rows) == 1

@@ -586,6 +586,11 @@ def test_what_was_presumed_and_revoked_in_words() -> None:
     assert text.index("probably answered") < text.index("timed out after 13.6s")
 
 
+def test_an_end_that_may_have_been_a_time_out_is_not_called_an_answer() -> None:
+    text = sentences(shown(*freeze(5), until=60))
+    assert "no further retransmission was seen after 6.8s: it was answered, or the kernel gave up" in text
+
+
 def test_a_keepalive_that_failed_during_a_request_does_not_say_that_nobody_was_talking() -> None:
     probes = [probe(75 * n, n + 1, asked_ms=7_200_000 + 75_000 * n) for n in range(3)]
     text = sentences(shown(*probes, until=160))

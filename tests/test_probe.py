@@ -165,21 +165,21 @@ def test_the_side_effects_are_printed_where_they_happened() -> None:
 
 def test_answers_to_later_probes_say_that_packets_may_be_lost() -> None:
     """A connection that does not answer may then be one that lost three."""
-    late = replace(probed(Answer.ALIVE, detail="after 2 probes"), probes=2)
-    said = list(about_answers([late, DEAD]))
+    said = list(about_answers([LATE, DEAD]))
     assert said[1] == (
         "1 connection answered only a later probe, so packets may be lost: probe those that do not answer again"
     )
-    assert len(list(about_answers([late]))) == 1
+    assert len(list(about_answers([LATE]))) == 1
     quick, slow = Connected(SERVICE, None, 0.4), Connected(SERVICE, None, 1040)
     sentence = "but packets may be lost: the one that does not answer may be alive, probe it again\n"
-    assert connected_as_text(quick, [late, DEAD]).endswith(sentence)
+    assert connected_as_text(quick, [LATE, DEAD]).endswith(sentence)
     assert connected_as_text(slow, [DEAD]).endswith(sentence)
     assert connected_as_text(slow, [DEAD, DEAD]).endswith("the 2 that do not answer may be alive, probe them again\n")
 
 
 SERVICE = Service("10.66.2.2", 3306, service_of(idle()).netns, is_here=False)
 DEAD, ALIVE = probed(Answer.NO_ANSWER), probed(Answer.ALIVE)
+LATE = replace(probed(Answer.ALIVE, detail="after 2 probes"), probes=2)
 
 
 @pytest.mark.parametrize(
@@ -193,8 +193,13 @@ DEAD, ALIVE = probed(Answer.NO_ANSWER), probed(Answer.ALIVE)
         ("ECONNREFUSED", [DEAD], "fails (ECONNREFUSED): nothing listens there, or a firewall refuses"),
         ("ETIMEDOUT", [ALIVE, DEAD], "fails (ETIMEDOUT), while open ones are answered: the service accepts no new "
                                      "ones, or a firewall lets none pass"),
-        ("EADDRNOTAVAIL", [DEAD], "fails (EADDRNOTAVAIL): this host no longer has the local address, or its network "
-                                  "namespace"),
+        ("ETIMEDOUT", [LATE, ALIVE], "fails (ETIMEDOUT), while open ones are answered, some only at a later probe: "
+                                     "packets may be lost, so probe again"),
+        ("EADDRNOTAVAIL", [DEAD], "fails (EADDRNOTAVAIL): this host has no free port, or no longer the local address "
+                                  "or its network namespace"),
+        ("EPERM", [ALIVE], "fails (EPERM): a firewall of this host refuses, or entering the network namespace, which "
+                           "needs CAP_SYS_ADMIN"),
+        ("EMFILE", [ALIVE], "fails (EMFILE), while open ones are answered"),
         ("ETIMEDOUT", [], "fails (ETIMEDOUT)"),
     ],
 )  # fmt: skip

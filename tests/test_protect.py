@@ -340,6 +340,18 @@ def test_what_was_changed_before_an_interruption_is_shown(
     assert shown.out.startswith("changed       php[8506]") and "no connection matches" not in shown.err
 
 
+def test_one_that_is_gone_by_its_turn_is_not_said_never_to_have_matched(
+    run: list[Socket], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run += [socket(), socket()]
+    for outcomes, said in (([], ""), ([Outcome(socket(), Result.CHANGED, OFF, protected(OFF, MINUTE))], "changed")):
+        monkeypatch.setattr(protecting, "protect", lambda chosen, *_, out=outcomes, **__: [list(chosen), *out][1:])
+        assert main.run(["protect", "-p", "1", "--idle", "60s"]) == 0
+        error = capsys.readouterr().err
+        assert "could not be found in the process again" in error and said in error
+        assert "no connection matches" not in error
+
+
 def test_walks_take_a_tenth_of_the_time_at_most() -> None:
     walks = Walks()
     walks.took_s = 2

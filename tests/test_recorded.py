@@ -218,6 +218,7 @@ def test_no_other_event_tells_of_a_survived_silence() -> None:
         ("idle-drop", "closed", 120_000, CHANCE, True),
         ("idle-drop", "recovered", 120_000, 9, False),
         ("idle-drop", "presumed", 120_000, 9, False),
+        ("idle-drop", "unseen", 120_000, 9, False),
         ("idle-drop", "vanished", 120_000, 9, False),
         ("path-loss", "timed-out", 120_000, 9, False),
         ("idle-drop", "timed-out", None, 9, False),

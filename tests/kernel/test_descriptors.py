@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -131,6 +132,22 @@ def test_a_descriptor_that_is_closed_and_taken_again(holder: Holder) -> None:
     with pytest.raises(Unreachable, match=f"process {holder.process.pid} closed it meanwhile"):
         descriptors.duplicate([holder.process.pid], holder.named)
     descriptors.duplicate([holder.process.pid], after).close()
+
+
+def test_only_of_a_process_with_threads_another_one_may_have_it(holder: Holder) -> None:
+    """/proc/PID/fd and pidfd_getfd() reach the files of its main thread."""
+    missing = holder.named._replace(inode=1)
+    with pytest.raises(Unreachable, match=r"closed it meanwhile$"):
+        Descriptors().duplicate([holder.process.pid], missing)
+    over = threading.Event()
+    thread = threading.Thread(target=over.wait)
+    thread.start()
+    try:
+        with pytest.raises(Unreachable, match="or only other threads than its main one have it"):
+            Descriptors().duplicate([os.getpid()], missing)
+    finally:
+        over.set()
+        thread.join()
 
 
 @pytest.mark.parametrize("typed", ["again", "file"])

@@ -30,6 +30,8 @@ class Evidence:
     icmp: bool = False  # an ICMP error came back
     unrouted: bool = False  # this host has no route to the peer
     dropped_here: bool = False  # this host itself drops what the connection sends
+    has_left: bool = False  # a retransmission was sent without an error
+    dropped: int = 0  # retransmissions in a row that this host dropped, to the newest
     window_closed: bool = False
     unanswered_probes: int = 0  # probes of a closed window since the peer last sent anything
     one_way: bool = False  # the peer sends, but acknowledges nothing
@@ -75,5 +77,6 @@ def conclude(evidence: Evidence, min_idle_ms: int) -> Verdict:
     # What the peer sends meanwhile gets through, so the path knows the session in that direction.
     if was_idle and not evidence.one_way:
         return Verdict.IDLE_DROP
-    is_undecided = evidence.outcome is None or evidence.outcome.is_undecided
+    outcome = evidence.outcome
+    is_undecided = outcome is None or outcome.is_undecided or not outcome.has_evidence
     return Verdict.NO_ANSWER if is_undecided and evidence.attempt < CHANCE else Verdict.PATH_LOSS

@@ -54,6 +54,12 @@ class Outcome(str, Enum):
         has_evidence=False,
         is_harmless=True,
     )
+    UNSEEN = _Declaration(
+        name="unseen",
+        summary="answered or given up, unseen",
+        sentence="No further {what} was seen{after}: it was answered, or the kernel gave up.",
+        has_evidence=False,
+    )
     ALIVE = _Declaration(
         name="alive",
         summary="alive, without a reply yet",

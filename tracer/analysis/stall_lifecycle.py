@@ -13,6 +13,7 @@ from tracer.analysis.stall_event import is_news, stall_event
 from tracer.analysis.stall_state import ConnectionHistory, StallState
 from tracer.analysis.stall_store import StallStore
 from tracer.analysis.survival import is_fatal
+from tracer.analysis.timeouts import gives_up
 from tracer.model.events import Event
 
 MS = 1_000_000
@@ -53,7 +54,9 @@ class StallLifecycle:
         """Open a stall; None where no process waits any more, or where the connection is not followed."""
         assert event.sock is not None
         history = self.store.histories.get(event.sock) or ConnectionHistory()
-        if history.given_up or event.sock in self.store.unfollowed:
+        # After shutdown() a process may still wait. Recordings of older versions do not show which of them have none.
+        is_held = not event.orphan and event.retries is not None
+        if (history.given_up and not is_held) or event.sock in self.store.unfollowed:
             return None
         stall = StallState(
             id=f"{event.sock}-{event.ktime_ns:x}",
@@ -203,7 +206,9 @@ class StallLifecycle:
             self.store.open.set_due(sock, stall, now_ns + OVERDUE_NS)
             return []
         # No answer was seen. Without one the kernel would have retransmitted; but events may be missing.
-        outcome = Outcome.ONGOING if stall.uncertain else Outcome.PRESUMED
+        give_up = gives_up(stall.last_event, self.hz)
+        may_be_over = give_up is not None and give_up.earliest_ns <= now_ns
+        outcome = Outcome.ONGOING if stall.uncertain else Outcome.UNSEEN if may_be_over else Outcome.PRESUMED
         self.store.revocable.add(sock, stall)
         return self.end(sock, stall, now_ns, outcome, stall.last_event.ktime_ns)
 

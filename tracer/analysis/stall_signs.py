@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tracer.analysis.evidence import DROPPED_HERE, NO_ERROR
+from tracer.analysis.evidence import CHANCE, DROPPED_HERE, NO_ERROR, Evidence
 from tracer.analysis.outstanding import KEEPALIVE, RTO, TLP, UNSENT, WAITING, WINDOW_PROBE, Outstanding, outstanding
 from tracer.analysis.progress import as_predicted, is_about_something_else, progressed
 from tracer.analysis.stall_lifecycle import StallLifecycle
@@ -116,9 +116,19 @@ def _learn(stalls: StallLifecycle, stall: StallState, event: Event, now: Outstan
         evidence.retransmits = max(now.count, counted + 1)  # the kernel does not count them
     if now.sign != KEEPALIVE:
         evidence.icmp = event.soft_error is not None
-        failed = event.send_error is not None and event.send_error not in NO_ERROR
-        evidence.dropped_here = now.sign == UNSENT or event.send_error in DROPPED_HERE
-        evidence.unrouted = failed and not evidence.dropped_here
+    if now.sign == UNSENT:
+        evidence.dropped_here, evidence.unrouted = True, False
+    elif now.sign != KEEPALIVE and event.event != Kind.FOUND:  # a walk does not see the error of sending
+        _learn_sending(evidence, event)
+
+
+def _learn_sending(evidence: Evidence, event: Event) -> None:
+    """Whether this host lets out what it sends. A full queue may drop one packet of many, by chance."""
+    is_dropped = event.send_error in DROPPED_HERE
+    evidence.dropped = evidence.dropped + 1 if is_dropped else 0
+    evidence.has_left = evidence.has_left or event.send_error is None
+    evidence.dropped_here = is_dropped and (evidence.dropped >= CHANCE or not evidence.has_left)
+    evidence.unrouted = not (event.send_error is None or is_dropped or event.send_error in NO_ERROR)
 
 
 def _learn_window(stalls: StallLifecycle, stall: StallState, event: Event, now: Outstanding) -> None:

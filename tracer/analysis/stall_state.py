@@ -83,6 +83,7 @@ class StallState:
         self.evidence.sign, self.evidence.idle_ms, self.evidence.one_way = now.sign, idle_ms, False
         self.evidence.retransmits = 0
         self.evidence.handshake = now.sign == SYN
+        self.evidence.dropped_here, self.evidence.has_left, self.evidence.dropped = False, False, 0
 
     def learn_owner(self, event: Event) -> None:
         """Take a newer event that may know the owner."""

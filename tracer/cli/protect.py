@@ -187,6 +187,7 @@ class _Printed:
         self._as_json = as_json
         self._counts: Counter[Result] = Counter()
         self._done: list[Outcome] = []
+        self.taken = 0  # connections; one that is closed by the time of its turn has no outcome
 
     def __call__(self, outcomes: Iterable[Outcome]) -> None:
         """Take all, then print. What was changed until an error is printed, too."""
@@ -222,9 +223,13 @@ class _Printed:
 
     def say_summary(self) -> None:
         """Print the numbers on stderr."""
+        from tracer.output.format import plural
         from tracer.output.protections import summary
 
-        say(summary(self._counts) if self._counts else "no connection matches")
+        if gone := max(0, self.taken - sum(self._counts.values())):
+            say(f"left {plural(gone, 'connection')}, which could not be found in the process again")
+        if self._counts or not gone:
+            say(summary(self._counts) if self._counts else "no connection matches")
 
     def say_interrupted(self) -> None:
         """Print what is certain when a signal came while sockets were read, or while this was printing."""
@@ -252,6 +257,7 @@ def _once(wanted: Filter, protection: Protection, printed: _Printed, *, dry_run:
             until_signalled = (left.popleft() for _ in takewhile(lambda _: not signals, found))
             printed.take(protect_each(until_signalled, protection, dry_run=dry_run))
     finally:
+        printed.taken = len(found) - len(left)
         printed.show()
     if signals and left:
         say(f"interrupted: left {len(left):,} of {plural(len(found), 'connection')} alone")

@@ -141,7 +141,7 @@ class Descriptors:
         if number is None or _inode_of(pid, number) != inode:
             number = self._walk(pid).get(inode) if time.monotonic() >= self._next_walk_s.get(pid, 0) else None
         if number is None:
-            raise Gone(f"process {pid} closed it meanwhile")
+            raise Gone(f"process {pid} closed it meanwhile{_or_threads_have_it(pid)}")
         return number
 
     def _walk(self, pid: int) -> dict[int, int]:
@@ -241,6 +241,14 @@ def _check_readable(pid: int, number: int) -> None:
     """Raise PermissionError if the links to the files of this process cannot be read, as without CAP_SYS_PTRACE."""
     with suppress(FileNotFoundError):
         os.readlink(f"{PROC}/{pid}/fd/{number}")
+
+
+def _or_threads_have_it(pid: int) -> str:
+    """/proc/PID/fd and pidfd_getfd() reach the files of the main thread, which it may have left or not share."""
+    with suppress(OSError):
+        if len(os.listdir(PROC / str(pid) / "task")) > 1:
+            return ", or only other threads than its main one have it"
+    return ""
 
 
 def _inode_of(pid: int, number: int) -> int:

@@ -412,16 +412,17 @@ class Event:
             "stall": "of an `end`: `recovered` (a segment acknowledged it, or a change of state or the kernel's "
             "count proves that) `timed-out` `reset` `closed` (by this end) `unreachable` `ongoing` (when the run "
             "ended, or events were lost), `presumed` (the next retransmission was not seen, nor the connection found "
-            "in trouble: it was probably answered), `alive` (of `unanswered`: the peer answered a probe, or "
-            "acknowledged more data), `ended` (by `tcpwatch end`: an `action` of this connection says so)"
+            "in trouble: it was probably answered), `unseen` (the same, but by then it may have timed out), "
+            "`alive` (of `unanswered`: the peer answered a probe, or acknowledged more data), `ended` (by "
+            "`tcpwatch end`: an `action` of this connection says so)"
         },
         kinds=_STALL,
     )
     revoked: bool | None = declared(
         "stall",
         tables={
-            "stall": "of an `update`, true: the `end` before it, `presumed` or `ongoing`, was wrong, and the stall "
-            "goes on"
+            "stall": "of an `update`, true: the `end` before it, `presumed`, `unseen` or `ongoing`, was wrong, and "
+            "the stall goes on"
         },
         kinds=_STALL,
     )

@@ -128,6 +128,17 @@ def about_answers(results: Sequence[Probed]) -> Iterator[str]:
         yield "a reset ended the connection: its process gets ECONNRESET, as it would have from its next query"
 
 
+_BY_OTHERS = frozenset({"ETIMEDOUT", "ECONNREFUSED", "ECONNRESET", "EHOSTUNREACH"})
+"""Errors that a new connection gets from the network or the peer, or for lack of an answer."""
+_LACKS = ": this host has no free port, or no longer the local address or its network namespace"
+_LOCAL = {
+    "EADDRNOTAVAIL": _LACKS,
+    "ENOENT": _LACKS,
+    "EPERM": ": a firewall of this host refuses, or entering the network namespace, which needs CAP_SYS_ADMIN",
+}
+"""What follows from errors of this host, whatever open connections do."""
+
+
 def _is_late(probed: Probed) -> bool:
     """Whether a probe before the one that was answered may have been lost."""
     return probed.answer is Answer.ALIVE and probed.probes > 1
@@ -149,7 +160,8 @@ def _about_new(connected: Connected, results: Sequence[Probed]) -> str:
     where = endpoint(connected.service.address, connected.service.port)
     dead = counts[Answer.NO_ANSWER]
     if connected.error is not None:
-        return f"a new connection to {where} fails ({connected.error}){_failed(connected.error, counts)}"
+        is_lossy = any(map(_is_late, of_service))
+        return f"a new connection to {where} fails ({connected.error}){_failed(connected.error, counts, is_lossy)}"
     took_ms = connected.took_ms or 0
     opens = f"a new connection to {where} opens ({round_trip(took_ms)})"
     if not dead:
@@ -162,15 +174,17 @@ def _about_new(connected: Connected, results: Sequence[Probed]) -> str:
     return f"{opens}, so host and path work: the path or the peer forgot the {sessions} of {which}"
 
 
-def _failed(error: str, counts: Mapping[Answer, int]) -> str:
+def _failed(error: str, counts: Mapping[Answer, int], is_lossy: bool) -> str:
+    if error in _LOCAL:
+        return _LOCAL[error]
     if counts[Answer.ALIVE]:
-        return ", while open ones are answered: the service accepts no new ones, or a firewall lets none pass"
+        if error == "ETIMEDOUT" and is_lossy:
+            return ", while open ones are answered, some only at a later probe: packets may be lost, so probe again"
+        answered = ", while open ones are answered"
+        refused = ": the service accepts no new ones, or a firewall lets none pass"
+        return f"{answered}{refused}" if error in _BY_OTHERS else answered
     if error == "ECONNREFUSED":
         return ": nothing listens there, or a firewall refuses"
-    if error in ("EADDRNOTAVAIL", "ENOENT"):
-        return ": this host no longer has the local address, or its network namespace"
-    if error == "EPERM":
-        return ": a firewall of this host refuses, or entering the network namespace, which needs CAP_SYS_ADMIN"
     return ", too: the host or the path is down" if counts[Answer.NO_ANSWER] else ""
 
 

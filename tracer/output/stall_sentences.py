@@ -49,7 +49,7 @@ def _sending(stall: Event, since: str) -> str:
     cannot = "Cannot send" if stall.phase != "end" else "Could not send"
     was_idle = stall.idle_ms is not None and stall.idle_ms >= IN_USE_MS
     before = f" Silent {duration(stall.idle_ms)} before that." if was_idle and stall.idle_ms is not None else ""
-    return f"{cannot}{since}: this host dropped {_counted(stall, 'attempt')}{_waiting(stall)}.{before}"
+    return f"{cannot}{since}: {_counted(stall, 'attempt')}{_waiting(stall)}.{before}"
 
 
 def _connection(stall: Event, since: str) -> str:

@@ -51,7 +51,7 @@ _MARKS_OF_BARS = {
     "fatal": "died",
     "survived": "answered",
     "closed": "closed or ended by this host",
-    "ongoing": "not over at the end of the recording",
+    "ongoing": "not over at the end of the recording, or its end was not seen",
 }
 
 

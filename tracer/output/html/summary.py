@@ -12,7 +12,8 @@ from tracer.output.html.contents import Contents
 MISSING = ("Missing", "Lost", "Compact")
 """Facts that a reader has to know before anything else."""
 _ENDINGS = (
-    "died", "not over at the end of the recording", "closed or ended by this host meanwhile", "answered in the end",
+    "died", "not over at the end of the recording", "closed or ended by this host meanwhile",
+    "answered or given up unseen", "answered in the end",
 )  # fmt: skip
 
 
@@ -46,9 +47,11 @@ def endings(outcomes: Counter[str]) -> str:
 
 
 def _ending(outcome: Outcome | None) -> str:
-    died, ongoing, closed, answered = _ENDINGS
+    died, ongoing, closed, unseen, answered = _ENDINGS
     if outcome is None or outcome is Outcome.ONGOING:
         return ongoing
     if outcome.is_death:
         return died
+    if outcome is Outcome.UNSEEN:
+        return unseen
     return closed if outcome in (Outcome.CLOSED, Outcome.ENDED) else answered

@@ -128,7 +128,7 @@ def is_prediction_shown(bar: Bar) -> bool:
 def ending_of(bar: Bar) -> str:
     """How the stall ended, as the page marks it: `fatal`, `survived`, `closed` or `ongoing`."""
     outcome = Outcome.of(bar.outcome)
-    if outcome is None or outcome is Outcome.ONGOING:
+    if outcome in (None, Outcome.ONGOING, Outcome.UNSEEN):
         return "ongoing"
     if outcome.is_death:
         return "fatal"
@@ -184,7 +184,7 @@ def prediction_in_words(bar: Bar) -> str:
         return ""
     after = duration(max(0.0, _after_ms(bar, bar.prediction.earliest_ns)))
     if bar.outcome != Outcome.TIMED_OUT:
-        would = "gives" if ending_of(bar) == "ongoing" else "would have given"
+        would = "gives" if bar.outcome == Outcome.ONGOING else "would have given"
         return f"▼ The kernel {would} up after {after}."
     made = duration(max(0.0, _after_ms(bar, bar.prediction.made_ns)))
     off_ms = (bar.ended_ns - bar.prediction.earliest_ns) / MS
