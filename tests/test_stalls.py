@@ -386,6 +386,20 @@ def test_a_window_whose_probes_nobody_answers_any_more_is_a_path_or_a_peer_that_
     assert words(answered)[-2:] == ["update zero-window", "end zero-window ongoing"], "it was there after all"
 
 
+def test_probes_that_the_kernel_counts_no_further_show_no_answer() -> None:
+    probes = [closed_window(0.2 * 2**number, number, 0, retries=5) for number in range(3, 7)]
+    uncounted = [closed_window(12.8 + 6.6 * number, 6, 0, retries=5) for number in range(1, 5)]
+    seen = told(*probes, *uncounted, until=40)
+    assert words(seen) == ["begin zero-window", "end zero-window ongoing"]
+    assert (seen[-1].retransmits, seen[-1].since) == (10, seen[0].since)
+    again = replace(closed_window(41, 5, 0, retries=5, backoff=5), event="found", kind="window-probe", timer_ms=4000)
+    seen = told(*probes, *uncounted, again, until=42)
+    assert words(seen) == ["begin zero-window", "end zero-window ongoing"], "a walk sees one probe less"
+    assert seen[-1].retransmits == 10
+    opened = told(*probes, *uncounted, closed_window(45, 4, 0, retries=5), until=46)
+    assert words(opened)[:2] == ["begin zero-window", "end zero-window recovered"], "its count began anew"
+
+
 def into_closed_window(at: float, silent_ms: int) -> Event:
     times = {"stuck_ms": round(at * 1000), "retrying_ms": round(at * 1000) - 200, "jiffies": round(at * 250)}
     uncounted = rtx("rto", at, 1, snd_wnd=0, silent_ms=silent_ms, rto_ms=max(204, round(at * 1000)), **times)

@@ -101,6 +101,15 @@ def test_since_when_a_window_is_closed(backoff: int, timer_ms: int, stuck_ms: in
     assert hangs_ms(found, Stuck.WINDOW, HZ) == closed_ms
 
 
+def test_a_window_is_closed_for_longer_than_the_probes_show_that_the_kernel_counts() -> None:
+    probed: dict[str, Any] = {"kind": "window-probe", "backoff": 6, "unsent_bytes": 9, "snd_wnd": 0}
+    clocks: dict[str, Any] = {**WINDOW, "timer_ms": 13_056, "backoff": 6, "stuck_ms": 3_600_000, "attempt": 0}
+    for retries, closed_ms in ((6, 3_600_000), (15, 204 * 63)):
+        found = socket(**clocks)
+        found.trouble = event("found", retries=retries, **probed)
+        assert hangs_ms(found, Stuck.WINDOW, HZ) == closed_ms
+
+
 def retransmitting(**fields: Any) -> Socket:
     """After the third RTO of 204 ms, with tcp_retries2 = 15."""
     ordinary: dict[str, Any] = {
