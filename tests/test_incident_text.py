@@ -532,6 +532,28 @@ def test_what_waits_is_printed_again_before_it_scrolls_off() -> None:
     assert len(lines) < 400, "ten minutes of noise"
 
 
+def test_ends_of_others_do_not_scroll_away_what_waits() -> None:
+    short = [
+        stall_of(Verdict.IDLE_DROP, at=number / 100, id=f"s{number}", sock=f"s{number}", comm=f"job-{number}")
+        for number in range(30)
+    ]
+    ends = [
+        stall_of(
+            Verdict.IDLE_DROP, at=3 + 3 * number, id=f"s{number}", sock=f"s{number}", comm=f"job-{number}",
+            phase="end", outcome="timed-out", duration_ms=3000,
+        )
+        for number in range(30)
+    ]  # fmt: skip
+    stream = io.StringIO()
+    sink = TextSink(stream, TERMINAL)
+    for each in [*short, stall_of(Verdict.IDLE_DROP, at=1, id="lasting", sock="lasting"), *ends]:
+        sink.write([each])
+        sink.flush(each.ktime_ns)
+    lines = stream.getvalue().splitlines()
+    commands = [number for number, line in enumerate(lines) if "Release " in line]
+    assert max(after - before for before, after in zip(commands, [*commands[1:], len(lines)])) <= 24
+
+
 @pytest.mark.parametrize("connections", [1, 2])
 def test_what_is_printed_again_has_the_durations_of_that_time(connections: int) -> None:
     """The kernel may have retransmitted since then, so the number of retransmissions is left out."""
