@@ -554,6 +554,28 @@ def test_ends_of_others_do_not_scroll_away_what_waits() -> None:
     assert max(after - before for before, after in zip(commands, [*commands[1:], len(lines)])) <= 24
 
 
+def test_what_is_printed_again_has_no_second_line_about_its_wait() -> None:
+    others = [
+        stall_of(
+            Verdict.IDLE_DROP, at=1 + number / 100, id=f"s{number}", sock=f"s{number}", comm=f"job-{number}",
+            phase=phase, outcome="timed-out", duration_ms=3000,
+        )
+        for phase in ("begin", "end")
+        for number in range(10)
+    ]  # fmt: skip
+    began, goes_on = (
+        [stall_of(Verdict.IDLE_DROP, at=at, id=each, sock=each, phase=phase) for each in "ab"]
+        for at, phase in ((1.5, "begin"), (8, "update"))
+    )
+    stream = io.StringIO()
+    sink = TextSink(stream, TERMINAL)
+    for each in [*others[:10], *began, *others[10:], event(at=3, kind="rto", sock="later"), *goes_on]:
+        sink.write([each])
+    for seconds in (8, 10):
+        sink.flush(event(at=seconds).ktime_ns)
+    assert stream.getvalue().count("WAIT  idle-drop  ") == 1
+
+
 @pytest.mark.parametrize("connections", [1, 2])
 def test_what_is_printed_again_has_the_durations_of_that_time(connections: int) -> None:
     """The kernel may have retransmitted since then, so the number of retransmissions is left out."""

@@ -213,6 +213,7 @@ class TextSink:
         self._put([first], "stall")
         self._put(others)
         self._lines, self._reminded_ns, account.printed_ns = 0, now_ns, now_ns
+        account.goes_on = False  # the block says so
 
     def _remind(self, now_ns: int) -> None:
         """On a terminal, print the worst account again before its block scrolls off."""
