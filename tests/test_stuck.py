@@ -140,6 +140,13 @@ def text_of(*found: Socket, **options: Any) -> list[str]:
     return "".join(stuck_as_text(mark(found, HZ), View(hz=HZ, stuck=True, **options))).splitlines()
 
 
+def test_probes_of_a_closed_window_without_an_answer_are_named() -> None:
+    for attempt, unanswered in ((1, False), (2, True)):
+        lines = text_of(socket(**{**WINDOW, "attempt": attempt, "backoff": 8}))
+        assert lines[0] == "Closed window: the peer's application does not read."
+        assert ("2 probes unanswered" in lines[2]) is unanswered
+
+
 def test_an_account_of_each_group() -> None:
     pool = [retransmitting(comm="gunicorn", pid=pid, pids=[pid], lport=pid) for pid in range(1, 201)]
     lines = text_of(*pool, socket(**REQUEST, waiting_ms=81_000, silent_ms=81_000, keepalive=False), socket())
