@@ -234,7 +234,7 @@ def last_received_ns(entry: _Entry) -> int | None:
 def _end(stall: Event) -> Iterator[Inline]:
     if stall.outcome == Outcome.ONGOING:
         until = f". The kernel gives up at {_until(stall.gives_up_at)}" if stall.gives_up_at else ""
-        yield f"not before the recording did, at {_utc(stall.time_ns)}{until}"
+        yield f"not by {_utc(stall.time_ns)}, where this report ends{until}"
         return
     error = (" (", name_of(stall.error), ")") if stall.error is not None else ()
     lasted = "" if stall.duration_ms is None else f", {exact(stall.duration_ms)} after it began"
