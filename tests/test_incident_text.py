@@ -554,6 +554,19 @@ def test_ends_of_others_do_not_scroll_away_what_waits() -> None:
     assert max(after - before for before, after in zip(commands, [*commands[1:], len(lines)])) <= 24
 
 
+def test_the_end_of_a_later_loss_does_not_shorten_what_was_reported() -> None:
+    """Packets that were lost again soon after an answer belong to one stall, of which the last loss was short."""
+    began, again = (format_time(event(at=at).time_ns) for at in (0, 5))
+    stall = stall_of(Verdict.PATH_LOSS, at=3, since=began)
+    end: dict[str, Any] = {"phase": "end", "outcome": "recovered", "duration_ms": 251}
+    text = sentences(written([stall, stall_of(Verdict.PACKET_LOSS, at=8, since=again, **end)]))
+    assert "END path-loss" in text and "answered. Consistent with packet loss" in text and "251ms" not in text
+    text = sentences(
+        written([stall, stall_of(Verdict.PACKET_LOSS, at=8, since=began, **{**end, "duration_ms": 8000})])
+    )
+    assert "answered after 8.0s" in text
+
+
 def test_what_is_printed_again_has_no_second_line_about_its_wait() -> None:
     others = [
         stall_of(

@@ -229,6 +229,7 @@ class Accounts:
             account.unprinted -= not began
             notices = [Notice(News.FOUND_ENDED, account, stall)] if began else []
         else:
+            stall = _of_what_was_reported(stall, account.open[identity])
             account.newest = stall
             is_alone = account.incident.count == 1
             notices = [Notice(News.ENDED, account, stall)] if is_alone else []
@@ -257,6 +258,13 @@ class Accounts:
         self._by_id.pop(identity, None)
         if closed is not None:
             self._by_sock.pop(closed.sock, None)
+
+
+def _of_what_was_reported(end: Event, reported: Open) -> Event:
+    """The end without a duration, if that is the duration of a later loss: what was reported was answered before."""
+    if end.outcome != Outcome.RECOVERED or began_ns(end) - reported.since_ns < SECOND_NS:
+        return end
+    return Event.of({name: value for name, value in end.known().items() if name != "duration_ms"})
 
 
 def _open(stall: Event) -> Open:
