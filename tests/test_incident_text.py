@@ -567,6 +567,25 @@ def test_the_end_of_a_later_loss_does_not_shorten_what_was_reported() -> None:
     assert "answered after 8.0s" in text
 
 
+def test_a_stall_that_has_its_former_verdict_again_says_so() -> None:
+    """The peer leaves three probes of its closed window without an answer, and answers the next one."""
+    stalls = [
+        stall_of(verdict, at=at, phase=phase, outcome=outcome, since=format_time(event().time_ns), duration_ms=40_000)
+        for verdict, at, phase, outcome in (
+            (Verdict.ZERO_WINDOW, 3, "begin", None), (Verdict.PATH_LOSS, 13, "update", None),
+            (Verdict.ZERO_WINDOW, 26, "update", None), (Verdict.ZERO_WINDOW, 40, "end", "ongoing"),
+        )
+    ]  # fmt: skip
+    heads = [line.split()[1:3] for line in written(stalls).splitlines() if line.startswith("08:")]
+    assert heads == [
+        ["STALL", "zero-window"],
+        ["STALL", "path-loss"],
+        ["WAIT", "zero-window"],
+        ["END", "zero-window"],
+    ]
+    assert "1 ×" not in written(stalls)
+
+
 def test_what_is_printed_again_has_no_second_line_about_its_wait() -> None:
     others = [
         stall_of(

@@ -131,6 +131,9 @@ class Accounts:
         if account is None or account.verdict != stall.verdict:
             if account is not None:
                 self._close(account, identity)
+                returned = self._returned(identity, stall)
+                if returned is not None:
+                    return [returned]
             return self._began(identity, stall)
         return self._goes_on(account, identity, stall)
 
@@ -200,6 +203,16 @@ class Accounts:
             return [Notice(News.BEGAN, account, stall)]
         account.unprinted += 1
         return []
+
+    def _returned(self, identity: str, stall: Event) -> Notice | None:
+        """What to print where a stall has a former verdict again; None where it did not have it."""
+        account = self._account_of(stall)
+        if account is None or account.open or account.incident.count > 1 or account.incident.example.id != identity:
+            return None
+        self._active[account] = None
+        account.newest, account.printed_ns = stall, stall.time_ns
+        self._remember(account, identity, stall)
+        return Notice(News.GOES_ON, account, stall)
 
     def _account_of(self, stall: Event) -> Account | None:
         """The account that the stall belongs to, if there is one yet."""
