@@ -100,6 +100,15 @@ def test_loss_on_a_busy_connection_is_one_episode_with_one_end() -> None:
     assert seen[-1].ktime_ns == events[-1].ktime_ns + stall_lifecycle.SETTLE_NS
 
 
+def test_a_loss_that_was_no_chance_ends_with_its_own_answer() -> None:
+    lost = [rtx("rto", at, number, silent_ms=400 << (number - 1)) for number, at in ((1, 0), (2, 0.4), (3, 1.2))]
+    later = [rtx("rto", 2, silent_ms=210), heard(2.2, silent_ms=410)]
+    seen = told(*lost, heard(1.6, silent_ms=2000), *later, until=20)
+    assert words(seen)[1:3] == ["update path-loss", "end packet-loss recovered"], "what was reported as lasting"
+    assert seen[2].ktime_ns == heard(1.6).ktime_ns and (seen[2].duration_ms or 0) > 1600
+    assert words(seen)[3:] == ["begin no-answer", "end packet-loss recovered"]
+
+
 def test_a_retransmission_that_does_not_come_lets_an_answer_be_presumed() -> None:
     tracker = StallTracker(hz=250)
     tracker.feed(rtx("tlp"))
