@@ -395,6 +395,14 @@ def test_a_window_whose_probes_nobody_answers_any_more_is_a_path_or_a_peer_that_
     assert words(answered)[-2:] == ["update zero-window", "end zero-window ongoing"], "it was there after all"
 
 
+def test_a_window_whose_probes_are_answered_again_has_no_end() -> None:
+    unanswered = [closed_window(1.4, 3, 0), closed_window(3.1, 4, 1), closed_window(6.4, 5, 2)]
+    seen = told(*unanswered, closed_window(13.0, 6, 0), until=14)
+    assert [(each.phase, each.gives_up_in_ms is None, each.probes_out) for each in seen] == [
+        ("begin", True, 0), ("update", False, 2), ("update", True, 0), ("end", True, 0),
+    ]  # fmt: skip
+
+
 def test_probes_that_the_kernel_counts_no_further_show_no_answer() -> None:
     probes = [closed_window(0.2 * 2**number, number, 0, retries=5) for number in range(3, 7)]
     uncounted = [closed_window(12.8 + 6.6 * number, 6, 0, retries=5) for number in range(1, 5)]

@@ -103,6 +103,8 @@ class StallLifecycle:
         news = stall.verdict is not stall.reported_verdict or (
             stall.verdict.is_decided and is_news(stall.give_up, stall.reported_give_up)
         )
+        # The peer answers the probes of its closed window again, so that nothing ends the stall.
+        news = news or (stall.evidence.window_closed and stall.give_up is None and stall.reported_give_up is not None)
         news = news or stall.reported_retransmits < stall.verdict.shown_from <= stall.evidence.retransmits
         overdue = event.ktime_ns - stall.reported_ns >= stall.quiet_ns
         if not news and not overdue:
