@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from builders import event
 from html_pages import HOSTILE, Page, a_bad_week, a_state, axis, marks, page_file, position, read_off, words
 from recording_files import header, record
 from running import tcpwatch
-from stall_events import HOUR_MS, LOSS_PROBE_MS, a_night, close, freeze, heard
+from stall_events import HOUR_MS, LOSS_PROBE_MS, a_night, close, freeze, heard, rtx, window
 
 from tracer.analysis.idle_timeouts import Service
 from tracer.model.events import Event
@@ -205,6 +206,14 @@ def test_an_end_that_came_earlier_than_predicted_is_shown_so(week: Page) -> None
     assert marks(row, "predicted")[0] > marks(row, "fatal")[0]
 
 
+def test_nothing_predicts_the_end_of_a_window_whose_probes_are_answered(tmp_path: Path) -> None:
+    lost = rtx("tlp", 0, snd_wnd=0, silent_ms=200, retries=15)
+    probes = [replace(window(2**number / 10, number), probes_out=0, sock=lost.sock) for number in range(3, 10)]
+    row = Page(page_file(tmp_path / "page.html", [lost, *probes])).rows("timeline")[-1]
+    assert not marks(row, "predicted") and "gives up" not in words(row)
+    assert "Window closed for 5" in words(row) and "nanswered" not in words(row)
+
+
 def test_a_prediction_is_the_first_exact_one_and_of_the_stall_that_it_is_for() -> None:
     def stall(phase: str, at: float, since: str, **fields: Any) -> Event:
         given = {"phase": phase, "id": "1", "since": since, "verdict": "idle-drop", **fields}
@@ -275,7 +284,7 @@ def test_the_evidence_has_utc_instants_both_ends_and_bytes(tmp_path: Path) -> No
     cells = [words(each) for each in row.iter("td")]
     assert cells[0] == "2027-01-15 08:00:09.800"
     assert cells[1] == "10.66.1.2:40000 → 10.66.2.2:3306 php[8506]; one of 2"
-    assert cells[2] == "1h01m last segment from the peer 06:59:09.800"
+    assert cells[2] == "1h01m last segment from the peer before it 06:59:09.800"
     assert cells[4].startswith("5, seen after 200ms, ") and cells[4].endswith("527 bytes unacknowledged")
     assert cells[5].startswith("08:00:23.400 timed-out (ETIMEDOUT), after 13.6s")
     assert "predicted: 08:00:23.3" in cells[5]

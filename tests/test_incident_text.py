@@ -534,6 +534,82 @@ def test_what_waits_is_printed_again_before_it_scrolls_off() -> None:
     assert len(lines) < 400, "ten minutes of noise"
 
 
+def test_ends_of_others_do_not_scroll_away_what_waits() -> None:
+    short = [
+        stall_of(Verdict.IDLE_DROP, at=number / 100, id=f"s{number}", sock=f"s{number}", comm=f"job-{number}")
+        for number in range(30)
+    ]
+    ends = [
+        stall_of(
+            Verdict.IDLE_DROP, at=3 + 3 * number, id=f"s{number}", sock=f"s{number}", comm=f"job-{number}",
+            phase="end", outcome="timed-out", duration_ms=3000,
+        )
+        for number in range(30)
+    ]  # fmt: skip
+    stream = io.StringIO()
+    sink = TextSink(stream, TERMINAL)
+    for each in [*short, stall_of(Verdict.IDLE_DROP, at=1, id="lasting", sock="lasting"), *ends]:
+        sink.write([each])
+        sink.flush(each.ktime_ns)
+    lines = stream.getvalue().splitlines()
+    commands = [number for number, line in enumerate(lines) if "Release " in line]
+    assert max(after - before for before, after in zip(commands, [*commands[1:], len(lines)])) <= 24
+
+
+def test_the_end_of_a_later_loss_does_not_shorten_what_was_reported() -> None:
+    """Packets that were lost again soon after an answer belong to one stall, of which the last loss was short."""
+    began, again = (format_time(event(at=at).time_ns) for at in (0, 5))
+    stall = stall_of(Verdict.PATH_LOSS, at=3, since=began)
+    end: dict[str, Any] = {"phase": "end", "outcome": "recovered", "duration_ms": 251}
+    text = sentences(written([stall, stall_of(Verdict.PACKET_LOSS, at=8, since=again, **end)]))
+    assert "END path-loss" in text and "answered. Consistent with packet loss" in text and "251ms" not in text
+    text = sentences(
+        written([stall, stall_of(Verdict.PACKET_LOSS, at=8, since=began, **{**end, "duration_ms": 8000})])
+    )
+    assert "answered after 8.0s" in text
+
+
+def test_a_stall_that_has_its_former_verdict_again_says_so() -> None:
+    """The peer leaves three probes of its closed window without an answer, and answers the next one."""
+    stalls = [
+        stall_of(verdict, at=at, phase=phase, outcome=outcome, since=format_time(event().time_ns), duration_ms=40_000)
+        for verdict, at, phase, outcome in (
+            (Verdict.ZERO_WINDOW, 3, "begin", None), (Verdict.PATH_LOSS, 13, "update", None),
+            (Verdict.ZERO_WINDOW, 26, "update", None), (Verdict.ZERO_WINDOW, 40, "end", "ongoing"),
+        )
+    ]  # fmt: skip
+    heads = [line.split()[1:3] for line in written(stalls).splitlines() if line.startswith("08:")]
+    assert heads == [
+        ["STALL", "zero-window"],
+        ["STALL", "path-loss"],
+        ["WAIT", "zero-window"],
+        ["END", "zero-window"],
+    ]
+    assert "1 ×" not in written(stalls)
+
+
+def test_what_is_printed_again_has_no_second_line_about_its_wait() -> None:
+    others = [
+        stall_of(
+            Verdict.IDLE_DROP, at=1 + number / 100, id=f"s{number}", sock=f"s{number}", comm=f"job-{number}",
+            phase=phase, outcome="timed-out", duration_ms=3000,
+        )
+        for phase in ("begin", "end")
+        for number in range(10)
+    ]  # fmt: skip
+    began, goes_on = (
+        [stall_of(Verdict.IDLE_DROP, at=at, id=each, sock=each, phase=phase) for each in "ab"]
+        for at, phase in ((1.5, "begin"), (8, "update"))
+    )
+    stream = io.StringIO()
+    sink = TextSink(stream, TERMINAL)
+    for each in [*others[:10], *began, *others[10:], event(at=3, kind="rto", sock="later"), *goes_on]:
+        sink.write([each])
+    for seconds in (8, 10):
+        sink.flush(event(at=seconds).ktime_ns)
+    assert stream.getvalue().count("WAIT  idle-drop  ") == 1
+
+
 @pytest.mark.parametrize("connections", [1, 2])
 def test_what_is_printed_again_has_the_durations_of_that_time(connections: int) -> None:
     """The kernel may have retransmitted since then, so the number of retransmissions is left out."""

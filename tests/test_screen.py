@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from running import ROOT
 
+from tracer.cli import sockets
 from tracer.cli.screen import as_called, program
 
 SCRIPT = ROOT / "scripts/tcpwatch"
@@ -27,6 +28,15 @@ def test_the_script_of_a_clone_is_named_from_where_the_user_is(clone: str, monke
     assert program() == clone
     monkeypatch.chdir(ROOT)
     assert program() == "scripts/tcpwatch"
+
+
+@pytest.mark.parametrize(("columns", "width"), [(None, 80), ("100", 100), ("20", 60)])
+def test_columns_sets_the_width_of_sockets_in_a_file(
+    monkeypatch: pytest.MonkeyPatch, columns: str | None, width: int
+) -> None:
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    assert sockets._screen() == {"width": width, "is_terminal": False}
 
 
 def test_an_installed_tcpwatch_has_its_name(clone: str, tmp_path: Path) -> None:

@@ -101,6 +101,15 @@ def test_loss_on_a_busy_connection_is_one_episode_with_one_end() -> None:
     assert seen[-1].ktime_ns == events[-1].ktime_ns + stall_lifecycle.SETTLE_NS
 
 
+def test_a_loss_that_was_no_chance_ends_with_its_own_answer() -> None:
+    lost = [rtx("rto", at, number, silent_ms=400 << (number - 1)) for number, at in ((1, 0), (2, 0.4), (3, 1.2))]
+    later = [rtx("rto", 2, silent_ms=210), heard(2.2, silent_ms=410)]
+    seen = told(*lost, heard(1.6, silent_ms=2000), *later, until=20)
+    assert words(seen)[1:3] == ["update path-loss", "end packet-loss recovered"], "what was reported as lasting"
+    assert seen[2].ktime_ns == heard(1.6).ktime_ns and (seen[2].duration_ms or 0) > 1600
+    assert words(seen)[3:] == ["begin no-answer", "end packet-loss recovered"]
+
+
 def test_a_retransmission_that_does_not_come_lets_an_answer_be_presumed() -> None:
     tracker = StallTracker(hz=250)
     tracker.feed(rtx("tlp"))
@@ -431,6 +440,28 @@ def test_a_window_whose_probes_nobody_answers_any_more_is_a_path_or_a_peer_that_
     assert [each.gives_up_in_ms is None for each in seen] == [True, False, False, True]
     answered = told(*probes, closed_window(26, 7, 0), until=27)
     assert words(answered)[-2:] == ["update zero-window", "end zero-window ongoing"], "it was there after all"
+
+
+def test_a_window_whose_probes_are_answered_again_has_no_end() -> None:
+    unanswered = [closed_window(1.4, 3, 0), closed_window(3.1, 4, 1), closed_window(6.4, 5, 2)]
+    seen = told(*unanswered, closed_window(13.0, 6, 0), until=14)
+    assert [(each.phase, each.gives_up_in_ms is None, each.probes_out) for each in seen] == [
+        ("begin", True, 0), ("update", False, 2), ("update", True, 0), ("end", True, 0),
+    ]  # fmt: skip
+
+
+def test_probes_that_the_kernel_counts_no_further_show_no_answer() -> None:
+    probes = [closed_window(0.2 * 2**number, number, 0, retries=5) for number in range(3, 7)]
+    uncounted = [closed_window(12.8 + 6.6 * number, 6, 0, retries=5) for number in range(1, 5)]
+    seen = told(*probes, *uncounted, until=40)
+    assert words(seen) == ["begin zero-window", "end zero-window ongoing"]
+    assert (seen[-1].retransmits, seen[-1].since) == (10, seen[0].since)
+    again = replace(closed_window(41, 5, 0, retries=5, backoff=5), event="found", kind="window-probe", timer_ms=4000)
+    seen = told(*probes, *uncounted, again, until=42)
+    assert words(seen) == ["begin zero-window", "end zero-window ongoing"], "a walk sees one probe less"
+    assert seen[-1].retransmits == 10
+    opened = told(*probes, *uncounted, closed_window(45, 4, 0, retries=5), until=46)
+    assert words(opened)[:2] == ["begin zero-window", "end zero-window recovered"], "its count began anew"
 
 
 def into_closed_window(at: float, silent_ms: int) -> Event:

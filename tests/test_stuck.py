@@ -101,6 +101,15 @@ def test_since_when_a_window_is_closed(backoff: int, timer_ms: int, stuck_ms: in
     assert hangs_ms(found, Stuck.WINDOW, HZ) == closed_ms
 
 
+def test_a_window_is_closed_for_longer_than_the_probes_show_that_the_kernel_counts() -> None:
+    probed: dict[str, Any] = {"kind": "window-probe", "backoff": 6, "unsent_bytes": 9, "snd_wnd": 0}
+    clocks: dict[str, Any] = {**WINDOW, "timer_ms": 13_056, "backoff": 6, "stuck_ms": 3_600_000, "attempt": 0}
+    for retries, closed_ms in ((6, 3_600_000), (15, 204 * 63)):
+        found = socket(**clocks)
+        found.trouble = event("found", retries=retries, **probed)
+        assert hangs_ms(found, Stuck.WINDOW, HZ) == closed_ms
+
+
 def retransmitting(**fields: Any) -> Socket:
     """After the third RTO of 204 ms, with tcp_retries2 = 15."""
     ordinary: dict[str, Any] = {
@@ -129,6 +138,13 @@ def test_since_when_and_until_when_in_json() -> None:
 
 def text_of(*found: Socket, **options: Any) -> list[str]:
     return "".join(stuck_as_text(mark(found, HZ), View(hz=HZ, stuck=True, **options))).splitlines()
+
+
+def test_probes_of_a_closed_window_without_an_answer_are_named() -> None:
+    for attempt, unanswered in ((1, False), (2, True)):
+        lines = text_of(socket(**{**WINDOW, "attempt": attempt, "backoff": 8}))
+        assert lines[0] == "Closed window: the peer's application does not read."
+        assert ("2 probes unanswered" in lines[2]) is unanswered
 
 
 def test_an_account_of_each_group() -> None:

@@ -207,6 +207,18 @@ def test_many_kinds_at_once_fit_a_screen() -> None:
     assert len(lines(*events, page=Page(folded=True, columns=80, rows=24))) < 24
 
 
+def test_a_single_other_kind_that_was_counted_is_named() -> None:
+    def counts(kinds: int) -> list[str]:
+        burst = [
+            event("reset", at=number / 1000, direction="received", raddr=f"10.9.{number % kinds}.1")
+            for number in range(400)
+        ]
+        return [line.strip() for line in lines(*burst, page=Page(folded=True, columns=80)) if "… and" in line]
+
+    assert [" more RST received to 10.9." in line for line in counts(4)] == [True] * 4
+    assert counts(5)[-1].endswith("more lines of 2 other kinds")
+
+
 def test_colour_only_where_wanted() -> None:
     assert "\x1b[" not in "".join(lines(event("error", error="ETIMEDOUT")))
     assert "\x1b[31m" in lines(event("error", error="ETIMEDOUT"), page=Page(colour=True))[2]

@@ -183,6 +183,8 @@ def test_a_stall_that_is_open_at_the_end_of_the_part_has_lasted_until_then(
     ]
     stall = json.loads(line)
     assert (stall["time"], stall["duration_ms"]) == ("2027-01-15T08:00:12.000000Z", 12_200)
+    text = " ".join(shown(capsys, "report", path, "--until", "09:00:12").split())
+    assert "1 was still waiting at the end of this period." in text and "recording ended" not in text
 
 
 def test_silences_before_the_part_do_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,7 +42,7 @@ def progressed(stall: StallState, event: Event, now: Outstanding) -> bool:
     if event.snd_wnd == 0 and sign in OF_DATA:
         # Retransmissions into a closed window are not counted (tcp_retransmit_timer(), net/ipv4/tcp_timer.c).
         return now.since_ns > stall.since_ns + slack_ns(event)
-    if _is_the_one_found(stall, event):
+    if _is_the_one_found(stall, event) or is_beyond_count(event):
         return False
     if event.kind == TLP:
         return True
@@ -52,6 +52,16 @@ def progressed(stall: StallState, event: Event, now: Outstanding) -> bool:
         if has_begun_anew:
             return True
     return sign in OF_DATA and now.since_ns > stall.since_ns + slack_ns(event)
+
+
+def is_beyond_count(event: Event) -> bool:
+    """Whether the kernel counts no more probes of this closed window.
+
+    It counts them by doubling the timeout, up to tcp_retries2 times (tcp_send_probe0(), net/ipv4/tcp_output.c).
+    """
+    if "window-probe" not in (event.event, event.kind) or event.backoff is None or event.retries is None:
+        return False
+    return event.backoff >= event.retries
 
 
 def _is_the_one_found(stall: StallState, event: Event) -> bool:

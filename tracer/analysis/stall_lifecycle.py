@@ -20,9 +20,9 @@ MS = 1_000_000
 SECOND = 1_000_000_000
 
 LASTING_NS = 10 * SECOND
-"""The end of a stall that lasted this long is reported at once. After a shorter one, see SETTLE_NS."""
+"""The end of a stall that lasted this long, or took CHANCE retransmissions, is reported at once. See SETTLE_NS."""
 SETTLE_NS = 2 * SECOND
-"""If a connection in use loses data again within this time after an answer, that is the same stall."""
+"""If a connection in use loses data again within this time after the end of a shorter stall, it is the same stall."""
 OVERDUE_NS = 3 * SECOND
 """How long a walk over all sockets may take to find a connection with an overdue sign."""
 MAX_CONFIRMED = 1024
@@ -106,6 +106,8 @@ class StallLifecycle:
         news = stall.verdict is not stall.reported_verdict or (
             stall.verdict.is_decided and is_news(stall.give_up, stall.reported_give_up)
         )
+        # The peer answers the probes of its closed window again, so that nothing ends the stall.
+        news = news or (stall.evidence.window_closed and stall.give_up is None and stall.reported_give_up is not None)
         news = news or stall.reported_retransmits < stall.verdict.shown_from <= stall.evidence.retransmits
         overdue = event.ktime_ns - stall.reported_ns >= stall.quiet_ns
         if not news and not overdue:
@@ -153,7 +155,8 @@ class StallLifecycle:
     def is_lasting(self, stall: StallState, now_ns: int) -> bool:
         """Whether an answer ends the stall at once."""
         was_idle = stall.evidence.idle_ms is not None and stall.evidence.idle_ms >= self.min_idle_ms
-        return was_idle or stall.evidence.handshake or now_ns - stall.since_ns >= LASTING_NS
+        is_decided = stall.evidence.sign in OF_DATA and stall.evidence.attempt >= CHANCE
+        return was_idle or is_decided or stall.evidence.handshake or now_ns - stall.since_ns >= LASTING_NS
 
     def recovered(self, sock: str, stall: StallState, now_ns: int, answered_ns: int) -> list[Event]:
         """The end of a stall that was answered at answered_ns, reported at now_ns."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tracer.analysis.evidence import CHANCE, DROPPED_HERE, NO_ERROR, Evidence
 from tracer.analysis.outstanding import KEEPALIVE, RTO, TLP, UNSENT, WAITING, WINDOW_PROBE, Outstanding, outstanding
-from tracer.analysis.progress import as_predicted, is_about_something_else, progressed
+from tracer.analysis.progress import as_predicted, is_about_something_else, is_beyond_count, progressed
 from tracer.analysis.stall_lifecycle import StallLifecycle
 from tracer.analysis.stall_state import StallState
 from tracer.analysis.timeouts import gives_up, next_expiry_ns
@@ -114,6 +114,8 @@ def _learn(stalls: StallLifecycle, stall: StallState, event: Event, now: Outstan
     stall.learn(event, now)
     if evidence.window_closed and now.sign == RTO:
         evidence.retransmits = max(now.count, counted + 1)  # the kernel does not count them
+    elif is_beyond_count(event):
+        evidence.retransmits = max(now.count, counted + (event.event != Kind.FOUND))
     if now.sign != KEEPALIVE:
         evidence.icmp = event.soft_error is not None
     if now.sign == UNSENT:

@@ -11,6 +11,7 @@ from enum import Enum
 
 from tracer.analysis.clients import HEARTBEATS, MAX_HEARTBEAT_S
 from tracer.analysis.outstanding import outstanding
+from tracer.analysis.progress import is_beyond_count
 from tracer.analysis.timeouts import gives_up
 from tracer.model.sockets import Socket
 from tracer.model.times import format_time
@@ -133,13 +134,15 @@ def window_closed_ms(socket: Socket) -> int:
 
     Each answered probe doubles the timeout of the next one, and an open window ends the doubling (tcp_ack_probe(),
     net/ipv4/tcp_input.c). The kernel's own clock (stuck_ms) also runs while a slow reader opens its window a bit now
-    and then, so it counts only where it agrees.
+    and then, so it counts only where it agrees, or where the kernel counts no more probes.
     """
     base_ms = max(_PROBE_BASE_MS, _number(socket.rto_ms))
     timeouts_ms = [min(base_ms << min(number, 16), _PROBE_MAX_MS) for number in range(_number(socket.backoff) + 1)]
     since_probe_ms = max(0, timeouts_ms[-1] - _number(socket.timer_ms)) if socket.timer_ms is not None else 0
     probed_ms = sum(timeouts_ms[:-1]) + since_probe_ms
     stuck_ms = _number(socket.stuck_ms)
+    if socket.trouble is not None and is_beyond_count(socket.trouble):
+        return max(stuck_ms, probed_ms)
     return stuck_ms if probed_ms <= stuck_ms <= probed_ms * 1.25 + 1000 and socket.backoff else probed_ms
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
@@ -94,9 +95,9 @@ def sockets(output_format: str, ttl: float | None, only_stuck: bool, each: bool,
 
 
 def _screen() -> dict[str, Any]:
-    """The width of standard output, and whether it is a terminal."""
+    """The width of standard output, and whether it is a terminal. COLUMNS sets the width of a file."""
     is_terminal = sys.stdout.isatty()
-    columns = shutil.get_terminal_size().columns if is_terminal else _WIDTH
+    columns = shutil.get_terminal_size().columns if is_terminal or "COLUMNS" in os.environ else _WIDTH
     return {"width": max(_MIN_WIDTH, columns), "is_terminal": is_terminal}
 
 

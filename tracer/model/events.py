@@ -371,7 +371,7 @@ class Event:
         "stall",
         tables={
             "stall": "the kernel's own count of unanswered retransmissions by timer, or of unanswered probes; those "
-            "before tcpwatch started included"
+            "before tcpwatch started included. Probes of a closed window that it does not count are added"
         },
         kinds=_STALL,
     )

@@ -131,6 +131,9 @@ class Accounts:
         if account is None or account.verdict != stall.verdict:
             if account is not None:
                 self._close(account, identity)
+                returned = self._returned(identity, stall)
+                if returned is not None:
+                    return [returned]
             return self._began(identity, stall)
         return self._goes_on(account, identity, stall)
 
@@ -201,6 +204,16 @@ class Accounts:
         account.unprinted += 1
         return []
 
+    def _returned(self, identity: str, stall: Event) -> Notice | None:
+        """What to print where a stall has a former verdict again; None where it did not have it."""
+        account = self._account_of(stall)
+        if account is None or account.open or account.incident.count > 1 or account.incident.example.id != identity:
+            return None
+        self._active[account] = None
+        account.newest, account.printed_ns = stall, stall.time_ns
+        self._remember(account, identity, stall)
+        return Notice(News.GOES_ON, account, stall)
+
     def _account_of(self, stall: Event) -> Account | None:
         """The account that the stall belongs to, if there is one yet."""
         account = self._by_key.get(key_of(stall, self._host))
@@ -229,6 +242,7 @@ class Accounts:
             account.unprinted -= not began
             notices = [Notice(News.FOUND_ENDED, account, stall)] if began else []
         else:
+            stall = _of_what_was_reported(stall, account.open[identity])
             account.newest = stall
             is_alone = account.incident.count == 1
             notices = [Notice(News.ENDED, account, stall)] if is_alone else []
@@ -257,6 +271,13 @@ class Accounts:
         self._by_id.pop(identity, None)
         if closed is not None:
             self._by_sock.pop(closed.sock, None)
+
+
+def _of_what_was_reported(end: Event, reported: Open) -> Event:
+    """The end without a duration, if that is the duration of a later loss: what was reported was answered before."""
+    if end.outcome != Outcome.RECOVERED or began_ns(end) - reported.since_ns < SECOND_NS:
+        return end
+    return Event.of({name: value for name, value in end.known().items() if name != "duration_ms"})
 
 
 def _open(stall: Event) -> Open:

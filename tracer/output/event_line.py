@@ -154,10 +154,15 @@ def _found(event: Event) -> str:
     if event.kind == "idle":
         return "idle"
     name = {"keepalive": "keepalive", "window-probe": "window?", "unsent": "unsent"}.get(event.kind or "")
-    if name is None:
-        is_fin = event.state in ("FIN_WAIT1", "CLOSING", "LAST_ACK") and event.unacked_bytes == 0
-        name = "syn" if event.state == "SYN_SENT" else "fin" if is_fin else "rto"
-    return f"{name} {event.attempt}"
+    return f"{name or sent_again(event)} {event.attempt}"
+
+
+def sent_again(found: Event) -> str:
+    """What a connection retransmits that was found: `syn`, `fin`, or `rto` for data."""
+    if found.state == "SYN_SENT":
+        return "syn"
+    is_fin = found.state in ("FIN_WAIT1", "CLOSING", "LAST_ACK") and found.unacked_bytes == 0
+    return "fin" if is_fin else "rto"
 
 
 def _detail(event: Event) -> str:

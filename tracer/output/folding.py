@@ -110,8 +110,9 @@ class Folding:
         for kind in self._kinds.values():
             kind.left_out = 0
         counted.sort(key=lambda item: -item[1])
-        lines = [f"{'':8} … and {count:,} more {what} {where}" for (what, where), count in counted[:MAX_COUNTS]]
-        others = counted[MAX_COUNTS:]
+        shown = MAX_COUNTS if len(counted) > MAX_COUNTS + 1 else len(counted)  # a single other kind has its line
+        lines = [f"{'':8} … and {count:,} more {what} {where}" for (what, where), count in counted[:shown]]
+        others = counted[shown:]
         if others:
             total = sum(count for _, count in others)
             lines.append(f"{'':8} … and {total:,} more lines of {plural(len(others), 'other kind')}")

@@ -16,6 +16,7 @@ from tracer.model.dataclass import dataclass
 from tracer.model.events import OWNERS_NAMES, Event
 from tracer.model.kinds import Kind
 from tracer.model.times import format_time
+from tracer.output.event_line import sent_again
 from tracer.output.format import common_place, duration, endpoint, plural, process
 from tracer.output.report_blocks import Facts, Inline, Item, Name, Paragraph, Section, Table, name_of
 from tracer.output.report_incidents import counted, weightiest
@@ -171,7 +172,7 @@ def _what(event: Event) -> str:
     if event.event == Kind.RETRANSMIT:
         return f"{event.kind or 'retransmit'}{number}"
     if event.event == Kind.FOUND:
-        return f"{'rto' if event.kind == 'retransmit' else event.kind}{number} (found)"
+        return f"{sent_again(event) if event.kind == 'retransmit' else event.kind}{number} (found)"
     if event.event == Kind.RESET:
         return f"RST {event.direction or ''}".rstrip()
     if event.event == Kind.ERROR:
@@ -222,7 +223,8 @@ def last_received_ns(entry: _Entry) -> int | None:
     known = [sign for sign in (*entry.signs.first, *entry.signs.last) if sign.is_timer or sign.what == "tlp"]
     known = [sign for sign in known if sign.silent_ms is not None]
     if known:
-        sign = known[-1 if entry.stall.one_way else 0]
+        # Where the peer answers with a closed window, or acknowledges nothing, it is not silent.
+        sign = known[-1 if entry.stall.one_way or entry.stall.snd_wnd == 0 else 0]
         return sign.time_ns - (sign.silent_ms or 0) * 1_000_000
     if entry.stall.idle_ms is not None:
         return began_ns(entry.stall) - entry.stall.idle_ms * 1_000_000
@@ -232,7 +234,7 @@ def last_received_ns(entry: _Entry) -> int | None:
 def _end(stall: Event) -> Iterator[Inline]:
     if stall.outcome == Outcome.ONGOING:
         until = f". The kernel gives up at {_until(stall.gives_up_at)}" if stall.gives_up_at else ""
-        yield f"not before the recording did, at {_utc(stall.time_ns)}{until}"
+        yield f"not by {_utc(stall.time_ns)}, where this report ends{until}"
         return
     error = (" (", name_of(stall.error), ")") if stall.error is not None else ()
     lasted = "" if stall.duration_ms is None else f", {exact(stall.duration_ms)} after it began"

@@ -198,7 +198,7 @@ def _diagnosis(data: ReportData, verdict: str, incident: Incident, *, has_cure: 
     known = known_meaning(verdict, total, data.two_ends)
     blocks: list[Paragraph | Advice] = [Paragraph(known or _meaning(incident, outcomes))]
     if outcomes[Outcome.ONGOING]:
-        blocks.append(Paragraph(_still_waiting(incident, outcomes[Outcome.ONGOING], data.utc_offset_s)))
+        blocks.append(Paragraph(_still_waiting(incident, outcomes[Outcome.ONGOING], data)))
     declared = Verdict.of(verdict)
     service = incident.key.service
     if service is None:
@@ -223,12 +223,15 @@ def _meaning(incident: Incident, outcomes: Counter[str]) -> str:
     return meaning
 
 
-def _still_waiting(incident: Incident, number: int, utc_offset_s: int) -> str:
+def _still_waiting(incident: Incident, number: int, data: ReportData) -> str:
     were = "1 was" if number == 1 else f"{number:,} were"
-    give_up = incident.gives_up_ns
-    text = f"{were} still waiting when the recording ended"
+    give_up, until_ns = incident.gives_up_ns, data.window.until_ns
+    ended = "when the recording ended" if until_ns is None else "at the end of this period"
+    text = f"{were} still waiting {ended}"
     if give_up.least is None or give_up.greatest is None or not incident.outcomes[Outcome.ONGOING]:
         return f"{text}."
-    earliest, latest = (local_time(time_ns, utc_offset_s)[1][:8] for time_ns in (give_up.least, give_up.greatest))
+    earliest, latest = (
+        local_time(time_ns, data.utc_offset_s)[1][:8] for time_ns in (give_up.least, give_up.greatest)
+    )
     when = f"at {earliest}" if earliest == latest else f"between {earliest} and {latest}"
     return f"{text}. The kernel gives up {when}."

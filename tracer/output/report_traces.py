@@ -81,9 +81,11 @@ class _Track:
             self.since_ns, self.prediction = since_ns, None
 
     def predict(self, stall: Event) -> None:
-        """Keep the first exact prediction; before there is one, the first."""
+        """Keep the first exact prediction, or the first before there is one. Drop it where nothing ends the stall."""
         prediction = prediction_of(stall)
         if prediction is None:
+            if stall.phase == "update":
+                self.prediction = None
             return
         if self.prediction is None or (prediction.is_exact and not self.prediction.is_exact):
             self.prediction = prediction

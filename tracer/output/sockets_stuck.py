@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
+from tracer.analysis.probe_timer import MIN_UNANSWERED
 from tracer.analysis.socket_groups import Group, GroupKey, grouped
 from tracer.analysis.stuck import REASONS, Stuck
 from tracer.model.sockets import Socket
@@ -21,7 +22,7 @@ _SENTENCES = {
     Stuck.RETRANSMITTING: "Retransmitting: the peer acknowledges nothing.",
     Stuck.PROBING: "Probing in vain: the peer answers no probe.",
     Stuck.UNSENT: "Cannot send: this host does not let the data out. Look at its firewall, queues and routes.",
-    Stuck.WINDOW: "Closed window: the peer answers, but its application does not read.",
+    Stuck.WINDOW: "Closed window: the peer's application does not read.",
     Stuck.SYN: "SYN unanswered: the connection cannot be opened.",
     Stuck.REPLY: (
         "Waiting for a reply: the peer has the request and is silent. A slow reply looks the same, and so does a "
@@ -113,6 +114,8 @@ def _unanswered(reason: Stuck, group: Group) -> Iterator[str]:
     elif reason is Stuck.PROBING and most:
         is_keepalive = all(socket.timer == "keepalive" for socket in group.sockets)
         yield f"{up_to}{plural(most, 'keepalive probe' if is_keepalive else 'probe')} unanswered"
+    elif reason is Stuck.WINDOW and most >= MIN_UNANSWERED:
+        yield f"{up_to}{plural(most, 'probe')} unanswered"
     elif reason is Stuck.UNSENT:
         yield f"{up_to}{plural(most, 'failed attempt')}"
 

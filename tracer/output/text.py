@@ -73,7 +73,7 @@ class TextSink:
         self._started_ns: int | None = None  # while the start is collected: when tracing began, CLOCK_BOOTTIME
         self._already: list[tuple[Account, Event]] = []
         self._offset_ns = 0  # wall clock minus CLOCK_BOOTTIME, of the newest event
-        self._lines = 0  # since the last account
+        self._lines = 0  # since the last block
         self._reminded_ns = 0
 
     def opened(self, header: Header) -> None:
@@ -169,7 +169,8 @@ class TextSink:
             first, *others = self._incidents.lines(notice, time, self._utc_offset_s)
             self._put([first], "stall")
             self._put(others)
-            self._lines, self._reminded_ns = 0, at_ns
+            if notice.news is News.BEGAN:  # a block of something that waits
+                self._lines, self._reminded_ns = 0, at_ns
 
     def _print_due(self, time_ns: int) -> None:
         if self._folding is not None:
@@ -212,6 +213,7 @@ class TextSink:
         self._put([first], "stall")
         self._put(others)
         self._lines, self._reminded_ns, account.printed_ns = 0, now_ns, now_ns
+        account.goes_on = False  # the block says so
 
     def _remind(self, now_ns: int) -> None:
         """On a terminal, print the worst account again before its block scrolls off."""

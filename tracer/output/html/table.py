@@ -61,7 +61,7 @@ def _silence(bar: Bar) -> str:
     if bar.idle_ms is None:
         return "not known"
     heard_ns = max(0, bar.since_ns - bar.idle_ms * MS)
-    return f"{duration(bar.idle_ms)}<br/>last segment from the peer {_beside(bar, heard_ns)}"
+    return f"{duration(bar.idle_ms)}<br/>last segment from the peer before it {_beside(bar, heard_ns)}"
 
 
 def _retransmissions(bar: Bar) -> str:

@@ -27,6 +27,7 @@ _NOUNS = {
     Subject.SENDING: "attempt",
     Subject.CONNECTION: "SYN retransmission",
 }
+_WAITS = {Subject.WINDOW: "window closed", Subject.SENDING: "not sent"}
 LEAST_MS = 140
 """What is shorter is at the origin."""
 _TOP, _HEIGHT = 11, 14
@@ -162,7 +163,9 @@ def sentence_of(row: IncidentRow) -> str:
     """The numbers of an incident in words."""
     incident, bar = row.incident, row.bar
     is_idle = incident.idle_ms.greatest is not None and incident.idle_ms.greatest >= IN_USE_MS
-    wait = f"unanswered for {_range(incident.lasted_ms)}" if incident.lasted_ms.greatest else "unanswered"
+    verdict = Verdict.of(bar.verdict)
+    waits = "unanswered" if verdict is None else _WAITS.get(verdict.subject, "unanswered")
+    wait = f"{waits} for {_range(incident.lasted_ms)}" if incident.lasted_ms.greatest else waits
     if not incident.lasted_ms.greatest and bar.outcome == Outcome.RESET:
         wait = "reset at once"
     idle = f"Silent {_range(incident.idle_ms)}, then {wait}" if is_idle else f"{wait[:1].upper()}{wait[1:]}"
