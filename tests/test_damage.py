@@ -122,6 +122,17 @@ def test_a_wrong_checksum_costs_no_event_before_it(tmp_path: Path) -> None:
     assert "compressed data is damaged (" in str(error) and "the rest from line 4 on is skipped" in str(error)
 
 
+@pytest.mark.parametrize("line", [b"\n", b"nonsense\n", b"{}\n"])
+def test_damaged_lines_in_a_row_are_one_gap(tmp_path: Path, line: bytes) -> None:
+    """A batch for each of them would cost minutes: a few KB of compressed data are millions of empty lines."""
+    path = tmp_path / "x.tw"
+    first, second, third = write(path).splitlines(keepends=True)
+    path.write_bytes(first + second + line * 1000 + third)
+    with RecordingReader(path, print) as reader:
+        batches = [(len(batch.events), batch.has_gap) for batch in reader]
+    assert (batches, reader.damaged) == ([(1, False), (1, True)], 1000)
+
+
 @pytest.mark.parametrize("place", [0.3, 0.6, 0.9])
 def test_events_before_damaged_deflate_data_are_read(tmp_path: Path, place: float) -> None:
     path = tmp_path / "x.tw"
