@@ -161,6 +161,19 @@ def test_a_filesystem_that_changes_files_is_named(
     assert said[0] == f"no file will be removed for --keep-size: {why}"
 
 
+def test_a_file_as_large_as_the_limit_stays_until_another_one_holds_events(tmp_path: Path) -> None:
+    """It grew so large because no other file could be started."""
+    large = recorded(tmp_path, 1, numbered(1), events=60)
+    limit = large.stat().st_size
+    recorder = RotatingWriter(tmp_path / "r.tw", lambda: HEADER, Rotation(size=4096, keep_size=limit), say=print)
+    recorder.flush()
+    assert large.exists(), "it is worth more than a header"
+    recorder.write([event(kind="rto")])
+    recorder.flush()
+    assert list(tmp_path.iterdir()) == [recorder.path]
+    recorder.close()
+
+
 def unchanging(path: Path) -> tuple[int, ...]:
     """Without the time of the last access: the recorder reads the header."""
     status = path.lstat()

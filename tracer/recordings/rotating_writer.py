@@ -107,6 +107,7 @@ class RotatingWriter:
             return
         try:
             self._in_use.flush()
+            self._keep_below(0, self.path)  # a file without events spares the last one that holds some
         except OSError as error:
             self._starve(error)
             return
