@@ -89,6 +89,8 @@ _MANY = ",".join(map(str, range(1, 4000, 2)))
         (["help", "nonsense"], 2, "there is no command 'nonsense'"),
         (["completion", "csh"], 2, "'csh' is not one of 'bash', 'zsh', 'fish'"),
         (["-w", ""], 2, "--write needs the name of a file"),
+        (["-w", "x/"], 2, "--write needs the name of a file, not of a directory (x/)"),
+        (["record", "-o", "/var/log/"], 2, "--output needs the name of a file, not of a directory (/var/log/)"),
         (["--comm", ""], 2, "invalid process name ''"),
         (["--host", ""], 2, "invalid address ''"),
         (["-e", ""], 2, "invalid event ''"),

@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +110,40 @@ def test_what_stands_before_damaged_packed_data_is_read(tmp_path: Path, suffix: 
     recordings, warnings, error = read_all(path)
     assert (recordings, warnings) == ([(HEADER, many)], [])
     assert "compressed data is damaged (" in str(error) and "the rest from line 302 on is skipped" in str(error)
+
+
+def test_a_wrong_checksum_costs_no_event_before_it(tmp_path: Path) -> None:
+    """Also of a file that is decompressed in one step."""
+    path = tmp_path / "x.tw"
+    whole = gzip.compress(write(path))
+    path.write_bytes(whole[:-8] + b"0000" + whole[-4:])
+    recordings, _, error = read_all(path)
+    assert recordings == [(HEADER, EVENTS)]
+    assert "compressed data is damaged (" in str(error) and "the rest from line 4 on is skipped" in str(error)
+
+
+@pytest.mark.parametrize("line", [b"\n", b"nonsense\n", b"{}\n"])
+def test_damaged_lines_in_a_row_are_one_gap(tmp_path: Path, line: bytes) -> None:
+    """A batch for each of them would cost minutes: a few KB of compressed data are millions of empty lines."""
+    path = tmp_path / "x.tw"
+    first, second, third = write(path).splitlines(keepends=True)
+    path.write_bytes(first + second + line * 1000 + third)
+    with RecordingReader(path, print) as reader:
+        batches = [(len(batch.events), batch.has_gap) for batch in reader]
+    assert (batches, reader.damaged) == ([(1, False), (1, True)], 1000)
+
+
+@pytest.mark.parametrize("place", [0.3, 0.6, 0.9])
+def test_events_before_damaged_deflate_data_are_read(tmp_path: Path, place: float) -> None:
+    path = tmp_path / "x.tw"
+    many = [event(at=number, kind="rto", attempt=number, comm=os.urandom(20).hex()) for number in range(300)]
+    plain = write(path, many)
+    deflate = zlib.compressobj(6, zlib.DEFLATED, 31)
+    at = plain.index(b"\n", int(len(plain) * place)) + 1
+    path.write_bytes(deflate.compress(plain[:at]) + deflate.flush(zlib.Z_FULL_FLUSH) + b"\xff" * 100)
+    recordings, _, error = read_all(path)
+    assert recordings == [(HEADER, many[: plain[:at].count(b"\n") - 1])]
+    assert "compressed data is damaged (" in str(error)
 
 
 def test_after_one_that_was_cut_off_anywhere_the_next_one_is_whole(tmp_path: Path) -> None:

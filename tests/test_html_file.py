@@ -72,17 +72,20 @@ def test_a_page_that_cannot_be_written_is_an_error_before_anything_is_read(
     assert second.startswith("Hint: ") and hint in second
 
 
-def test_a_full_disk_leaves_the_old_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("number", "hint"), [(28, "df -h "), (27, "ulimit -f unlimited")])
+def test_a_failed_write_leaves_the_old_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, hint: str
+) -> None:
     target = tmp_path / "page.html"
     target.write_text("<!DOCTYPE html>old")
 
     def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fchmod", full)
-    with pytest.raises(TcpwatchError, match="No space left") as raised:
+    with pytest.raises(TcpwatchError, match=os.strerror(number)) as raised:
         write_page(target, "<!DOCTYPE html>new")
-    assert raised.value.hint.startswith("df -h ")
+    assert raised.value.hint.startswith(hint)
     assert target.read_text() == "<!DOCTYPE html>old" and len(list(tmp_path.iterdir())) == 1
 
 

@@ -373,7 +373,9 @@ class Recorder(RuleBasedStateMachine):
         if self.rotation.keep is not None:
             assert len(holding) <= self.rotation.keep
         if self.rotation.keep_size is not None:
-            assert sum(each.size for each in self.before) <= self.rotation.keep_size
+            # The last file with events does not go for a header.
+            spared = self.before[-1].size if len(holding) == 1 and not self.before[-1].numbers else 0
+            assert sum(each.size for each in self.before) - spared <= self.rotation.keep_size
 
     def no_more_than_one_file_is_empty(self) -> None:
         assert sum(not (each.numbers) for each in self.before) <= 1 + (self.recorder is None)

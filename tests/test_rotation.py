@@ -110,6 +110,7 @@ try:
         writer.write([event(comm=os.urandom(2000).hex())])
 except TcpwatchError as error:
     print(error)
+    print(error.hint.partition("; ")[2])
 writer.close()
 del writer
 gc.collect()
@@ -119,7 +120,10 @@ gc.collect()
         [sys.executable, "-c", program, path], capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}, timeout=60,
     )  # fmt: skip
-    assert (done.stdout, done.stderr) == (f"cannot write {path}: File too large\n", "")
+    assert (done.stdout, done.stderr) == (
+        f"cannot write {path}: File too large\nulimit -f unlimited\n",
+        "",
+    )
     events, _ = read(path)
     assert events, "what was written is good"
 

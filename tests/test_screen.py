@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from recording_files import header, record
 from running import ROOT
+from stall_events import freeze
 
 from tracer.cli import sockets
 from tracer.cli.screen import as_called, program
@@ -62,11 +65,29 @@ def test_only_commands_are_replaced(text: str, called: str, clone: str) -> None:
     assert as_called(text) == called.format(*[clone] * 2)
 
 
-def test_an_error_has_a_hint_to_type_in_the_clone(tmp_path: Path) -> None:
+def in_clone(*arguments: str | Path, path: Path) -> subprocess.CompletedProcess[str]:
+    """As scripts/tcpwatch runs a command that reads, with this PATH."""
     lines = (ROOT / "scripts/lib.sh").read_text(encoding="utf-8")
     reading = lines.partition("reading_program='")[2].partition("'")[0]
-    shown = subprocess.run(
-        [sys.executable, "-c", reading, ROOT, "report", "-r", "x.tw"],
-        capture_output=True, text=True, cwd=ROOT, env={"PATH": str(tmp_path)}, timeout=60, check=False,
+    return subprocess.run(
+        [sys.executable, "-c", reading, ROOT, *arguments],
+        capture_output=True, text=True, cwd=ROOT, env={"PATH": str(path)}, timeout=60, check=False,
     )  # fmt: skip
+
+
+def test_an_error_has_a_hint_to_type_in_the_clone(tmp_path: Path) -> None:
+    shown = in_clone("report", "-r", "x.tw", path=tmp_path)
     assert shown.stderr.splitlines()[1] == "Hint: scripts/tcpwatch report x.tw"
+
+
+@pytest.mark.parametrize("form", [[], ["--markdown"], ["--json"]])
+def test_a_report_has_commands_to_type_in_the_clone_where_they_run_on_this_host(
+    tmp_path: Path, form: list[str]
+) -> None:
+    """Markdown and JSON are read elsewhere."""
+    script = "sudo scripts/tcpwatch end --stuck"
+    here = record(tmp_path / "here.tw", freeze(), header(host=platform.node()))
+    shown = in_clone("report", here, *form, path=tmp_path).stdout
+    assert (script in shown, "sudo tcpwatch" in shown) == (not form, bool(form))
+    elsewhere = in_clone("report", record(tmp_path / "db1.tw", freeze(), header()), *form, path=tmp_path).stdout
+    assert "sudo tcpwatch end --stuck" in elsewhere and script not in elsewhere

@@ -18,6 +18,7 @@ from recording_files import HEADER, read
 from sinks import Shown
 
 from tracer.cli.live import rotation_of
+from tracer.cli.quantities import parse_size
 from tracer.lab.namespace import wait_until
 from tracer.model.errors import TcpwatchError, UsageError
 from tracer.model.filters import Filter
@@ -116,9 +117,61 @@ def test_what_it_did_not_write_stays(tmp_path: Path, kind: str) -> None:
     before = unchanging(path)
     others = set(tmp_path.iterdir())
     for _ in range(3):
-        run(tmp_path, Rotation(size=4096, keep=1, keep_size=20_000), events=60)
+        said: list[str] = []
+        run(tmp_path, Rotation(size=4096, keep=1, keep_size=20_000), events=60, said=said)
+        why = "a link, empty, damaged, or of another user, host or series"
+        assert said[0] == f"not counted for --keep and --keep-size, and never removed: {path} ({why})"
     assert unchanging(path) == before
     assert len(set(tmp_path.iterdir()) - others) == 1
+
+
+def test_files_to_which_no_limit_applies_are_counted_where_there_is_a_limit(tmp_path: Path) -> None:
+    for second in range(1, 4):
+        recorded(tmp_path, second, replace(HEADER, host="former-name"))
+    said: list[str] = []
+    run(tmp_path, Rotation(every_s=3600), said=said)
+    assert said == []
+    run(tmp_path, Rotation(every_s=3600, keep=5), said=said)
+    (sentence,) = said
+    first = tmp_path / f"r-{STAMP.format(1)}.tw"
+    assert sentence.startswith(f"not counted for --keep, and never removed: {first} and 2 others (")
+
+
+@pytest.mark.parametrize("change", ["owner", "inode"])
+def test_a_filesystem_that_changes_files_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """As with the option uid= of CIFS and VFAT, and with some filesystems in user space."""
+    if change == "owner":
+        user = os.geteuid() + 1
+        monkeypatch.setattr(os, "geteuid", lambda: user)
+    else:
+        lstat = Path.lstat
+
+        def another_inode(path: Path) -> os.stat_result:
+            status = lstat(path)
+            return os.stat_result((status.st_mode, status.st_ino + 1, *status[2:]))
+
+        monkeypatch.setattr(Path, "lstat", another_inode)
+    said: list[str] = []
+    run(tmp_path, Rotation(every_s=3600), said=said)
+    assert said == []
+    run(tmp_path, Rotation(every_s=3600, keep_size=20_000), said=said)
+    why = f"the filesystem of {tmp_path} changes the owners or inode numbers of files"
+    assert said[0] == f"no file will be removed for --keep-size: {why}"
+
+
+def test_a_file_as_large_as_the_limit_stays_until_another_one_holds_events(tmp_path: Path) -> None:
+    """It grew so large because no other file could be started."""
+    large = recorded(tmp_path, 1, numbered(1), events=60)
+    limit = large.stat().st_size
+    recorder = RotatingWriter(tmp_path / "r.tw", lambda: HEADER, Rotation(size=4096, keep_size=limit), say=print)
+    recorder.flush()
+    assert large.exists(), "it is worth more than a header"
+    recorder.write([event(kind="rto")])
+    recorder.flush()
+    assert list(tmp_path.iterdir()) == [recorder.path]
+    recorder.close()
 
 
 def unchanging(path: Path) -> tuple[int, ...]:
@@ -360,6 +413,8 @@ def test_a_file_that_would_fill_the_disk_alone_is_followed_by_another(
         (None, None, 3, None, "--keep needs"),
         (1 << 20, None, None, 1 << 20, "at least twice --rotate-size"),
         (None, None, None, 4096, "at least 8k"),
+        (4096, None, None, 4096, "at least 8k"),
+        (8192, None, None, 8192, "at least twice --rotate-size"),
     ],
 )
 def test_limits_that_cannot_be_meant(
@@ -367,7 +422,10 @@ def test_limits_that_cannot_be_meant(
 ) -> None:
     with pytest.raises(UsageError, match=complaint) as caught:
         rotation_of(size, every_s, keep, keep_size)
-    assert caught.value.hint
+    hint = caught.value.hint
+    assert hint
+    if hint.startswith("--rotate-size "):
+        rotation_of(parse_size(hint.split()[1]), every_s, keep, keep_size)
 
 
 def test_keep_size_alone_is_arotation_of() -> None:

@@ -188,7 +188,7 @@ def _require_all_kinds(filters: dict[str, Any], *, is_compact: bool) -> None:
 
 def rotation_of(size: int | None, every_s: float | None, keep: int | None, keep_size: int | None) -> Rotation:
     """Raises UsageError for options that contradict each other."""
-    from tracer.recordings.rotation import Rotation
+    from tracer.recordings.rotation import MIN_FILE_SIZE, Rotation
 
     rotation = Rotation(size, every_s, keep, keep_size)
     if keep is not None and not rotation.is_wanted:
@@ -198,9 +198,10 @@ def rotation_of(size: int | None, every_s: float | None, keep: int | None, keep_
         )
     file_size = rotation.file_size
     if keep_size is not None and file_size is not None and 2 * file_size > keep_size:
-        if size is None:
+        if keep_size < 2 * MIN_FILE_SIZE:
             raise UsageError("--keep-size must be at least 8k", hint="--keep-size 10G")
-        raise UsageError("--keep-size must be at least twice --rotate-size", hint=f"--rotate-size {keep_size // 8}")
+        hint = f"--rotate-size {max(MIN_FILE_SIZE, keep_size // 8)}"
+        raise UsageError("--keep-size must be at least twice --rotate-size", hint=hint)
     return rotation
 
 

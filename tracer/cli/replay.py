@@ -13,7 +13,7 @@ import click
 
 from tracer.cli import types
 from tracer.cli.options import all_option, filter_options, format_options, html_option, make_filter, verbose_option
-from tracer.cli.screen import as_called, page
+from tracer.cli.screen import as_called, page, program
 from tracer.cli.time_option import Moment, make_window, window_options
 from tracer.model.errors import TcpwatchError, UsageError
 from tracer.model.filters import Filter
@@ -140,6 +140,7 @@ def report(
         idle_timeouts=IdleTimeouts() if output_format != "json" else SilenceMarks(),
         width=page().width,
         here=platform.node(),
+        program=program() if output_format == "text" else "tcpwatch",  # others are read elsewhere
         is_filtered=not wanted.keeps_counts,
         has_evidence=evidence,
         window=window,

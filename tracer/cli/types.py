@@ -21,7 +21,7 @@ from tracer.cli.expressions import WORDS
 from tracer.cli.hosts import parse_hosts
 from tracer.cli.quantities import is_number, parse_buffer_size, parse_duration, parse_size, shortened
 from tracer.model.dataclass import dataclass
-from tracer.model.errors import UsageError
+from tracer.model.errors import UsageError, as_argument
 from tracer.model.kinds import EVENTS, Kind
 from tracer.model.patterns import unit_name
 from tracer.output.messages import say
@@ -250,9 +250,12 @@ class NewRecording(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> Path:
         """Refuse an empty name. `-` is standard output, unless that is a terminal or shows events."""
-        if value == "":
+        if value == "" or value.endswith("/"):  # pathlib drops the slash: a file would take the directory's name
             name = option_name(param)
-            raise UsageError(f"{name} needs the name of a file", hint=f"{name} now.tw")
+            raise UsageError(
+                f"{name} needs the name of a file{f', not of a directory ({value})' if value else ''}",
+                hint=f"{name} {as_argument(Path(value) / 'now.tw')}",
+            )
         if value != "-":
             if value.lower().endswith(_OF_PACKETS) and not (context is not None and context.resilient_parsing):
                 say(f"{value} will be a tcpwatch recording, which has no packets: Wireshark cannot read it")

@@ -28,9 +28,10 @@ class Report:
 
     idle_timeouts: as the stall tracker fills them. as_json: stalls are written as they come, one object a line, and
     `close` adds an object for each service and a summary. is_markdown: Markdown instead of text. width: columns of
-    the text. here: this host's name; commands for another host name that host. is_filtered: the filters of the
-    command line leave out events that are in the kernel's counts. has_evidence: the text or Markdown ends with what
-    each stalled connection sent and when. window: the part of the recordings that is reported.
+    the text. here: this host's name; commands for another host name that host. program: how tcpwatch is called in
+    those for this host. is_filtered: the filters of the command line leave out events that are in the kernel's
+    counts. has_evidence: the text or Markdown ends with what each stalled connection sent and when. window: the part
+    of the recordings that is reported.
 
     state, lines: to merge what was read elsewhere. lines is None unless as_json.
     """
@@ -44,6 +45,7 @@ class Report:
         width: int,
         is_markdown: bool = False,
         here: str = "",
+        program: str = "tcpwatch",
         is_filtered: bool = False,
         has_evidence: bool = False,
         window: Window = EVERYTHING,
@@ -55,6 +57,7 @@ class Report:
         self.state = ReportState(
             idle_timeouts,
             here=here,
+            program=program,
             is_filtered=is_filtered,
             window=window,
             has_evidence=has_evidence and not as_json,

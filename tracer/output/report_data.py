@@ -53,12 +53,18 @@ class ReportData:
     """Takes events, and counts stalls by service.
 
     idle_timeouts: as the stall tracker fills them. here: this host's name; commands for another host name that host.
-    is_filtered: the filters of the command line leave out events that are in the kernel's counts. window: the part of
-    the recordings that is reported.
+    program: how tcpwatch is called on this host. is_filtered: the filters of the command line leave out events that
+    are in the kernel's counts. window: the part of the recordings that is reported.
     """
 
     def __init__(
-        self, idle_timeouts: IdleTimeouts, *, here: str, is_filtered: bool, window: Window = EVERYTHING
+        self,
+        idle_timeouts: IdleTimeouts,
+        *,
+        here: str,
+        is_filtered: bool,
+        window: Window = EVERYTHING,
+        program: str = "tcpwatch",
     ) -> None:
         self.idle_timeouts = idle_timeouts
         self.window = window
@@ -66,7 +72,7 @@ class ReportData:
         self.has_events = False
         self.missing: list[Missing] = []
         self.missing_count = 0
-        self.services = StalledServices(idle_timeouts, here)
+        self.services = StalledServices(idle_timeouts, here, program)
         self.incidents = ReportIncidents()
         self.actions = ReportActions()
         self.two_ends = TwoEnds()

@@ -29,12 +29,13 @@ class ReportState:
         idle_timeouts: IdleTimeouts,
         *,
         here: str = "",
+        program: str = "tcpwatch",
         is_filtered: bool = False,
         window: Window = EVERYTHING,
         has_evidence: bool = False,
         has_timeline: bool = False,
     ) -> None:
-        self.data = ReportData(idle_timeouts, here=here, is_filtered=is_filtered, window=window)
+        self.data = ReportData(idle_timeouts, here=here, program=program, is_filtered=is_filtered, window=window)
         self.evidence = Evidence() if has_evidence else None
         self.timeline = Timeline() if has_timeline else None
         self.unfollowed = 0

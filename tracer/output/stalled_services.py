@@ -26,13 +26,15 @@ class StalledServices:
     """Counts the ends of stalls by service.
 
     idle_timeouts: what is known about each service. here: this host's name; commands for another host name that host.
+    program: how tcpwatch is called on this host.
     """
 
-    def __init__(self, idle_timeouts: IdleTimeouts, here: str) -> None:
+    def __init__(self, idle_timeouts: IdleTimeouts, here: str, program: str) -> None:
         self.others = ServiceStalls()  # of the services without a row of their own
         self.without_advice = 0  # pairs of service and verdict
         self._idle_timeouts = idle_timeouts
         self._here = here
+        self._program = program
         self._stalls: dict[Service, ServiceStalls] = {}
         self._hosts = 0
         self._advice: OrderedDict[tuple[Service, str], OwnersAdvice] = OrderedDict()  # by service and verdict
@@ -111,7 +113,9 @@ class StalledServices:
         lines = advice_for(end.stall, hz=end.hz, own_netns=end.own_netns, idle_timeout=known)
         if end.stall.outcome != Outcome.ONGOING:  # a stall that has ended needs no release
             lines = [line for line in lines if Step.of(line) is not Step.RELEASE]
-        return lines if end.host in (self._here, UNKNOWN_HOST) else [on_host(line, end.host) for line in lines]
+        if end.host not in (self._here, UNKNOWN_HOST):
+            return [on_host(line, end.host) for line in lines]
+        return [line.replace("sudo tcpwatch ", f"sudo {self._program} ") for line in lines]
 
     def _fold(self) -> None:
         """Count the half with the shortest stalls together."""

@@ -25,8 +25,8 @@ def cannot_create(path: Path, error: OSError) -> TcpwatchError:
 
 def cannot_write(path: Path, error: OSError) -> TcpwatchError:
     """The error for a recording that cannot be continued."""
-    file, directory = as_argument(path), as_argument(path.parent)
+    look = "ulimit -f unlimited" if error.errno == errno.EFBIG else f"df -h {as_argument(path.parent)}"
     return TcpwatchError(
         f"cannot write {path}: {error.strerror}",
-        hint=f"the file is intact up to this point: tcpwatch replay {file}; df -h {directory}",
+        hint=f"the file is intact up to this point: tcpwatch replay {as_argument(path)}; {look}",
     )

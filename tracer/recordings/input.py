@@ -12,6 +12,7 @@ import stat
 import zlib
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from io import BytesIO
 from typing import Any
 
@@ -88,9 +89,12 @@ def gunzipped(pieces: Iterator[bytes]) -> Iterator[bytes]:
                 if not piece:
                     break
                 member = zlib.decompressobj(_GZIP_WBITS)
+            before = member.copy()
             try:
                 data = member.decompress(piece, _CHUNK)
             except zlib.error as error:
+                if rest := _before_damage(before, piece):
+                    yield rest
                 raise Damaged(str(error)) from None
             if data:
                 yield data
@@ -100,6 +104,15 @@ def gunzipped(pieces: Iterator[bytes]) -> Iterator[bytes]:
                 member = None
     if member is not None:
         raise EOFError
+
+
+def _before_damage(member: Any, piece: bytes) -> bytes:
+    """The data before the damage, which zlib discards with an error: byte by byte it does not."""
+    data: list[bytes] = []
+    with suppress(zlib.error):
+        for at in range(len(piece)):
+            data.append(member.decompress(piece[at : at + 1]))
+    return b"".join(data)
 
 
 def unzstd(pieces: Iterator[bytes], library: Any) -> Iterator[bytes]:

@@ -128,7 +128,8 @@ class RecordingReader:
                         taken = self._take(line)
                         if self.damaged != damaged:
                             damaged = self.damaged
-                            yield self._batch(batch, has_gap)
+                            if batch:
+                                yield self._batch(batch, has_gap)
                             batch, size, has_gap = [], 0, True
                         batch += taken
                         if self._next is not None:
@@ -179,7 +180,8 @@ class RecordingReader:
 
     def _parsed(self, line: bytes) -> list[Event]:
         """The event of a line, or none for a header. Raises ValueError or RecursionError for anything else."""
-        if line.count(b"{") + line.count(b"[") > MAX_NESTED:
+        objects = line.count(b"{")
+        if not objects or objects + line.count(b"[") > MAX_NESTED:
             raise ValueError
         record = json.loads(line)
         if isinstance(record, dict):

@@ -66,6 +66,7 @@ class RotatingWriter:
             if self._series is not None:
                 with self._series.claimed(first.host):
                     self._file = self._begin(first)
+                self._say_what_stays(self._series, self._file)
             else:
                 self._file = self._begin(first)
         except OSError as error:
@@ -106,6 +107,7 @@ class RotatingWriter:
             return
         try:
             self._in_use.flush()
+            self._keep_below(0, self.path)  # a file without events spares the last one that holds some
         except OSError as error:
             self._starve(error)
             return
@@ -136,6 +138,21 @@ class RotatingWriter:
     def _in_use(self) -> RecordingFile:
         assert self._file is not None
         return self._file
+
+    def _say_what_stays(self, series: Series, file: RecordingFile) -> None:
+        """Report files to which the limits do not apply."""
+        limits = {"--keep": self._rotation.keep, "--keep-size": self._rotation.keep_size}
+        given = " and ".join(name for name, limit in limits.items() if limit is not None)
+        if not given:
+            return
+        if not series.can_remove(file):
+            changes = f"the filesystem of {file.path.parent} changes the owners or inode numbers of files"
+            self._say(f"no file will be removed for {given}: {changes}")
+        if series.foreign:
+            others = len(series.foreign) - 1
+            more = f" and {others:,} other{'' if others == 1 else 's'}" if others else ""
+            what = "a link, empty, damaged, or of another user, host or series"
+            self._say(f"not counted for {given}, and never removed: {min(series.foreign)}{more} ({what})")
 
     def _add(self, events: Sequence[Event]) -> None:
         self._check_file()

@@ -50,7 +50,8 @@ class Member:
 class Series:
     """The finished files of a series, oldest first, without the one that is being written.
 
-    say: gets a sentence about each file that cannot be removed.
+    say: gets a sentence about each file that cannot be removed. foreign: files with names of the series that are not
+    ours, as `claimed` found them.
     """
 
     def __init__(self, path: Path, say: Callable[[str], None]) -> None:
@@ -58,6 +59,7 @@ class Series:
         self._say = say
         self._stem, self._suffix = _split(path)
         self._pattern = re.compile(re.escape(self._stem) + STAMPED + re.escape(self._suffix))
+        self.foreign: list[Path] = []
         self._members: list[Member] = []
         self._number = 0
         self._named_ms = 0  # the last name, as UTC in milliseconds
@@ -79,10 +81,12 @@ class Series:
         Removes files of earlier runs without events. Raises TcpwatchError if another tcpwatch records to the series.
         """
         with _alone_in(self.path.parent):
-            self._members = []
+            self._members, self.foreign = [], []
             for path in self._named():
                 if (member := self._examine(path, host)) is not None:
                     self._members.append(member)
+                else:
+                    self.foreign.append(path)
             self._members.sort(key=lambda member: (member.number, member.path.name))
             self._number = max((member.number for member in self._members), default=0)
             for member in [each for each in self._members if not each.holds_events]:
@@ -108,6 +112,14 @@ class Series:
                 self._named_ms = now_ms + later
                 return path, fd
         raise FileExistsError(17, os.strerror(17), str(path))
+
+    def can_remove(self, file: RecordingFile) -> bool:
+        """Whether a file that was just created will be recognised. Some filesystems change the owner or the inode."""
+        try:
+            status = file.path.lstat()
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == file.identity and _may_be_ours(status)
 
     def add(self, file: RecordingFile) -> None:
         """Add a finished file. Removes it if it has no events."""

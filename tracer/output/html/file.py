@@ -110,5 +110,6 @@ def _is_page(path: Path) -> bool:
 
 def _cannot_write(path: Path, error: OSError) -> TcpwatchError:
     directory = shlex.quote(str(path.parent))
-    look = f"df -h {directory}" if error.errno in (errno.ENOSPC, errno.EDQUOT) else f"ls -ld {directory}"
-    return TcpwatchError(f"cannot write {path}: {error.strerror}", hint=look)
+    looks = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), f"df -h {directory}") | {errno.EFBIG: "ulimit -f unlimited"}
+    hint = looks.get(error.errno or 0, f"ls -ld {directory}")
+    return TcpwatchError(f"cannot write {path}: {error.strerror}", hint=hint)
