@@ -179,6 +179,23 @@ def test_a_connection_whose_sign_did_not_come_is_looked_for_soon(
     assert kernel.prepared == [(True, True), (True, False)], "and once"
 
 
+def test_after_a_walk_that_found_many_the_next_urgent_one_waits(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walks, "WALK_EVERY_S", 1e9)
+    monkeypatch.setattr(walks, "AGAIN_EVERY_S", 0.0)
+    monkeypatch.setattr(walks, "FOUND_PER_S", 1e-6)
+    kernel.finds = [b"", record(**WAITING), b""]
+    look = begin(kernel)
+    made: Walks = look.walks  # type: ignore[attr-defined]
+    made.look_again()
+    look()
+    assert len(look()) == 1
+    made.look_again()
+    look()
+    assert look() == [] and len(kernel.prepared) == 2
+
+
 def test_what_a_walk_found_is_handed_over_in_slices(kernel: Kernel) -> None:
     """And of a socket that had an event between two slices nothing older is told."""
     kernel.finds = [b"", b"".join(record(**WAITING, sk=number) for number in range(1, 301))]

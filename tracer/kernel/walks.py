@@ -28,7 +28,9 @@ from tracer.model.threads import can_start
 WALK_EVERY_S = 30.0
 """From the beginning of one walk to that of the next."""
 AGAIN_EVERY_S = 2.0
-"""From the beginning of one walk to that of the next, where that is urgent."""
+"""From the beginning of one walk to that of the next, where that is urgent and the last one found little."""
+FOUND_PER_S = 100
+"""Events of urgent walks, on average: in a great outage each finds thousands of connections."""
 SERVICE_EVERY_S = 300.0
 """From one search for the idle connections of a service to the next."""
 MAX_SLICE = 128
@@ -72,6 +74,7 @@ class Walks:
         self._wants_trouble = True
         self._wants_all = True
         self._is_urgent = False
+        self._count = 0  # events of the latest walk
         self._services: deque[IdleService] = deque()  # to be searched
         self._searched: OrderedDict[tuple[bytes, int, bool], float] = OrderedDict()  # time.monotonic(), by service
         self._begin()
@@ -89,7 +92,7 @@ class Walks:
         self._wants_trouble = True
 
     def look_again(self) -> None:
-        """Have a walk report all connections in trouble, within AGAIN_EVERY_S: the next sign of one did not come."""
+        """Have a walk report all connections in trouble soon: the next sign of one did not come."""
         self._wants_trouble = self._is_urgent = True
 
     def search_service(self, service: IdleService) -> None:
@@ -122,7 +125,7 @@ class Walks:
             self._handed_over.update(event.sock for event in events)
             if not self._thread.is_alive() and is_drained:
                 found = self._take_later(now_ns, clock_offset_ns)
-        elif self._services or time.monotonic() - self._began >= (AGAIN_EVERY_S if self._is_urgent else WALK_EVERY_S):
+        elif self._services or self._is_due():
             self._begin()
             self._start_thread()
         if found:
@@ -133,6 +136,12 @@ class Walks:
     def has_more(self) -> bool:
         """Whether a walk has ended, and some of its events are not handed over yet."""
         return self._thread is not None and not self._thread.is_alive()
+
+    def _is_due(self) -> bool:
+        every_s = WALK_EVERY_S
+        if self._is_urgent:
+            every_s = min(every_s, max(AGAIN_EVERY_S, self._count / FOUND_PER_S))
+        return time.monotonic() - self._began >= every_s
 
     def _begin(self) -> None:
         self._began = time.monotonic()
@@ -154,6 +163,7 @@ class Walks:
     def _run(self) -> None:
         with suppress(OSError, MemoryError):  # out of memory: a later walk may succeed
             self._found = deque(self._decoded(syscalls.read_iterator(self._link)))
+            self._count = len(self._found)
 
     def _decoded(self, records: bytes) -> list[_Found]:
         """One for each socket in the records, with all of its holders, by time."""
