@@ -137,6 +137,18 @@ def test_files_to_which_no_limit_applies_are_counted_where_there_is_a_limit(tmp_
     assert sentence.startswith(f"not counted for --keep, and never removed: {first} and 2 others (")
 
 
+def test_a_file_that_is_taken_away_at_once_says_nothing_about_its_filesystem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(path: Path) -> os.stat_result:
+        raise FileNotFoundError(2, os.strerror(2), str(path))
+
+    monkeypatch.setattr(Path, "lstat", gone)
+    said: list[str] = []
+    run(tmp_path, Rotation(every_s=3600, keep=5), said=said)
+    assert not any("filesystem" in each for each in said)
+
+
 @pytest.mark.parametrize("change", ["owner", "inode"])
 def test_a_filesystem_that_changes_files_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str

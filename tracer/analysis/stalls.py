@@ -135,7 +135,7 @@ class StallTracker:
     def take_overdue(self) -> bool:
         """Whether the next sign of a stall did not come in time, since the last call.
 
-        The stall ends as `presumed` unless something shows within OVERDUE_NS that it goes on.
+        The stall ends without evidence unless something shows within OVERDUE_NS that it goes on.
         """
         was, self._lifecycle.has_overdue = self._lifecycle.has_overdue, False
         return was

@@ -30,7 +30,7 @@ WALK_EVERY_S = 30.0
 AGAIN_EVERY_S = 2.0
 """From the beginning of one walk to that of the next, where that is urgent and the last one found little."""
 FOUND_PER_S = 100
-"""Events of urgent walks, on average: in a great outage each finds thousands of connections."""
+"""Events a second of urgent walks. After one that found many the next one waits longer, up to WALK_EVERY_S."""
 SERVICE_EVERY_S = 300.0
 """From one search for the idle connections of a service to the next."""
 MAX_SLICE = 128
